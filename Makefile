@@ -1,0 +1,47 @@
+# Everything runs in .venv, which the first target to need it creates.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROMPT := in the state containing dallas the capital is
+
+.PHONY: demo test shapes lint types imports check clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attrgraph needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Trace a prompt with the shipped model: prints the result, writes JSON and a picture into demo-out/.
+demo: $(VENV)/.installed
+	@mkdir -p demo-out
+	@command -v dot >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && { echo "installing Graphviz for the picture"; apt-get -qq update && apt-get -qq install -y graphviz >/dev/null; }; } || true
+	@if command -v dot >/dev/null; then \
+	  $(BIN)/attrgraph trace "$(PROMPT)" -o demo-out/dallas.json -o demo-out/dallas.svg --node-threshold 0.6 --force; \
+	else \
+	  $(BIN)/attrgraph trace "$(PROMPT)" -o demo-out/dallas.json -o demo-out/dallas.dot --node-threshold 0.6 --force; \
+	  echo "no Graphviz here: wrote DOT text instead of a picture (apt install graphviz, brew install graphviz)"; \
+	fi
+
+test: $(VENV)/.installed
+	$(BIN)/pytest -n 2 -q
+
+# The same tests with every annotated shape checked at run time.
+shapes: $(VENV)/.installed
+	$(BIN)/pytest -n 2 -q --jaxtyping-packages=attrgraph,beartype.beartype -m "not refusal"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed
+	$(BIN)/lint-imports
+
+check: test shapes lint types imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-out

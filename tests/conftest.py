@@ -1,0 +1,38 @@
+"""Fixtures for all tests."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():  # must be set before a kernel's module is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from tiny import FAMILY_CONFIGS, PROMPT, make_model, make_transcoders
+
+from attrgraph.models.language_model import LanguageModel
+
+
+@pytest.fixture(params=sorted(FAMILY_CONFIGS))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def traced_model() -> Callable[..., LanguageModel]:
+    """`traced_model(family, **transcoder settings)`: a tiny model with transcoders."""
+
+    def build(name: str = "llama", **settings: Any) -> LanguageModel:
+        model = make_model(name, dtype=settings.get("dtype", torch.float32))
+        model.transcoders = make_transcoders(**settings)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def prompt() -> list[int]:
+    """Nine token ids, the first of them BOS."""
+    return list(PROMPT)

@@ -1,0 +1,104 @@
+"""Tiny random models of every family, with norms and biases that are anything but 1 and 0."""
+
+from typing import Any
+
+import torch
+
+from attrgraph.models.create import create_hf_model
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.transcoders import LayerWeights, TranscoderConfig, Transcoders
+from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER
+
+N_LAYERS, D_MODEL, D_VOCAB, N_FEATURES, BOS = 3, 24, 50, 40, 1
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": D_VOCAB,
+    "num_hidden_layers": N_LAYERS,
+    "hidden_size": D_MODEL,
+    "intermediate_size": 40,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": BOS,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+_GROUPED = _COMMON | {"num_key_value_heads": 2, "head_dim": 8}
+_GPT2 = {
+    "vocab_size": D_VOCAB,
+    "n_layer": N_LAYERS,
+    "n_embd": D_MODEL,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": BOS,
+    "eos_token_id": None,
+}
+_SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
+_NEOX = _COMMON | {"hidden_act": "gelu"}
+
+FAMILY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", _GPT2),
+    "llama": ("llama", _GROUPED | {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", _GROUPED | {"sliding_window": 4}),
+    "qwen2": ("qwen2", _COMMON | {"num_key_value_heads": 2}),
+    "qwen3": ("qwen3", _GROUPED),
+    "gemma2": ("gemma2", _GROUPED | {"sliding_window": 4, "layer_types": _SLIDING, "final_logit_softcapping": 3.0}),
+    "gemma3": ("gemma3_text", _GROUPED | {"sliding_window": 4, "layer_types": _SLIDING}),
+    "gpt_neox": ("gpt_neox", _NEOX | {"use_parallel_residual": True}),
+    "gpt_neox_sequential": ("gpt_neox", _NEOX | {"use_parallel_residual": False}),
+}
+
+
+def make_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A tiny model whose norm weights and all biases are random too."""
+    kind, config = FAMILY_CONFIGS[name]
+    hf_model = create_hf_model(kind, seed=seed, **config)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter_name, parameter in hf_model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_scale = parameter.ndim == 1 and parameter_name.endswith("weight")
+        parameter.data = parameter.data + 0.3 * noise if is_scale else (0.3 if parameter.ndim == 1 else 0.25) * noise
+    return LanguageModel(hf_model.to(dtype).requires_grad_(False))
+
+
+def make_transcoders(
+    *,
+    cross_layer: bool = True,
+    activation: str = "relu",
+    skip: bool = False,
+    read_point: str = "hook_resid_mid",
+    write_point: str = "hook_mlp_out",
+    n_layers: int = N_LAYERS,
+    d_model: int = D_MODEL,
+    n_features: int = N_FEATURES,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Transcoders:
+    """Random transcoders: about half of the features are active with ReLU."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int, scale: float) -> torch.Tensor:
+        return (scale * torch.randn(shape, generator=generator)).to(dtype)
+
+    layers = [
+        LayerWeights(
+            W_enc=random(n_features, d_model, scale=0.3),
+            b_enc=random(n_features, scale=0.3),
+            W_dec=random(n_features, n_layers - layer if cross_layer else 1, d_model, scale=0.2),
+            b_dec=random(d_model, scale=0.3),
+            threshold=random(n_features, scale=0.3).abs() if activation == "jumprelu" else None,
+            W_skip=random(d_model, d_model, scale=0.1) if skip else None,
+        )
+        for layer in range(n_layers)
+    ]
+    config = TranscoderConfig(
+        model_kind=CROSS_LAYER if cross_layer else PER_LAYER,
+        model_name="tiny",
+        feature_input_hook=read_point,
+        feature_output_hook=write_point,
+        k=5 if activation == "topk" else None,
+    )
+    return Transcoders(layers, config)
+
+
+PROMPT = [BOS, 7, 12, 33, 7, 21, 40, 12, 3]

@@ -1,0 +1,228 @@
+"""Encoding, decoding and the folder format."""
+
+import filecmp
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny import D_MODEL, N_FEATURES, N_LAYERS, make_transcoders
+from torch.testing import assert_close
+
+from attrgraph.errors import ResultError, TranscoderError
+from attrgraph.transcoders import load_transcoders, save_transcoders
+
+KINDS = [
+    {"cross_layer": cross_layer, "activation": activation, "skip": skip}
+    for cross_layer in (True, False)
+    for activation in ("relu", "jumprelu", "topk")
+    for skip in (True, False)
+]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(str(v) for v in kind.values()))
+
+
+def reads_of(n_pos: int = 6) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(n_pos, D_MODEL, generator=generator) for _ in range(N_LAYERS)]
+
+
+@every_kind
+def test_features_and_reconstruction_equal_the_plain_formula(kind: dict[str, object]) -> None:
+    transcoders, reads = make_transcoders(**kind), reads_of()
+    active = transcoders.encode(reads, torch.tensor([True] + [False] * 5))
+    writes = transcoders.writes(active)
+    dense = []
+    for layer, (weights, read) in enumerate(zip(transcoders.layers, reads, strict=True)):
+        h = read @ weights.W_enc.T + weights.b_enc
+        if kind["activation"] == "jumprelu":
+            a = torch.where(h > weights.threshold, h, torch.zeros(()))
+        else:
+            a = h.clamp_min(0)
+            if kind["activation"] == "topk":
+                a = torch.where(h >= h.sort(dim=1).values[:, [-5]], a, torch.zeros(()))
+        a[0] = 0
+        dense.append(a)
+        rows = active.in_layer(layer)
+        assert torch.equal(torch.stack([active.pos[rows], active.feature[rows]], 1), a.nonzero())
+        assert_close(active.activation[rows], a[a != 0])
+    for layer, weights in enumerate(transcoders.layers):
+        expected = weights.b_dec.expand(6, D_MODEL).clone()
+        for source in range(layer + 1) if kind["cross_layer"] else [layer]:
+            expected += dense[source] @ transcoders.layers[source].W_dec[:, layer - source]
+        if kind["skip"]:
+            expected += reads[layer] @ weights.W_skip.T
+        assert_close(transcoders.decode(layer, writes[layer], reads[layer]), expected)
+
+
+@every_kind
+def test_folder_round_trip_keeps_every_byte(kind: dict[str, object], tmp_path: Path) -> None:
+    transcoders = make_transcoders(**kind)
+    save_transcoders(transcoders, tmp_path / "a")
+    again = load_transcoders(tmp_path / "a")
+    assert again.config == transcoders.config
+    for ours, theirs in zip(transcoders.layers, again.layers, strict=True):
+        for name, tensor in vars(ours).items():
+            other = getattr(theirs, name)
+            assert (tensor is None and other is None) or torch.equal(tensor, other)
+    save_transcoders(again, tmp_path / "b")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", names, shallow=False)[0] == names
+
+
+def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
+    save_transcoders(make_transcoders(dtype=torch.bfloat16), tmp_path / "a")
+    assert load_transcoders(tmp_path / "a").layers[0].W_dec.dtype == torch.bfloat16
+
+
+def test_keys_of_other_tools_survive(tmp_path: Path) -> None:
+    save_transcoders(make_transcoders(cross_layer=False), tmp_path / "a")
+    config = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
+    for layer in range(N_LAYERS):
+        (tmp_path / f"a/layer_{layer}.safetensors").rename(tmp_path / f"a/theirs_{layer}.safetensors")
+    config |= {"transcoders": [f"theirs_{layer}.safetensors" for layer in range(N_LAYERS)], "trained_on": "pile"}
+    (tmp_path / "a/config.yaml").write_text(yaml.safe_dump(config))
+    save_transcoders(load_transcoders(tmp_path / "a"), tmp_path / "b")
+    saved = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
+    assert saved["trained_on"] == "pile"
+    assert saved["transcoders"][1] == "layer_1.safetensors"
+    assert load_transcoders(tmp_path / "b").n_layers == N_LAYERS
+
+
+def test_no_active_feature_gives_empty_writes() -> None:
+    transcoders = make_transcoders()
+    active = transcoders.encode(reads_of(), torch.ones(6, dtype=torch.bool))
+    assert len(active) == 0
+    assert [len(w.source) for w in transcoders.writes(active)] == [0] * N_LAYERS
+
+
+def test_contributions_sum_to_the_reconstruction() -> None:
+    transcoders, reads = make_transcoders(skip=True), reads_of()
+    active = transcoders.encode(reads, torch.zeros(6, dtype=torch.bool))
+    writes = transcoders.writes(active)
+    top = N_LAYERS - 1
+    total = transcoders.bias(top) + sum(
+        transcoders.contributions(source, reads[source])[:, top - source] for source in range(N_LAYERS)
+    )
+    # the skip of lower layers counts to those layers only
+    assert_close(total, transcoders.decode(top, writes[top], reads[top]))
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def _folder(tmp_path: Path, **kind: object) -> Path:
+    save_transcoders(make_transcoders(**kind), tmp_path / "t")
+    return tmp_path / "t"
+
+
+@pytest.mark.refusal
+def test_missing_layer_is_named(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    (folder / "W_enc_1.safetensors").unlink()
+    with pytest.raises(TranscoderError, match=r"W_enc_1\.safetensors is missing"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_missing_decoder_is_named(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    (folder / "W_dec_2.safetensors").unlink()
+    with pytest.raises(TranscoderError, match=r"W_dec_2\.safetensors: is missing"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    path = folder / "W_dec_0.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TranscoderError, match="not a whole safetensors file"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    (folder / "W_enc_0.safetensors").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(TranscoderError, match="not a whole safetensors file"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_wrong_shape_says_what_was_expected(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    path = folder / "W_dec_1.safetensors"
+    save_file({"W_dec_1": torch.zeros(N_FEATURES, N_LAYERS, D_MODEL)}, path)
+    expected = rf"W_dec has shape \[{N_FEATURES}, 3, {D_MODEL}\], expected \[{N_FEATURES}, 2, {D_MODEL}\]"
+    with pytest.raises(TranscoderError, match=expected):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_missing_tensor_is_named(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    path = folder / "W_enc_0.safetensors"
+    tensors = load_file(path)
+    del tensors["b_dec_0"]
+    save_file(tensors, path)
+    with pytest.raises(TranscoderError, match="has no tensor b_dec_0"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_nan_weights_are_found_where_they_matter() -> None:
+    transcoders = make_transcoders()
+    transcoders.layers[1].W_dec[:] = float("nan")
+    active = transcoders.encode(reads_of(), torch.zeros(6, dtype=torch.bool))
+    with pytest.raises(ResultError, match="decoder rows of layer 1 are not finite"):
+        transcoders.writes(active)
+    transcoders.layers[2].W_enc[3] = float("nan")
+    with pytest.raises(ResultError, match="pre-activations of layer 2 are not finite"):
+        transcoders.encode(reads_of(), torch.zeros(6, dtype=torch.bool))
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_kind": "sae"}, "model_kind is 'sae'"),
+        ({"feature_input_hook": "hook_resid_pre"}, "feature_input_hook is 'hook_resid_pre'"),
+        ({"activation": "topk"}, "topk needs a positive integer k"),
+        ({"activation": "gelu"}, "activation is 'gelu'"),
+        ({"k": 3}, "topk needs a positive integer k"),
+    ],
+)
+def test_config_errors_say_what_was_expected(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | change))
+    with pytest.raises(TranscoderError, match=message):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_folder_and_config_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(TranscoderError, match="no such folder"):
+        load_transcoders(tmp_path / "nowhere")
+    with pytest.raises(TranscoderError, match=r"has no config\.yaml"):
+        load_transcoders(tmp_path)
+    (tmp_path / "config.yaml").write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(TranscoderError, match="cannot be read as YAML"):
+        load_transcoders(tmp_path)
+
+
+@pytest.mark.refusal
+def test_saving_never_overwrites_unasked(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    with pytest.raises(TranscoderError, match="exists"):
+        save_transcoders(make_transcoders(), folder)
+    save_transcoders(make_transcoders(skip=True), folder, overwrite=True)
+    assert load_transcoders(folder).layers[0].W_skip is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+@pytest.mark.refusal
+def test_transcoders_of_another_model_are_refused() -> None:
+    with pytest.raises(TranscoderError, match="were they trained on another model"):
+        make_transcoders().check_fits(n_layers=5, d_model=D_MODEL)

@@ -1,0 +1,76 @@
+"""What a transcoder folder's `config.yaml` says: the field's common format."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from attrgraph.errors import TranscoderError
+
+# where features read: the stream before the MLP's norm; after that norm without its weights; what the MLP takes in
+READ_POINTS = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
+# where features write: what the MLP branch adds to the stream; what the MLP itself returns (before a post-norm)
+WRITE_POINTS = ("hook_mlp_out", "mlp.hook_out")
+CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"
+
+
+@dataclass(frozen=True)
+class TranscoderConfig:
+    """Settings of a set of transcoders; `extra` keeps keys that other tools wrote, so that saving loses nothing."""
+
+    model_kind: str
+    model_name: str = ""
+    feature_input_hook: str = "hook_resid_mid"
+    feature_output_hook: str = "hook_mlp_out"
+    scan: str | list[str] | None = None
+    k: int | None = None  # features that a token may have active; None unless the activation is TopK
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_cross_layer(self) -> bool:
+        return self.model_kind == CROSS_LAYER
+
+    @staticmethod
+    def from_dict(values: dict[str, Any], where: str) -> "TranscoderConfig":
+        """Check and take over the mapping read from `config.yaml`.
+
+        Raises:
+            TranscoderError: a required key is missing or a value is not one of those known.
+        """
+        values = dict(values)
+        for key, known in (
+            ("model_kind", (CROSS_LAYER, PER_LAYER)),
+            ("feature_input_hook", READ_POINTS),
+            ("feature_output_hook", WRITE_POINTS),
+        ):
+            if values.get(key) not in known:
+                raise TranscoderError(f"{where}: {key} is {values.get(key)!r}; expected one of {', '.join(known)}.")
+        activation, k = values.pop("activation", None), values.pop("k", None)
+        if activation not in (None, "relu", "topk"):
+            raise TranscoderError(f"{where}: activation is {activation!r}; expected relu or topk, or no such key.")
+        if (activation == "topk") != (isinstance(k, int) and not isinstance(k, bool) and k > 0):
+            raise TranscoderError(
+                f"{where}: activation is {activation!r} with k {k!r}; topk needs a positive integer k, others none."
+            )
+        return TranscoderConfig(
+            model_kind=values.pop("model_kind"),
+            model_name=str(values.pop("model_name", "")),
+            feature_input_hook=values.pop("feature_input_hook"),
+            feature_output_hook=values.pop("feature_output_hook"),
+            scan=values.pop("scan", None),
+            k=k,
+            extra=values if activation is None or activation == "topk" else {"activation": activation, **values},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mapping to write; keys that say nothing are left out."""
+        values: dict[str, Any] = {
+            "model_kind": self.model_kind,
+            "model_name": self.model_name,
+            "feature_input_hook": self.feature_input_hook,
+            "feature_output_hook": self.feature_output_hook,
+            **self.extra,
+        }
+        if self.scan is not None:
+            values["scan"] = self.scan
+        if self.k is not None:
+            values |= {"activation": "topk", "k": self.k}
+        return values

@@ -1,0 +1,78 @@
+"""Where files come from: a local folder, or a Hugging Face hub repository at a resolved revision; and their digests."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from attrgraph.errors import AttrGraphError
+
+# Whole files are hashed up to this size; of larger ones the size and both ends: nobody waits for 160 GB.
+_HASH_WHOLE_BYTES = 64 * 2**20
+_HASH_END_BYTES = 2**20
+_SNAPSHOT_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
+
+
+def resolve_folder(
+    name: str, *, revision: str | None, patterns: list[str], error: type[AttrGraphError]
+) -> tuple[Path, dict[str, str]]:
+    """A folder with the files, and where it came from: its digest if local, its commit if from the hub.
+
+    Args:
+        name: path of a folder, or `owner/repo[/subfolder][@revision]` on the hub.
+        revision: branch, tag or commit on the hub; overrides one in `name`.
+        patterns: which files of a hub repository to fetch.
+        error: what to raise if there is no such folder or repository.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder, {"id": str(name), "digest": digest_files(sorted(folder.glob("*")))}
+    repo, _, pinned = name.partition("@")
+    parts = repo.split("/")
+    if folder.is_absolute() or name.startswith(".") or len(parts) < 2:
+        raise error(f"{name}: no such folder; give a folder, or owner/repo on the Hugging Face hub.")
+    subfolder = "/".join(parts[2:])
+    prefix = f"{subfolder}/" if subfolder else ""
+    try:
+        root = snapshot_download(
+            "/".join(parts[:2]), revision=revision or pinned or None, allow_patterns=[prefix + p for p in patterns]
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
+        raise error(
+            f"{name}: no such folder, and not found on the Hugging Face hub ({type(e).__name__}); "
+            "check the name, the network, or HF_TOKEN."
+        ) from e
+    commit = _SNAPSHOT_COMMIT.search(root.replace("\\", "/"))
+    return Path(root) / subfolder, {"id": repo, "revision": commit.group(1) if commit else (revision or pinned)}
+
+
+def fetch_uri(uri: str, *, error: type[AttrGraphError]) -> Path:
+    """The local copy of one file named `hf://owner/repo/path[?revision=...]`."""
+    location, _, query = uri.removeprefix("hf://").partition("?")
+    owner, repo, path = (*location.split("/", 2), "", "")[:3]
+    revision = query.removeprefix("revision=") or None
+    try:
+        return Path(hf_hub_download(f"{owner}/{repo}", path, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
+        raise error(f"{uri}: not found on the Hugging Face hub ({type(e).__name__}); check the name.") from e
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over names, sizes and contents of files; of a file above 64 MiB its first and last MiB count."""
+    total = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        total.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            if size <= _HASH_WHOLE_BYTES:
+                total.update(file.read())
+            else:
+                total.update(file.read(_HASH_END_BYTES))
+                file.seek(-_HASH_END_BYTES, 2)
+                total.update(file.read())
+    return "sha256:" + total.hexdigest()

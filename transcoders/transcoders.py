@@ -1,0 +1,247 @@
+"""Transcoders of all layers of a model: encode streams to sparse features, decode features to MLP outputs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attrgraph.errors import ResultError, TranscoderError
+from attrgraph.transcoders.config import TranscoderConfig
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The transcoder that reads at one layer. On a CPU the tensors may be views of memory-mapped files.
+
+    `W_dec[f, i]` is what feature `f` writes into the MLP output `i` layers above its own; a per-layer transcoder has
+    `n_targets` 1. `W_skip` maps what the transcoder reads linearly to its own layer's output: `y += W_skip x`.
+    """
+
+    W_enc: Float[Tensor, "n_features d_model"]
+    b_enc: Float[Tensor, " n_features"]
+    W_dec: Float[Tensor, "n_features n_targets d_model"]
+    b_dec: Float[Tensor, " d_model"]
+    threshold: Float[Tensor, " n_features"] | None = None  # JumpReLU: active if the pre-activation exceeds it
+    W_skip: Float[Tensor, "d_model d_model"] | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "LayerWeights":
+        """The same with `change` applied to every tensor."""
+        return LayerWeights(
+            change(self.W_enc),
+            change(self.b_enc),
+            change(self.W_dec),
+            change(self.b_dec),
+            None if self.threshold is None else change(self.threshold),
+            None if self.W_skip is None else change(self.W_skip),
+        )
+
+
+@dataclass(frozen=True)
+class ActiveFeatures:
+    """The active features of one prompt, ascending by (layer, position, feature), with their read vectors."""
+
+    layer: Int[Tensor, " n_active"]
+    pos: Int[Tensor, " n_active"]
+    feature: Int[Tensor, " n_active"]
+    activation: Float[Tensor, " n_active"]  # equals the pre-activation: every activation kind is the identity where on
+    W_enc: Float[Tensor, "n_active d_model"]
+    b_enc: Float[Tensor, " n_active"]
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    def in_layer(self, layer: int) -> slice:
+        """The rows of one layer."""
+        bounds = torch.searchsorted(self.layer, torch.tensor([layer, layer + 1], device=self.layer.device))
+        return slice(*bounds.tolist())
+
+
+@dataclass(frozen=True)
+class LayerWrites:
+    """Everything that active features write into one layer's MLP output, ascending by position."""
+
+    source: Int[Tensor, " n_writes"]  # index into ActiveFeatures
+    pos: Int[Tensor, " n_writes"]
+    vector: Float[Tensor, "n_writes d_model"]  # activation times decoder row
+
+
+class Transcoders:
+    """A cross-layer or per-layer set of transcoders, one reading at each layer.
+
+    Args:
+        layers: weights by layer.
+        config: hooks, activation and names.
+        source: what to write about their origin into graphs (id, revision, digest).
+
+    Raises:
+        TranscoderError: the weights' shapes do not fit each other.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerWeights], config: TranscoderConfig, *, source: dict[str, str] | None = None
+    ) -> None:
+        self.layers, self.config = tuple(layers), config
+        self.source = source or {"id": config.model_name or "(in memory)"}
+        for layer, weights in enumerate(self.layers):
+            self._check_shapes(layer, weights)
+
+    def __repr__(self) -> str:
+        kind = "cross-layer" if self.config.is_cross_layer else "per-layer"
+        return f"Transcoders({kind}, {self.n_layers} layers x {self.n_features[0]} features, d_model {self.d_model})"
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        return self.layers[0].W_enc.shape[1]
+
+    @property
+    def n_features(self) -> list[int]:
+        """Number of features by layer."""
+        return [len(weights.W_enc) for weights in self.layers]
+
+    def n_targets(self, layer: int) -> int:
+        """How many layers' MLP outputs the features of `layer` write into: its own and, if cross-layer, all above."""
+        return self.n_layers - layer if self.config.is_cross_layer else 1
+
+    def check_fits(self, *, n_layers: int, d_model: int) -> None:
+        """Raise TranscoderError unless the set fits a model of this size."""
+        if (self.n_layers, self.d_model) != (n_layers, d_model):
+            raise TranscoderError(
+                f"the transcoders ({self.source['id']}) are for {self.n_layers} layers x d_model {self.d_model}, "
+                f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model?"
+            )
+
+    def activate(
+        self, layer: int, pre_activations: Float[Tensor, "n_pos n_features"]
+    ) -> Float[Tensor, "n_pos n_features"]:
+        """Pre-activations to activations: JumpReLU if the layer has thresholds, else TopK if k is set, else ReLU."""
+        threshold = self.layers[layer].threshold
+        if threshold is not None:
+            is_on = pre_activations > threshold.to(pre_activations)
+            return pre_activations * is_on
+        activations = pre_activations.relu()
+        if self.config.k is None or self.config.k >= activations.shape[-1]:
+            return activations
+        kept = activations.topk(self.config.k, dim=-1)
+        return torch.zeros_like(activations).scatter_(-1, kept.indices, kept.values)
+
+    def encode_layer(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos n_features"]:
+        """Activations of every feature of one layer.
+
+        Raises:
+            ResultError: the encoder's weights are not finite.
+        """
+        weights = self.layers[layer]
+        pre_activations = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
+        if not bool(torch.isfinite(pre_activations).all()):
+            raise ResultError(f"pre-activations of layer {layer} are not finite; the transcoder's weights hold NaN.")
+        return self.activate(layer, pre_activations)
+
+    def encode(
+        self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
+    ) -> ActiveFeatures:
+        """The active features of one prompt, none at skipped positions.
+
+        Args:
+            reads: what the transcoders read, by layer.
+            is_skipped: positions whose features are left out.
+        """
+        parts = []
+        for layer, read in enumerate(reads):
+            activations = self.encode_layer(layer, read)
+            activations[is_skipped] = 0
+            pos, feature = activations.nonzero(as_tuple=True)
+            weights, on = self.layers[layer], feature.to(self.layers[layer].W_enc.device)
+            parts.append(
+                (
+                    torch.full_like(pos, layer),
+                    pos,
+                    feature,
+                    activations[pos, feature],
+                    weights.W_enc[on].to(read),
+                    weights.b_enc[on].to(read),
+                )
+            )
+        return ActiveFeatures(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def writes(self, active: ActiveFeatures) -> list[LayerWrites]:
+        """What the active features write, by the layer written into. Only their decoder rows are read.
+
+        Raises:
+            ResultError: a decoder row of an active feature is not finite.
+        """
+        into: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.layers]
+        for layer, weights in enumerate(self.layers):
+            rows = active.in_layer(layer)
+            features, inverse = active.feature[rows].unique(return_inverse=True)
+            decoders = weights.W_dec[features.to(weights.W_dec.device)].to(active.activation)
+            if not bool(torch.isfinite(decoders).all()):
+                raise ResultError(f"decoder rows of layer {layer} are not finite; the transcoder's weights hold NaN.")
+            source = torch.arange(rows.start, rows.stop, device=active.layer.device)
+            for i in range(self.n_targets(layer)):
+                into[layer + i].append((source, decoders[:, i][inverse] * active.activation[rows, None]))
+        writes = []
+        for parts in into:
+            source = torch.cat([part[0] for part in parts])
+            by_pos = active.pos[source].argsort(stable=True)
+            source = source[by_pos]
+            writes.append(LayerWrites(source, active.pos[source], torch.cat([part[1] for part in parts])[by_pos]))
+        return writes
+
+    def contributions(
+        self, layer: int, reads: Float[Tensor, "n_pos d_model"]
+    ) -> Float[Tensor, "n_pos n_targets d_model"]:
+        """What the features of one layer write into each of their target layers; the skip counts to its own layer."""
+        activations = self.encode_layer(layer, reads)
+        out = torch.einsum("pf,fid->pid", activations, self.layers[layer].W_dec.to(reads))
+        skip = self.skip(layer, reads)
+        if skip is not None:
+            out[:, 0] += skip
+        return out
+
+    def bias(self, layer: int) -> Float[Tensor, " d_model"]:
+        """b_dec of the layer."""
+        return self.layers[layer].b_dec
+
+    def skip(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"] | None:
+        """The linear skip's part of the layer's reconstruction, if there is a skip."""
+        W_skip = self.layers[layer].W_skip
+        return None if W_skip is None else reads @ W_skip.to(reads).T
+
+    def decode(
+        self, layer: int, writes: LayerWrites, reads: Float[Tensor, "n_pos d_model"]
+    ) -> Float[Tensor, "n_pos d_model"]:
+        """The reconstructed MLP output of one layer: features' writes, bias, and skip."""
+        out = self.layers[layer].b_dec.to(reads).expand_as(reads).clone()
+        out.index_add_(0, writes.pos, writes.vector)
+        skip = self.skip(layer, reads)
+        return out if skip is None else out + skip
+
+    def _check_shapes(self, layer: int, weights: LayerWeights) -> None:
+        n_features, d_model = weights.W_enc.shape[0], self.layers[0].W_enc.shape[1]
+        expected = {
+            "W_enc": (n_features, d_model),
+            "b_enc": (n_features,),
+            "W_dec": (n_features, self.n_targets(layer), d_model),
+            "b_dec": (d_model,),
+            "threshold": (n_features,),
+            "W_skip": (d_model, d_model),
+        }
+        for name, shape in expected.items():
+            tensor: Tensor | None = getattr(weights, name)
+            if tensor is None:
+                continue
+            if tuple(tensor.shape) != shape:
+                raise TranscoderError(
+                    f"{self.source['id']}, layer {layer}: {name} has shape {list(tensor.shape)}, "
+                    f"expected {list(shape)}."
+                )
+            if not tensor.is_floating_point():
+                raise TranscoderError(
+                    f"{self.source['id']}, layer {layer}: {name} is {tensor.dtype}; expected a floating-point type."
+                )
