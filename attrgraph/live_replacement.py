@@ -1,0 +1,49 @@
+"""The replacement model with live attention and norms: every MLP replaced by its transcoders, features recomputed."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.live import ReplaceMlp, replaced_mlps
+from attrgraph.transcoders.train import FeatureDictionary
+
+
+def replace_with(dictionary: FeatureDictionary, is_replaced: Bool[Tensor, "n_rows n_pos"]) -> ReplaceMlp:
+    """For `replaced_mlps`: MLP outputs computed by transcoders that read `hook_resid_mid` and write `hook_mlp_out`.
+
+    Args:
+        dictionary: finished or trainable transcoders.
+        is_replaced: positions whose MLPs are replaced; others (such as BOS) keep their true output.
+    """
+    parts: dict[int, Tensor] = {}
+
+    def replace(layer: int, stream: Tensor, out: Tensor) -> Tensor:
+        parts[layer] = dictionary.contributions(layer, stream[is_replaced])
+        reconstruction = dictionary.bias(layer).to(out)
+        for source in range(layer + 1):
+            if layer - source < parts[source].shape[1]:
+                reconstruction = reconstruction + parts[source][:, layer - source]
+        return out.masked_scatter(is_replaced[..., None], reconstruction)
+
+    return replace
+
+
+def divergence(
+    model_logits: Float[Tensor, "*rows d_vocab"], other_logits: Float[Tensor, "*rows d_vocab"]
+) -> Float[Tensor, "*rows"]:
+    """KL(model || other) of next-token distributions, in nats."""
+    expected = model_logits.log_softmax(-1)
+    return (expected.exp() * (expected - other_logits.log_softmax(-1))).sum(-1)
+
+
+def replacement_logits(
+    model: LanguageModel, dictionary: FeatureDictionary, token_ids: Int[Tensor, "n_rows n_pos"]
+) -> Float[Tensor, "n_rows n_pos d_vocab"]:
+    """Logits with every MLP replaced outside BOS. Rows may be padded at the end."""
+    is_replaced = torch.ones_like(token_ids, dtype=torch.bool)
+    if model.bos_token_id is not None:
+        is_replaced = token_ids != model.bos_token_id
+    with replaced_mlps(model, replace_with(dictionary, is_replaced)):
+        logits: Tensor = model.hf_model(input_ids=token_ids, use_cache=False).logits
+    return logits

@@ -1,0 +1,178 @@
+"""One prompt's run of a model, with attention patterns and norm scales held at their values: plain tensors, no modules.
+
+With patterns and scales frozen, everything between two MLPs is affine. Each part here has its forward map `apply`, the
+`transpose` of its linear part (how a read vector travels backwards), and the constant it adds.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attrgraph.kernels.mix_heads import mix_heads
+
+
+@dataclass(frozen=True)
+class FrozenNorm:
+    """`x -> (x - mean(x)) * scale * weight + bias`; an RMS norm does not subtract the mean and has no bias."""
+
+    scale: Float[Tensor, "n_pos 1"]
+    weight: Float[Tensor, " d_model"] | None
+    bias: Float[Tensor, " d_model"] | None
+    is_centered: bool
+
+    def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+        if self.is_centered:
+            x = x - x.mean(-1, keepdim=True)
+        x = x * self.scale
+        if self.weight is not None:
+            x = x * self.weight
+        return x if self.bias is None else x + self.bias
+
+    def transpose(
+        self, gradient: Float[Tensor, "*rows n_pos d_model"], positions: slice | Tensor = slice(None)
+    ) -> Float[Tensor, "*rows n_pos d_model"]:
+        """Carry read vectors at the output back to the input, at the given positions."""
+        if self.weight is not None:
+            gradient = gradient * self.weight
+        gradient = gradient * self.scale[positions]
+        return gradient - gradient.mean(-1, keepdim=True) if self.is_centered else gradient
+
+    def without_affine(self) -> "FrozenNorm":
+        """The norm before its weight and bias."""
+        return replace(self, weight=None, bias=None)
+
+
+@dataclass(frozen=True)
+class FrozenAttention:
+    """Attention with its pattern given: values are mixed over positions by `pattern`, head by head.
+
+    Several query heads may share a value head: query head `h` uses value head `h * n_value_heads // n_heads`.
+    """
+
+    pattern: Float[Tensor, "n_heads n_pos n_pos"]  # [head, query, key]
+    W_V: Float[Tensor, "n_value_heads d_head d_model"]
+    W_O: Float[Tensor, "n_heads d_model d_head"]
+    b_V: Float[Tensor, "n_value_heads d_head"] | None
+    b_O: Float[Tensor, " d_model"] | None
+
+    @property
+    def n_heads_per_value(self) -> int:
+        return len(self.W_O) // len(self.W_V)
+
+    def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+        values = torch.einsum("vcd,pd->vpc", self.W_V, x)  # [n_value_heads, n_pos, d_head]
+        if self.b_V is not None:
+            values = values + self.b_V[:, None]
+        mixed = self.pattern @ values.repeat_interleave(self.n_heads_per_value, dim=0)
+        out = torch.einsum("hpc,hdc->pd", mixed, self.W_O)
+        return out if self.b_O is None else out + self.b_O
+
+    def transpose(
+        self, gradient: Float[Tensor, "n_rows n_pos d_model"]
+    ) -> tuple[Float[Tensor, "n_rows n_pos d_model"], Float[Tensor, " n_rows"]]:
+        """Carry read vectors at the output back to the input: W_V^T pattern^T W_O^T, summed over heads.
+
+        Causal: the first `n_pos` positions of the output depend on the first `n_pos` of the input only, so a
+        gradient may hold fewer positions than the prompt.
+
+        Returns:
+            The read vectors at the input, and for every row what the biases b_V and b_O add to what it reads.
+        """
+        n_rows, n_pos, d_model = gradient.shape
+        n_heads, _, d_head = self.W_O.shape
+        by_head = gradient @ self.W_O.permute(1, 0, 2).reshape(d_model, n_heads * d_head)
+        mixed = mix_heads(by_head.view(n_rows, n_pos, n_heads, d_head), self.pattern[:, :n_pos, :n_pos])
+        by_value = mixed.reshape(n_rows, n_pos, len(self.W_V), self.n_heads_per_value, d_head).sum(3)
+        constant = gradient.new_zeros(n_rows)
+        if self.b_V is not None:
+            constant = constant + torch.einsum("rpvc,vc->r", by_value, self.b_V)
+        if self.b_O is not None:
+            constant = constant + torch.einsum("rpd,d->r", gradient, self.b_O)
+        return by_value.flatten(2) @ self.W_V.flatten(0, 1), constant
+
+
+@dataclass(frozen=True)
+class FrozenBlock:
+    """One transformer block. Sequential: the MLP reads after attention; parallel: both read what enters the block."""
+
+    attention_norm: FrozenNorm
+    attention: FrozenAttention
+    attention_post_norm: FrozenNorm | None
+    mlp_norm: FrozenNorm
+    mlp_post_norm: FrozenNorm | None
+    is_parallel: bool
+    mlp_stream: Float[Tensor, "n_pos d_model"]  # what enters the MLP's norm
+    mlp_out: Float[Tensor, "n_pos d_model"]  # what the MLP returns, before the post-norm if there is one
+
+    def read_norm(self, point: str) -> FrozenNorm | None:
+        """What lies between the stream and a read point of `transcoders.config.READ_POINTS`."""
+        match point:
+            case "hook_resid_mid":
+                return None
+            case "ln2.hook_normalized":
+                return self.mlp_norm.without_affine()
+            case "mlp.hook_in":
+                return self.mlp_norm
+        raise AssertionError(f"unknown read point {point!r}")
+
+    def read(self, point: str) -> Float[Tensor, "n_pos d_model"]:
+        """What transcoders that read at this point see."""
+        norm = self.read_norm(point)
+        return self.mlp_stream if norm is None else norm.apply(self.mlp_stream)
+
+    def write_norm(self, point: str) -> FrozenNorm | None:
+        """What lies between a write point of `transcoders.config.WRITE_POINTS` and the stream."""
+        return None if point == "hook_mlp_out" else self.mlp_post_norm
+
+    def written(self, point: str) -> Float[Tensor, "n_pos d_model"]:
+        """What transcoders that write at this point are to reconstruct."""
+        if point == "mlp.hook_out" or self.mlp_post_norm is None:
+            return self.mlp_out
+        return self.mlp_post_norm.apply(self.mlp_out)
+
+    def attend(self, stream: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+        """What attention adds to the stream."""
+        out = self.attention.apply(self.attention_norm.apply(stream))
+        return out if self.attention_post_norm is None else self.attention_post_norm.apply(out)
+
+    def attend_transpose(
+        self, gradient: Float[Tensor, "n_rows n_pos d_model"]
+    ) -> tuple[Float[Tensor, "n_rows n_pos d_model"], Float[Tensor, " n_rows"]]:
+        """Carry read vectors from what attention adds back to the stream that it reads; also what constants add."""
+        at = slice(gradient.shape[1])
+        constant = gradient.new_zeros(len(gradient))
+        if self.attention_post_norm is not None:
+            if self.attention_post_norm.bias is not None:
+                constant = constant + torch.einsum("rpd,d->r", gradient, self.attention_post_norm.bias)
+            gradient = self.attention_post_norm.transpose(gradient, at)
+        gradient, from_biases = self.attention.transpose(gradient)
+        constant = constant + from_biases
+        if self.attention_norm.bias is not None:
+            constant = constant + torch.einsum("rpd,d->r", gradient, self.attention_norm.bias)
+        return self.attention_norm.transpose(gradient, at), constant
+
+
+@dataclass(frozen=True)
+class FrozenRun:
+    """Everything about one run of the model that attribution needs. Float tensors are in the run's dtype."""
+
+    token_ids: Int[Tensor, " n_pos"]
+    embedding: Float[Tensor, "n_pos d_model"]  # of the tokens alone
+    position_embedding: Float[Tensor, "n_pos d_model"] | None  # added to it, if the model has one
+    blocks: tuple[FrozenBlock, ...]
+    final_norm: FrozenNorm
+    final_stream: Float[Tensor, "n_pos d_model"]  # what enters the final norm
+    W_U: Float[Tensor, "d_vocab d_model"]
+    b_U: Float[Tensor, " d_vocab"] | None
+    logits: Float[Tensor, " d_vocab"]  # of the last position, soft-capped if the model does so
+    uncapped_logits: Float[Tensor, " d_vocab"]  # before soft-capping
+
+    @property
+    def n_pos(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)

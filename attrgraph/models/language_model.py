@@ -1,0 +1,293 @@
+"""A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
+from attrgraph.models.families import Family, family_of, norm_parameters, norm_scale
+from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun
+from attrgraph.transcoders import Transcoders
+
+Message = dict[str, str]
+Prompt = str | Sequence[int] | Sequence[Message] | Tensor
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """What the hooks saw in one forward pass, by layer."""
+
+    streams: dict[int, Tensor] = field(default_factory=dict)
+    mlp_streams: dict[int, Tensor] = field(default_factory=dict)
+    patterns: dict[int, Tensor] = field(default_factory=dict)
+    attention_outs: dict[int, Tensor] = field(default_factory=dict)
+    mlp_outs: dict[int, Tensor] = field(default_factory=dict)
+
+
+class LanguageModel:
+    """A causal language model whose runs can be frozen exactly.
+
+    The Hugging Face model is only observed, never changed: its weights are read, and while a prompt runs its
+    modules' inputs and outputs are recorded through forward hooks that are removed again.
+
+    Args:
+        hf_model: a model of one of the supported families, loaded with `attn_implementation="eager"`.
+        tokenizer: its tokenizer; without one, prompts are token ids.
+        transcoders: the feature dictionaries to trace with.
+        source: what to write about the model's origin into graphs (id, revision, digest).
+    """
+
+    def __init__(
+        self,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        transcoders: Transcoders | None = None,
+        source: dict[str, Any] | None = None,
+    ) -> None:
+        self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
+        self.source = source or {"id": hf_model.config.name_or_path or "(in memory)"}
+        self.config = hf_model.config
+        self.family: Family = family_of(self.config)
+        if self.config._attn_implementation != "eager":
+            raise UnsupportedModelError(
+                f"the model uses attn_implementation={self.config._attn_implementation!r}, which does not return "
+                'attention patterns; load it with attn_implementation="eager".'
+            )
+        if transcoders is not None:
+            transcoders.check_fits(n_layers=self.n_layers, d_model=self.d_model)
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.family.name}, {self.n_layers} layers x {self.d_model}, {self.source['id']})"
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def d_vocab(self) -> int:
+        return len(self.W_U)
+
+    @property
+    def n_context(self) -> int:
+        """The longest prompt, in tokens."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf_model.device
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_vocab d_model"]:
+        weight: Tensor = self.hf_model.get_output_embeddings().weight.detach()
+        return weight
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The tokenizer's, or without a tokenizer the configuration's if it is a token of the vocabulary."""
+        if self.tokenizer is not None:
+            from_tokenizer: int | None = self.tokenizer.bos_token_id
+            return from_tokenizer
+        bos = self.config.bos_token_id
+        return bos if isinstance(bos, int) and bos < self.d_vocab else None
+
+    # -- tokens ------------------------------------------------------------------------------------------------
+
+    def tokenize(self, prompt: Prompt) -> Int[Tensor, " n_pos"]:
+        """Token ids of a prompt: text, token ids, or chat messages ({"role": ..., "content": ...}).
+
+        The tokenizer's BOS token is put in front if it has one and the prompt does not begin with it.
+
+        Raises:
+            PromptError: empty, longer than the context, ids outside the vocabulary, or text without a tokenizer.
+        """
+        if self.d_vocab < 1:
+            raise UnsupportedModelError("the model has an empty vocabulary.")
+        token_ids = self._token_ids(prompt)
+        if not token_ids:
+            raise PromptError("the prompt is empty; give at least one token.")
+        outside = [i for i in token_ids if not 0 <= i < self.d_vocab]
+        if outside:
+            raise PromptError(f"token id {outside[0]} is outside the vocabulary (0 to {self.d_vocab - 1}).")
+        if self.tokenizer is not None and self.bos_token_id is not None and token_ids[0] != self.bos_token_id:
+            token_ids = [self.bos_token_id, *token_ids]
+        if len(token_ids) > self.n_context:
+            raise PromptError(
+                f"the prompt has {len(token_ids)} tokens, the model's context {self.n_context}; shorten the prompt."
+            )
+        return torch.tensor(token_ids, device=self.device)
+
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, Tensor):
+            if prompt.ndim != 1 or prompt.is_floating_point():
+                raise PromptError(
+                    f"a tensor prompt must be 1-D integers, got shape {tuple(prompt.shape)}, {prompt.dtype}; "
+                    "trace one prompt at a time."
+                )
+            return [int(i) for i in prompt.tolist()]
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise PromptError("the prompt is empty; give at least one token.")
+            return list(self._require_tokenizer("text").encode(prompt, add_special_tokens=False))
+        items: list[Any] = list(prompt)
+        if items and isinstance(items[0], dict):
+            tokenizer = self._require_tokenizer("chat messages")
+            if tokenizer.chat_template is None:
+                raise PromptError("the tokenizer has no chat template; give the prompt as text.")
+            ids: Any = tokenizer.apply_chat_template(items, add_generation_prompt=True, return_dict=False)
+            return [int(i) for i in ids]
+        if not all(isinstance(i, int) for i in items):
+            raise PromptError(
+                f"a prompt is text, token ids, or chat messages; got a list of {type(items[0]).__name__}."
+            )
+        return items
+
+    def _require_tokenizer(self, what: str) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise PromptError(f"the model has no tokenizer, so it cannot read {what}; give the prompt as token ids.")
+        return self.tokenizer
+
+    def token_text(self, token_id: int) -> str:
+        """The token as text; without a tokenizer, its number in angle brackets."""
+        return f"<{token_id}>" if self.tokenizer is None else str(self.tokenizer.decode([token_id]))
+
+    # -- one run -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def run(self, token_ids: Int[Tensor, " n_pos"]) -> FrozenRun:
+        """Run the model once and freeze its attention patterns and norm scales.
+
+        Tensors of the result are float32, or float64 if the model is.
+
+        Raises:
+            ResultError: activations or logits are not finite (usually NaN or infinite weights).
+        """
+        with self._recording() as seen:
+            logits = self.hf_model(input_ids=token_ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
+        final_stream = self._to_engine(seen.streams[self.n_layers])
+        if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
+            raise ResultError("the model's activations are not finite; its weights hold NaN or infinite values.")
+        position_embedding = self._position_embedding(len(token_ids))
+        embedding = self._to_engine(seen.streams[0])
+        if position_embedding is not None:
+            embedding = embedding - position_embedding
+        final_norm = self._frozen_norm(self._body_part(self.family.final_norm), final_stream)
+        head = self.hf_model.get_output_embeddings()
+        W_U = self._to_engine(self.W_U)
+        b_U = None if getattr(head, "bias", None) is None else self._to_engine(head.bias.detach())
+        uncapped_logits = W_U @ final_norm.apply(final_stream)[-1]
+        return FrozenRun(
+            token_ids=token_ids,
+            embedding=embedding,
+            position_embedding=position_embedding,
+            blocks=tuple(self._frozen_block(layer, seen) for layer in range(self.n_layers)),
+            final_norm=final_norm,
+            final_stream=final_stream,
+            W_U=W_U,
+            b_U=b_U,
+            logits=self._to_engine(logits),
+            uncapped_logits=uncapped_logits if b_U is None else uncapped_logits + b_U,
+        )
+
+    def layer_modules(self) -> Sequence[nn.Module]:
+        """The transformer blocks."""
+        layers: Any = self._body_part(self.family.layers)
+        return list(layers)
+
+    def mlp_module(self, layer: int) -> nn.Module:
+        """The module whose output is added to the stream by the MLP branch: the MLP, or the norm after it."""
+        return self._block_part(layer, self.family.mlp_post_norm or self.family.mlp)
+
+    def mlp_norm_module(self, layer: int) -> nn.Module:
+        return self._block_part(layer, self.family.mlp_norm)
+
+    def _body_part(self, name: str) -> nn.Module:
+        return self.hf_model.get_submodule(f"{self.family.body}.{name}")
+
+    def _block_part(self, layer: int, name: str) -> nn.Module:
+        return self._body_part(f"{self.family.layers}.{layer}.{name}")
+
+    def _to_engine(self, x: Tensor) -> Tensor:
+        """At least float32: half precision is widened, never the other way."""
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    @contextmanager
+    def _recording(self) -> Iterator[_Recording]:
+        """Record what enters and leaves the parts of every block during one forward pass of one prompt."""
+        seen, family = _Recording(), self.family
+        handles = []
+
+        def record_input(module: nn.Module, store: dict[int, Tensor], layer: int) -> None:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                store[layer] = (args[0] if args else kwargs["hidden_states"])[0].detach()
+
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+        def record_output(module: nn.Module, store: dict[int, Tensor], layer: int, item: int | None = None) -> None:
+            def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                store[layer] = (output if item is None else output[item])[0].detach()
+
+            handles.append(module.register_forward_hook(hook))
+
+        try:
+            for layer, block in enumerate(self.layer_modules()):
+                record_input(block, seen.streams, layer)
+                record_input(self._block_part(layer, family.mlp_norm), seen.mlp_streams, layer)
+                record_output(self._block_part(layer, family.mlp), seen.mlp_outs, layer)
+                attention = self._block_part(layer, family.attention)
+                record_output(attention, seen.attention_outs, layer, item=0)
+                record_output(attention, seen.patterns, layer, item=1)
+            record_input(self._body_part(family.final_norm), seen.streams, self.n_layers)
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _frozen_block(self, layer: int, seen: _Recording) -> FrozenBlock:
+        family = self.family
+        W_V, b_V, W_O, b_O = (
+            None if weight is None else self._to_engine(weight)
+            for weight in family.value_and_output(self._block_part(layer, family.attention), self.config)
+        )
+        if W_V is None or W_O is None:
+            raise AssertionError("value and output projections always have weights")
+        pattern = self._to_engine(seen.patterns[layer])
+        mlp_out = self._to_engine(seen.mlp_outs[layer])
+        mlp_stream = self._to_engine(seen.mlp_streams[layer])
+        return FrozenBlock(
+            attention_norm=self._frozen_norm(
+                self._block_part(layer, family.attention_norm), self._to_engine(seen.streams[layer])
+            ),
+            attention=FrozenAttention(pattern, W_V, W_O, b_V, b_O),
+            attention_post_norm=self._optional_norm(layer, family.attention_post_norm, seen.attention_outs[layer]),
+            mlp_norm=self._frozen_norm(self._block_part(layer, family.mlp_norm), mlp_stream),
+            mlp_post_norm=self._optional_norm(layer, family.mlp_post_norm, mlp_out),
+            is_parallel=family.is_parallel(self.config),
+            mlp_stream=mlp_stream,
+            mlp_out=mlp_out,
+        )
+
+    def _frozen_norm(self, module: nn.Module, x: Tensor) -> FrozenNorm:
+        family = self.family
+        weight, bias = (None if p is None else self._to_engine(p) for p in norm_parameters(module, family))
+        scale = norm_scale(x, float(getattr(self.config, family.eps)), is_rms=family.is_rms)
+        return FrozenNorm(scale, weight, bias, is_centered=not family.is_rms)
+
+    def _optional_norm(self, layer: int, name: str | None, x: Tensor) -> FrozenNorm | None:
+        return None if name is None else self._frozen_norm(self._block_part(layer, name), self._to_engine(x))
+
+    def _position_embedding(self, n_pos: int) -> Tensor | None:
+        if self.family.position_embedding is None:
+            return None
+        table: Any = self._body_part(self.family.position_embedding)
+        return self._to_engine(table.weight.detach()[:n_pos])

@@ -1,0 +1,98 @@
+"""The local replacement model of one prompt: MLPs become features plus errors, attention and norms stay frozen.
+
+It reproduces the true model exactly, which `measure_deviation` checks by running it.
+
+Source: Ameisen et al. 2025, "Circuit Tracing", section "The Local Replacement Model",
+transformer-circuits.pub/2025/attribution-graphs/methods.html
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attrgraph.models.frozen import FrozenNorm, FrozenRun
+from attrgraph.transcoders import ActiveFeatures, LayerWrites, Transcoders
+
+
+@dataclass(frozen=True)
+class LocalReplacement:
+    """One prompt's frozen run with its MLP outputs taken apart.
+
+    At every layer and position the MLP output is the sum of the features' `writes`, the `errors`, the `constants`,
+    and, if the transcoders have one, the linear skip.
+    """
+
+    run: FrozenRun
+    transcoders: Transcoders
+    active: ActiveFeatures
+    writes: list[LayerWrites]
+    errors: Float[Tensor, "n_layers n_pos d_model"]  # MLP output minus reconstruction; zero at skipped positions
+    constants: Float[Tensor, "n_layers n_pos d_model"]  # b_dec; at skipped positions all but the linear skip
+    is_skipped: Bool[Tensor, " n_pos"]
+
+    def read_norm(self, layer: int) -> FrozenNorm | None:
+        return self.run.blocks[layer].read_norm(self.transcoders.config.feature_input_hook)
+
+    def write_norm(self, layer: int) -> FrozenNorm | None:
+        return self.run.blocks[layer].write_norm(self.transcoders.config.feature_output_hook)
+
+
+def build_replacement(run: FrozenRun, transcoders: Transcoders, is_skipped: Bool[Tensor, " n_pos"]) -> LocalReplacement:
+    """Take a run's MLP outputs apart into features, errors and constants.
+
+    At a skipped position there are no features and no error: its whole MLP output, but for the linear skip's part,
+    is a constant.
+    """
+    config = transcoders.config
+    reads = [block.read(config.feature_input_hook) for block in run.blocks]
+    active = transcoders.encode(reads, is_skipped)
+    writes = transcoders.writes(active)
+    errors, constants = [], []
+    for layer, (block, read) in enumerate(zip(run.blocks, reads, strict=True)):
+        out = block.written(config.feature_output_hook)
+        error = out - transcoders.decode(layer, writes[layer], read)
+        skip = transcoders.skip(layer, read)
+        constant = transcoders.layers[layer].b_dec.to(out).expand_as(out).clone()
+        constant[is_skipped] = (out if skip is None else out - skip)[is_skipped]
+        error[is_skipped] = 0
+        errors.append(error)
+        constants.append(constant)
+    return LocalReplacement(run, transcoders, active, writes, torch.stack(errors), torch.stack(constants), is_skipped)
+
+
+def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
+    """Run the local replacement model forward: uncapped logits of the last position.
+
+    Every active feature's activation is computed anew from the replaced stream, so a mistake in any frozen part, in a
+    read point or in an error vector shows in the result.
+    """
+    run, active, config = local.run, local.active, local.transcoders.config
+    stream = run.embedding if run.position_embedding is None else run.embedding + run.position_embedding
+    ratio = torch.ones_like(active.activation)  # recomputed over recorded activation, by feature
+    for layer, block in enumerate(run.blocks):
+        attended = block.attend(stream)
+        mlp_stream = stream if block.is_parallel else stream + attended
+        norm = block.read_norm(config.feature_input_hook)
+        read = mlp_stream if norm is None else norm.apply(mlp_stream)
+        rows = active.in_layer(layer)
+        recomputed = (read[active.pos[rows]] * active.W_enc[rows]).sum(-1) + active.b_enc[rows]
+        ratio[rows] = recomputed / active.activation[rows]
+        writes = local.writes[layer]
+        out = local.errors[layer] + local.constants[layer]
+        out = out.index_add(0, writes.pos, writes.vector * ratio[writes.source, None])
+        skip = local.transcoders.skip(layer, read)
+        out = out if skip is None else out + skip
+        write_norm = local.write_norm(layer)
+        stream = stream + attended + (out if write_norm is None else write_norm.apply(out))
+    logits = run.W_U @ run.final_norm.apply(stream)[-1]
+    return logits if run.b_U is None else logits + run.b_U
+
+
+def measure_deviation(local: LocalReplacement) -> float:
+    """Largest difference between a logit of the local replacement model and of the true model, at the last position.
+
+    Compared before soft-capping, which is the same monotonic function on both sides.
+    """
+    return float((replacement_logits(local) - local.run.uncapped_logits).abs().max())

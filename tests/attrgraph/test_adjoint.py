@@ -1,0 +1,146 @@
+"""An edge is a gradient of the frozen model, and rows sum to what their targets read."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from attrgraph.adjoint import ReadVectors, edge_matrix, feature_reads
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation, replacement_logits
+
+Build = Callable[..., LanguageModel]
+
+
+def replace_locally(model: LanguageModel, prompt: list[int], *, skip_bos: bool = True) -> LocalReplacement:
+    assert model.transcoders is not None
+    is_skipped = torch.zeros(len(prompt), dtype=torch.bool)
+    is_skipped[0] = skip_bos
+    return build_replacement(model.run(torch.tensor(prompt)), model.transcoders, is_skipped)
+
+
+def logit_reads(local: LocalReplacement, token_ids: list[int]) -> ReadVectors:
+    run, n = local.run, len(token_ids)
+    vectors = run.W_U[token_ids] - run.W_U.mean(0)
+    return ReadVectors(torch.full((n,), run.n_layers), torch.full((n,), run.n_pos - 1), vectors, torch.zeros(n))
+
+
+SETTINGS = [
+    {},
+    {"cross_layer": False, "activation": "jumprelu", "skip": True},
+    {"activation": "topk", "skip": True, "read_point": "mlp.hook_in", "write_point": "mlp.hook_out"},
+    {"cross_layer": False, "read_point": "ln2.hook_normalized"},
+]
+SETTING_NAMES = ["clt-relu", "plt-jumprelu-skip", "clt-topk-skip-mlp-hooks", "plt-normalized"]
+all_settings = pytest.mark.parametrize("settings", SETTINGS, ids=SETTING_NAMES)
+
+
+@all_settings
+def test_local_replacement_model_gives_the_true_logits(
+    family: str, settings: dict[str, object], traced_model: Build, prompt: list[int]
+) -> None:
+    local = replace_locally(traced_model(family, **settings), prompt)
+    assert len(local.active) > 50
+    # float32 rounding over 3 layers of sums of some 100 terms of size about 1
+    assert measure_deviation(local) < 1e-4
+
+
+@all_settings
+def test_incoming_edges_and_bias_sum_to_the_pre_activation(
+    family: str, settings: dict[str, object], traced_model: Build, prompt: list[int]
+) -> None:
+    local = replace_locally(traced_model(family, **settings), prompt)
+    rows = edge_matrix(local, feature_reads(local))
+    scale = local.active.activation.abs().mean()
+    torch.testing.assert_close(rows.sum(1) / scale, local.active.activation / scale, rtol=1e-4, atol=1e-4)
+    tokens = [3, 17, 49]
+    logits = edge_matrix(local, logit_reads(local, tokens)).sum(1)
+    expected = local.run.uncapped_logits[tokens] - local.run.uncapped_logits.mean()
+    if local.run.b_U is not None:
+        expected = expected - (local.run.b_U[tokens] - local.run.b_U.mean())
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@all_settings
+def test_edges_are_gradients_of_the_frozen_model(
+    family: str, settings: dict[str, object], traced_model: Build, prompt: list[int]
+) -> None:
+    """Independent path: scale each source's write by a factor, differentiate what targets read by the factors."""
+    local = replace_locally(traced_model(family, **settings), prompt)
+    run, config, transcoders = local.run, local.transcoders.config, local.transcoders
+    n_active, n_layers, n_pos = len(local.active), run.n_layers, run.n_pos
+    factors = torch.ones(n_active, requires_grad=True)
+    error_factors = torch.ones(n_layers, n_pos, requires_grad=True)
+    token_factors = torch.ones(n_pos, requires_grad=True)
+
+    stream = run.embedding * token_factors[:, None]
+    if run.position_embedding is not None:
+        stream = stream + run.position_embedding
+    read = []
+    for layer, block in enumerate(run.blocks):
+        attended = block.attend(stream)
+        mlp_stream = stream if block.is_parallel else stream + attended
+        norm = block.read_norm(config.feature_input_hook)
+        seen = mlp_stream if norm is None else norm.apply(mlp_stream)
+        rows = local.active.in_layer(layer)
+        read.append((seen[local.active.pos[rows]] * local.active.W_enc[rows]).sum(-1) + local.active.b_enc[rows])
+        out = local.errors[layer] * error_factors[layer][:, None] + local.constants[layer]
+        for source, pos, vector in zip(
+            local.writes[layer].source, local.writes[layer].pos, local.writes[layer].vector, strict=True
+        ):
+            out = out.index_add(0, pos[None], (vector * factors[source])[None])
+        skip = transcoders.skip(layer, seen)
+        out = out if skip is None else out + skip
+        after = block.write_norm(config.feature_output_hook)
+        stream = stream + attended + (out if after is None else after.apply(out))
+    reads = torch.cat(read)
+    logit = (run.final_norm.apply(stream)[-1] * (run.W_U[9] - run.W_U.mean(0))).sum()
+
+    chosen = [0, n_active // 3, n_active // 2, n_active - 1]
+    rows = torch.cat(
+        [edge_matrix(local, feature_reads(local, torch.tensor(chosen))), edge_matrix(local, logit_reads(local, [9]))]
+    )
+    for row, target in zip(rows, [*reads[chosen], logit], strict=True):
+        grads = torch.autograd.grad(
+            target, (factors, error_factors, token_factors), retain_graph=True, materialize_grads=True
+        )
+        expected = torch.cat([grad.flatten() for grad in grads])
+        torch.testing.assert_close(row[:-1], expected, rtol=1e-4, atol=2e-5)
+
+
+def test_edge_equals_the_change_when_the_source_is_removed(traced_model: Build, prompt: list[int]) -> None:
+    """Meaning: without a source, what the target reads changes by exactly the edge (finite, not infinitesimal)."""
+    local = replace_locally(traced_model("gemma2", dtype=torch.float64), prompt)
+    row = edge_matrix(local, logit_reads(local, [9]))[0].double()
+    before = _logits_with_features_held(local)
+    for source in (0, len(local.active) // 2):
+        writes = [
+            dataclasses.replace(w, vector=w.vector * (w.source != source).to(w.vector)[:, None]) for w in local.writes
+        ]
+        # features between source and logit are held: give every one its recorded activation again
+        held = dataclasses.replace(local, writes=writes)
+        change = _logits_with_features_held(held) - before
+        centred = (change - change.mean())[9]
+        torch.testing.assert_close(centred, -row[source], rtol=1e-6, atol=1e-9)
+
+
+def _logits_with_features_held(local: LocalReplacement) -> torch.Tensor:
+    active = local.active
+    held = dataclasses.replace(active, W_enc=torch.zeros_like(active.W_enc), b_enc=active.activation)
+    return replacement_logits(dataclasses.replace(local, active=held))
+
+
+def test_result_does_not_depend_on_the_batch_size(traced_model: Build, prompt: list[int]) -> None:
+    local = replace_locally(traced_model("llama"), prompt)
+    whole = edge_matrix(local, feature_reads(local))
+    torch.testing.assert_close(edge_matrix(local, feature_reads(local), batch_size=1), whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(edge_matrix(local, feature_reads(local), batch_size=37), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_later_positions_have_no_edge(traced_model: Build, prompt: list[int]) -> None:
+    local = replace_locally(traced_model("qwen3"), prompt)
+    target = int(torch.nonzero((local.active.layer == 2) & (local.active.pos == 3))[0])
+    row = edge_matrix(local, feature_reads(local, torch.tensor([target])))[0]
+    assert (row[: len(local.active)][local.active.pos > 3] == 0).all()
+    assert (row[: len(local.active)][local.active.pos <= 3] != 0).any()

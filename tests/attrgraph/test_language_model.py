@@ -1,0 +1,220 @@
+"""Prompts to tokens, loading, and what is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import BOS, D_VOCAB, FAMILY_CONFIGS, N_LAYERS, make_model, make_transcoders
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.testing import assert_close
+from transformers import PreTrainedTokenizerFast
+
+import attrgraph as ag
+from attrgraph.errors import (
+    AttrGraphError,
+    ModelLoadError,
+    PromptError,
+    ResultError,
+    TranscoderError,
+    UnsupportedModelError,
+)
+from attrgraph.models.create import create_hf_model
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.transcoders import save_transcoders
+
+Build = Callable[..., LanguageModel]
+WORDS = ["<unk>", "<bos>", *(f"w{i}" for i in range(2, D_VOCAB))]
+CHAT = "{% for m in messages %}{{ m['role'] == 'user' and 'w2' or 'w3' }} {{ m['content'] }} {% endfor %}w4"
+
+
+def make_tokenizer(*, has_bos: bool = True) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"bos_token": "<bos>"} if has_bos else {}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **special)
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    make_model("llama").hf_model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_run_equals_the_hugging_face_model(family: str, prompt: list[int]) -> None:
+    model = make_model(family)
+    run = model.run(torch.tensor(prompt))
+    with torch.no_grad():
+        expected = model.hf_model(input_ids=torch.tensor([prompt])).logits[0, -1]
+    assert_close(run.logits, expected)
+    capped = run.uncapped_logits
+    if family == "gemma2":
+        capped = 3.0 * torch.tanh(capped / 3.0)
+        assert not torch.allclose(capped, run.uncapped_logits)
+    assert_close(capped, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_run_leaves_nothing_behind(prompt: list[int]) -> None:
+    model = make_model("gemma2")
+    hooks_before = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf_model.modules()]
+    model.run(torch.tensor(prompt))
+    with pytest.raises(IndexError):
+        model.run(torch.tensor([D_VOCAB + 5]))
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf_model.modules()] == hooks_before
+
+
+def test_text_gets_bos_once(model_folder: Path) -> None:
+    model = ag.load_model(model_folder)
+    assert model.tokenize("w5 w6").tolist() == [BOS, 5, 6]
+    assert model.tokenize("<bos> w5 w6").tolist() == [BOS, 5, 6]
+    assert model.tokenize([5, 6]).tolist() == [BOS, 5, 6]
+    assert model.tokenize(torch.tensor([BOS, 5])).tolist() == [BOS, 5]
+    assert model.tokenize([BOS]).tolist() == [BOS]
+
+
+def test_no_bos_where_the_tokenizer_has_none() -> None:
+    model = LanguageModel(make_model("llama").hf_model, make_tokenizer(has_bos=False))
+    assert model.tokenize("w5 w6").tolist() == [5, 6]
+    assert model.bos_token_id is None
+
+
+def test_chat_messages_go_through_the_template() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT
+    model = LanguageModel(make_model("llama").hf_model, tokenizer)
+    messages = [{"role": "user", "content": "w9"}, {"role": "assistant", "content": "w8"}]
+    assert model.tokenize(messages).tolist() == [BOS, 2, 9, 3, 8, 4]
+
+
+def test_folder_without_tokenizer_takes_ids(tmp_path: Path, prompt: list[int]) -> None:
+    make_model("qwen3").hf_model.save_pretrained(tmp_path / "m")
+    save_transcoders(make_transcoders(), tmp_path / "t")
+    model = ag.load_model(tmp_path / "m", transcoders=tmp_path / "t")
+    assert model.tokenize(prompt).tolist() == prompt
+    graph = ag.trace(model, prompt)
+    assert graph.prompt_tokens[1] == "<7>"
+    assert graph.metadata["settings"]["skipped_positions"] == [0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_dtype_is_the_models_and_edges_are_at_least_float32(dtype: str, model_folder: Path, prompt: list[int]) -> None:
+    model = ag.load_model(model_folder, transcoders=make_transcoders(), dtype=dtype)
+    assert model.hf_model.dtype == getattr(torch, dtype)
+    graph = ag.trace(model, prompt)
+    assert graph.metadata["dtype"] == dtype
+    # bfloat16 has 8 bits: the true run itself is that coarse
+    assert graph.metadata["checks"]["logit_deviation"] < (0.5 if dtype == "bfloat16" else 1e-4)
+    assert graph.metadata["checks"]["input_sum_gap"] < (0.5 if dtype == "bfloat16" else 1e-4)
+
+
+def test_digest_depends_on_the_weights(model_folder: Path) -> None:
+    before = ag.load_model(model_folder).source["digest"]
+    assert before == ag.load_model(model_folder).source["digest"]
+    weights = load_file(model_folder / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
+    assert ag.load_model(model_folder).source["digest"] != before
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("bad_prompt", "message"),
+    [
+        ("", "is empty"),
+        ("   ", "is empty"),
+        ([], "is empty"),
+        ([BOS, D_VOCAB], f"token id {D_VOCAB} is outside the vocabulary"),
+        ([BOS, -1], "token id -1 is outside"),
+        ([5] * 64, "65 tokens, the model's context 64"),
+        (torch.zeros(1, 3, dtype=torch.int64), "must be 1-D integers"),
+        (torch.zeros(3), "must be 1-D integers"),
+        ([0.5], "got a list of float"),
+        ([{"role": "user", "content": "w5"}], "no chat template"),
+    ],
+)
+def test_bad_prompts_say_what_is_wrong(bad_prompt: object, message: str, model_folder: Path) -> None:
+    with pytest.raises(PromptError, match=message):
+        ag.load_model(model_folder).tokenize(bad_prompt)
+
+
+@pytest.mark.refusal
+def test_text_without_tokenizer_is_refused() -> None:
+    with pytest.raises(PromptError, match="has no tokenizer"):
+        make_model("llama").tokenize("w5")
+
+
+@pytest.mark.refusal
+def test_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) -> None:
+    create_hf_model("opt", seed=0, vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                    ffn_dim=16, word_embed_proj_dim=16).save_pretrained(tmp_path / "opt")  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match=r"'opt' is not supported.*GPT-2.*Llama.*Gemma-3.*Pythia"):
+        ag.load_model(tmp_path / "opt")
+
+
+@pytest.mark.refusal
+def test_unsupported_options_are_refused() -> None:
+    kind, config = FAMILY_CONFIGS["gpt2"]
+    with pytest.raises(UnsupportedModelError, match="add_cross_attention"):
+        LanguageModel(create_hf_model(kind, seed=0, **config, add_cross_attention=True))
+    hf_model = make_model("llama").hf_model
+    hf_model.config._attn_implementation = "sdpa"
+    with pytest.raises(UnsupportedModelError, match='attn_implementation="eager"'):
+        LanguageModel(hf_model)
+
+
+@pytest.mark.refusal
+def test_unreadable_models_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="no such folder"):
+        ag.load_model(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelLoadError, match=r"has no config\.json"):
+        ag.load_model(tmp_path / "empty")
+    weights = load_file(model_folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"weights are missing.*layers\.1\.mlp\.up_proj"):
+        ag.load_model(model_folder)
+    path = model_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        ag.load_model(model_folder)
+    path.unlink()
+    (model_folder / "pytorch_model.bin").write_bytes(b"never opened")
+    with pytest.raises(ModelLoadError, match=r"holds no \*\.safetensors"):
+        ag.load_model(model_folder)
+
+
+@pytest.mark.refusal
+def test_nan_weights_are_refused_when_they_show(model_folder: Path) -> None:
+    weights = load_file(model_folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = math.nan
+    save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
+    model = ag.load_model(model_folder, transcoders=make_transcoders())
+    with pytest.raises(ResultError, match="weights hold NaN"):
+        ag.trace(model, [5, 6])
+
+
+@pytest.mark.refusal
+def test_wrong_settings_are_refused(model_folder: Path) -> None:
+    with pytest.raises(AttrGraphError, match="dtype is 'int8'"):
+        ag.load_model(model_folder, dtype="int8")
+    with pytest.raises(AttrGraphError, match="device 'cuda:99' is not available"):
+        ag.load_model(model_folder, device="cuda:99")
+    with pytest.raises(TranscoderError, match="were they trained on another model"):
+        ag.load_model(model_folder, transcoders=make_transcoders(n_layers=N_LAYERS + 1))
+
+
+def test_loading_needs_no_code_from_the_folder(model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    (model_folder / "evil.py").write_text("raise SystemExit('code from the folder ran')")
+    assert ag.load_model(model_folder).n_layers == N_LAYERS
