@@ -1,0 +1,61 @@
+"""The native file of a graph: one safetensors file that keeps everything and opens without running code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy import sparse
+
+from attrgraph.errors import GraphFileError
+from attrgraph.graph import COLUMNS, KINDS, Graph, node_table
+from attrgraph.output import write_whole
+
+FORMAT = "attrgraph-graph"
+_NUMBERS = {name: dtype for name, dtype in COLUMNS.items() if dtype != "str"}
+_TEXTS = ("node_id", "token", "label")
+
+
+def save_graph(graph: Graph, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a graph; the same graph gives the same bytes."""
+    nodes = graph.nodes.reset_index()
+    tensors = {f"nodes.{name}": np.ascontiguousarray(nodes[name].to_numpy(dtype)) for name, dtype in _NUMBERS.items()}
+    tensors["nodes.kind"] = np.array([KINDS.index(kind) for kind in nodes["kind"]], dtype=np.int8)
+    for name in _TEXTS:
+        tensors[f"nodes.{name}"] = np.frombuffer(json.dumps(nodes[name].tolist()).encode(), dtype=np.uint8)
+    for name in ("data", "indices", "indptr"):
+        tensors[f"adjacency.{name}"] = np.ascontiguousarray(getattr(graph.adjacency, name))
+    # one key only: safetensors writes several in no fixed order
+    header = {FORMAT: json.dumps({"metadata": graph.metadata, "prompt_tokens": graph.prompt_tokens}, sort_keys=True)}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header), overwrite=overwrite)
+
+
+def read_graph(path: Path) -> Graph:
+    """Read a file that `save_graph` wrote.
+
+    Raises:
+        GraphFileError: not such a file, truncated, or inconsistent in itself.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            if FORMAT not in (file.metadata() or {}):
+                raise GraphFileError(f"{path}: a safetensors file, but not of a graph.")
+            header = json.loads(file.metadata()[FORMAT])
+            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        texts = {name: json.loads(tensors[f"nodes.{name}"].tobytes()) for name in _TEXTS}
+        columns: dict[str, Any] = {"kind": [KINDS[code] for code in tensors["nodes.kind"]]}
+        columns |= {name: tensors[f"nodes.{name}"] for name in _NUMBERS}
+        columns |= {name: texts[name] for name in ("token", "label")}
+        nodes = node_table(pd.DataFrame(columns, index=pd.Index(texts["node_id"], name="node_id", dtype="str")))
+        n_nodes = len(nodes)
+        parts = tuple(tensors[f"adjacency.{name}"] for name in ("data", "indices", "indptr"))
+        adjacency = sparse.csr_array(parts, shape=(n_nodes, n_nodes))
+        adjacency.check_format(full_check=True)
+        return Graph(nodes, adjacency, header["prompt_tokens"], header["metadata"])
+    except (SafetensorError, KeyError, IndexError, ValueError, OSError) as e:
+        if isinstance(e, GraphFileError):
+            raise
+        raise GraphFileError(f"{path}: is not a whole graph file ({e}).") from e

@@ -1,0 +1,43 @@
+"""Files that appear whole or not at all, and are never overwritten by accident."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from attrgraph.errors import GraphFileError
+
+
+def write_whole(path: str | Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
+    """Let `write` fill a temporary file beside `path`, then give it its name.
+
+    Raises:
+        GraphFileError: the file exists and `overwrite` is not set, or the folder cannot be written.
+    """
+    path = Path(path)
+    check_writable(path, overwrite=overwrite)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as e:
+        raise GraphFileError(f"{path}: cannot be written ({e.strerror or e}).") from e
+
+
+def check_writable(path: str | Path, *, overwrite: bool) -> None:
+    """Raise GraphFileError if `write_whole` would refuse: to be asked before long work, not after it."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise GraphFileError(f"{path}: exists; choose another name or pass --force (overwrite=True).")
+    if path.is_dir():
+        raise GraphFileError(f"{path}: is a folder; give a file name.")
+    if not path.parent.is_dir():
+        raise GraphFileError(f"{path}: the folder {path.parent} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise GraphFileError(f"{path}: the folder {path.parent} is not writable.")

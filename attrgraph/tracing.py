@@ -1,0 +1,147 @@
+"""Trace one prompt: run, take apart, choose features, compute edges, check, assemble the graph."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from attrgraph.assemble import assemble
+from attrgraph.errors import AttrGraphError, PromptError, ResultError, TranscoderError
+from attrgraph.graph import Graph
+from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.replacement import build_replacement, measure_deviation
+from attrgraph.selection import SELECTION_ROUND, Progress, compute_rows, input_sum_gap
+from attrgraph.targets import Targets, choose_targets
+
+FORMAT_VERSION = 1
+
+
+@torch.no_grad()
+def trace(
+    model: LanguageModel,
+    prompt: Prompt,
+    *,
+    targets: Targets = None,
+    max_n_logits: int = 10,
+    desired_logit_prob: float = 0.95,
+    max_feature_nodes: int = 7500,
+    batch_size: int | None = None,
+    skip_positions: str | Sequence[int] | None = "bos",
+    progress: Progress | None = None,
+) -> Graph:
+    """The attribution graph of a model's answer to one prompt.
+
+    Args:
+        model: a language model with transcoders; see `load_model`.
+        prompt: text, token ids, or chat messages.
+        targets: what to explain: None for the most probable next tokens; tokens by text or id; a `LogitDifference`;
+            or directions [n, d_model] read after the final norm.
+        max_n_logits, desired_logit_prob: with no targets, the fewest tokens that hold this probability, at most so
+            many.
+        max_feature_nodes: with more active features, the most influential ones are chosen, best first; what the others
+            write is then counted to the bias node.
+        batch_size: targets computed together; changes memory and speed only.
+        skip_positions: positions without features and errors: "bos" for a first token that is BOS, None, or a list.
+        progress: called as `progress(phase, done, total)`.
+
+    Returns:
+        The unpruned graph. `metadata["checks"]` says how exact it is.
+
+    Raises:
+        PromptError, TargetError: the prompt or a target is not one that the model has.
+        TranscoderError: the model was loaded without transcoders.
+        ResultError: a number is not finite.
+
+    Example:
+        >>> graph = trace(load_model("demo"), "in the state containing dallas the capital is")
+        >>> graph.nodes.query("kind == 'logit'")["token"].iloc[0]
+        'austin'
+    """
+    report = progress or (lambda phase, done, total: None)
+    if model.transcoders is None:
+        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
+    if max_feature_nodes < 0 or max_n_logits < 1 or (batch_size is not None and batch_size < 1):
+        raise AttrGraphError("max_feature_nodes must be at least 0, max_n_logits and batch_size at least 1.")
+    report("run", 0, 1)
+    token_ids = model.tokenize(prompt)
+    run = model.run(token_ids)
+    is_skipped = skipped_positions(model, token_ids, skip_positions)
+    local = build_replacement(run, model.transcoders, is_skipped)
+    logits = choose_targets(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
+    report("run", 1, 1)
+    rows = compute_rows(local, logits, max_feature_nodes, batch_size, report)
+    checks = {"logit_deviation": measure_deviation(local), "input_sum_gap": input_sum_gap(local, logits, rows)}
+    if not all(np.isfinite(value) for value in checks.values()):
+        raise ResultError(f"the graph's numbers are not finite ({checks}); the weights hold extreme values.")
+    graph = assemble(model, local, logits, rows)
+    settings = {
+        "max_n_logits": max_n_logits,
+        "desired_logit_prob": desired_logit_prob,
+        "max_feature_nodes": max_feature_nodes,
+        "selection_round": SELECTION_ROUND,
+        "skipped_positions": is_skipped.nonzero().flatten().tolist(),
+    }
+    scores = graph.scores()
+    graph.metadata.update(
+        _provenance(model),
+        prompt=prompt if isinstance(prompt, str) else "".join(graph.prompt_tokens),
+        token_ids=token_ids.tolist(),
+        n_unknown_tokens=_count_unknown(model, token_ids),
+        settings=settings,
+        selection={"n_active": len(local.active), "n_selected": len(rows.selected), "unselected_share": rows.left_out},
+        scores=scores._asdict(),
+        checks=checks,
+    )
+    return graph
+
+
+def skipped_positions(
+    model: LanguageModel, token_ids: Tensor, skip_positions: str | Sequence[int] | None
+) -> Bool[Tensor, " n_pos"]:
+    """Which positions have no features and errors; see `trace`."""
+    is_skipped = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
+    if skip_positions == "bos":
+        is_skipped[0] = int(token_ids[0]) == model.bos_token_id
+        return is_skipped
+    if isinstance(skip_positions, str):
+        raise PromptError(f'skip_positions is {skip_positions!r}; expected "bos", None, or a list of positions.')
+    for pos in skip_positions or ():
+        if not 0 <= pos < len(token_ids):
+            raise PromptError(f"skip_positions has {pos}; the prompt's positions are 0 to {len(token_ids) - 1}.")
+        is_skipped[pos] = True
+    return is_skipped
+
+
+def _count_unknown(model: LanguageModel, token_ids: Tensor) -> int:
+    unknown = None if model.tokenizer is None else model.tokenizer.unk_token_id
+    return 0 if unknown is None or unknown == model.bos_token_id else int((token_ids == unknown).sum())
+
+
+def _provenance(model: LanguageModel) -> dict[str, Any]:
+    """Where the numbers come from. Nothing here changes between two runs of the same thing."""
+    transcoders = model.transcoders
+    assert transcoders is not None  # trace has refused before
+    return {
+        "format_version": FORMAT_VERSION,
+        "generator": {"name": "attrgraph", "version": version("attrgraph")},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "numpy", "scipy")},
+        },
+        "model": {**model.source, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
+        "transcoders": {
+            **transcoders.source,
+            "kind": transcoders.config.model_kind,
+            "scan": transcoders.config.scan,
+            "n_features": transcoders.n_features,
+            "read_point": transcoders.config.feature_input_hook,
+            "write_point": transcoders.config.feature_output_hook,
+        },
+        "dtype": str(model.hf_model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+    }

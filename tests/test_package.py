@@ -1,0 +1,41 @@
+"""The package itself: links, imports, public names."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attrgraph as ag
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("room", ["transcoders", "kernels", "cli"])
+def test_each_room_is_reached_through_its_link(room: str) -> None:
+    link = ROOT / "attrgraph" / room
+    assert link.is_symlink()
+    assert not Path(link.readlink()).is_absolute()
+    assert link.resolve() == ROOT / room
+    assert (link / "__init__.py").is_file()
+
+
+def test_public_names_exist() -> None:
+    for name in ag.__all__:
+        assert getattr(ag, name) is not None
+    assert set(ag.__all__) <= set(dir(ag))
+    with pytest.raises(AttributeError, match="no attribute 'tracee'"):
+        ag.tracee  # noqa: B018
+
+
+def test_import_is_cheap() -> None:
+    code = (
+        "import sys, attrgraph, attrgraph.cli.main; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+
+
+def test_functions_stay_functions_when_their_modules_are_imported() -> None:
+    code = "import attrgraph.tracing, attrgraph as ag; assert callable(ag.trace) and callable(ag.load_graph)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
