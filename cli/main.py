@@ -1,0 +1,63 @@
+"""`attrgraph VERB ...`: dispatch, and errors as one line."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from attrgraph.cli.convert import convert
+from attrgraph.cli.info import info
+from attrgraph.cli.prune import prune
+from attrgraph.cli.trace import trace
+from attrgraph.errors import AttrGraphError
+
+app = typer.Typer(
+    help="Why did the language model say that? Exact attribution graphs from transcoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for verb in (trace, info, prune, convert):
+    app.command()(verb)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("attrgraph"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before the verb; `main` looks for --traceback itself."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. 0: done; 1: an error, told in one line on stderr; 2: wrong usage."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        app(args=arguments, prog_name="attrgraph")
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0
+    except AttrGraphError as e:
+        if "--traceback" in arguments:
+            raise
+        print(f"attrgraph: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,56 @@
+"""Graph files by their names' endings, for every verb that writes one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import which
+from typing import TYPE_CHECKING
+
+from attrgraph.errors import GraphFileError
+
+if TYPE_CHECKING:
+    from attrgraph.graph import Graph
+
+PICTURES = (".svg", ".png", ".pdf")
+ENDINGS = (".json", ".safetensors", ".dot", *PICTURES, ".graphml")
+# beyond this, Graphviz takes minutes and nobody can read the picture
+MOST_NODES_DRAWN = 500
+
+
+def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
+    """Raise for an output that could not be written, before any work is done."""
+    from attrgraph.output import check_writable
+
+    for path in paths:
+        if path.suffix not in ENDINGS:
+            raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(ENDINGS)}.")
+        if path.suffix in PICTURES and which("dot") is None:
+            raise GraphFileError(
+                f"{path}: drawing needs the program dot of Graphviz (apt install graphviz, brew install graphviz); "
+                "JSON and DOT files need no program."
+            )
+        check_writable(path, overwrite=force)
+
+
+def write_graph(graph: "Graph", path: Path, *, profile: str, force: bool) -> None:
+    """Write a graph in the format of the file's ending."""
+    from attrgraph.output import write_whole
+
+    if path.suffix == ".json":
+        graph.to_json(path, profile, overwrite=force)
+    elif path.suffix == ".safetensors":
+        graph.save(path, overwrite=force)
+    elif path.suffix == ".dot":
+        write_whole(path, lambda temporary: temporary.write_text(graph.to_dot(), encoding="utf-8"), overwrite=force)
+    elif path.suffix == ".graphml":
+        import networkx as nx
+
+        write_whole(path, lambda temporary: nx.write_graphml(graph.to_networkx(), temporary), overwrite=force)
+    else:
+        from attrgraph.graph_dot import render
+
+        if len(graph.nodes) > MOST_NODES_DRAWN:
+            raise GraphFileError(
+                f"{path}: {len(graph.nodes)} nodes are too many to draw (at most {MOST_NODES_DRAWN}); "
+                "prune the graph first, with a lower --node-threshold."
+            )
+        render(graph, path, overwrite=force)
