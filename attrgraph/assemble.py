@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from attrgraph.graph import BIAS_ID, Graph, with_influence
 from attrgraph.models.language_model import LanguageModel
@@ -16,63 +17,65 @@ from attrgraph.targets import LogitTargets
 
 def assemble(model: LanguageModel, local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> Graph:
     """Node table and adjacency: features, errors layer by layer, embeddings, logits, bias."""
+    tokens = [model.token_text(int(i)) for i in local.run.token_ids]
+    names = {} if model.transcoders is None else model.transcoders.labels
+    nodes = _nodes(local, logits, rows, tokens)
+    nodes["label"] = [_label(row, names) for row in nodes.itertuples()]
+    adjacency = _adjacency(local, logits, rows)
+    return Graph(with_influence(nodes, adjacency), adjacency, tokens, {"n_layers": local.run.n_layers})
+
+
+def _nodes(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows, tokens: list[str]) -> pd.DataFrame:
     run, active = local.run, local.active
-    n_active, n_pos, n_layers, n_logits = len(active), run.n_pos, run.n_layers, len(logits)
-    tokens = [model.token_text(int(i)) for i in run.token_ids]
-    selected = rows.selected.cpu()
+    n_pos, n_layers, last = run.n_pos, run.n_layers, run.n_pos - 1
     f_layer, f_pos, f_index, f_value = (
         column[rows.selected].cpu().numpy() for column in (active.layer, active.pos, active.feature, active.activation)
     )
     e_layer, e_pos = np.divmod(np.arange(n_layers * n_pos), n_pos)
-    positions, token_ids = np.arange(n_pos), run.token_ids.cpu().numpy()
-    last, logit_ids = n_pos - 1, np.array(logits.token_id)
-    names = np.array([*tokens, ""], dtype=object)
+    token_ids, logit_ids = run.token_ids.cpu().numpy(), np.array(logits.token_id)
+    token_at, texts = np.array(tokens, dtype=object), np.array(logits.text, dtype=object)
+    values, probabilities = logits.value.cpu().numpy(), logits.probability.cpu().numpy()
     parts = [
-        _node_part("feature", f_layer, f_pos, f_index, names[f_pos], activation=f_value),
-        _node_part("error", e_layer, e_pos, -1, names[e_pos]),
-        _node_part("embedding", np.full(n_pos, -1), positions, token_ids, names[:-1]),
-        _node_part("logit", np.full(n_logits, n_layers), last, logit_ids, np.array(logits.text, dtype=object),
-                   activation=logits.value.cpu().numpy(), probability=logits.probability.cpu().numpy()),
-        _node_part("bias", np.array([-1]), -1, -1, names[-1:]),
-    ]  # fmt: skip
+        _part("feature", f_layer, f_pos, f_index, token_at[f_pos], activation=f_value),
+        _part("error", e_layer, e_pos, -1, token_at[e_pos]),
+        _part("embedding", np.full(n_pos, -1), np.arange(n_pos), token_ids, token_at),
+        _part("logit", np.full(len(logits), n_layers), last, logit_ids, texts, values, probabilities),
+        _part("bias", np.array([-1]), -1, -1, ""),
+    ]
     nodes = pd.concat(parts, ignore_index=True)
-    nodes.index = pd.Index(
-        [f"{layer}_{i}_{pos}" for layer, i, pos in zip(f_layer, f_index, f_pos, strict=True)]
-        + [f"{layer}_-1_{pos}" for layer, pos in zip(e_layer, e_pos, strict=True)]
-        + [f"E_{i}_{pos}" for pos, i in enumerate(token_ids)]
-        + [f"{n_layers + 1}_{i}_{last}" for i in logit_ids]
-        + [BIAS_ID],
-        name="node_id",
-        dtype="str",
-    )
-    nodes["label"] = [_label(row) for row in nodes.itertuples()]
+    ids = [f"{layer}_{i}_{pos}" for layer, i, pos in zip(f_layer, f_index, f_pos, strict=True)]
+    ids += [f"{layer}_-1_{pos}" for layer, pos in zip(e_layer, e_pos, strict=True)]
+    ids += [f"E_{i}_{pos}" for pos, i in enumerate(token_ids)]
+    ids += [f"{n_layers + 1}_{i}_{last}" for i in logit_ids]
+    nodes.index = pd.Index([*ids, BIAS_ID], name="node_id", dtype="str")
+    return nodes
 
-    n_nodes = len(nodes)
-    columns = np.concatenate([selected.numpy(), np.arange(n_active, rows.logits.shape[1])])
-    nodes_of_columns = np.concatenate([np.arange(n_nodes - n_logits - 1), [n_nodes - 1]])  # logits are never sources
-    blocks = []
-    for block in (rows.features, rows.logits):
-        dense = sparse.coo_array(block[:, torch.from_numpy(columns).to(block.device)].cpu().numpy().astype(np.float32))
-        shape = (len(block), n_nodes)
-        blocks.append(sparse.csr_array((dense.data, (dense.row, nodes_of_columns[dense.col])), shape=shape))
-    n_between = n_nodes - len(selected) - n_logits - 1
-    blocks.insert(1, sparse.csr_array((n_between, n_nodes), dtype=np.float32))
-    blocks.append(sparse.csr_array((1, n_nodes), dtype=np.float32))
+
+def _adjacency(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> sparse.csr_array:
+    """Rows of features and logits, empty rows for all other nodes; columns moved from `adjoint.n_columns` to nodes."""
+    n_active, n_selected, n_logits = len(local.active), len(rows.selected), len(logits)
+    n_between = (local.run.n_layers + 1) * local.run.n_pos  # errors and embeddings
+    n_nodes = n_selected + n_between + n_logits + 1
+    kept = torch.cat([rows.selected, torch.arange(n_active, rows.logits.shape[1], device=rows.selected.device)])
+    node_of = np.append(np.arange(n_selected + n_between), n_nodes - 1)  # logits are never sources
+
+    def to_nodes(block: Tensor) -> sparse.csr_array:
+        edges = sparse.coo_array(block[:, kept].float().cpu().numpy())
+        return sparse.csr_array((edges.data, (edges.row, node_of[edges.col])), shape=(len(block), n_nodes))
+
+    def empty(n: int) -> sparse.csr_array:
+        return sparse.csr_array((n, n_nodes), dtype=np.float32)
+
+    blocks = [to_nodes(rows.features), empty(n_between), to_nodes(rows.logits), empty(1)]
     adjacency = sparse.csr_array(sparse.vstack(blocks, format="csr"))
     adjacency.sort_indices()
-    return Graph(with_influence(nodes, adjacency), adjacency, tokens, {"n_layers": n_layers})
+    return adjacency
 
 
-def _node_part(
-    kind: str,
-    layer: np.ndarray,
-    pos: Any,
-    feature: Any,
-    token: np.ndarray,
-    *,
-    activation: Any = 0.0,
-    probability: Any = 0.0,
+def _part(
+    kind: str, layer: np.ndarray, pos: Any, feature: Any, token: Any, activation: Any = 0.0, probability: Any = 0.0
 ) -> pd.DataFrame:
+    """The nodes of one kind; scalars hold for all of them."""
     part = pd.DataFrame({"kind": kind, "layer": layer.astype(np.int64)})
     values = {"pos": (pos, np.int64), "feature": (feature, np.int64), "token": (token, object)}
     values |= {"activation": (activation, np.float64), "probability": (probability, np.float64)}
@@ -81,10 +84,10 @@ def _node_part(
     return part
 
 
-def _label(row: Any) -> str:
+def _label(row: Any, names: dict[tuple[int, int], str]) -> str:
     match row.kind:
         case "feature":
-            return f"L{row.layer} feature {row.feature}"
+            return names.get((row.layer, row.feature), f"L{row.layer} feature {row.feature}")
         case "error":
             return f"L{row.layer} error"
         case "embedding":

@@ -36,7 +36,11 @@ def to_dot(graph: Graph) -> str:
             f"  subgraph layer_{int(layer) + 1} {{ rank=same; {_anchor(int(layer))} [style=invis, shape=point];"
         )
         for node in members.itertuples():
-            text = f"{node.label}\n{node.token}@{node.pos}" if node.kind in ("feature", "error") else str(node.label)
+            text = str(node.label)
+            if node.kind == "feature":
+                text += f"\nL{node.layer}/{node.feature} {node.token}@{node.pos}"
+            elif node.kind == "error":
+                text += f"\n{node.token}@{node.pos}"
             shape, fill = _SHAPES[str(node.kind)], _FILLS[str(node.kind)]
             lines.append(f'    {_quote(str(node.node_id))} [label={_quote(text)}, shape={shape}, fillcolor="{fill}"];')
         if layer == -1:  # tokens stand in the order of the prompt

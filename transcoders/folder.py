@@ -3,8 +3,10 @@
 Cross-layer: `W_enc_{l}.safetensors` (`W_enc_{l}`, `b_enc_{l}`, `b_dec_{l}`, optional `threshold_{l}`, `W_skip_{l}`)
 and `W_dec_{l}.safetensors` (`W_dec_{l}` [n_features, n_layers - l, d_model]). Per layer: `layer_{l}.safetensors`
 (`W_enc`, `W_dec` [n_features, d_model], `b_enc`, `b_dec`, optional `activation_function.threshold`, `W_skip`).
+An optional `labels.json` ({layer: {feature: name}}) names features; other tools leave it alone.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +25,7 @@ from attrgraph.transcoders.config import CROSS_LAYER, TranscoderConfig
 from attrgraph.transcoders.hub import fetch_uri, resolve_folder
 from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
 
-_FILE_PATTERNS = ["config.yaml", "*.safetensors"]
+_FILE_PATTERNS = ["config.yaml", "labels.json", "*.safetensors"]
 
 
 def load_transcoders(
@@ -47,7 +49,7 @@ def load_transcoders(
         raise TranscoderError(f"{folder}: holds no transcoder weights (expected {_first_file(config)}, ...).")
     if str(device) != "cpu":
         layers = [weights.map(lambda tensor: tensor.to(device)) for weights in layers]
-    return Transcoders(layers, config, source=source)
+    return Transcoders(layers, config, source=source, labels=_read_labels(folder))
 
 
 def save_transcoders(transcoders: Transcoders, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -73,6 +75,11 @@ def save_transcoders(transcoders: Transcoders, folder: str | Path, *, overwrite:
             names = [f"layer_{layer}.safetensors" for layer in range(transcoders.n_layers)]
             config = replace(config, extra={**config.extra, "transcoders": names})
         (temporary / "config.yaml").write_text(yaml.safe_dump(config.to_dict()), encoding="utf-8")
+        if transcoders.labels:
+            text = json.dumps(_nested(transcoders.labels), ensure_ascii=False, indent=0)
+            (temporary / "labels.json").write_text(text, encoding="utf-8")
+        for path in temporary.iterdir():
+            path.chmod(0o644)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -97,6 +104,24 @@ def _files(transcoders: Transcoders) -> list[tuple[str, dict[str, Tensor]]]:
             name = f"layer_{layer}.safetensors"
         files.append((name, tensors | {key: value for key, value in optional.items() if value is not None}))
     return files
+
+
+def _nested(labels: dict[tuple[int, int], str]) -> dict[str, dict[str, str]]:
+    nested: dict[str, dict[str, str]] = {}
+    for (layer, feature), name in sorted(labels.items()):
+        nested.setdefault(str(layer), {})[str(feature)] = name
+    return nested
+
+
+def _read_labels(folder: Path) -> dict[tuple[int, int], str]:
+    path = folder / "labels.json"
+    if not path.is_file():
+        return {}
+    try:
+        nested = json.loads(path.read_text(encoding="utf-8"))
+        return {(int(layer), int(f)): str(name) for layer, of in nested.items() for f, name in of.items()}
+    except (ValueError, AttributeError, OSError) as e:
+        raise TranscoderError(f"{path}: expected {{layer: {{feature: name}}}} in JSON ({e}).") from e
 
 
 def _read_config(folder: Path) -> TranscoderConfig:

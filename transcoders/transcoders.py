@@ -74,15 +74,21 @@ class Transcoders:
         layers: weights by layer.
         config: hooks, activation and names.
         source: what to write about their origin into graphs (id, revision, digest).
+        labels: names of features by (layer, feature), for those that have one.
 
     Raises:
         TranscoderError: the weights' shapes do not fit each other.
     """
 
     def __init__(
-        self, layers: Sequence[LayerWeights], config: TranscoderConfig, *, source: dict[str, str] | None = None
+        self,
+        layers: Sequence[LayerWeights],
+        config: TranscoderConfig,
+        *,
+        source: dict[str, str] | None = None,
+        labels: dict[tuple[int, int], str] | None = None,
     ) -> None:
-        self.layers, self.config = tuple(layers), config
+        self.layers, self.config, self.labels = tuple(layers), config, labels or {}
         self.source = source or {"id": config.model_name or "(in memory)"}
         for layer, weights in enumerate(self.layers):
             self._check_shapes(layer, weights)

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from attrgraph.activations import activation_batch
 from attrgraph.demo import world
 from attrgraph.demo.card import model_card
+from attrgraph.demo.labels import label_features
 from attrgraph.demo.measure import measure_model, measure_transcoders, model_faults
 from attrgraph.demo.packing import SentencePacker
 from attrgraph.demo.train_model import MODEL_CONFIG, STAGES, train_model
@@ -27,7 +28,7 @@ from attrgraph.errors import AttrGraphError
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.loading import load_model
-from attrgraph.transcoders import load_transcoders, save_transcoders
+from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
 from attrgraph.transcoders.train import TrainConfig, train_transcoders
 
 # Few active features a token: with 12 instead of 8 the features of a city's state fire for other states more often.
@@ -59,7 +60,9 @@ def build_transcoders(model: LanguageModel, folder: Path, *, is_cross_layer: boo
     packer = SentencePacker(world.FULL_MIX, n_rows=_ROWS_PER_STEP, seed=1000 * seed + 77)
     batches = (activation_batch(model, packer.next_batch().tokens) for _ in count())
     trained = train_transcoders(batches, config, progress=_every(200, f"{folder.name} step"))
-    save_transcoders(trained.export("attrgraph-demo", dtype=torch.bfloat16), folder, overwrite=True)
+    exported = trained.export("attrgraph-demo", dtype=torch.bfloat16)
+    labels = label_features(model, exported)
+    save_transcoders(Transcoders(exported.layers, exported.config, labels=labels), folder, overwrite=True)
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -96,7 +99,7 @@ def write_report(folder: Path, *, seed: int) -> None:
     n_parameters = sum(p.numel() for p in load_model(folder / "model").hf_model.parameters())
     settings = {
         "seed": seed,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, no GPU",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s)",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "n_parameters": n_parameters,
         "d_vocab": len(world.VOCABULARY),

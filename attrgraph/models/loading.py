@@ -65,7 +65,8 @@ def load_model(
         folder, source = resolve_folder(str(name), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
     if isinstance(transcoders, str) and transcoders in _SHIPPED:
         shipped = load_transcoders(_shipped_folder(_SHIPPED[transcoders]), device=where)
-        transcoders = Transcoders(shipped.layers, shipped.config, source={**shipped.source, "id": transcoders})
+        source_of_set = {**shipped.source, "id": transcoders}
+        transcoders = Transcoders(shipped.layers, shipped.config, source=source_of_set, labels=shipped.labels)
     elif isinstance(transcoders, str | Path):
         transcoders = load_transcoders(transcoders, device=where)
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]

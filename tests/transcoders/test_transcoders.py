@@ -11,7 +11,7 @@ from tiny import D_MODEL, N_FEATURES, N_LAYERS, make_transcoders
 from torch.testing import assert_close
 
 from attrgraph.errors import ResultError, TranscoderError
-from attrgraph.transcoders import load_transcoders, save_transcoders
+from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
 
 KINDS = [
     {"cross_layer": cross_layer, "activation": activation, "skip": skip}
@@ -226,3 +226,22 @@ def test_saving_never_overwrites_unasked(tmp_path: Path) -> None:
 def test_transcoders_of_another_model_are_refused() -> None:
     with pytest.raises(TranscoderError, match="were they trained on another model"):
         make_transcoders().check_fits(n_layers=5, d_model=D_MODEL)
+
+
+def test_labels_are_kept_beside_the_weights(tmp_path: Path) -> None:
+    plain = make_transcoders()
+    save_transcoders(
+        Transcoders(plain.layers, plain.config, labels={(1, 30): "says Paris", (0, 2): "é"}), tmp_path / "a"
+    )
+    again = load_transcoders(tmp_path / "a")
+    assert again.labels == {(0, 2): "é", (1, 30): "says Paris"}
+    save_transcoders(plain, tmp_path / "b")
+    assert not (tmp_path / "b/labels.json").exists()
+
+
+@pytest.mark.refusal
+def test_malformed_labels_are_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    (folder / "labels.json").write_text("[1]")
+    with pytest.raises(TranscoderError, match=r"labels\.json: expected"):
+        load_transcoders(folder)
