@@ -39,3 +39,15 @@ def test_import_is_cheap() -> None:
 def test_functions_stay_functions_when_their_modules_are_imported() -> None:
     code = "import attrgraph.tracing, attrgraph as ag; assert callable(ag.trace) and callable(ag.load_graph)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_checkout_without_links_refuses_to_build(tmp_path: Path) -> None:
+    """Git without link support writes each link as a small text file."""
+    (tmp_path / "attrgraph").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for room in ("transcoders", "kernels", "cli"):
+        (tmp_path / "attrgraph" / room).write_text(f"../{room}")
+    out = subprocess.run([sys.executable, "setup.py", "--name"], capture_output=True, text=True, cwd=tmp_path)
+    assert out.returncode != 0
+    assert "made without symbolic links" in out.stderr

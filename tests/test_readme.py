@@ -12,26 +12,31 @@ from attrgraph.cli.main import main
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-
-
 def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(blocks("python")[0], names)
+    exec(README.split("```python\n")[1].split("```")[0], names)
     assert {path.name for path in tmp_path.iterdir()} == {"dallas.json", "dallas.safetensors"}
     assert names["model"].n_layers == 4
 
 
 def test_shell_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("") for line in block.splitlines() if line.startswith("attrgraph ")]
-    assert len(lines) >= 3
+    section = README.split("## On the command line")[1].split("```")[1]
+    lines = [line for line in section.splitlines() if line]
+    assert len(lines) == 3
     for line in lines:
         if shutil.which("dot") is None:
             line = line.replace(".svg", ".dot")
         assert main(shlex.split(line)[1:]) == 0, line
+
+
+def test_printed_result_is_what_the_demo_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "in the state containing dallas the capital is"]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    shown = README.split("```text\n")[1].split("```")[0].splitlines()
+    # figures of exactness depend on the machine's rounding
+    assert [line for line in printed if "exactness" not in line] == [line for line in shown if "exactness" not in line]
 
 
 def test_both_set_up_commands_are_make_targets() -> None:
