@@ -58,7 +58,8 @@ def trace(
         ResultError: a number is not finite.
 
     Example:
-        >>> graph = trace(load_model("demo"), "in the state containing dallas the capital is")
+        >>> import attrgraph as ag
+        >>> graph = ag.trace(ag.load_model("demo"), "in the state containing dallas the capital is")
         >>> graph.nodes.query("kind == 'logit'")["token"].iloc[0]
         'austin'
     """

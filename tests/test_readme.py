@@ -1,5 +1,7 @@
 """What README says to type works."""
 
+import doctest
+import importlib
 import re
 import shlex
 import shutil
@@ -37,6 +39,12 @@ def test_printed_result_is_what_the_demo_prints(capsys: pytest.CaptureFixture[st
     shown = README.split("```text\n")[1].split("```")[0].splitlines()
     # figures of exactness depend on the machine's rounding
     assert [line for line in printed if "exactness" not in line] == [line for line in shown if "exactness" not in line]
+
+
+@pytest.mark.parametrize("module", ["attrgraph.tracing", "attrgraph.models.loading"])
+def test_docstring_examples_run(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted >= 2 and result.failed == 0
 
 
 def test_both_set_up_commands_are_make_targets() -> None:

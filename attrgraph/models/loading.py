@@ -51,7 +51,8 @@ def load_model(
         ModelLoadError, UnsupportedModelError, TranscoderError: what is wrong with which folder.
 
     Example:
-        >>> load_model("demo")
+        >>> import attrgraph as ag
+        >>> ag.load_model("demo")
         LanguageModel(Llama, 4 layers x 128, demo)
     """
     if dtype not in _DTYPES:
