@@ -22,7 +22,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EdgeRows:
-    """Edges into the chosen features and the logits; columns as in `adjoint.n_columns`."""
+    """Edges into the chosen features and the logits; columns as in `adjoint.n_columns`.
+
+    What features that were not chosen write is in the bias column, and their own columns are zero.
+    """
 
     selected: Int[Tensor, " n_selected"]  # indices of active features, ascending
     features: Float[Tensor, "n_selected n_columns"]
@@ -65,6 +68,7 @@ def compute_rows(
     unselected[selected] = False
     left_out = _unselected_share(local, logits, rows, selected, unselected)
     rows[:, -1] += rows[:, :n_active][:, unselected].sum(1)
+    rows[:, :n_active][:, unselected] = 0
     order = selected.argsort()
     return EdgeRows(selected[order], rows[len(logits) :][order], rows[: len(logits)], left_out)
 

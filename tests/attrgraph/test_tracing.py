@@ -105,6 +105,7 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
     assert limited.metadata["selection"]["n_active"] == n_active
     assert 0 < limited.metadata["selection"]["unselected_share"] < 1
     rows_sum_to_activations(limited)
+    assert limited.metadata["checks"]["input_sum_gap"] < 1e-4
     # what is in the smaller graph is the same as in the whole one
     shared = limited.nodes.index[limited.nodes["kind"] == "feature"]
     pick = whole.nodes.index.get_indexer(shared)
