@@ -21,12 +21,13 @@ for verb in (trace, info, prune, convert):
     app.command()(verb)
 
 
-def _print_version(is_wanted: bool) -> None:
+def _print_version(is_wanted: bool) -> bool:
     if is_wanted:
         from importlib.metadata import version
 
         typer.echo(version("attrgraph"))
         raise typer.Exit
+    return is_wanted
 
 
 @app.callback()

@@ -8,7 +8,7 @@ Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv 2406.04093.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -50,6 +50,7 @@ class TrainConfig:
         return min(1.0, (step + 1) / self.n_warmup, left / self.decay_share)
 
 
+@runtime_checkable
 class FeatureDictionary(Protocol):
     """What a replacement model needs of transcoders, in training or finished."""
 
