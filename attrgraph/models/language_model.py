@@ -171,6 +171,7 @@ class LanguageModel:
 
         Raises:
             ResultError: activations or logits are not finite (usually NaN or infinite weights).
+            UnsupportedModelError: attention is not causal.
         """
         with self._recording() as seen:
             logits = self.hf_model(input_ids=token_ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
@@ -262,6 +263,8 @@ class LanguageModel:
         if W_V is None or W_O is None:
             raise AssertionError("value and output projections always have weights")
         pattern = self._to_engine(seen.patterns[layer])
+        if bool(pattern.triu(1).any()):
+            raise UnsupportedModelError(f"attention of layer {layer} looks ahead; only causal models can be traced.")
         mlp_out = self._to_engine(seen.mlp_outs[layer])
         mlp_stream = self._to_engine(seen.mlp_streams[layer])
         return FrozenBlock(

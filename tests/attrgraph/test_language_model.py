@@ -171,6 +171,18 @@ def test_unsupported_options_are_refused() -> None:
 
 
 @pytest.mark.refusal
+def test_attention_that_looks_ahead_is_refused(prompt: list[int]) -> None:
+    model = make_model("gpt2")
+    attention = model.hf_model.transformer.h[1].attn
+
+    def look_ahead(module: torch.nn.Module, args: object, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return output[0], torch.full_like(output[1], 1 / len(prompt))
+
+    with attention.register_forward_hook(look_ahead), pytest.raises(UnsupportedModelError, match="layer 1 looks ahead"):
+        model.run(torch.tensor(prompt))
+
+
+@pytest.mark.refusal
 def test_unreadable_models_are_refused(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="no such folder"):
         ag.load_model(tmp_path / "nowhere")
