@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from attrgraph.errors import GraphFileError
+from attrgraph.formats import NO_GRAPHVIZ, PICTURE_FORMATS
 from attrgraph.graph import Graph
 from attrgraph.influence import row_shares
 from attrgraph.output import write_whole
 
-PICTURE_FORMATS = ("svg", "png", "pdf")
 _SHAPES = {"feature": "ellipse", "error": "diamond", "embedding": "box", "logit": "box", "bias": "point"}
 _FILLS = {"feature": "#eef3fb", "error": "#eeeeee", "embedding": "#fdf3dc", "logit": "#dff2e1", "bias": "#ffffff"}
 _POSITIVE, _NEGATIVE = "#2060b0", "#c03020"
@@ -75,10 +75,7 @@ def render(graph: Graph, path: str | Path, *, overwrite: bool = False) -> None:
     try:
         picture = graphviz.Source(to_dot(graph)).pipe(format=kind)
     except graphviz.ExecutableNotFound as e:
-        raise GraphFileError(
-            f"{path}: drawing needs the program dot of Graphviz (apt install graphviz, brew install graphviz); "
-            "JSON and DOT files need no program."
-        ) from e
+        raise GraphFileError(f"{path}: {NO_GRAPHVIZ}") from e
     except graphviz.CalledProcessError as e:
         raise GraphFileError(f"{path}: Graphviz failed ({str(e).splitlines()[-1]}).") from e
     write_whole(path, lambda temporary: temporary.write_bytes(picture), overwrite=overwrite)

@@ -14,7 +14,7 @@ from attrgraph.errors import GraphFileError
 from attrgraph.graph import COLUMNS, KINDS, Graph, node_table
 from attrgraph.output import write_whole
 
-FORMAT = "attrgraph-graph"
+FORMAT, FORMAT_VERSION = "attrgraph-graph", 1
 _NUMBERS = {name: dtype for name, dtype in COLUMNS.items() if dtype != "str"}
 _TEXTS = ("node_id", "token", "label")
 
@@ -29,7 +29,8 @@ def save_graph(graph: Graph, path: str | Path, *, overwrite: bool = False) -> No
     for name in ("data", "indices", "indptr"):
         tensors[f"adjacency.{name}"] = np.ascontiguousarray(getattr(graph.adjacency, name))
     # one key only: safetensors writes several in no fixed order
-    header = {FORMAT: json.dumps({"metadata": graph.metadata, "prompt_tokens": graph.prompt_tokens}, sort_keys=True)}
+    content = {"format_version": FORMAT_VERSION, "metadata": graph.metadata, "prompt_tokens": graph.prompt_tokens}
+    header = {FORMAT: json.dumps(content, sort_keys=True)}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header), overwrite=overwrite)
 
 
@@ -44,6 +45,10 @@ def read_graph(path: Path) -> Graph:
             if FORMAT not in (file.metadata() or {}):
                 raise GraphFileError(f"{path}: a safetensors file, but not of a graph.")
             header = json.loads(file.metadata()[FORMAT])
+            if header["format_version"] > FORMAT_VERSION:
+                raise GraphFileError(
+                    f"{path}: written by a newer attrgraph (format {header['format_version']}); upgrade."
+                )
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
         texts = {name: json.loads(tensors[f"nodes.{name}"].tobytes()) for name in _TEXTS}
         columns: dict[str, Any] = {"kind": [KINDS[code] for code in tensors["nodes.kind"]]}

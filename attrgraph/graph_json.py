@@ -16,10 +16,10 @@ import pandas as pd
 from scipy import sparse
 
 from attrgraph.errors import GraphFileError
+from attrgraph.formats import PROFILES
 from attrgraph.graph import Graph, node_table, with_influence
 from attrgraph.output import write_whole
 
-PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
 _FEATURE_TYPES = {
     "feature": "cross layer transcoder",  # the viewers' word for per-layer ones too
     "error": "mlp reconstruction error",
@@ -158,7 +158,9 @@ def from_dict(document: Any, where: str) -> Graph:
         targets = np.array([place[link["target"]] for link in links], dtype=np.int64)
         sources = np.array([place[link["source"]] for link in links], dtype=np.int64)
         weights = np.array([link["weight"] for link in links], dtype=np.float32)
-    except (KeyError, TypeError, ValueError, IndexError) as e:
+        q_params = dict(document.get("qParams") or {})
+        ours = _our_metadata(metadata)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as e:
         raise GraphFileError(f"{where}: not an attribution graph ({type(e).__name__}: {e}).") from e
     nodes = pd.DataFrame(rows)
     nodes.index = pd.Index(nodes.pop("node_id"), name="node_id", dtype="str")
@@ -166,6 +168,8 @@ def from_dict(document: Any, where: str) -> Graph:
         raise GraphFileError(f"{where}: node ids are not unique.")
     if not np.isfinite(weights).all():
         raise GraphFileError(f"{where}: a link's weight is not finite.")
+    present = weights != 0
+    weights, targets, sources = weights[present], targets[present], sources[present]
     adjacency = sparse.csr_array((weights, (targets, sources)), shape=(len(nodes), len(nodes)))
     order = np.lexsort((nodes["pos"], nodes["layer"], nodes["kind"].map(list(_FEATURE_TYPES).index)))
     nodes, adjacency = nodes.iloc[order], sparse.csr_array(adjacency[order][:, order])
@@ -174,10 +178,20 @@ def from_dict(document: Any, where: str) -> Graph:
         nodes = node_table(with_influence(nodes, adjacency).assign(cumulative_influence=cumulative))
     except ValueError as e:
         raise GraphFileError(f"{where}: {e}.") from e
-    ours = metadata.pop("attrgraph", None) or {"prompt": metadata.get("prompt", ""), "file_metadata": metadata}
-    if "pruning_settings" in metadata:
-        ours = {"pruning": metadata["pruning_settings"], **ours}
-    return Graph(nodes, adjacency, tokens, {**ours, "n_layers": n_layers, "qParams": document.get("qParams", {})})
+    return Graph(nodes, adjacency, tokens, {**ours, "n_layers": n_layers, "qParams": q_params})
+
+
+def _our_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What this package wrote, if it did; else the prompt, the pruning if stated, and the rest as it stands."""
+    ours = metadata.pop("attrgraph", None)
+    if ours is not None:
+        return dict(ours)
+    taken = {"prompt": str(metadata.get("prompt", "")), "file_metadata": metadata}
+    pruning = metadata.get("pruning_settings") or {}
+    names = ("node_threshold", "edge_threshold")
+    if all(isinstance(pruning.get(name), int | float) for name in names):
+        taken["pruning"] = {name: float(pruning[name]) for name in names}
+    return taken
 
 
 def _n_layers(raw_nodes: list[dict[str, Any]]) -> int:
@@ -198,7 +212,11 @@ def _read_node(node: dict[str, Any], tokens: list[str], n_layers: int, schema: i
     id_parts = str(node["node_id"]).split("_")
     layer = {"embedding": -1, "logit": n_layers}.get(kind)
     layer = int(node["layer"]) if layer is None else layer
+    if pos < 0:
+        raise ValueError(f"ctx_idx {pos} is negative")
     text, probability, feature = tokens[pos], float(node.get("token_prob") or 0.0), -1
+    if not 0 <= probability <= 1:
+        raise ValueError(f"token_prob {probability} is no probability")
     if kind == "feature":
         feature = _feature_index(node, layer, id_parts, schema)
     elif kind in ("embedding", "logit"):

@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import ReplaceMlp, replaced_mlps
+from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.train import FeatureDictionary
 
 
@@ -15,7 +17,17 @@ def replace_with(dictionary: FeatureDictionary, is_replaced: Bool[Tensor, "n_row
     Args:
         dictionary: finished or trainable transcoders.
         is_replaced: positions whose MLPs are replaced; others (such as BOS) keep their true output.
+
+    Raises:
+        TranscoderError: finished transcoders that read or write elsewhere.
     """
+    if isinstance(dictionary, Transcoders):
+        points = dictionary.config.feature_input_hook, dictionary.config.feature_output_hook
+        if points != ("hook_resid_mid", "hook_mlp_out"):
+            raise TranscoderError(
+                f"transcoders that read {points[0]} and write {points[1]} cannot replace MLPs yet; "
+                "expected hook_resid_mid and hook_mlp_out."
+            )
     parts: dict[int, Tensor] = {}
 
     def replace(layer: int, stream: Tensor, out: Tensor) -> Tensor:
@@ -37,7 +49,7 @@ def divergence(
     return (expected.exp() * (expected - other_logits.log_softmax(-1))).sum(-1)
 
 
-def replacement_logits(
+def live_replacement_logits(
     model: LanguageModel, dictionary: FeatureDictionary, token_ids: Int[Tensor, "n_rows n_pos"]
 ) -> Float[Tensor, "n_rows n_pos d_vocab"]:
     """Logits with every MLP replaced outside BOS. Rows may be padded at the end."""

@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from attrgraph.errors import GraphFileError
 
 
@@ -22,12 +24,19 @@ def write_whole(path: str | Path, write: Callable[[Path], object], *, overwrite:
         temporary = Path(name)
         try:
             write(temporary)
-            temporary.chmod(0o644)
+            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as e:
-        raise GraphFileError(f"{path}: cannot be written ({e.strerror or e}).") from e
+    except (OSError, SafetensorError) as e:
+        raise GraphFileError(f"{path}: cannot be written ({e}).") from e
+
+
+def _umask() -> int:
+    """The process's; it can only be read by setting it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def check_writable(path: str | Path, *, overwrite: bool) -> None:

@@ -93,6 +93,7 @@ def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
 def measure_deviation(local: LocalReplacement) -> float:
     """Largest difference between a logit of the local replacement model and of the true model, at the last position.
 
-    Compared before soft-capping, which is the same monotonic function on both sides.
+    The sum of two: of the replacement model's logits from those recomputed from the true stream, before soft-capping,
+    and of the recomputed ones from those that the model itself gave.
     """
-    return float((replacement_logits(local) - local.run.uncapped_logits).abs().max())
+    return float((replacement_logits(local) - local.run.uncapped_logits).abs().max()) + local.run.unembedding_deviation

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int
@@ -50,9 +51,20 @@ def choose_targets(
     Raises:
         TargetError: a text that is not one token, an id outside the vocabulary, or a direction of the wrong size.
     """
-    probabilities = run.logits.double().softmax(-1)  # so that even the least probable token has some weight
+    chosen = _choose(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
+    if not bool((chosen.reads.vector != 0).any(1).all()):
+        raise TargetError(
+            "a target reads nothing: its direction is zero (is it the difference of a token with itself?)"
+        )
+    return chosen
+
+
+def _choose(
+    model: LanguageModel, run: FrozenRun, targets: Targets, *, max_n_logits: int, desired_logit_prob: float
+) -> LogitTargets:
     if isinstance(targets, Tensor):
         return _directions(run, targets)
+    probabilities = run.logits.double().softmax(-1)  # so that even the least probable token has some weight
     if isinstance(targets, LogitDifference):
         ids = [token_id_of(model, token) for token in (targets.positive, targets.negative)]
         reads, value = _token_reads(run, torch.tensor(ids, device=run.W_U.device))
@@ -66,7 +78,7 @@ def choose_targets(
         reached = int(torch.searchsorted(best.values.cumsum(0), desired_logit_prob)) + 1
         token_ids = best.indices[:reached]
     else:
-        tokens = [targets] if isinstance(targets, str | int) else list(targets)
+        tokens: list[str | int] = [targets] if isinstance(targets, str | int | Integral) else list(targets)
         if not tokens:
             raise TargetError("no target given; name at least one token, or None for the most probable ones.")
         chosen = list(dict.fromkeys(token_id_of(model, token) for token in tokens))
@@ -82,13 +94,15 @@ def token_id_of(model: LanguageModel, token: str | int) -> int:
     Raises:
         TargetError: the text is not one token of the vocabulary, or the id lies outside it.
     """
-    if isinstance(token, int):
+    if isinstance(token, Integral) and not isinstance(token, bool):
         if not 0 <= token < model.d_vocab:
             raise TargetError(f"target {token} is outside the vocabulary (0 to {model.d_vocab - 1}).")
-        return token
+        return int(token)
+    if not isinstance(token, str):
+        raise TargetError(f"target {token!r} is a {type(token).__name__}; expected a token's text or id.")
     if model.tokenizer is None:
         raise TargetError(f"target {token!r}: the model has no tokenizer; give the token's id.")
-    for text in (token, " " + token):
+    for text in (token, " " + token, token.lstrip()):
         ids = model.tokenizer.encode(text, add_special_tokens=False)
         is_known = len(ids) == 1 and (ids[0] != model.tokenizer.unk_token_id or token == model.tokenizer.unk_token)
         if is_known:

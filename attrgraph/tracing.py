@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.replacement import build_replacement, measure_deviation
 from attrgraph.selection import SELECTION_ROUND, Progress, compute_rows, input_sum_gap
 from attrgraph.targets import Targets, choose_targets
-
-FORMAT_VERSION = 1
 
 
 @torch.no_grad()
@@ -38,7 +37,8 @@ def trace(
 
     Args:
         model: a language model with transcoders; see `load_model`.
-        prompt: text, token ids, or chat messages.
+        prompt: text, token ids, or chat messages. If the tokenizer has a BOS token and the prompt does not begin with
+            it, it is put in front: the graph's first token shows it.
         targets: what to explain: None for the most probable next tokens; tokens by text or id; a `LogitDifference`;
             or directions [n, d_model] read after the final norm.
         max_n_logits, desired_logit_prob: with no targets, the fewest tokens that hold this probability, at most so
@@ -68,6 +68,8 @@ def trace(
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
     if max_feature_nodes < 0 or max_n_logits < 1 or (batch_size is not None and batch_size < 1):
         raise AttrGraphError("max_feature_nodes must be at least 0, max_n_logits and batch_size at least 1.")
+    if not 0 <= desired_logit_prob <= 1:
+        raise AttrGraphError(f"desired_logit_prob is {desired_logit_prob}; expected a number between 0 and 1.")
     report("run", 0, 1)
     token_ids = model.tokenize(prompt)
     run = model.run(token_ids)
@@ -112,7 +114,7 @@ def skipped_positions(
     if isinstance(skip_positions, str):
         raise PromptError(f'skip_positions is {skip_positions!r}; expected "bos", None, or a list of positions.')
     for pos in skip_positions or ():
-        if not 0 <= pos < len(token_ids):
+        if not isinstance(pos, Integral) or not 0 <= pos < len(token_ids):
             raise PromptError(f"skip_positions has {pos}; the prompt's positions are 0 to {len(token_ids) - 1}.")
         is_skipped[pos] = True
     return is_skipped
@@ -128,7 +130,6 @@ def _provenance(model: LanguageModel) -> dict[str, Any]:
     transcoders = model.transcoders
     assert transcoders is not None  # trace has refused before
     return {
-        "format_version": FORMAT_VERSION,
         "generator": {"name": "attrgraph", "version": version("attrgraph")},
         "versions": {
             "python": platform.python_version(),

@@ -17,7 +17,7 @@ import torch
 
 import attrgraph as ag
 from attrgraph.activations import TokenBatch, activation_batch
-from attrgraph.live_replacement import replacement_logits
+from attrgraph.live_replacement import live_replacement_logits
 from attrgraph.transcoders.train import ActivationBatch, TrainConfig, train_transcoders
 
 
@@ -40,7 +40,7 @@ def token_rows(
 def agreement(model: ag.LanguageModel, transcoders: ag.Transcoders, tokens: TokenBatch) -> float:
     """Share of tokens at which the model with all MLPs replaced prefers the same next token."""
     expected = model.hf_model(input_ids=tokens.token_ids, use_cache=False).logits.argmax(-1)
-    replaced = replacement_logits(model, transcoders, tokens.token_ids).argmax(-1)
+    replaced = live_replacement_logits(model, transcoders, tokens.token_ids).argmax(-1)
     return float((expected == replaced)[tokens.is_trained].float().mean())
 
 

@@ -20,7 +20,7 @@ def convert(
 
     Example: attrgraph convert dallas.json -o dallas.dot
     """
-    check_outputs([output], force=force)
+    check_outputs([output], profile=profile, force=force)
     from attrgraph.graph_loading import load_graph
 
     write_graph(load_graph(graph), output, profile=profile, force=force)

@@ -22,7 +22,7 @@ def prune(
 
     Example: attrgraph prune dallas.safetensors -o small.json --node-threshold 0.6
     """
-    check_outputs([output], force=force)
+    check_outputs([output], profile=profile, force=force)
     from attrgraph.graph_loading import load_graph
 
     pruned = load_graph(graph).prune(node_threshold, edge_threshold)

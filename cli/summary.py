@@ -13,11 +13,10 @@ def as_dict(graph: "Graph", *, n_top: int, files: list[Path]) -> dict[str, Any]:
     nodes = graph.nodes.reset_index()
     logits = nodes[nodes["kind"] == "logit"].sort_values("probability", ascending=False, kind="stable")
     features = nodes[nodes["kind"] == "feature"].nlargest(n_top, "influence")
-    scores = graph.metadata.get("scores")
     return {
         "prompt_tokens": graph.prompt_tokens,
         "logits": logits[["node_id", "token", "probability"]].to_dict("records"),
-        "scores": graph.scores()._asdict() if scores is None else scores,
+        "scores": graph.scores()._asdict(),
         "checks": graph.metadata.get("checks", {}),
         "selection": graph.metadata.get("selection", {}),
         "n_unknown_tokens": graph.metadata.get("n_unknown_tokens", 0),
@@ -42,7 +41,7 @@ def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list
 
     console = Console(highlight=False)
     answer = values["logits"][0]
-    console.print(Text.assemble(" ".join(values["prompt_tokens"]), " → ", (answer["token"], "bold")))
+    console.print(Text.assemble(" ".join(values["prompt_tokens"]), " → ", (answer["token"], "bold")), soft_wrap=True)
     console.print(Text("  ".join(f"{logit['token']} {logit['probability']:.3f}" for logit in values["logits"])))
     counts = ", ".join(f"{count} {kind}" for kind, count in values["nodes"].items())
     console.print(Text(f"\nnodes        {counts}; {values['n_edges']} edges"))
@@ -71,4 +70,4 @@ def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list
     console.print("\nmost influential features")
     console.print(table if values["features"] else "(none is active)")
     for path in values["files"]:
-        console.print(Text(f"wrote {path}"))
+        console.print(Text(f"wrote {path}"), soft_wrap=True)

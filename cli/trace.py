@@ -7,6 +7,7 @@ import typer
 
 from attrgraph.cli.summary import print_summary
 from attrgraph.cli.writing import check_outputs, write_graph
+from attrgraph.errors import PromptError, TargetError, TranscoderError
 
 
 def trace(
@@ -53,9 +54,10 @@ def trace(
     Example: attrgraph trace "in the state containing dallas the capital is" -o dallas.json
     """
     outputs = output or []
-    check_outputs(outputs, force=force)
+    if model != "demo" and transcoders is None:
+        raise TranscoderError(f"{model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub).")
+    check_outputs(outputs, profile=profile, force=force)
     from attrgraph.cli.progress import progress_bar
-    from attrgraph.errors import PromptError, TargetError
     from attrgraph.models.loading import load_model
     from attrgraph.targets import LogitDifference, Targets
     from attrgraph.tracing import trace as trace_prompt

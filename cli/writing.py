@@ -6,28 +6,30 @@ from shutil import which
 from typing import TYPE_CHECKING
 
 from attrgraph.errors import GraphFileError
+from attrgraph.formats import NO_GRAPHVIZ, PICTURE_FORMATS, PROFILES
 
 if TYPE_CHECKING:
     from attrgraph.graph import Graph
 
-PICTURES = (".svg", ".png", ".pdf")
+PICTURES = tuple(f".{name}" for name in PICTURE_FORMATS)
 ENDINGS = (".json", ".safetensors", ".dot", *PICTURES, ".graphml")
 # beyond this, Graphviz takes minutes and nobody can read the picture
 MOST_NODES_DRAWN = 500
 
 
-def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
+def check_outputs(paths: Sequence[Path], *, profile: str, force: bool) -> None:
     """Raise for an output that could not be written, before any work is done."""
     from attrgraph.output import check_writable
 
+    if profile not in PROFILES:
+        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
     for path in paths:
+        if paths.count(path) > 1:
+            raise GraphFileError(f"{path}: is named twice as an output.")
         if path.suffix not in ENDINGS:
             raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(ENDINGS)}.")
         if path.suffix in PICTURES and which("dot") is None:
-            raise GraphFileError(
-                f"{path}: drawing needs the program dot of Graphviz (apt install graphviz, brew install graphviz); "
-                "JSON and DOT files need no program."
-            )
+            raise GraphFileError(f"{path}: {NO_GRAPHVIZ}")
         check_writable(path, overwrite=force)
 
 

@@ -46,7 +46,8 @@ class TranscoderConfig:
         activation, k = values.pop("activation", None), values.pop("k", None)
         if activation not in (None, "relu", "topk"):
             raise TranscoderError(f"{where}: activation is {activation!r}; expected relu or topk, or no such key.")
-        if (activation == "topk") != (isinstance(k, int) and not isinstance(k, bool) and k > 0):
+        is_count = isinstance(k, int) and not isinstance(k, bool) and k > 0
+        if not is_count if activation == "topk" else k is not None:
             raise TranscoderError(
                 f"{where}: activation is {activation!r} with k {k!r}; topk needs a positive integer k, others none."
             )

@@ -9,7 +9,6 @@ An optional `labels.json` ({layer: {feature: name}}) names features; other tools
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,9 @@ def load_transcoders(
 
 
 def save_transcoders(transcoders: Transcoders, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write a folder that `load_transcoders` and circuit-tracer read. It appears complete or not at all.
+    """Write a folder that `load_transcoders` reads. It appears complete or not at all.
+
+    circuit-tracer reads it too, but for what its own loader leaves out: for cross-layer sets k and the linear skip.
 
     Raises:
         TranscoderError: the folder exists and `overwrite` is not set, or it cannot be written.
@@ -61,6 +62,8 @@ def save_transcoders(transcoders: Transcoders, folder: str | Path, *, overwrite:
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise TranscoderError(f"{folder}: exists; choose another name, or overwrite it explicitly.")
+    if folder.exists() and not (folder / "config.yaml").is_file():
+        raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -81,10 +84,14 @@ def save_transcoders(transcoders: Transcoders, folder: str | Path, *, overwrite:
         for path in temporary.iterdir():
             path.chmod(0o644)
         if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except OSError as e:
-        raise TranscoderError(f"{folder}: cannot be written ({e.strerror}).") from e
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.rename(old / folder.name)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    except (OSError, SafetensorError) as e:
+        raise TranscoderError(f"{folder}: cannot be written ({e}).") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -154,18 +161,19 @@ def _layer_numbers(folder: Path, prefix: str) -> list[int]:
 def _read_cross_layer(folder: Path, config: TranscoderConfig) -> list[LayerWeights]:
     layers = []
     for layer in _layer_numbers(folder, "W_enc_"):
-        encoder_path, decoder_path = folder / f"W_enc_{layer}.safetensors", folder / f"W_dec_{layer}.safetensors"
-        tensors = _read_tensors(encoder_path)
-        layers.append(
-            LayerWeights(
-                W_enc=_take(tensors, f"W_enc_{layer}", encoder_path),
-                b_enc=_take(tensors, f"b_enc_{layer}", encoder_path),
-                W_dec=_take(_read_tensors(decoder_path), f"W_dec_{layer}", decoder_path),
-                b_dec=_take(tensors, f"b_dec_{layer}", encoder_path),
-                threshold=tensors.get(f"threshold_{layer}"),
-                W_skip=tensors.get(f"W_skip_{layer}", tensors.get("W_skip")),
-            )
+        encoder = _TensorFile(folder / f"W_enc_{layer}.safetensors")
+        decoder = _TensorFile(folder / f"W_dec_{layer}.safetensors")
+        weights = LayerWeights(
+            W_enc=encoder.take(f"W_enc_{layer}"),
+            b_enc=encoder.take(f"b_enc_{layer}"),
+            W_dec=decoder.take(f"W_dec_{layer}"),
+            b_dec=encoder.take(f"b_dec_{layer}"),
+            threshold=encoder.take_optional(f"threshold_{layer}"),
+            W_skip=encoder.take_optional(f"W_skip_{layer}"),
         )
+        encoder.refuse_leftovers()
+        decoder.refuse_leftovers()
+        layers.append(weights)
     return layers
 
 
@@ -181,33 +189,48 @@ def _read_per_layer(folder: Path, config: TranscoderConfig) -> list[LayerWeights
         raise TranscoderError(f"{folder}/config.yaml: transcoders must be a list of paths, one per layer.")
     layers = []
     for path in paths:
-        tensors = _read_tensors(path)
-        W_dec = _take(tensors, "W_dec", path)
-        layers.append(
-            LayerWeights(
-                W_enc=_take(tensors, "W_enc", path),
-                b_enc=_take(tensors, "b_enc", path),
-                W_dec=W_dec.unsqueeze(1),
-                b_dec=_take(tensors, "b_dec", path),
-                threshold=tensors.get("activation_function.threshold"),
-                W_skip=tensors.get("W_skip"),
-            )
+        file = _TensorFile(path)
+        weights = LayerWeights(
+            W_enc=file.take("W_enc"),
+            b_enc=file.take("b_enc"),
+            W_dec=file.take("W_dec").unsqueeze(1),
+            b_dec=file.take("b_dec"),
+            threshold=file.take_optional("activation_function.threshold"),
+            W_skip=file.take_optional("W_skip"),
         )
+        file.refuse_leftovers()
+        layers.append(weights)
     return layers
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file as views of its memory map: nothing is read until it is used."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    except FileNotFoundError as e:
-        raise TranscoderError(f"{path}: is missing.") from e
-    except (SafetensorError, OSError) as e:
-        raise TranscoderError(f"{path}: is not a whole safetensors file ({e}); copy or download it again.") from e
+class _TensorFile:
+    """The tensors of a safetensors file as views of its memory map: nothing is read until it is used."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.suffix != ".safetensors":
+            raise TranscoderError(f"{path}: only safetensors files can be read; convert the weights.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                self._left: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except FileNotFoundError as e:
+            raise TranscoderError(f"{path}: is missing.") from e
+        except (SafetensorError, OSError) as e:
+            raise TranscoderError(f"{path}: is not a whole safetensors file ({e}); copy or download it again.") from e
 
-def _take(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
-    if name not in tensors:
-        raise TranscoderError(f"{path}: has no tensor {name}; it holds {', '.join(sorted(tensors)) or 'nothing'}.")
-    return tensors[name]
+    def take(self, name: str) -> Tensor:
+        if name not in self._left:
+            holds = ", ".join(sorted(self._left)) or "nothing"
+            raise TranscoderError(f"{self._path}: has no tensor {name}; it holds {holds}.")
+        return self._left.pop(name)
+
+    def take_optional(self, name: str) -> Tensor | None:
+        return self._left.pop(name, None)
+
+    def refuse_leftovers(self) -> None:
+        """A tensor that nothing reads could change what the transcoder computes."""
+        if self._left:
+            raise TranscoderError(
+                f"{self._path}: has tensors that this format does not know: {', '.join(sorted(self._left))}; "
+                "was it written by another tool?"
+            )

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attrgraph.errors import ResultError
+from attrgraph.errors import AttrGraphError, ResultError
 from attrgraph.kernels.sparse_decode import sparse_decode
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
 from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
@@ -44,6 +44,12 @@ class TrainConfig:
     dead_weight: float = 1 / 32
     n_dead_active: int = 32  # dead features that may try to explain a token's error
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.n_features:
+            raise AttrGraphError(f"k is {self.k}; expected at least 1 and at most n_features, {self.n_features}.")
+        if self.n_steps < 1 or self.n_warmup < 1 or not 0 < self.decay_share <= 1:
+            raise AttrGraphError("n_steps and n_warmup must be at least 1, decay_share above 0 and at most 1.")
 
     def lr_scale(self, step: int) -> float:
         left = (self.n_steps - step) / self.n_steps
@@ -182,7 +188,7 @@ def train_transcoders(
     *,
     progress: Callable[[int, list[float]], None] | None = None,
 ) -> TrainableTranscoders:
-    """Train on batches until `config.n_steps`.
+    """Train on batches, which must be on the CPU, until `config.n_steps`.
 
     Args:
         batches: an endless stream; the first four only set means and scales.

@@ -247,6 +247,10 @@ class Transcoders:
                     f"{self.source['id']}, layer {layer}: {name} has shape {list(tensor.shape)}, "
                     f"expected {list(shape)}."
                 )
+            if name == "threshold" and not bool(torch.isfinite(tensor).all()):
+                raise TranscoderError(f"{self.source['id']}, layer {layer}: a threshold is not finite.")
+            if name == "threshold" and self.config.k is not None:
+                raise TranscoderError(f"{self.source['id']}, layer {layer}: has both thresholds and k; expected one.")
             if not tensor.is_floating_point():
                 raise TranscoderError(
                     f"{self.source['id']}, layer {layer}: {name} is {tensor.dtype}; expected a floating-point type."

@@ -11,7 +11,7 @@ from torch import Tensor
 from attrgraph.activations import activation_batch
 from attrgraph.demo import world
 from attrgraph.demo.packing import SentencePacker, pad_sentences
-from attrgraph.live_replacement import divergence, replacement_logits
+from attrgraph.live_replacement import divergence, live_replacement_logits
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.transcoders import Transcoders
@@ -115,7 +115,7 @@ def replacement_quality(model: LanguageModel, transcoders: Transcoders, *, seed:
     """
     sentences = held_out_sentences(200, seed=seed)
     token_ids = pad_sentences(sentences)
-    expected, replaced = forward_of(model)(token_ids), replacement_logits(model, transcoders, token_ids)
+    expected, replaced = forward_of(model)(token_ids), live_replacement_logits(model, transcoders, token_ids)
     is_word = torch.zeros_like(token_ids, dtype=torch.bool)  # positions whose next word is scored
     is_answer = torch.zeros_like(is_word)
     for row, sentence in enumerate(sentences):
@@ -125,7 +125,7 @@ def replacement_quality(model: LanguageModel, transcoders: Transcoders, *, seed:
     kl = divergence(expected, replaced)
 
     def forward(token_ids: Tensor) -> Tensor:
-        return replacement_logits(model, transcoders, token_ids)
+        return live_replacement_logits(model, transcoders, token_ids)
 
     return {
         "agreement": float(agrees[is_word].mean()),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from attrgraph.errors import UnsupportedModelError
 
@@ -40,17 +41,16 @@ class Family:
     refusals: Callable[[Any], str | None] = lambda config: None  # what about this config is not supported, if anything
 
 
-def _weights(module: nn.Module, name: str) -> tuple[Tensor, Tensor | None]:
+def plain_weights(module: nn.Module, name: str) -> tuple[Tensor, Tensor | None]:
     """Weight [d_out, d_in] and bias of a projection."""
-    kind = type(module).__name__
-    if kind not in ("Linear", "Conv1D"):
+    if type(module) not in (nn.Linear, Conv1D):
         raise UnsupportedModelError(
-            f"{name} is a {kind}; expected a plain Linear or Conv1D. "
+            f"{name} is a {type(module).__module__}.{type(module).__name__}; expected a plain Linear or Conv1D. "
             "Quantised or adapted weights are not supported: merge or dequantise the model first."
         )
     parameters = dict(module.named_parameters(recurse=False))
     weight, bias = parameters["weight"].detach(), parameters.get("bias")
-    return weight.T if kind == "Conv1D" else weight, None if bias is None else bias.detach()
+    return weight.T if isinstance(module, Conv1D) else weight, None if bias is None else bias.detach()
 
 
 def _split_heads(W_V: Tensor, b_V: Tensor | None, W_O: Tensor, b_O: Tensor | None, n_heads: int) -> ValueAndOutput:
@@ -61,26 +61,26 @@ def _split_heads(W_V: Tensor, b_V: Tensor | None, W_O: Tensor, b_O: Tensor | Non
 
 def _separate_projections(attention: nn.Module, config: Any) -> ValueAndOutput:
     return _split_heads(
-        *_weights(attention.v_proj, "v_proj"),  # type: ignore[arg-type]
-        *_weights(attention.o_proj, "o_proj"),  # type: ignore[arg-type]
+        *plain_weights(attention.v_proj, "v_proj"),  # type: ignore[arg-type]
+        *plain_weights(attention.o_proj, "o_proj"),  # type: ignore[arg-type]
         config.num_attention_heads,
     )
 
 
 def _gpt2_projections(attention: nn.Module, config: Any) -> ValueAndOutput:
     """Query, key and value lie one after the other in `c_attn`."""
-    weight, bias = _weights(attention.c_attn, "c_attn")  # type: ignore[arg-type]
+    weight, bias = plain_weights(attention.c_attn, "c_attn")  # type: ignore[arg-type]
     W_V, b_V = weight.chunk(3)[2], None if bias is None else bias.chunk(3)[2]
-    return _split_heads(W_V, b_V, *_weights(attention.c_proj, "c_proj"), config.num_attention_heads)  # type: ignore[arg-type]
+    return _split_heads(W_V, b_V, *plain_weights(attention.c_proj, "c_proj"), config.num_attention_heads)  # type: ignore[arg-type]
 
 
 def _neox_projections(attention: nn.Module, config: Any) -> ValueAndOutput:
     """Each head's query, key and value lie side by side in `query_key_value`."""
-    weight, bias = _weights(attention.query_key_value, "query_key_value")  # type: ignore[arg-type]
+    weight, bias = plain_weights(attention.query_key_value, "query_key_value")  # type: ignore[arg-type]
     n_heads = config.num_attention_heads
     W_V = weight.unflatten(0, (n_heads, 3, -1))[:, 2].flatten(0, 1)
     b_V = None if bias is None else bias.unflatten(0, (n_heads, 3, -1))[:, 2].flatten()
-    return _split_heads(W_V, b_V, *_weights(attention.dense, "dense"), n_heads)  # type: ignore[arg-type]
+    return _split_heads(W_V, b_V, *plain_weights(attention.dense, "dense"), n_heads)  # type: ignore[arg-type]
 
 
 def _llama_like(name: str, *model_types: str, **changes: Any) -> Family:

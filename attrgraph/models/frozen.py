@@ -167,7 +167,8 @@ class FrozenRun:
     W_U: Float[Tensor, "d_vocab d_model"]
     b_U: Float[Tensor, " d_vocab"] | None
     logits: Float[Tensor, " d_vocab"]  # of the last position, soft-capped if the model does so
-    uncapped_logits: Float[Tensor, " d_vocab"]  # before soft-capping
+    uncapped_logits: Float[Tensor, " d_vocab"]  # before soft-capping, recomputed from `final_stream`
+    unembedding_deviation: float  # largest difference of the recomputed logits, capped again, from the model's own
 
     @property
     def n_pos(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
-from attrgraph.models.families import Family, family_of, norm_parameters, norm_scale
+from attrgraph.models.families import Family, family_of, norm_parameters, norm_scale, plain_weights
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun
 from attrgraph.transcoders import Transcoders
 
@@ -60,6 +61,9 @@ class LanguageModel:
                 f"the model uses attn_implementation={self.config._attn_implementation!r}, which does not return "
                 'attention patterns; load it with attn_implementation="eager".'
             )
+        if hf_model.training:
+            raise UnsupportedModelError("the model is in training mode, where dropout is random; call .eval() on it.")
+        plain_weights(hf_model.get_output_embeddings(), "the unembedding")
         if transcoders is not None:
             transcoders.check_fits(n_layers=self.n_layers, d_model=self.d_model)
 
@@ -111,16 +115,14 @@ class LanguageModel:
         Raises:
             PromptError: empty, longer than the context, ids outside the vocabulary, or text without a tokenizer.
         """
-        if self.d_vocab < 1:
-            raise UnsupportedModelError("the model has an empty vocabulary.")
         token_ids = self._token_ids(prompt)
         if not token_ids:
             raise PromptError("the prompt is empty; give at least one token.")
+        if self.tokenizer is not None and self.bos_token_id is not None and token_ids[0] != self.bos_token_id:
+            token_ids = [self.bos_token_id, *token_ids]
         outside = [i for i in token_ids if not 0 <= i < self.d_vocab]
         if outside:
             raise PromptError(f"token id {outside[0]} is outside the vocabulary (0 to {self.d_vocab - 1}).")
-        if self.tokenizer is not None and self.bos_token_id is not None and token_ids[0] != self.bos_token_id:
-            token_ids = [self.bos_token_id, *token_ids]
         if len(token_ids) > self.n_context:
             raise PromptError(
                 f"the prompt has {len(token_ids)} tokens, the model's context {self.n_context}; shorten the prompt."
@@ -139,6 +141,8 @@ class LanguageModel:
             if not prompt.strip():
                 raise PromptError("the prompt is empty; give at least one token.")
             return list(self._require_tokenizer("text").encode(prompt, add_special_tokens=False))
+        if not isinstance(prompt, Sequence):
+            raise PromptError(f"a prompt is text, token ids, or chat messages; got {type(prompt).__name__}.")
         items: list[Any] = list(prompt)
         if items and isinstance(items[0], dict):
             tokenizer = self._require_tokenizer("chat messages")
@@ -146,11 +150,10 @@ class LanguageModel:
                 raise PromptError("the tokenizer has no chat template; give the prompt as text.")
             ids: Any = tokenizer.apply_chat_template(items, add_generation_prompt=True, return_dict=False)
             return [int(i) for i in ids]
-        if not all(isinstance(i, int) for i in items):
-            raise PromptError(
-                f"a prompt is text, token ids, or chat messages; got a list of {type(items[0]).__name__}."
-            )
-        return items
+        for item in items:
+            if not isinstance(item, Integral) or isinstance(item, bool):
+                raise PromptError(f"a prompt is text, token ids, or chat messages; a list has a {type(item).__name__}.")
+        return [int(i) for i in items]
 
     def _require_tokenizer(self, what: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -177,7 +180,10 @@ class LanguageModel:
             logits = self.hf_model(input_ids=token_ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
         final_stream = self._to_engine(seen.streams[self.n_layers])
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
-            raise ResultError("the model's activations are not finite; its weights hold NaN or infinite values.")
+            raise ResultError(
+                "the model's activations are not finite: its weights hold NaN or infinite values"
+                + (", or float16 overflows; use bfloat16 or float32." if logits.dtype == torch.float16 else ".")
+            )
         position_embedding = self._position_embedding(len(token_ids))
         embedding = self._to_engine(seen.streams[0])
         if position_embedding is not None:
@@ -187,6 +193,10 @@ class LanguageModel:
         W_U = self._to_engine(self.W_U)
         b_U = None if getattr(head, "bias", None) is None else self._to_engine(head.bias.detach())
         uncapped_logits = W_U @ final_norm.apply(final_stream)[-1]
+        if b_U is not None:
+            uncapped_logits = uncapped_logits + b_U
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        recomputed = uncapped_logits if cap is None else cap * torch.tanh(uncapped_logits / cap)
         return FrozenRun(
             token_ids=token_ids,
             embedding=embedding,
@@ -197,7 +207,8 @@ class LanguageModel:
             W_U=W_U,
             b_U=b_U,
             logits=self._to_engine(logits),
-            uncapped_logits=uncapped_logits if b_U is None else uncapped_logits + b_U,
+            uncapped_logits=uncapped_logits,
+            unembedding_deviation=float((recomputed - self._to_engine(logits)).abs().max()),
         )
 
     def layer_modules(self) -> Sequence[nn.Module]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -96,10 +95,14 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise ModelLoadError(f"{folder}: has no config.json; expected a model in Hugging Face format.")
     try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as e:
-        raise UnsupportedModelError(f"{folder}/config.json: not a configuration that transformers knows.") from e
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:  # transformers lets many kinds of error out of a bad config.json
+        raise UnsupportedModelError(
+            f"{folder}/config.json: not a configuration that transformers knows ({_first_line(e)})."
+        ) from e
     family_of(config)  # refuse before reading weights
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(f"{folder}: quantised weights are not supported; load the model unquantised.")
     if not any(folder.glob("*.safetensors")):
         raise ModelLoadError(f"{folder}: holds no *.safetensors; convert the weights (pickled ones are never opened).")
     try:
@@ -110,10 +113,11 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
                 dtype=dtype,
                 attn_implementation="eager",
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as e:
-        raise ModelLoadError(f"{folder}: its weights cannot be read ({str(e).splitlines()[0]}).") from e
+    except Exception as e:  # as above: bad sizes, unknown activations, truncated files
+        raise ModelLoadError(f"{folder}: its weights cannot be read ({_first_line(e)}).") from e
     model: PreTrainedModel
     model, info = loaded
     wrong = [*info["missing_keys"], *(str(item) for item in info["mismatched_keys"])]
@@ -129,16 +133,20 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
     try:
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except ValueError:
             # a class name of another transformers version; tokenizer.json says everything by itself
             if not (folder / "tokenizer.json").is_file():
                 raise
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, ImportError) as e:
-        raise ModelLoadError(f"{folder}: its tokenizer cannot be read ({str(e).splitlines()[0]}).") from e
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:
+        raise ModelLoadError(f"{folder}: its tokenizer cannot be read ({_first_line(e)}).") from e
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 @contextmanager

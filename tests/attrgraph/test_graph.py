@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError, GraphFileError
+from attrgraph.formats import PROFILES
 from attrgraph.graph_dot import render
-from attrgraph.graph_json import PROFILES, cantor_pair, cantor_unpair, to_dict
+from attrgraph.graph_json import cantor_pair, cantor_unpair, to_dict
 from attrgraph.models.language_model import LanguageModel
 
 Build = Callable[..., LanguageModel]
@@ -217,6 +218,9 @@ def test_bad_graph_files_are_refused(graph: ag.Graph, tmp_path: Path) -> None:
         (lambda d: d["nodes"].append(dict(d["nodes"][0])), "not unique"),
         (lambda d: d["nodes"][0].update(feature_type="sae"), "'sae' is not known"),
         (lambda d: d["links"][0].update(weight=float("inf")), "not finite"),
+        (lambda d: d["nodes"][-1].update(token_prob=float("nan")), "is no probability"),
+        (lambda d: d["nodes"][0].update(ctx_idx=-1), "is negative"),
+        (lambda d: d["metadata"].update(attrgraph="x"), "not an attribution graph"),
         (lambda d: d["links"][0].update(source=d["links"][0]["target"]), "lower to a higher layer"),
     ],
 )
@@ -228,6 +232,18 @@ def test_contradictions_in_json_are_refused(
     (tmp_path / "g.json").write_text(json.dumps(document))
     with pytest.raises(GraphFileError, match=message):
         ag.load_graph(tmp_path / "g.json")
+
+
+def test_pruning_settings_of_others_may_be_missing_or_empty(graph: ag.Graph, tmp_path: Path) -> None:
+    for i, settings in enumerate((None, {}, {"node_threshold": None, "edge_threshold": 0.9})):
+        document = to_dict(graph.prune(), "neuronpedia")
+        del document["metadata"]["attrgraph"]
+        document["metadata"]["pruning_settings"] = settings
+        document["links"][0]["weight"] = 0.0
+        (tmp_path / f"{i}.json").write_text(json.dumps(document))
+        again = ag.load_graph(tmp_path / f"{i}.json")
+        assert "unpruned" in again.to_dot()
+        assert again.adjacency.nnz == len(document["links"]) - 1
 
 
 @pytest.mark.refusal

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +138,8 @@ def test_digest_depends_on_the_weights(model_folder: Path) -> None:
         ([5] * 64, "65 tokens, the model's context 64"),
         (torch.zeros(1, 3, dtype=torch.int64), "must be 1-D integers"),
         (torch.zeros(3), "must be 1-D integers"),
-        ([0.5], "got a list of float"),
+        ([5, 0.5], "a list has a float"),
+        (None, "got NoneType"),
         ([{"role": "user", "content": "w5"}], "no chat template"),
     ],
 )
@@ -230,3 +233,50 @@ def test_loading_needs_no_code_from_the_folder(model_folder: Path) -> None:
     (model_folder / "config.json").write_text(json.dumps(config))
     (model_folder / "evil.py").write_text("raise SystemExit('code from the folder ran')")
     assert ag.load_model(model_folder).n_layers == N_LAYERS
+
+
+def test_code_in_a_folder_never_runs_even_if_the_user_would_agree(model_folder: Path) -> None:
+    """transformers asks on stdin whether to run code for model types it does not know; it must not get to ask."""
+    config = json.loads((model_folder / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    (model_folder / "evil.py").write_text("print('code from the folder ran')")
+    command = [
+        sys.executable,
+        "-m",
+        "attrgraph.cli.main",
+        "trace",
+        "w5",
+        "--model",
+        str(model_folder),
+        "--transcoders",
+        "demo",
+    ]
+    out = subprocess.run(command, input="y\n" * 5, capture_output=True, text=True)
+    assert out.returncode == 1 and "not a configuration that transformers knows" in out.stderr
+    assert "code from the folder ran" not in out.stdout + out.stderr and "[y/N]" not in out.stdout + out.stderr
+
+
+@pytest.mark.refusal
+def test_training_mode_and_foreign_projections_are_refused() -> None:
+    model = make_model("gpt2")
+    with pytest.raises(UnsupportedModelError, match=r"call \.eval"):
+        LanguageModel(model.hf_model.train())
+    model.hf_model.eval()
+
+    class Linear(torch.nn.Module):
+        """As adapters do: the name of a linear layer, the weight elsewhere."""
+
+        weight = torch.zeros(D_VOCAB, 24)
+
+    model.hf_model.lm_head = Linear()
+    with pytest.raises(UnsupportedModelError, match="expected a plain Linear"):
+        LanguageModel(model.hf_model)
+
+
+def test_deviation_is_measured_against_the_models_own_logits(traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("qwen2")
+    head = model.hf_model.lm_head
+    with head.register_forward_hook(lambda module, args, out: out + 0.5 * torch.arange(D_VOCAB)):
+        graph = ag.trace(model, prompt)
+    assert graph.metadata["checks"]["logit_deviation"] == pytest.approx(0.5 * (D_VOCAB - 1), rel=1e-3)

@@ -201,6 +201,9 @@ def test_progress_reaches_its_total(traced_model: Build, prompt: list[int]) -> N
         ([], "no target given"),
         (torch.zeros(D_MODEL + 1), r"expected finite \[n, 24\]"),
         (torch.full((D_MODEL,), float("nan")), "expected finite"),
+        (torch.zeros(D_MODEL), "its direction is zero"),
+        (ag.LogitDifference(4, 4), "its direction is zero"),
+        ([True], "expected a token's text or id"),
     ],
 )
 def test_bad_targets_are_refused(targets: object, message: str, traced_model: Build, prompt: list[int]) -> None:
@@ -216,5 +219,7 @@ def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> Non
         ag.trace(traced_model(), prompt, skip_positions="eos")
     with pytest.raises(PromptError, match="skip_positions has 9"):
         ag.trace(traced_model(), prompt, skip_positions=[9])
+    with pytest.raises(AttrGraphError, match="desired_logit_prob is nan"):
+        ag.trace(traced_model(), prompt, desired_logit_prob=float("nan"))
     with pytest.raises(AttrGraphError, match="at least 1"):
         ag.trace(traced_model(), prompt, batch_size=0)

@@ -104,7 +104,10 @@ def test_help_shows_an_example_for_every_verb(capsys: pytest.CaptureFixture[str]
     [
         (["trace", ""], "the prompt is empty"),
         (["trace", "dallas " * 600], "has 601 tokens, the model's context 512"),
-        (["trace", DALLAS, "--model", "nowhere"], "nowhere: no such folder"),
+        (["trace", DALLAS, "--model", "nowhere", "--transcoders", "demo"], "nowhere: no such folder"),
+        (["trace", DALLAS, "--model", "nowhere"], "name its transcoders with --transcoders"),
+        (["trace", DALLAS, "--target", "austin", "--minus", "austin"], "its direction is zero"),
+        (["trace", DALLAS, "-o", "g.json", "-o", "g.json"], "is named twice"),
         (["trace", DALLAS, "--transcoders", "./nowhere"], "nowhere: no such folder"),
         (["trace", DALLAS, "--target", "atlantis"], "'atlantis' is not one token"),
         (["trace", DALLAS, "--minus", "boston"], "--minus needs exactly one --target"),

@@ -8,8 +8,8 @@ from tiny import BOS, make_model
 from torch.testing import assert_close
 
 from attrgraph.activations import TokenBatch, activation_batch
-from attrgraph.errors import ResultError
-from attrgraph.live_replacement import replacement_logits
+from attrgraph.errors import AttrGraphError, ResultError
+from attrgraph.live_replacement import live_replacement_logits
 from attrgraph.transcoders.train import ActivationBatch, TrainableTranscoders, TrainConfig, train_transcoders
 
 N_LAYERS, D_MODEL = 2, 16
@@ -121,7 +121,7 @@ def test_replacing_mlps_by_their_own_output_changes_nothing(prompt: list[int]) -
     batch = activation_batch(model, TokenBatch(token_ids, token_ids != BOS))
     exact = _TrueMlps(list(batch.writes))
     expected = model.hf_model(input_ids=token_ids).logits
-    assert_close(replacement_logits(model, exact, token_ids), expected)
+    assert_close(live_replacement_logits(model, exact, token_ids), expected)
     assert batch.divergence is not None
     assert float(batch.divergence(exact)) < 1e-6
     assert float(batch.divergence(_TrueMlps(list(batch.writes), scale=0.0))) > 1e-3
@@ -135,3 +135,11 @@ def test_loss_that_is_not_finite_names_the_step() -> None:
 
     with pytest.raises(ResultError, match="not finite at step 6"):
         train_transcoders(poisoned(), TrainConfig(n_features=16, k=2, n_steps=50))
+
+
+@pytest.mark.refusal
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(AttrGraphError, match="k is 9; expected at least 1 and at most n_features, 8"):
+        TrainConfig(n_features=8, k=9)
+    with pytest.raises(AttrGraphError, match="n_warmup must be at least 1"):
+        TrainConfig(n_warmup=0)

@@ -11,6 +11,7 @@ from tiny import D_MODEL, N_FEATURES, N_LAYERS, make_transcoders
 from torch.testing import assert_close
 
 from attrgraph.errors import ResultError, TranscoderError
+from attrgraph.live_replacement import replace_with
 from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
 
 KINDS = [
@@ -191,6 +192,8 @@ def test_nan_weights_are_found_where_they_matter() -> None:
         ({"activation": "topk"}, "topk needs a positive integer k"),
         ({"activation": "gelu"}, "activation is 'gelu'"),
         ({"k": 3}, "topk needs a positive integer k"),
+        ({"activation": "relu", "k": 0}, "topk needs a positive integer k"),
+        ({"activation": "topk", "k": 2.5}, "topk needs a positive integer k"),
     ],
 )
 def test_config_errors_say_what_was_expected(change: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -245,3 +248,45 @@ def test_malformed_labels_are_refused(tmp_path: Path) -> None:
     (folder / "labels.json").write_text("[1]")
     with pytest.raises(TranscoderError, match=r"labels\.json: expected"):
         load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_tensors_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, cross_layer=False, activation="jumprelu")
+    path = folder / "layer_1.safetensors"
+    tensors = load_file(path)
+    tensors["threshold"] = tensors.pop("activation_function.threshold")
+    save_file(tensors, path)
+    with pytest.raises(TranscoderError, match=r"layer_1\.safetensors: has tensors that .* not know: threshold"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_thresholds_must_be_finite_and_alone(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, cross_layer=False, activation="jumprelu")
+    path = folder / "layer_1.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"activation_function.threshold": torch.full((N_FEATURES,), torch.nan)}, path)
+    with pytest.raises(TranscoderError, match="a threshold is not finite"):
+        load_transcoders(folder)
+    save_file(tensors, path)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"activation": "topk", "k": 3}))
+    with pytest.raises(TranscoderError, match="both thresholds and k"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_transcoders_of_other_points_do_not_replace_mlps() -> None:
+    elsewhere = make_transcoders(read_point="mlp.hook_in")
+    with pytest.raises(TranscoderError, match=r"read mlp\.hook_in .* cannot replace MLPs yet"):
+        replace_with(elsewhere, torch.ones(1, 3, dtype=torch.bool))
+
+
+@pytest.mark.refusal
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    with pytest.raises(TranscoderError, match="is no folder of transcoders"):
+        save_transcoders(make_transcoders(), tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine/thesis.tex").exists()
