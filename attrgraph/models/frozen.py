@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attrgraph.errors import TranscoderError
 from attrgraph.kernels.mix_heads import mix_heads
 
 
@@ -107,11 +108,21 @@ class FrozenBlock:
     mlp_out: Float[Tensor, "n_pos d_model"]  # what the MLP returns, before the post-norm if there is one
 
     def read_norm(self, point: str) -> FrozenNorm | None:
-        """What lies between the stream and a read point of `transcoders.config.READ_POINTS`."""
+        """What lies between the stream and a read point of `transcoders.config.READ_POINTS`.
+
+        Raises:
+            TranscoderError: `ln2.hook_normalized` of a LayerNorm, which has two meanings.
+        """
         match point:
             case "hook_resid_mid":
                 return None
             case "ln2.hook_normalized":
+                if self.mlp_norm.is_centered:
+                    raise TranscoderError(
+                        "feature_input_hook ln2.hook_normalized is ambiguous for models with LayerNorm: in "
+                        "TransformerLens 2 it lies after the norm's weight and bias, in 3 before. If it was after, "
+                        "write mlp.hook_in instead."
+                    )
                 return self.mlp_norm.without_affine()
             case "mlp.hook_in":
                 return self.mlp_norm

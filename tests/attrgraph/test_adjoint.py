@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attrgraph.adjoint import ReadVectors, edge_matrix, feature_reads
+from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation, replacement_logits
 
@@ -15,6 +16,8 @@ Build = Callable[..., LanguageModel]
 
 def replace_locally(model: LanguageModel, prompt: list[int], *, skip_bos: bool = True) -> LocalReplacement:
     assert model.transcoders is not None
+    if model.transcoders.config.feature_input_hook == "ln2.hook_normalized" and not model.family.is_rms:
+        pytest.skip("refused: ambiguous for LayerNorm")
     is_skipped = torch.zeros(len(prompt), dtype=torch.bool)
     is_skipped[0] = skip_bos
     return build_replacement(model.run(torch.tensor(prompt)), model.transcoders, is_skipped)
@@ -144,3 +147,10 @@ def test_later_positions_have_no_edge(traced_model: Build, prompt: list[int]) ->
     row = edge_matrix(local, feature_reads(local, torch.tensor([target])))[0]
     assert (row[: len(local.active)][local.active.pos > 3] == 0).all()
     assert (row[: len(local.active)][local.active.pos <= 3] != 0).any()
+
+
+@pytest.mark.refusal
+def test_normalised_reads_of_a_layer_norm_are_refused_as_ambiguous(traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("gpt2", read_point="ln2.hook_normalized")
+    with pytest.raises(TranscoderError, match="ambiguous for models with LayerNorm"):
+        build_replacement(model.run(torch.tensor(prompt)), model.transcoders, torch.zeros(9, dtype=torch.bool))
