@@ -53,7 +53,10 @@ def measure(folder: Path, text: Path, *, n_steps: int, prompt: str | None) -> di
     texts = [line for line in lines if line.strip()]
     held_out, texts = texts[:32], texts[32:]
     prompt = prompt or held_out[0][: n_pos // 2]
-    results: dict[str, object] = {"model": repr(model), "prompt": prompt}
+    results: dict[str, object] = {
+        "model": f"{folder.name}: {model.family.name}, {model.n_layers} layers x {model.d_model}",
+        "prompt": prompt,
+    }
     for name, is_cross_layer in (("cross_layer", True), ("per_layer", False)):
         config = TrainConfig(n_features=512, k=24, is_cross_layer=is_cross_layer, n_steps=n_steps)
         rows = token_rows(model, texts, n_rows=16, n_pos=n_pos, seed=0)
