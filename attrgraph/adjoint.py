@@ -26,7 +26,7 @@ from attrgraph.kernels.edge_rows import edge_rows
 from attrgraph.models.frozen import FrozenNorm
 from attrgraph.replacement import LocalReplacement
 
-# What a sweep may hold in adjoints by default. Larger chunks measured no faster on 2 cores.
+# What the adjoints of one sweep may take by default: a choice, not tuned. Temporaries take a few times as much.
 _ADJOINT_BYTES = 128 * 2**20
 
 

@@ -13,8 +13,8 @@ from attrgraph.influence import influence_of_rows
 from attrgraph.replacement import LocalReplacement
 from attrgraph.targets import LogitTargets
 
-# Features expanded between two rankings when not all fit: smaller rounds choose a little better, larger ones rank less
-# often. Fixed and recorded, so that the chosen set never depends on memory or device.
+# Features expanded between two rankings when not all fit: a larger round ranks less often, on older influence. A
+# choice, not tuned; fixed and recorded, so that the chosen set never depends on memory or chunking.
 SELECTION_ROUND = 256
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]

@@ -31,7 +31,7 @@ from attrgraph.models.loading import load_model
 from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
 from attrgraph.transcoders.train import TrainConfig, train_transcoders
 
-# Few active features a token: with 12 instead of 8 the features of a city's state fire for other states more often.
+# Few active features a token, so that those of a city's state seldom fire for other states as fillers.
 TRANSCODER_CONFIG = TrainConfig(n_features=2048, k=6, n_steps=2400, divergence_weight=1.0, dead_weight=1 / 8)
 _ROWS_PER_STEP = 24
 _SETS = {"cross_layer": True, "per_layer": False}  # folder: is it cross-layer
