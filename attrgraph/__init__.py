@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attrgraph.corpus import read_corpus
     from attrgraph.errors import AttrGraphError
+    from attrgraph.evaluation import evaluate
     from attrgraph.graph import Graph
     from attrgraph.graph_loading import load_graph
     from attrgraph.influence import Scores
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from attrgraph.models.loading import load_model
     from attrgraph.targets import LogitDifference
     from attrgraph.tracing import trace
+    from attrgraph.training.train import train
     from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
+    from attrgraph.transcoders.training.config import TrainConfig
 
 # Importing torch and transformers takes seconds, so each name is imported when it is first used.
 _HOMES = {
@@ -27,12 +31,16 @@ _HOMES = {
     "LanguageModel": "attrgraph.models.language_model",
     "LogitDifference": "attrgraph.targets",
     "Scores": "attrgraph.influence",
+    "TrainConfig": "attrgraph.transcoders.training.config",
     "Transcoders": "attrgraph.transcoders",
+    "evaluate": "attrgraph.evaluation",
     "load_graph": "attrgraph.graph_loading",
     "load_model": "attrgraph.models.loading",
     "load_transcoders": "attrgraph.transcoders",
+    "read_corpus": "attrgraph.corpus",
     "save_transcoders": "attrgraph.transcoders",
     "trace": "attrgraph.tracing",
+    "train": "attrgraph.training.train",
 }
 
 __all__ = [
@@ -41,12 +49,16 @@ __all__ = [
     "LanguageModel",
     "LogitDifference",
     "Scores",
+    "TrainConfig",
     "Transcoders",
+    "evaluate",
     "load_graph",
     "load_model",
     "load_transcoders",
+    "read_corpus",
     "save_transcoders",
     "trace",
+    "train",
 ]
 
 

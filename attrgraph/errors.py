@@ -17,6 +17,10 @@ class TranscoderError(AttrGraphError):
     """A transcoder folder is missing, malformed, or was made for another model."""
 
 
+class CorpusError(AttrGraphError):
+    """A corpus, the model's own samples, or a cache of activations cannot be read, written, or trained on."""
+
+
 class PromptError(AttrGraphError):
     """The prompt is empty, too long, or has tokens that the model does not know."""
 
@@ -31,3 +35,7 @@ class GraphFileError(AttrGraphError):
 
 class ResultError(AttrGraphError):
     """A computed number is not finite."""
+
+
+class TrainingError(AttrGraphError):
+    """A training run cannot start, go on, or be resumed."""

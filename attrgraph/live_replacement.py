@@ -8,7 +8,7 @@ from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import ReplaceMlp, replaced_mlps
 from attrgraph.transcoders import Transcoders
-from attrgraph.transcoders.train import FeatureDictionary
+from attrgraph.transcoders.training.parameters import FeatureDictionary
 
 
 def replace_with(dictionary: FeatureDictionary, is_replaced: Bool[Tensor, "n_rows n_pos"]) -> ReplaceMlp:

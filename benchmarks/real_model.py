@@ -1,80 +1,77 @@
-"""Train transcoders on a model made by others and trace it: `python benchmarks/real_model.py MODEL TEXT -o OUT.json`.
+"""Train transcoders on a model made by others: `python benchmarks/real_model.py MODEL TEXT -o OUT.json`.
 
-MODEL is a folder in Hugging Face format with a tokenizer, TEXT a file with one text a line. Trains a cross-layer and a
-per-layer set with the package's own trainer, traces a prompt with each, and writes what was measured.
+MODEL is a folder in Hugging Face format with a tokenizer, TEXT a file with a document a line. Trains a cross-layer and
+a per-layer set for the same number of minutes with `attrgraph train`, evaluates both and the model's own top-k neurons
+on the held-out documents, traces a prompt with each, and writes what was measured with the curves against time.
 """
 
 import argparse
 import json
 import platform
-import random
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import attrgraph as ag
-from attrgraph.activations import TokenBatch, activation_batch
-from attrgraph.live_replacement import live_replacement_logits
-from attrgraph.transcoders.train import ActivationBatch, TrainConfig, train_transcoders
+
+# minutes at which the curves are quoted
+MARKS = (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 30)
+SETS = {"cross_layer": "--cross-layer", "per_layer": "--per-layer"}
 
 
-def token_rows(
-    model: ag.LanguageModel, texts: list[str], *, n_rows: int, n_pos: int, seed: int
-) -> Iterator[TokenBatch]:
-    """Endless batches of the texts' beginnings; the first token is not trained on if it is BOS."""
-    rng = random.Random(seed)
-    while True:
-        token_ids = torch.zeros(n_rows, n_pos, dtype=torch.int64)
-        is_trained = torch.zeros(n_rows, n_pos, dtype=torch.bool)
-        for row, text in enumerate(rng.sample(texts, n_rows)):
-            ids = model.tokenize(text)[:n_pos]
-            token_ids[row, : len(ids)] = ids
-            is_trained[row, : len(ids)] = ids != model.bos_token_id
-        yield TokenBatch(token_ids, is_trained)
+def attrgraph(*arguments: object) -> str:
+    """What a verb prints."""
+    command = [sys.executable, "-m", "attrgraph.cli.main", *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-@torch.no_grad()
-def agreement(model: ag.LanguageModel, transcoders: ag.Transcoders, tokens: TokenBatch) -> float:
-    """Share of tokens at which the model with all MLPs replaced prefers the same next token."""
-    expected = model.hf_model(input_ids=tokens.token_ids, use_cache=False).logits.argmax(-1)
-    replaced = live_replacement_logits(model, transcoders, tokens.token_ids).argmax(-1)
-    return float((expected == replaced)[tokens.is_trained].float().mean())
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The metrics of a run at the marks: the last record up to each, with the agreement last seen by then."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    points, latest, marks = [], dict[str, Any](), list(MARKS)
+    for record in map(json.loads, [*lines, '{"seconds": Infinity}']):
+        while marks and record["seconds"] > 60 * marks[0]:
+            mark = marks.pop(0)
+            if latest and (record["seconds"] != float("inf") or not points or points[-1]["tokens"] < latest["tokens"]):
+                shown = ("tokens", "nmse", "l0", "dead_fraction", "agreement")
+                points.append({"minutes": mark, **{name: latest[name] for name in shown if name in latest}})
+        latest |= record
+    return points
 
 
-def measure(folder: Path, text: Path, *, n_steps: int, prompt: str | None) -> dict[str, object]:
-    """Train both kinds and trace with each."""
-    model = ag.load_model(folder)
-    n_pos = min(64, model.n_context)
-    # a token is at least a character, so this fits the context with BOS
-    lines = (line[: model.n_context - 1] for line in text.read_text(encoding="utf-8").splitlines())
-    texts = [line for line in lines if line.strip()]
-    held_out, texts = texts[:32], texts[32:]
-    prompt = prompt or held_out[0][: n_pos // 2]
-    results: dict[str, object] = {
-        "model": f"{folder.name}: {model.family.name}, {model.n_layers} layers x {model.d_model}",
-        "prompt": prompt,
-    }
-    for name, is_cross_layer in (("cross_layer", True), ("per_layer", False)):
-        config = TrainConfig(n_features=512, k=24, is_cross_layer=is_cross_layer, n_steps=n_steps)
-        rows = token_rows(model, texts, n_rows=16, n_pos=n_pos, seed=0)
-        batches: Iterator[ActivationBatch] = (activation_batch(model, tokens) for tokens in rows)
-        start = time.monotonic()
-        trained = train_transcoders(batches, config).export(str(folder.name))
-        seconds = time.monotonic() - start
-        with tempfile.TemporaryDirectory() as scratch:
-            ag.save_transcoders(trained, Path(scratch) / name)
-            loaded = ag.load_model(folder, transcoders=Path(scratch) / name)
-            graph = ag.trace(loaded, prompt)
-        tokens = next(token_rows(model, held_out, n_rows=len(held_out), n_pos=n_pos, seed=1))
-        logits = graph.nodes[graph.nodes["kind"] == "logit"]
-        results[name] = {
-            "training_seconds": round(seconds, 1),
-            "held_out_agreement": agreement(model, trained, tokens),
+def measure(model: Path, text: Path, scratch: Path, options: list[str], prompt: str) -> dict[str, Any]:
+    results: dict[str, Any] = {"model": model.name, "options": " ".join(options), "prompt": prompt}
+    for name, kind in SETS.items():
+        attrgraph("train", model, "--text", text, kind, *options, "-o", scratch / name, "--json")
+    beside = ["--beside", scratch / "per_layer"]
+    report = json.loads(attrgraph("evaluate", model, scratch / "cross_layer", "--text", text, *beside, "--json"))
+    others = dict(zip(("per_layer", "top_k_neurons"), report.pop("beside").values(), strict=True))
+    for name, measured in {"cross_layer": report, **others}.items():
+        for layer in measured["per_layer"]:
+            del layer["density"]
+        shown = (
+            "nmse",
+            "l0",
+            "dead_fraction",
+            "top1_agreement",
+            "kl",
+            "ce_recovered",
+            "intervals",
+            "graphs",
+            "per_layer",
+        )
+        results[name] = {key: measured[key] for key in shown}
+    results["held_out"] = {key: report[key] for key in ("split", "n_tokens", "n_documents")}
+    for name in SETS:
+        results[name]["curve"] = curve(scratch / name)
+        graph = ag.trace(ag.load_model(model, transcoders=scratch / name), prompt)
+        results[name]["trace"] = {
             "nodes": graph.nodes["kind"].value_counts().to_dict(),
-            "top_token": logits["token"].iloc[0],
             "scores": graph.scores()._asdict(),
             "checks": graph.metadata["checks"],
         }
@@ -86,13 +83,16 @@ if __name__ == "__main__":
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--prompt")
+    parser.add_argument("--minutes", default="10")
+    parser.add_argument("--features", default="1024")
+    parser.add_argument("--l0", default="40")
+    parser.add_argument("--prompt", default="Once upon a time, there was a bo")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    measured = measure(arguments.model, arguments.text, n_steps=arguments.steps, prompt=arguments.prompt)
-    measured["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    report = json.dumps(measured, indent=1)
+    options = ["--features", arguments.features, "--l0", arguments.l0, "--max-minutes", arguments.minutes]
+    with tempfile.TemporaryDirectory() as scratch:
+        measured = measure(arguments.model, arguments.text, Path(scratch), options, arguments.prompt)
+    measured["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    measured["versions"] = {"python": platform.python_version(), **{n: version(n) for n in ("torch", "transformers")}}
     if arguments.output:
-        arguments.output.write_text(report + "\n", encoding="utf-8")
-    print(report)
+        arguments.output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(measured, indent=1))

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from attrgraph.cli.convert import convert
+from attrgraph.cli.evaluate import evaluate
 from attrgraph.cli.info import info
 from attrgraph.cli.prune import prune
 from attrgraph.cli.trace import trace
+from attrgraph.cli.train import train
 from attrgraph.errors import AttrGraphError
 
 app = typer.Typer(
@@ -17,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (trace, info, prune, convert):
+for verb in (trace, info, prune, convert, train, evaluate):
     app.command()(verb)
 
 

@@ -14,6 +14,9 @@ from tiny import FAMILY_CONFIGS, PROMPT, make_model, make_transcoders
 
 from attrgraph.models.language_model import LanguageModel
 
+# two test processes on two cores: more threads only wait for each other
+torch.set_num_threads(1)
+
 
 @pytest.fixture(params=sorted(FAMILY_CONFIGS))
 def family(request: pytest.FixtureRequest) -> str:

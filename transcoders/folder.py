@@ -9,6 +9,7 @@ An optional `labels.json` ({layer: {feature: name}}) names features; other tools
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,18 @@ def load_transcoders(
     return Transcoders(layers, config, source=source, labels=_read_labels(folder))
 
 
-def save_transcoders(transcoders: Transcoders, folder: str | Path, *, overwrite: bool = False) -> None:
+def save_transcoders(
+    transcoders: Transcoders, folder: str | Path, *, overwrite: bool = False, texts: Mapping[str, str] | None = None
+) -> None:
     """Write a folder that `load_transcoders` reads. It appears complete or not at all.
 
     circuit-tracer reads it too, but for what its own loader leaves out: for cross-layer sets k and the linear skip.
+
+    Args:
+        transcoders: what to write.
+        folder: a new folder, or with `overwrite` one that holds transcoders.
+        overwrite: replace it.
+        texts: further files by name, such as a model card.
 
     Raises:
         TranscoderError: the folder exists and `overwrite` is not set, or it cannot be written.
@@ -81,6 +90,8 @@ def save_transcoders(transcoders: Transcoders, folder: str | Path, *, overwrite:
         if transcoders.labels:
             text = json.dumps(_nested(transcoders.labels), ensure_ascii=False, indent=0)
             (temporary / "labels.json").write_text(text, encoding="utf-8")
+        for name, text in (texts or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
         for path in temporary.iterdir():
             path.chmod(0o644)
         if folder.exists():

@@ -10,14 +10,13 @@ import json
 import platform
 import time
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from attrgraph.activations import activation_batch
+from attrgraph.activations import activations_of, divergence_on
 from attrgraph.demo import world
 from attrgraph.demo.card import model_card
 from attrgraph.demo.labels import label_features
@@ -29,11 +28,24 @@ from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.loading import load_model
 from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
-from attrgraph.transcoders.train import TrainConfig, train_transcoders
+from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.export import export_transcoders
+from attrgraph.transcoders.training.parameters import FeatureDictionary
+from attrgraph.transcoders.training.run import Hooks, train_transcoders
+from attrgraph.transcoders.training.streams import Activations
 
 # Few active features a token, so that those of a city's state seldom fire for other states as fillers.
-TRANSCODER_CONFIG = TrainConfig(n_features=2048, k=6, n_steps=2400, divergence_weight=1.0, dead_weight=1 / 8)
-_ROWS_PER_STEP = 24
+TRANSCODER_CONFIG = TrainConfig(
+    n_features=2048,
+    l0=24.0,
+    n_tokens=2_400_000,
+    batch_tokens=1024,
+    dead_after=30_000,
+    n_dead_active=4,
+    kl_weight=1.0,
+    kl_share=0.4,
+)
+_ROWS_PER_BATCH, _BATCHES_PER_ROUND = 24, 64
 _SETS = {"cross_layer": True, "per_layer": False}  # folder: is it cross-layer
 
 
@@ -57,12 +69,29 @@ def build_model(folder: Path, *, seed: int) -> LanguageModel:
 def build_transcoders(model: LanguageModel, folder: Path, *, is_cross_layer: bool, seed: int) -> None:
     """Train one set of transcoders on the model and write it in bfloat16."""
     config = replace(TRANSCODER_CONFIG, is_cross_layer=is_cross_layer, seed=seed)
-    packer = SentencePacker(world.FULL_MIX, n_rows=_ROWS_PER_STEP, seed=1000 * seed + 77)
-    batches = (activation_batch(model, packer.next_batch().tokens) for _ in count())
-    trained = train_transcoders(batches, config, progress=_every(200, f"{folder.name} step"))
-    exported = trained.export("attrgraph-demo", dtype=torch.bfloat16)
+    rounds = SentenceRounds(model, seed=seed)
+    report = _every(200, f"{folder.name} step")
+    hooks = Hooks(report=lambda _, record: report(record["step"], [record["nmse"], record["dead_fraction"]]))
+    trained = train_transcoders(rounds, config, hooks=hooks, divergence=rounds.divergence)
+    exported = export_transcoders(trained, rounds.round(0), "attrgraph-demo", dtype=torch.bfloat16)
     labels = label_features(model, exported)
     save_transcoders(Transcoders(exported.layers, exported.config, labels=labels), folder, overwrite=True)
+
+
+class SentenceRounds:
+    """Rounds of the model's activations on fresh sentences, and the divergence on others."""
+
+    def __init__(self, model: LanguageModel, *, seed: int) -> None:
+        self._model, self._seed = model, seed
+
+    def round(self, index: int) -> Activations:
+        packer = SentencePacker(world.FULL_MIX, n_rows=_ROWS_PER_BATCH, seed=1_000_003 * self._seed + 2 * index)
+        parts = [activations_of(self._model, packer.next_batch().tokens) for _ in range(_BATCHES_PER_ROUND)]
+        return Activations(torch.cat([p.reads for p in parts], 1), torch.cat([p.writes for p in parts], 1))
+
+    def divergence(self, dictionary: FeatureDictionary, step: int) -> torch.Tensor:
+        packer = SentencePacker(world.FULL_MIX, n_rows=_ROWS_PER_BATCH, seed=1_000_003 * self._seed + 2 * step + 1)
+        return divergence_on(self._model, packer.next_batch().tokens, dictionary)
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -105,7 +134,7 @@ def write_report(folder: Path, *, seed: int) -> None:
         "d_vocab": len(world.VOCABULARY),
         "n_steps": sum(stage.n_steps for stage in STAGES),
         "n_features": TRANSCODER_CONFIG.n_features,
-        "k": TRANSCODER_CONFIG.k,
+        "l0": f"{TRANSCODER_CONFIG.l0:g}",
     }
     (folder / "report.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(measured, settings), encoding="utf-8")

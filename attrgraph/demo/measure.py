@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attrgraph.activations import activation_batch
+from attrgraph.activations import activations_of
 from attrgraph.demo import world
 from attrgraph.demo.packing import SentencePacker, pad_sentences
 from attrgraph.live_replacement import divergence, live_replacement_logits
@@ -154,7 +154,7 @@ def reconstruction_quality(
     total, total_squared = torch.zeros(model.n_layers, model.d_model), torch.zeros(model.n_layers)
     has_fired = [torch.zeros(n, dtype=torch.bool) for n in transcoders.n_features]
     for _ in range(n_batches):
-        batch = activation_batch(model, packer.next_batch().tokens)
+        batch = activations_of(model, packer.next_batch().tokens)
         out = [transcoders.bias(layer).to(batch.writes[layer]).expand_as(batch.writes[layer]) for layer in layers]
         n_tokens += len(out[0])
         for layer in layers:

@@ -30,6 +30,7 @@ class Family:
     attention_norm: str
     mlp_norm: str
     mlp: str
+    mlp_out: str  # the MLP's last linear map: its inputs are the neurons
     eps: str  # the config's field
     value_and_output: Callable[[nn.Module, Any], ValueAndOutput]
     is_rms: bool
@@ -92,6 +93,7 @@ def _llama_like(name: str, *model_types: str, **changes: Any) -> Family:
         "attention_norm": "input_layernorm",
         "mlp_norm": "post_attention_layernorm",
         "mlp": "mlp",
+        "mlp_out": "mlp.down_proj",
         "eps": "rms_norm_eps",
         "value_and_output": _separate_projections,
         "is_rms": True,
@@ -117,6 +119,7 @@ FAMILIES = (
         attention_norm="ln_1",
         mlp_norm="ln_2",
         mlp="mlp",
+        mlp_out="mlp.c_proj",
         eps="layer_norm_epsilon",
         value_and_output=_gpt2_projections,
         is_rms=False,
@@ -139,6 +142,7 @@ FAMILIES = (
         attention_norm="input_layernorm",
         mlp_norm="post_attention_layernorm",
         mlp="mlp",
+        mlp_out="mlp.dense_4h_to_h",
         eps="layer_norm_eps",
         value_and_output=_neox_projections,
         is_rms=False,

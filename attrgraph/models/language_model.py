@@ -92,6 +92,11 @@ class LanguageModel:
         return self.hf_model.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """In which the model runs."""
+        return self.hf_model.dtype
+
+    @property
     def W_U(self) -> Float[Tensor, "d_vocab d_model"]:
         weight: Tensor = self.hf_model.get_output_embeddings().weight.detach()
         return weight
@@ -211,6 +216,17 @@ class LanguageModel:
             unembedding_deviation=float((recomputed - self._to_engine(logits)).abs().max()),
         )
 
+    def run_body(
+        self,
+        token_ids: Int[Tensor, "n_rows n_pos"],
+        *,
+        positions: Int[Tensor, "n_rows n_pos"] | None = None,
+        attention_mask: Float[Tensor, "n_rows 1 n_pos n_pos"] | None = None,
+    ) -> None:
+        """Run the blocks for whoever observes them; no logits are computed."""
+        body = self.hf_model.get_submodule(self.family.body)
+        body(input_ids=token_ids, position_ids=positions, attention_mask=attention_mask, use_cache=False)
+
     def layer_modules(self) -> Sequence[nn.Module]:
         """The transformer blocks."""
         layers: Any = self._body_part(self.family.layers)
@@ -222,6 +238,14 @@ class LanguageModel:
 
     def mlp_norm_module(self, layer: int) -> nn.Module:
         return self._block_part(layer, self.family.mlp_norm)
+
+    def mlp_out_module(self, layer: int) -> nn.Module:
+        """The MLP's last linear map. What enters it are the activations of the MLP's neurons."""
+        return self._block_part(layer, self.family.mlp_out)
+
+    def mlp_post_norm_module(self, layer: int) -> nn.Module | None:
+        """The norm between the MLP and the stream, if the family has one."""
+        return None if self.family.mlp_post_norm is None else self._block_part(layer, self.family.mlp_post_norm)
 
     def _body_part(self, name: str) -> nn.Module:
         return self.hf_model.get_submodule(f"{self.family.body}.{name}")

@@ -63,14 +63,19 @@ def load_model(
         transcoders = transcoders or "demo"
     else:
         folder, source = resolve_folder(str(name), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
-    if isinstance(transcoders, str) and transcoders in _SHIPPED:
-        shipped = load_transcoders(_shipped_folder(_SHIPPED[transcoders]), device=where)
-        source_of_set = {**shipped.source, "id": transcoders}
-        transcoders = Transcoders(shipped.layers, shipped.config, source=source_of_set, labels=shipped.labels)
-    elif isinstance(transcoders, str | Path):
-        transcoders = load_transcoders(transcoders, device=where)
+    if isinstance(transcoders, str | Path):
+        transcoders = named_transcoders(transcoders, where)
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
     return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, source=source)
+
+
+def named_transcoders(name: str | Path, device: str | torch.device) -> Transcoders:
+    """The shipped set "demo" or "demo-per-layer", or one from a folder or the hub."""
+    if str(name) not in _SHIPPED:
+        return load_transcoders(name, device=device)
+    shipped = load_transcoders(_shipped_folder(_SHIPPED[str(name)]), device=device)
+    source = {**shipped.source, "id": str(name)}
+    return Transcoders(shipped.layers, shipped.config, source=source, labels=shipped.labels)
 
 
 def _shipped_folder(name: str) -> Path:

@@ -1,0 +1,312 @@
+"""Activations on disk: rounds written once and read at every pass, where running the model again would cost more.
+
+A folder of `round-000000.safetensors`, ... (`reads`, `writes` [n_layers, n_tokens, d_model]; with int8 also
+`reads_scale`, `writes_scale` [n_layers, d_model]) and `index.json`.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from attrgraph.errors import CorpusError
+from attrgraph.transcoders.training.streams import Activations
+
+_FORMAT_VERSION = 1
+_STORED = {"int8": torch.int8, "bfloat16": torch.bfloat16}
+_SIDES = ("reads", "writes")
+
+
+def cache_size_bytes(n_layers: int, d_model: int, n_tokens: int, dtype: str, *, n_rounds: int = 1) -> int:
+    """Bytes of all tensors of a cache; its files' headers add less than 1 KiB a round.
+
+    Args:
+        n_tokens: in all rounds together.
+        dtype: int8 or bfloat16.
+        n_rounds: how many they are; with int8, each has scales.
+    """
+    _check_dtype(dtype)
+    values = 2 * n_layers * d_model * n_tokens * _STORED[dtype].itemsize
+    scales = 2 * n_layers * d_model * torch.float32.itemsize * n_rounds if dtype == "int8" else 0
+    return values + scales
+
+
+@dataclass(frozen=True)
+class ActivationCache:
+    """An opened cache. Its rounds repeat without end: `round(n_rounds)` is `round(0)` again.
+
+    bfloat16 keeps 8 significant bits. int8 keeps, in each round, every value of a channel (one layer's reads or writes
+    in one dimension of the stream) to within 1/254 of the channel's largest absolute value in that round: symmetric,
+    values round(x / scale) with scale = max|x| / 127, so the error is at most scale / 2, up to float32 rounding.
+
+    Args:
+        folder: where it is.
+        dtype: how values are stored; they are read as float32.
+        key: what the activations were computed from.
+        tokens_per_round: of each round in the files.
+    """
+
+    folder: Path
+    dtype: str
+    key: dict[str, str]
+    tokens_per_round: list[int]
+
+    @property
+    def n_rounds(self) -> int:
+        """How many different rounds there are."""
+        return len(self.tokens_per_round)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(self.tokens_per_round)
+
+    @staticmethod
+    def write(
+        folder: str | Path,
+        rounds: Iterable[Activations],
+        *,
+        dtype: str,
+        key: dict[str, str],
+        n_bytes_expected: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> "ActivationCache":
+        """Write rounds into a new folder, which appears when all are written or not at all.
+
+        Args:
+            dtype: int8 or bfloat16.
+            key: what the activations depend on (digests of model and corpus, hooks, ...); `open` asks for the same.
+            n_bytes_expected: of `cache_size_bytes`; refused if the disk has less room.
+            progress: called with the number of rounds written.
+
+        Raises:
+            CorpusError: the folder exists, the disk has no room, there are no rounds or one is not finite, or writing
+                fails.
+        """
+        folder = Path(folder)
+        _check_dtype(dtype)
+        _check_room(folder, n_bytes_expected)
+        tokens_per_round: list[int] = []
+        sizes: tuple[int, int] | None = None
+        with _whole_folder(folder) as temporary:
+            for index, activations in enumerate(rounds):
+                sizes = _check_sizes(index, activations, sizes)
+                _save(temporary / _file_name(index), _stored(activations, dtype, index), folder)
+                tokens_per_round.append(activations.reads.shape[1])
+                if progress is not None:
+                    progress(index + 1)
+            if not tokens_per_round:
+                raise CorpusError(f"{folder}: there are no rounds of activations to write.")
+            index_values = {
+                "format_version": _FORMAT_VERSION,
+                "dtype": dtype,
+                "key": key,
+                "n_rounds": len(tokens_per_round),
+                "tokens_per_round": tokens_per_round,
+            }
+            _write_text(temporary / "index.json", json.dumps(index_values, indent=1, sort_keys=True), folder)
+        return ActivationCache.open(folder, key=key)
+
+    @staticmethod
+    def open(folder: str | Path, *, key: dict[str, str]) -> "ActivationCache":
+        """Open a folder that `write` wrote, if it holds the activations that `key` describes.
+
+        Raises:
+            CorpusError: no cache, of another version or key, or a file is missing, truncated or of another shape.
+        """
+        folder = Path(folder)
+        index = _read_index(folder)
+        if index["format_version"] != _FORMAT_VERSION:
+            raise CorpusError(
+                f"{folder}: is a cache of format version {index['format_version']}, this attrgraph reads "
+                f"{_FORMAT_VERSION}; write it again."
+            )
+        names = sorted(index["key"].keys() | key.keys())
+        differences = [
+            f"{name} is {index['key'].get(name, 'absent')}, expected {key.get(name, 'none')}"
+            for name in names
+            if index["key"].get(name) != key.get(name)
+        ]
+        if differences:
+            raise CorpusError(
+                f"{folder}: caches other activations: {'; '.join(differences)}. Choose another folder, or delete it."
+            )
+        cache = ActivationCache(folder, index["dtype"], index["key"], index["tokens_per_round"])
+        for number in range(cache.n_rounds):
+            cache._check_shard(number)
+        return cache
+
+    def round(self, index: int) -> Activations:
+        """Round `index` (modulo `n_rounds`) as float32 on the CPU; the same at every call.
+
+        Raises:
+            CorpusError: its file has become unreadable.
+        """
+        path = self.folder / _file_name(index % self.n_rounds)
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as e:
+            raise _damaged(path, e) from e
+        if self.dtype == "int8":
+            return Activations(*(_dequantised(tensors[side], tensors[f"{side}_scale"]) for side in _SIDES))
+        return Activations(*(tensors[side].float() for side in _SIDES))
+
+    def _check_shard(self, number: int) -> None:
+        """Only its header is read."""
+        path = self.folder / _file_name(number)
+        expected = list(_SIDES) + ([f"{side}_scale" for side in _SIDES] if self.dtype == "int8" else [])
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError) as e:
+            raise _damaged(path, e) from e
+        reads = shapes.get("reads", ())
+        if sorted(shapes) != sorted(expected) or len(reads) != 3 or reads[1] != self.tokens_per_round[number]:
+            raise CorpusError(
+                f"{path}: expected {', '.join(expected)} of {self.tokens_per_round[number]} tokens, it holds {shapes}; "
+                "write the cache again."
+            )
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in _STORED:
+        raise CorpusError(f"the cache's dtype is {dtype!r}; expected one of {', '.join(_STORED)}.")
+
+
+def _check_room(folder: Path, n_bytes: int) -> None:
+    existing = folder.absolute().parent
+    while not existing.exists():
+        existing = existing.parent
+    n_free = shutil.disk_usage(existing).free
+    if n_bytes > n_free:
+        raise CorpusError(
+            f"{folder}: the cache would take {n_bytes / 1e9:.1f} GB, {existing} has {n_free / 1e9:.1f} GB free; "
+            "cache fewer tokens, store them as int8, or train without a cache."
+        )
+
+
+def _file_name(index: int) -> str:
+    return f"round-{index:06d}.safetensors"
+
+
+def _damaged(path: Path, error: Exception) -> CorpusError:
+    return CorpusError(
+        f"{path}: is missing or not a whole safetensors file ({error}); delete the cache and write it again."
+    )
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that gets the name `folder` if the body ends well, and else disappears."""
+    if folder.exists():
+        raise CorpusError(f"{folder}: exists; choose another name, or delete it first.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as e:
+        raise CorpusError(f"{folder}: cannot be written ({e.strerror}).") from e
+    try:
+        yield temporary
+        try:
+            temporary.chmod(0o755)
+            temporary.rename(folder)
+        except OSError as e:
+            raise CorpusError(f"{folder}: cannot be written ({e.strerror}).") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        save_file(tensors, path)
+        path.chmod(0o644)
+    except (OSError, SafetensorError) as e:
+        raise CorpusError(f"{folder}: cannot be written ({e}).") from e
+
+
+def _write_text(path: Path, text: str, folder: Path) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise CorpusError(f"{folder}: cannot be written ({e.strerror}).") from e
+
+
+def _check_sizes(index: int, activations: Activations, before: tuple[int, int] | None) -> tuple[int, int]:
+    """n_layers and d_model, which must be those of the rounds before."""
+    n_layers, _, d_model = activations.reads.shape
+    if before is not None and before != (n_layers, d_model):
+        raise CorpusError(
+            f"round {index} has {n_layers} layers of d_model {d_model}, the rounds before {before[0]} of {before[1]}; "
+            "a cache is of one model."
+        )
+    return n_layers, d_model
+
+
+def _stored(activations: Activations, dtype: str, index: int) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for side in _SIDES:
+        values: Tensor = getattr(activations, side)
+        # the sum is finite only if all are (float64 holds the sum of any number of float32 values)
+        if not bool(torch.isfinite(values.sum(dtype=torch.float64))):
+            raise CorpusError(f"round {index} of activations has {side} that are not finite; the model overflows.")
+        if dtype == "int8":
+            tensors[side], tensors[f"{side}_scale"] = _quantised(values)
+        else:
+            tensors[side] = values.to(torch.bfloat16).cpu().contiguous()
+    return tensors
+
+
+def _quantised(
+    values: Float[Tensor, "n_layers n_tokens d_model"],
+) -> tuple[Int8[Tensor, "n_layers n_tokens d_model"], Float[Tensor, "n_layers d_model"]]:
+    """int8 on the CPU and the scale of each channel; layer by layer, to need little memory."""
+    quantised = torch.empty(values.shape, dtype=torch.int8)
+    scales = torch.zeros(values.shape[0], values.shape[2])
+    for layer, of_layer in enumerate(values):
+        x = of_layer.float()
+        if len(x):
+            scale = x.abs().amax(0) / 127
+            # below float32's normal numbers (channels that never pass 1.5e-36) a scale is 0 or too coarse to divide by
+            is_zero = scale < torch.finfo(torch.float32).tiny
+            scales[layer] = scale.masked_fill(is_zero, 0).cpu()
+            quantised[layer] = (x / scale.masked_fill(is_zero, 1)).round().to(torch.int8).cpu()
+    return quantised, scales
+
+
+def _dequantised(
+    quantised: Int8[Tensor, "n_layers n_tokens d_model"], scales: Float[Tensor, "n_layers d_model"]
+) -> Float[Tensor, "n_layers n_tokens d_model"]:
+    return quantised * scales[:, None]
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / "index.json"
+    try:
+        index: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise CorpusError(f"{folder}: has no index.json; is it a cache of activations?") from e
+    except (ValueError, OSError) as e:
+        raise CorpusError(f"{path}: cannot be read as JSON ({e}).") from e
+    kinds = {"format_version": int, "dtype": str, "key": dict, "n_rounds": int, "tokens_per_round": list}
+    if not isinstance(index, dict) or "format_version" not in index:
+        raise CorpusError(f"{path}: is not the index of a cache of activations.")
+    if index["format_version"] == _FORMAT_VERSION:
+        wrong = [name for name, kind in kinds.items() if not isinstance(index.get(name), kind)]
+        if wrong or index["dtype"] not in _STORED or len(index["tokens_per_round"]) != index["n_rounds"]:
+            raise CorpusError(f"{path}: has a missing or wrong value ({', '.join(wrong) or 'dtype or n_rounds'}).")
+    return index

@@ -1,0 +1,24 @@
+"""What transcoders are worth on a text: errors, sparsity, the replacement model's answers, graph scores, intervals."""
+
+from attrgraph.evaluation.compare import compare
+from attrgraph.evaluation.figure import draw_evaluation
+from attrgraph.evaluation.neurons import NEURONS, TopNeurons, neuron_baseline
+from attrgraph.evaluation.report import Evaluation
+from attrgraph.evaluation.run import evaluate
+from attrgraph.evaluation.split import Split, choose_split, read_rows
+from attrgraph.evaluation.stand_ins import Reconstruction, StandIn
+
+__all__ = [
+    "NEURONS",
+    "Evaluation",
+    "Reconstruction",
+    "Split",
+    "StandIn",
+    "TopNeurons",
+    "choose_split",
+    "compare",
+    "draw_evaluation",
+    "evaluate",
+    "neuron_baseline",
+    "read_rows",
+]

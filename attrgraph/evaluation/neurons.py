@@ -1,0 +1,138 @@
+"""The baseline that needs no training: the model's own MLP neurons, as many of them a token as features are active.
+
+Source of the comparison: Ameisen et al. 2025, "Circuit Tracing", section "Cross-Layer Transcoder Evaluation", with all
+neurons above a threshold where here each token and layer keeps a fixed number;
+transformer-circuits.pub/2025/attribution-graphs/methods.html
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attrgraph.activations import pad_rows
+from attrgraph.corpus import TokenRows
+from attrgraph.errors import AttrGraphError, PromptError
+from attrgraph.evaluation.batches import index_batches, observed_inputs
+from attrgraph.evaluation.stand_ins import Reconstruction
+from attrgraph.models.families import plain_weights
+from attrgraph.models.language_model import LanguageModel
+
+NEURONS = "top-k neurons"
+# rows whose tokens the neurons' means are taken over; more change the means by less than they differ between texts
+_N_MEAN_ROWS = 64
+
+
+class TopNeurons:
+    """The MLPs with all but a token's best neurons held at their means.
+
+    A neuron's activation is what enters the MLP's last linear map; its score |activation - mean| times the norm of the
+    column by which that map writes it. A norm after the MLP sees the sum of what is kept and what is held.
+
+    Args:
+        model: whose MLPs.
+        n_kept: neurons kept of each token, by layer.
+        means: of every neuron, by layer.
+    """
+
+    def __init__(self, model: LanguageModel, *, n_kept: Sequence[int], means: Sequence[Float[Tensor, " _"]]) -> None:
+        self._model, self._n_kept, self._means = model, tuple(n_kept), tuple(means)
+        self._norms = []
+        for layer in range(model.n_layers):
+            weight, _ = plain_weights(self.read_module(layer), f"the last linear map of MLP {layer}")
+            self._norms.append(weight.to(torch.promote_types(weight.dtype, torch.float32)).norm(dim=0))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        return {"id": NEURONS, "n_kept": list(self._n_kept), "n_neurons": self.n_units}
+
+    @property
+    def n_units(self) -> Sequence[int]:
+        return [len(mean) for mean in self._means]
+
+    def read_module(self, layer: int) -> nn.Module:
+        return self._model.mlp_out_module(layer)
+
+    def reconstruct(self, reads: Sequence[Tensor]) -> Iterator[Reconstruction]:
+        """By the model's own modules, in its dtype."""
+        for layer, activations in enumerate(reads):
+            kept, is_kept = self._keep(layer, activations)
+            out: Tensor = self.read_module(layer)(kept)
+            post_norm = self._model.mlp_post_norm_module(layer)
+            yield Reconstruction(out if post_norm is None else post_norm(out), is_kept)
+
+    @contextmanager
+    def in_place(self, is_replaced: Tensor) -> Iterator[None]:
+        handles = []
+
+        def hold(layer: int) -> Any:
+            def hook(_: nn.Module, args: tuple[Tensor]) -> Tensor:
+                kept = self._keep(layer, args[0][is_replaced])[0]
+                return args[0].masked_scatter(is_replaced[..., None], kept)
+
+            return hook
+
+        try:
+            for layer in range(self._model.n_layers):
+                handles.append(self.read_module(layer).register_forward_pre_hook(hold(layer)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(
+        self, layer: int, activations: Float[Tensor, "n_tokens n_neurons"]
+    ) -> tuple[Float[Tensor, "n_tokens n_neurons"], Bool[Tensor, "n_tokens n_neurons"]]:
+        """Activations with those of all but the best neurons replaced by their means, and which are kept."""
+        mean = self._means[layer].to(activations)
+        scores = (activations - mean).abs() * self._norms[layer]
+        is_kept = torch.zeros_like(scores, dtype=torch.bool)
+        is_kept.scatter_(-1, scores.topk(self._n_kept[layer], dim=-1).indices, True)
+        return torch.where(is_kept, activations, mean), is_kept
+
+
+@torch.no_grad()
+def neuron_baseline(
+    model: LanguageModel, l0_by_layer: Sequence[float], rows: TokenRows, *, batch_tokens: int = 4096
+) -> TopNeurons:
+    """Top-k neurons with each layer's `k` equal to the mean number of features that transcoders have active there.
+
+    Args:
+        model: whose neurons.
+        l0_by_layer: active features a token; `k` is this rounded, at least 1 and at most all neurons.
+        rows: the text; the neurons' means are taken over the measured tokens of at most 64 rows, evenly spaced.
+        batch_tokens: tokens that the model runs on at once.
+
+    Raises:
+        AttrGraphError: not one number for each layer.
+        UnsupportedModelError: the MLPs' last linear maps are not plain ones.
+    """
+    if len(l0_by_layer) != model.n_layers:
+        raise AttrGraphError(f"l0_by_layer has {len(l0_by_layer)} numbers; the model has {model.n_layers} layers.")
+    n_rows = len(rows.rows)
+    n_taken = min(_N_MEAN_ROWS, n_rows)
+    taken = [rows.rows[i * n_rows // n_taken] for i in range(n_taken)]
+    modules = [model.mlp_out_module(layer) for layer in range(model.n_layers)]
+    totals: dict[int, Tensor] = {}
+    n_tokens = 0
+    for batch in index_batches(taken, batch_tokens):
+        tokens = pad_rows(model, [taken[i] for i in batch])
+        n_tokens += int(tokens.is_trained.sum())
+        with observed_inputs(modules, _add_to(totals, tokens.is_trained)):
+            model.run_body(tokens.token_ids)
+    if n_tokens == 0:
+        raise PromptError("the text has no tokens besides BOS; expected some to take the neurons' means over.")
+    means = [totals[layer] / n_tokens for layer in range(model.n_layers)]
+    n_kept = [min(max(1, round(l0)), len(mean)) for l0, mean in zip(l0_by_layer, means, strict=True)]
+    return TopNeurons(model, n_kept=n_kept, means=means)
+
+
+def _add_to(totals: dict[int, Tensor], is_measured: Bool[Tensor, "n_rows n_pos"]) -> Callable[[int, Tensor], None]:
+    def add(layer: int, activations: Tensor) -> None:
+        total = activations[is_measured].double().sum(0)
+        totals[layer] = totals[layer] + total if layer in totals else total
+
+    return add

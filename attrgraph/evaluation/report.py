@@ -1,0 +1,127 @@
+"""What an evaluation found, as values and as JSON."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from attrgraph.evaluation.statistics import DENSITY_EDGES, Density
+
+Interval = tuple[float, float] | None
+
+
+class GraphScores(NamedTuple):
+    """Mean scores of the attribution graphs of `n` prompts; nan if there are none."""
+
+    replacement: float
+    completeness: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | None]:
+        return {
+            "replacement": _number(self.replacement),
+            "completeness": _number(self.completeness),
+            "n": self.n,
+        }
+
+
+@dataclass(frozen=True)
+class LayerEvaluation:
+    """What an evaluation found at one layer; see `Evaluation`."""
+
+    layer: int
+    nmse: float
+    l0: float
+    dead_fraction: float
+    density: Density
+
+    def to_dict(self) -> dict[str, Any]:
+        density = {
+            "never": self.density.n_never,
+            "log10_edges": DENSITY_EDGES.tolist(),
+            "counts": self.density.counts.tolist(),
+        }
+        return {
+            "layer": self.layer,
+            "nmse": _number(self.nmse),
+            "l0": _number(self.l0),
+            "dead_fraction": self.dead_fraction,
+            "density": density,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well something sparse stands in for a model's MLPs on a text. A measure that is undefined there is nan.
+
+    Measured at every token but BOS. With all MLPs there replaced, attention and norms live: `top1_agreement`, `kl`,
+    `ce`, `ce_recovered`.
+    """
+
+    nmse: float  # mean over layers of: squared error of reconstructed MLP outputs over their variance about their mean
+    l0: float  # active features a token, summed over layers
+    dead_fraction: float  # of all features: share never active on this text
+    top1_agreement: float  # share of tokens after which model and replacement find the same token most probable
+    kl: float  # KL(model || replacement) of the next token, nats
+    ce: float  # cross-entropy of the replacement with the actual next token, nats
+    ce_model: float
+    ce_zero_ablation: float  # with all MLP outputs zero
+    ce_recovered: float  # (ce_zero_ablation - ce) / (ce_zero_ablation - ce_model)
+    per_layer: tuple[LayerEvaluation, ...]
+    # 95%, by bootstrap over documents (of graph scores: over graphs); None with fewer than two, which cannot vary
+    intervals: Mapping[str, Interval]
+    graphs: GraphScores
+    n_tokens: int
+    n_documents: int
+    model: Mapping[str, Any]
+    transcoders: Mapping[str, Any]
+    text: Mapping[str, str]  # digests by file
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Of what was evaluated."""
+        return str(self.transcoders["id"])
+
+    @property
+    def l0_by_layer(self) -> list[float]:
+        return [layer.l0 for layer in self.per_layer]
+
+    def headline(self) -> dict[str, float | None]:
+        """The measures that are one number for the whole text; None for what is undefined on it."""
+        return {name: _number(getattr(self, name)) for name in MEASURES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: plain values; None for what is undefined on this text."""
+        return {
+            **self.headline(),
+            "per_layer": [layer.to_dict() for layer in self.per_layer],
+            "intervals": {name: None if ends is None else list(ends) for name, ends in self.intervals.items()},
+            "graphs": self.graphs.to_dict(),
+            "n_tokens": self.n_tokens,
+            "n_documents": self.n_documents,
+            "model": dict(self.model),
+            "transcoders": dict(self.transcoders),
+            "text": dict(self.text),
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+        }
+
+
+# the numbers of an evaluation that are one for the whole text
+MEASURES = (
+    "nmse",
+    "l0",
+    "dead_fraction",
+    "top1_agreement",
+    "kl",
+    "ce",
+    "ce_model",
+    "ce_zero_ablation",
+    "ce_recovered",
+)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,108 @@
+"""Which documents to evaluate on: those that the transcoders were trained on tell little."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from attrgraph.corpus import TokenRows, read_corpus
+from attrgraph.documents import Documents
+from attrgraph.errors import TranscoderError
+from attrgraph.models.language_model import LanguageModel
+
+RECORD = "training.yaml"  # written by the trainer beside the weights
+DEFAULT_SHARE = 0.05  # of held-out documents where no record says another; the default of `read_corpus`
+Split = Literal["held-out", "all"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which documents, and why."""
+
+    split: Split
+    reason: str
+    held_out_share: float | None = None  # of documents; None with all
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a training record says about the text."""
+
+    folder: Path
+    digests: frozenset[str]
+    held_out_share: float
+
+
+def choose_split(
+    paths: Sequence[str | Path],
+    folders: Sequence[str | Path],
+    *,
+    asked: Split | None = None,
+    text_field: str = "text",
+) -> Choice:
+    """Held-out documents if any of the transcoders were trained on one of these texts, else all of them.
+
+    Texts are compared by the digests that the trainer wrote; the same documents in another file go unnoticed. With
+    several records the smallest share is taken: a document is held out where its hash is below the share, so it is held
+    out from all of them then.
+
+    Args:
+        paths: texts, see `read_corpus`.
+        folders: of transcoders; names that are no local folders have no record.
+        asked: which documents to take whatever the records say.
+        text_field: of JSON lines and datasets.
+
+    Raises:
+        TranscoderError: a record cannot be read.
+        CorpusError: a text cannot be read.
+    """
+    records = [record for folder in folders if (record := _read_record(Path(folder).expanduser())) is not None]
+    if asked is not None:
+        share = min((record.held_out_share for record in records), default=DEFAULT_SHARE)
+        return Choice(asked, "as asked", share if asked == "held-out" else None)
+    if not records:
+        return Choice("all", f"no transcoders here have a {RECORD}")
+    given = _digests(paths, text_field)
+    trained = [record for record in records if record.digests & given]
+    if not trained:
+        return Choice("all", "the transcoders were trained on other text")
+    names = ", ".join(str(record.folder) for record in trained)
+    return Choice("held-out", f"{names} was trained on the others", min(record.held_out_share for record in trained))
+
+
+def read_rows(
+    model: LanguageModel,
+    paths: Sequence[str | Path],
+    choice: Choice,
+    *,
+    text_field: str = "text",
+    max_documents: int | None = None,
+) -> TokenRows:
+    """`read_corpus`, of the documents chosen."""
+    options: dict[str, Any] = {} if choice.held_out_share is None else {"held_out_share": choice.held_out_share}
+    return read_corpus(model, paths, split=choice.split, text_field=text_field, max_documents=max_documents, **options)
+
+
+def _read_record(folder: Path) -> _Record | None:
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        digests = frozenset(str(digest) for digest in values["text"].values())
+        return _Record(folder, digests, float(values["held_out_share"]))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as e:
+        raise TranscoderError(
+            f"{path}: expected YAML with `text` (digests by path) and `held_out_share` ({type(e).__name__}); "
+            "say which documents to use with --held-out or --all, or restore the file."
+        ) from e
+
+
+def _digests(paths: Sequence[str | Path], text_field: str) -> set[str]:
+    """Of whole texts, as in `TokenRows.sources`, without tokenising them."""
+    documents = Documents(paths, text_field)
+    deque(documents, maxlen=0)  # reads them to their ends
+    return set(documents.sources().values())

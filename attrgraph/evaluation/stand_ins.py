@@ -1,0 +1,86 @@
+"""What stands in for a model's MLPs while it is measured: transcoders here, a few neurons in `neurons`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attrgraph.live_replacement import replace_with
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.live import replaced_mlps
+from attrgraph.transcoders import Transcoders
+
+
+class Reconstruction(NamedTuple):
+    """One layer's reconstructed MLP output, and the units that took part in it."""
+
+    out: Float[Tensor, "n_tokens d_model"]
+    is_active: Bool[Tensor, "n_tokens n_units"]
+
+
+@runtime_checkable
+class StandIn(Protocol):
+    """Computes MLP outputs from the model's activations, with sparsely active units: features or neurons."""
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What to write about it into reports; "id" is its name."""
+        ...
+
+    @property
+    def n_units(self) -> Sequence[int]:
+        """Number of units by layer."""
+        ...
+
+    def read_module(self, layer: int) -> nn.Module:
+        """The module of the model whose input the units of a layer read."""
+        ...
+
+    def reconstruct(self, reads: Sequence[Tensor]) -> Iterator[Reconstruction]:
+        """What the MLP branches add to the stream, layer by layer from the bottom, given what is read at each layer."""
+        ...
+
+    def in_place(self, is_replaced: Tensor) -> AbstractContextManager[None]:
+        """While the context lasts, the model runs with its MLPs replaced at the tokens [n_rows, n_pos] chosen."""
+        ...
+
+
+class TranscoderStandIn:
+    """Transcoders in place of the MLPs.
+
+    Raises:
+        TranscoderError: they read or write at points where they cannot replace MLPs.
+    """
+
+    def __init__(self, model: LanguageModel, transcoders: Transcoders) -> None:
+        transcoders.check_fits(n_layers=model.n_layers, d_model=model.d_model)
+        replace_with(transcoders, torch.zeros(0, 0, dtype=torch.bool))  # refuses before any text is read
+        self._model, self._transcoders = model, transcoders
+
+    @property
+    def source(self) -> dict[str, Any]:
+        config = self._transcoders.config
+        return {**self._transcoders.source, "kind": config.model_kind, "n_features": self._transcoders.n_features}
+
+    @property
+    def n_units(self) -> Sequence[int]:
+        return self._transcoders.n_features
+
+    def read_module(self, layer: int) -> nn.Module:
+        return self._model.mlp_norm_module(layer)
+
+    def reconstruct(self, reads: Sequence[Tensor]) -> Iterator[Reconstruction]:
+        """In at least float32, whatever the model runs in."""
+        pending: dict[int, Tensor] = {}  # what lower layers have written into the layers to come
+        for layer, read in enumerate(reads):
+            read = read.to(torch.promote_types(read.dtype, torch.float32))
+            for above, part in enumerate(self._transcoders.contributions(layer, read).unbind(1)):
+                pending[layer + above] = pending[layer + above] + part if layer + above in pending else part
+            out = pending.pop(layer) + self._transcoders.bias(layer).to(read)
+            yield Reconstruction(out, self._transcoders.encode_layer(layer, read) != 0)
+
+    def in_place(self, is_replaced: Tensor) -> AbstractContextManager[None]:
+        return replaced_mlps(self._model, replace_with(self._transcoders, is_replaced))

@@ -1,0 +1,89 @@
+"""The model card beside trained weights, from the run's record and what was measured."""
+
+from typing import Any
+
+from attrgraph.evaluation import Evaluation
+
+_TEMPLATE = """# Transcoders for {model}
+
+A {kind} set, {n_features} features a layer, trained with attrgraph {attrgraph}. {activation} It reads the
+stream before each MLP's norm (`hook_resid_mid`) and writes what the MLP adds to it (`hook_mlp_out`).
+
+Measured on {n_tokens:,} held-out tokens ({n_documents} documents), on the weights in this folder:
+
+| | |
+|---|---|
+| NMSE, mean over layers | {nmse} |
+| active features a token (L0), summed over layers | {l0} (asked: {asked:g}) |
+| features never active on these tokens | {dead} |
+| top-1 agreement, all MLPs replaced | {agreement} |
+| KL(model, replacement), nats | {kl} |
+| cross-entropy recovered, against zero-ablation | {recovered} |
+
+| layer | NMSE | L0 | never active |
+|---|---|---|---|
+{layers}
+
+NMSE is squared error over variance. BOS, and tokens whose stream is more than {outlier:g} times longer than the median
+(attention sinks), were left out of the training; BOS is left out of the measurements.
+
+Trained on {trained_tokens:,} tokens ({seconds:.0f} s on {machine}) of a corpus of {corpus_tokens:,}:
+
+{text}
+
+`training.yaml` has all settings, digests and versions, `metrics.jsonl` the curves. The layout is circuit-tracer's.
+
+```python
+import attrgraph as ag
+
+model = ag.load_model("{model}", transcoders="PATH OF THIS FOLDER")
+```
+"""
+_EXPORTS = {
+    "batchtopk": "Trained as BatchTopK, exported as JumpReLU with one calibrated threshold a layer.",
+    "topk": "Trained as TopK, exported as JumpReLU with one calibrated threshold a layer.",
+    "kept": "TopK.",
+    "jumprelu": "JumpReLU with learned thresholds, each layer's moved by one factor so that L0 is as asked.",
+    "relu": "ReLU, trained with an L1 penalty.",
+}
+
+
+def training_card(record: dict[str, Any], measured: Evaluation, *, is_converted: bool) -> str:
+    """Markdown from `training.yaml`'s content, `result` included, and the measurements.
+
+    Args:
+        is_converted: the exported activation is not the one of training.
+    """
+    config, result = record["config"], record["result"]
+
+    def shown(value: float | None, form: str) -> str:
+        return "undefined here" if value is None else format(value, form)
+
+    values = measured.headline()
+    layers = [
+        f"| {layer.layer} | {layer.nmse:.4f} | {layer.l0:.2f} | {layer.dead_fraction:.1%} |"
+        for layer in measured.per_layer
+    ]
+    return _TEMPLATE.format(
+        model=record["model"]["id"],
+        kind="cross-layer" if config["is_cross_layer"] else "per-layer",
+        n_features=config["n_features"],
+        attrgraph=record["versions"]["attrgraph"],
+        activation=_EXPORTS[config["activation"] if is_converted else "kept"],
+        n_tokens=measured.n_tokens,
+        n_documents=measured.n_documents,
+        nmse=shown(values["nmse"], ".4f"),
+        l0=shown(values["l0"], ".2f"),
+        asked=config["l0"],
+        dead=shown(values["dead_fraction"], ".1%"),
+        agreement=shown(values["top1_agreement"], ".3f"),
+        kl=shown(values["kl"], ".4f"),
+        recovered=shown(values["ce_recovered"], ".3f"),
+        layers="\n".join(layers),
+        outlier=config["outlier_factor"],
+        trained_tokens=result.get("tokens", 0),
+        seconds=result.get("seconds", 0.0),
+        machine=record["machine"],
+        corpus_tokens=record["n_tokens"],
+        text="\n".join(f"- `{name}` {digest}" for name, digest in record["text"].items()),
+    )

@@ -1,0 +1,83 @@
+"""A run's metrics as JSON lines, and the agreement that is watched while it runs."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrgraph.activations import agreement_on, pad_rows
+from attrgraph.corpus import TokenRows
+from attrgraph.errors import TrainingError
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.transcoders.training.parameters import TrainableTranscoders
+from attrgraph.transcoders.training.shards import Shards
+
+Report = Callable[[dict[str, Any]], None]
+# of held-out rows: agreement is then known to about one percent
+_WATCHED_TOKENS = 2_000
+_WATCH_EVERY_S = 20.0
+
+
+class Metrics:
+    """The metrics file of a run; one process writes it.
+
+    Args:
+        path: the file, continued if it exists.
+        shards: the first process writes.
+        report: called with every record too.
+    """
+
+    def __init__(self, path: Path, shards: Shards, report: Report | None) -> None:
+        self._path, self._is_writer, self._report = path, shards.rank == 0, report
+        self._last: dict[str, Any] = {}
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
+        self._last = {**self._last, **record}
+        if not self._is_writer:
+            return
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as e:
+            raise TrainingError(f"{self._path}: cannot be written ({e}); make room and go on with --resume.") from e
+        if self._report is not None:
+            self._report(self._last)
+
+    def cut_after(self, step: int) -> None:
+        """Forget what was recorded after a step: it will be recorded again."""
+        if self._is_writer and self._path.is_file():
+            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # a killed process may have left half a line
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            self._path.write_text("".join(kept), encoding="utf-8")
+
+    def last(self) -> dict[str, Any]:
+        """The newest value of everything recorded."""
+        return dict(self._last)
+
+    def text(self) -> str:
+        return self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
+
+
+class Watcher:
+    """Adds to a run's records, now and then, how often the replacement model agrees with the model on held-out text."""
+
+    def __init__(self, model: LanguageModel, held_out: TokenRows, report: Report, shards: Shards) -> None:
+        self._model, self._report, self._shards = model, report, shards
+        self._tokens = pad_rows(model, held_out.first_tokens(_WATCHED_TOKENS).rows)
+        self._watched = -float("inf")
+
+    def __call__(self, trained: TrainableTranscoders, record: dict[str, Any]) -> None:
+        """Report the record."""
+        # all processes or none: each holds a part of the features
+        if self._shards.agree(float(time.monotonic() - self._watched > _WATCH_EVERY_S)):
+            record["agreement"] = agreement_on(self._model, self._tokens, trained)
+            self._watched = time.monotonic()
+        self._report(record)

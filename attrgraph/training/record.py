@@ -1,0 +1,35 @@
+"""What a run was: settings, digests and versions, as they are written beside the weights."""
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from attrgraph.corpus import TokenRows
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.transcoders.training.config import TrainConfig
+
+
+def run_record(model: LanguageModel, rows: TokenRows, config: TrainConfig, held_out_share: float) -> dict[str, Any]:
+    """Everything needed to repeat a run, for `training.yaml`."""
+    return {
+        "model": {**{name: str(value) for name, value in model.source.items()}, "family": model.family.name},
+        "text": dict(rows.sources),
+        "held_out_share": held_out_share,
+        "n_tokens": rows.n_tokens,
+        "n_documents": rows.n_documents,
+        "config": config.to_dict(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("attrgraph", "torch", "transformers")},
+        },
+        "machine": f"{platform.machine()}, {_device_name(model)}",
+    }
+
+
+def _device_name(model: LanguageModel) -> str:
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"{torch.get_num_threads()} threads of {os.cpu_count()} CPUs"

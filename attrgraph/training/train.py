@@ -1,0 +1,178 @@
+"""Train transcoders on a model and a corpus, write them with their record and card, and measure what was written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+import yaml
+
+from attrgraph.activation_cache import ActivationCache, cache_size_bytes
+from attrgraph.activations import LiveRounds, divergence_on_rows
+from attrgraph.corpus import TokenRows
+from attrgraph.errors import TrainingError
+from attrgraph.evaluation import Evaluation, evaluate
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.training.card import training_card
+from attrgraph.training.metrics import Metrics, Watcher
+from attrgraph.training.record import run_record
+from attrgraph.transcoders import save_transcoders
+from attrgraph.transcoders.training.checkpoint import CheckpointFolder
+from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.export import export_transcoders, gather_features
+from attrgraph.transcoders.training.run import Hooks, train_transcoders
+from attrgraph.transcoders.training.shards import Shards
+from attrgraph.transcoders.training.streams import Rounds
+
+# of held-out rows that the card's figures are measured on
+_MEASURED_TOKENS = 50_000
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run is carried out; what is learned does not depend on it, but for the rounding of a cache."""
+
+    overwrite: bool = False
+    is_resuming: bool = False
+    checkpoint_every_s: float = 60.0
+    buffer_bytes: int = 2**28  # of activations held in memory and shuffled
+    cache: Path | None = None  # folder of activations on disk, written on first use
+    cache_dtype: str = "int8"
+    weights_dtype: torch.dtype = torch.float32
+    held_out_share: float = 0.05  # recorded, so that an evaluation can tell which documents were trained on
+    shards: Shards = field(default_factory=Shards)
+    say: Callable[[str], None] = lambda message: None  # told what takes long, or much space, before it does
+
+
+def train(
+    model: LanguageModel,
+    rows: TokenRows,
+    held_out: TokenRows,
+    output: str | Path,
+    config: TrainConfig,
+    settings: RunSettings | None = None,
+    *,
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> Evaluation | None:
+    """Train transcoders, write them, and measure what was written on held-out text.
+
+    While it runs, `OUTPUT.partial` beside the output holds checkpoints and metrics; the output appears when all is
+    done. Beside the weights it has `README.md` (card), `training.yaml` (settings, digests, versions, result) and
+    `metrics.jsonl`.
+
+    Args:
+        model: the model to explain.
+        rows: token rows to train on.
+        held_out: others, to measure on.
+        output: the folder to write.
+        config: what to learn, and how.
+        settings: how to carry it out.
+        report: called every few steps with the metrics of the last one.
+
+    Returns:
+        Measurements of the written folder; None in processes other than the first.
+
+    Raises:
+        TrainingError, CorpusError: what cannot work, before any long work where that can be known.
+    """
+    settings, output = settings or RunSettings(), Path(output)
+    shards, partial = settings.shards, output.with_name(output.name + ".partial")
+    record = run_record(model, rows, config, settings.held_out_share)
+    if shards.rank == 0:
+        _prepare(output, partial, record, settings)
+    shards.barrier()
+    rounds = _rounds(model, rows, config, settings)
+    metrics = Metrics(partial / "metrics.jsonl", shards, report)
+    checkpoints = CheckpointFolder(partial, shards)
+    if settings.is_resuming:
+        metrics.cut_after(checkpoints.newest_step())
+    trained = train_transcoders(
+        rounds,
+        config,
+        hooks=Hooks(
+            report=Watcher(model, held_out, metrics.add, shards),
+            checkpoints=checkpoints,
+            checkpoint_every_s=settings.checkpoint_every_s,
+            is_resuming=settings.is_resuming,
+        ),
+        shards=shards,
+        divergence=_divergence(model, rows, config),
+    )
+    whole = gather_features(trained)
+    if shards.rank:
+        return None
+    finished = export_transcoders(whole, rounds.round(0), record["model"]["id"], dtype=settings.weights_dtype)
+    measured = evaluate(model, finished, held_out.first_tokens(_MEASURED_TOKENS), n_graphs=0)
+    record["result"] = {**metrics.last(), "held_out": measured.headline()}
+    texts = {
+        "README.md": training_card(record, measured, is_converted=finished.config.k is None),
+        "training.yaml": yaml.safe_dump(record, sort_keys=False),
+        "metrics.jsonl": metrics.text(),
+    }
+    save_transcoders(finished, output, overwrite=settings.overwrite, texts=texts)
+    rmtree(partial)
+    return measured
+
+
+def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunSettings) -> None:
+    """Make the folder of the unfinished run, or check that the one to resume is the same run."""
+    if output.exists() and not settings.overwrite:
+        raise TrainingError(f"{output}: exists; choose another name or pass --force (overwrite=True).")
+    begun = partial / "run.yaml"
+    if settings.is_resuming:
+        if not begun.is_file():
+            raise TrainingError(f"{partial}: no unfinished run is there to resume; start without --resume.")
+        before = yaml.safe_load(begun.read_text(encoding="utf-8"))
+        changed = [key for key in ("model", "text", "held_out_share") if before.get(key) != record[key]]
+        if changed:
+            raise TrainingError(
+                f"{partial}: the unfinished run has another {' and '.join(changed)}; resume it with what it began "
+                "with, or start anew without --resume."
+            )
+        return
+    if partial.exists() and not settings.overwrite:
+        raise TrainingError(
+            f"{partial}: holds an unfinished run; go on with --resume, or start anew with --force (overwrite=True)."
+        )
+    try:
+        rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        begun.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+    except OSError as e:
+        raise TrainingError(f"{partial}: cannot be written ({e.strerror}).") from e
+
+
+def _rounds(model: LanguageModel, rows: TokenRows, config: TrainConfig, settings: RunSettings) -> Rounds:
+    """Activations of the model as it runs, or from a cache on disk."""
+    bytes_per_token = 2 * model.n_layers * model.d_model * 4
+    round_tokens = max(settings.buffer_bytes // bytes_per_token, 4 * config.batch_tokens)
+    live = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed, shards=settings.shards)
+    if settings.cache is None:
+        return live
+    key = {
+        "model": str(model.source.get("digest", model.source["id"])),
+        "rows": rows.digest(),
+        "dtype": str(model.dtype),
+        "seed": str(config.seed),
+        "round_tokens": str(round_tokens),
+        "hooks": "hook_resid_mid hook_mlp_out",
+    }
+    if not settings.cache.exists() and settings.shards.rank == 0:
+        n_rounds = live.n_rounds_per_epoch
+        # the last round is filled up with the beginning of the next epoch
+        n_tokens = rows.n_tokens * n_rounds * live.n_rows // len(rows.rows)
+        n_bytes = cache_size_bytes(model.n_layers, model.d_model, n_tokens, settings.cache_dtype, n_rounds=n_rounds)
+        settings.say(f"writing {n_tokens:,} tokens of activations to {settings.cache}: {n_bytes / 1e9:.2f} GB")
+        live = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed)
+        once = (live.round(i) for i in range(n_rounds))
+        ActivationCache.write(settings.cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
+    settings.shards.barrier()
+    return ActivationCache.open(settings.cache, key=key)
+
+
+def _divergence(model: LanguageModel, rows: TokenRows, config: TrainConfig) -> Any:
+    if not config.kl_weight:
+        return None
+    return divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, seed=config.seed)

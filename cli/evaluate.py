@@ -1,0 +1,107 @@
+"""`attrgraph evaluate`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attrgraph.errors import AttrGraphError, TranscoderError
+
+if TYPE_CHECKING:
+    from attrgraph.evaluation import Evaluation
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="demo, a folder, or owner/repo on the Hugging Face hub.")],
+    transcoders: Annotated[str, typer.Argument(help="demo, demo-per-layer, a folder, or owner/repo.")],
+    text: Annotated[
+        list[Path],
+        typer.Option(help="Text (a document a line), JSON lines, Parquet, or a datasets folder. Repeatable."),
+    ],
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Other transcoders of the model to show beside these. Repeatable.")
+    ] = None,
+    neurons: Annotated[
+        bool, typer.Option("--neurons/--no-neurons", help="Show the model's own top-k neurons at equal L0 too.")
+    ] = True,
+    n_graphs: Annotated[int, typer.Option(min=0, help="Prompts traced for the graph scores.")] = 10,
+    max_documents: Annotated[
+        int | None, typer.Option(min=1, help="Read only the first so many, before held-out ones are chosen.")
+    ] = None,
+    held_out: Annotated[
+        bool | None,
+        typer.Option(
+            "--held-out/--all",
+            help="Which documents. Default: held-out ones of text that a set here was trained on, else all.",
+        ),
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="JSON lines, Parquet, datasets: the field with the text.")] = "text",
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture: .svg .png .pdf; needs matplotlib (attrgraph[draw]).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the report: .json.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing outputs.")] = False,
+) -> None:
+    """Measure transcoders on a text: errors, sparsity, answers with all MLPs replaced, graph scores.
+
+    Intervals in the table are 95%, by bootstrap over documents.
+
+    Example: attrgraph evaluate demo demo --text sentences.txt --beside demo-per-layer
+    """
+    names = [transcoders, *(beside or [])]
+    for name in names:
+        if names.count(name) > 1:
+            raise TranscoderError(f"{name}: is named twice; its column would show twice.")
+    outputs = [path for path in (output, figure) if path is not None]
+    _check_outputs(output, figure, force=force)
+    from attrgraph.cli.evaluation_table import print_tables
+    from attrgraph.cli.progress import progress_bar
+    from attrgraph.evaluation import Split, choose_split, compare, draw_evaluation, read_rows
+    from attrgraph.models.loading import load_model, named_transcoders
+    from attrgraph.output import write_whole
+
+    with progress_bar() as progress:
+        progress("load", 0, 1)
+        loaded = load_model(model, dtype=dtype, device=device)
+        sets = {name: named_transcoders(name, loaded.device) for name in names}
+        progress("load", 1, 1)
+        asked: Split | None = None if held_out is None else "held-out" if held_out else "all"
+        choice = choose_split(text, names, asked=asked, text_field=text_field)
+        rows = read_rows(loaded, text, choice, text_field=text_field, max_documents=max_documents)
+        found = compare(loaded, sets, rows, with_neurons=neurons, n_graphs=n_graphs, progress=progress)
+    report = _report(found, names[0])
+    report |= {"split": choice.split, "held_out_share": choice.held_out_share, "split_reason": choice.reason}
+    if output is not None:
+        text_of_report = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        write_whole(output, lambda path: path.write_text(text_of_report, encoding="utf-8"), overwrite=force)
+    if figure is not None:
+        draw_evaluation(list(found.values()), path=figure, overwrite=force)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+    else:
+        print_tables(found, documents=f"{choice.split} documents ({choice.reason})", files=outputs)
+
+
+def _check_outputs(output: Path | None, figure: Path | None, *, force: bool) -> None:
+    """Raise for an output that could not be written, before any work is done."""
+    from attrgraph.output import check_writable
+
+    if output is not None:
+        if output.suffix != ".json":
+            raise AttrGraphError(f"{output}: unknown ending {output.suffix!r}; the report is written as .json.")
+        check_writable(output, overwrite=force)
+    if figure is not None:
+        from attrgraph.pictures import check_drawable
+
+        check_drawable(figure)
+        check_writable(figure, overwrite=force)
+
+
+def _report(found: "dict[str, Evaluation]", name: str) -> dict[str, Any]:
+    """Of the first set at the top, of the others by name."""
+    others = {other: evaluation.to_dict() for other, evaluation in found.items() if other != name}
+    return {**found[name].to_dict(), "beside": others}

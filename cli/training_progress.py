@@ -1,0 +1,107 @@
+"""A training run on stderr: a live line on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrgraph.errors import TrainingError
+from attrgraph.transcoders.training.config import TrainConfig
+
+_LINE_EVERY_S = 15.0
+
+
+class TrainingProgress:
+    """Says what a run is doing; silent unless `is_shown`."""
+
+    def __init__(self, console: Any, *, is_shown: bool) -> None:
+        self._console, self._is_shown = console, is_shown
+
+    def say(self, message: str) -> None:
+        """One line."""
+        if self._is_shown:
+            self._console.print(message, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def reporting(
+        self, config: TrainConfig, tensorboard: Path | None
+    ) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+        """What to call with each record of metrics."""
+        if not self._is_shown:
+            yield None
+            return
+        with self._drawn() as draw, _event_files(tensorboard) as write:
+
+            def report(record: dict[str, Any]) -> None:
+                draw(record["progress"], summary(record, config))
+                write(record)
+
+            yield report
+
+    @contextmanager
+    def _drawn(self) -> Iterator[Callable[[float, str], None]]:
+        if not self._console.is_terminal:
+            last = [-_LINE_EVERY_S]
+
+            def line(progress: float, text: str) -> None:
+                if time.monotonic() - last[0] >= _LINE_EVERY_S:
+                    last[0] = time.monotonic()
+                    print(f"{progress:4.0%}  {text}", file=sys.stderr, flush=True)
+
+            yield line
+            return
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task("", total=1.0)
+            yield lambda progress, text: bar.update(task, completed=progress, description=text)
+
+
+@contextmanager
+def training_progress(*, is_shown: bool) -> Iterator[TrainingProgress]:
+    from rich.console import Console
+
+    yield TrainingProgress(Console(stderr=True), is_shown=is_shown)
+
+
+def summary(record: dict[str, Any], config: TrainConfig) -> str:
+    """The metrics that one looks at while waiting."""
+    progress = record["progress"]
+    left = record["seconds"] * (1 - progress) / progress if progress else 0.0
+    agreement = f"  agreement {record['agreement']:.3f}" if "agreement" in record else ""
+    return (
+        f"NMSE {record['nmse']:.4f}  L0 {record['l0']:.1f} of {config.l0:g}  dead {record['dead_fraction']:.1%}"
+        f"{agreement}  {record['tokens_per_s']:,.0f} tokens/s  {_clock(left)} left"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@contextmanager
+def _event_files(folder: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Writes scalars for TensorBoard, or nothing without a folder."""
+    if folder is None:
+        yield lambda record: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise TrainingError("--tensorboard needs TensorBoard; pip install 'attrgraph[train]'.") from e
+    writer: Any = SummaryWriter(str(folder))
+
+    def write(record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if isinstance(value, int | float) and name not in ("step", "progress"):
+                writer.add_scalar(name, value, record["step"])
+
+    try:
+        yield write
+    finally:
+        writer.close()

@@ -1,0 +1,1 @@
+"""Training of transcoders on streams of activations; what comes out is a causal `Transcoders` set."""

@@ -1,0 +1,105 @@
+"""Checkpoints that are whole or not there: written beside their place, then renamed."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from attrgraph.errors import TrainingError
+from attrgraph.transcoders.training.shards import Shards
+
+_PREFIX = "checkpoint-"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on as if it had not stopped."""
+
+    tensors: dict[str, Tensor]  # this process's
+    state: dict[str, Any]  # JSON
+
+
+class CheckpointFolder:
+    """The checkpoints of one run; only the newest whole one is kept."""
+
+    def __init__(self, folder: Path, shards: Shards) -> None:
+        self.folder, self._shards = folder, shards
+
+    def newest(self) -> Path | None:
+        """The last checkpoint that was finished."""
+        found = [p for p in self.folder.glob(f"{_PREFIX}*") if p.name.removeprefix(_PREFIX).isdigit()]
+        return max(found, key=lambda p: int(p.name.removeprefix(_PREFIX)), default=None)
+
+    def newest_step(self) -> int:
+        """After how many steps the last finished checkpoint was taken; 0 if there is none."""
+        path = self.newest()
+        return 0 if path is None else int(path.name.removeprefix(_PREFIX))
+
+    def save(self, step: int, checkpoint: Checkpoint) -> None:
+        """Write one, then delete older ones. Every process writes its own tensors.
+
+        Raises:
+            TrainingError: it cannot be written; older checkpoints are then untouched.
+        """
+        final = self.folder / f"{_PREFIX}{step:09d}"
+        partial = self.folder / f"partial-{final.name}"
+        try:
+            if self._shards.rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            self._shards.barrier()
+            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+            save_file(tensors, partial / f"rank-{self._shards.rank}.safetensors")
+            self._shards.barrier()
+            if self._shards.rank == 0:
+                state = {"format_version": FORMAT_VERSION, "n_ranks": self._shards.n_ranks, **checkpoint.state}
+                (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+                for path in (*partial.iterdir(), partial):
+                    _flush(path)
+                older = self.newest()
+                partial.rename(final)
+                if older is not None and older != final:
+                    shutil.rmtree(older)
+        except (OSError, SafetensorError) as e:
+            last = self.newest()
+            raise TrainingError(
+                f"{final}: the checkpoint cannot be written ({e}); the last one is {last or 'none'}. "
+                "Make room and go on with --resume."
+            ) from e
+        self._shards.barrier()
+
+    def load(self) -> Checkpoint:
+        """The newest one.
+
+        Raises:
+            TrainingError: there is none, it is broken, or another number of processes wrote it.
+        """
+        path = self.newest()
+        if path is None:
+            raise TrainingError(f"{self.folder}: has no finished checkpoint to resume from; start without --resume.")
+        try:
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if state["format_version"] != FORMAT_VERSION or state["n_ranks"] != self._shards.n_ranks:
+                raise TrainingError(
+                    f"{path}: was written by {state['n_ranks']} processes (format {state['format_version']}); "
+                    f"expected {self._shards.n_ranks} (format {FORMAT_VERSION})."
+                )
+            return Checkpoint(load_file(path / f"rank-{self._shards.rank}.safetensors"), state)
+        except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as e:
+            raise TrainingError(f"{path}: is not a whole checkpoint ({type(e).__name__}: {e}).") from e
+
+
+def _flush(path: Path) -> None:
+    """Have it on the disk before the rename says that it is there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,125 @@
+"""Every setting of a training run."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from attrgraph.errors import AttrGraphError
+
+ACTIVATIONS = ("batchtopk", "topk", "jumprelu", "relu")
+OPTIMIZERS = ("auto", "dense", "lazy")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run; each field's comment is its documentation.
+
+    Raises:
+        AttrGraphError: a value cannot work.
+    """
+
+    n_features: int = 4096  # of each layer
+    l0: float = 64.0  # active features a token, summed over layers; reached and held
+    is_cross_layer: bool = True
+    # batchtopk: the best scores of all tokens and layers of a batch; topk: of each token and layer, l0 / n_layers each;
+    # jumprelu: learned thresholds; relu: no threshold, L1 penalty
+    activation: str = "batchtopk"
+    n_tokens: int = 20_000_000  # to train on; with max_minutes, whichever ends first
+    max_minutes: float | None = None  # schedules then follow the clock, and runs cannot be repeated bit by bit
+    batch_tokens: int = 1024  # tokens a step
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.02  # of the run; the learning rate rises linearly
+    decay_share: float = 0.3  # of the run, at its end; the learning rate falls linearly to zero
+    max_gradient_norm: float = 1.0
+    # auto: lazy where few rows have a gradient in a step; dense: Adam on everything; lazy: on rows with a gradient only
+    optimizer: str = "auto"
+    dead_after: int = 30_000  # tokens without firing
+    n_dead_active: int = 8  # dead features of a layer that may try to explain a token's error
+    # of the reconstruction that dead features try to explain besides the error: with the error alone, most of those of
+    # a layer that is already reconstructed well find nothing to learn and stay dead
+    dead_target_share: float = 0.4
+    dead_weight: float = 1 / 32
+    # tokens whose stream is this many times longer than the median in any layer are left out (attention sinks)
+    outlier_factor: float = 10.0
+    # errors are weighted by (|y|^2 + 0.1)^-exponent per token; above 0, tokens with small outputs count more
+    token_weight_exponent: float = 0.0
+    kl_weight: float = 1.0  # of KL(model || replacement model), in nats
+    kl_share: float = 0.3  # of the run, at its end, in which it counts
+    kl_tokens: int = 256  # of text of its own, a step
+    threshold_init: float = 0.1  # jumprelu, in units of normalised pre-activations
+    bandwidth: float = 0.5  # jumprelu, in the same units: how far from the threshold gradients still reach it
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check("activation", ACTIVATIONS)
+        self._check("optimizer", OPTIMIZERS)
+        for name in ("n_features", "n_tokens", "batch_tokens", "dead_after", "n_dead_active", "kl_tokens"):
+            if getattr(self, name) < 1:
+                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        for name in ("l0", "learning_rate", "max_gradient_norm", "outlier_factor", "threshold_init", "bandwidth"):
+            if not getattr(self, name) > 0:
+                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected more than 0.")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise AttrGraphError(f"max_minutes is {self.max_minutes}; expected more than 0.")
+        for name in ("warmup_share", "decay_share", "kl_share", "dead_target_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+
+    def _check(self, name: str, known: tuple[str, ...]) -> None:
+        if getattr(self, name) not in known:
+            raise AttrGraphError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}.")
+
+    def check_fits(self, n_layers: int) -> None:
+        """Raise AttrGraphError unless `l0` can be reached with this many layers."""
+        if self.l0 > n_layers * self.n_features:
+            raise AttrGraphError(
+                f"l0 is {self.l0:g}, but {n_layers} layers x {self.n_features} features are only "
+                f"{n_layers * self.n_features}; lower l0 or raise n_features."
+            )
+        if self.activation == "topk" and self.l0 < n_layers:
+            raise AttrGraphError(
+                f"l0 is {self.l0:g}, but topk keeps at least one feature in each of {n_layers} layers; "
+                "raise l0 or use batchtopk."
+            )
+
+    def lr_scale(self, progress: float) -> float:
+        """The learning rate as a share of `learning_rate`, at a share of the run."""
+        scale = 1.0
+        if progress < self.warmup_share:
+            scale = max(progress / self.warmup_share, 0.01)
+        if progress > 1 - self.decay_share:
+            scale = min(scale, (1 - progress) / self.decay_share)
+        return max(scale, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any], where: str) -> "TrainConfig":
+        """From a mapping such as a YAML file's.
+
+        Raises:
+            AttrGraphError: a key is not a setting, or its value has the wrong type.
+        """
+        known = {field.name: field for field in fields(TrainConfig)}
+        checked: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise AttrGraphError(f"{where}: {name} is no setting; the settings are {', '.join(known)}.")
+            checked[name] = _typed(value, known[name].type, f"{where}: {name}")
+        return TrainConfig(**checked)
+
+
+def _typed(value: Any, annotation: Any, where: str) -> Any:
+    """The value, if it has the type that a field's annotation names."""
+    kind = getattr(annotation, "__name__", str(annotation))
+    if value is None and "None" in kind:
+        return None
+    wanted = kind.split(" | ")[0]
+    if wanted == "float" and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            value = float(value)  # YAML reads 1e-3 as text
+        except ValueError as e:
+            raise AttrGraphError(f"{where} is {value!r}; expected a number.") from e
+    if type(value).__name__ != wanted:
+        raise AttrGraphError(f"{where} is {value!r}; expected {kind}.")
+    return value

@@ -1,0 +1,80 @@
+"""Adam that updates only rows with a gradient where gradients are sparse, and PyTorch's fused Adam where not."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from attrgraph.transcoders.training.shards import Shards
+
+_BETAS, _EPS = (0.9, 0.999), 1e-8
+
+
+class RowAdam:
+    """Adam (Kingma & Ba 2015) in which a row without a gradient keeps its weights and moments ("lazy").
+
+    Args:
+        parameters: by name; those of `replicated` are the same in every process and updated alike by each.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], shards: Shards, *, replicated: frozenset[str]) -> None:
+        self._parameters, self._shards, self._replicated = parameters, shards, replicated
+        self.n_steps = 0
+        self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def step(self, learning_rate: float, max_norm: float) -> None:
+        """Update from `.grad`, clipped to `max_norm` over all parameters together, and drop the gradients."""
+        gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        gradients = {name: g.coalesce() if g.is_sparse else g for name, g in gradients.items()}
+        scale = (self._norm(gradients) / max_norm).clamp_min(1.0)
+        dense: list[list[Tensor]] = [[], [], [], []]
+        for name, gradient in gradients.items():
+            p, first, second = self._parameters[name].data, self.first[name], self.second[name]
+            if not gradient.is_sparse:
+                for group, tensor in zip(dense, (p, gradient, first, second), strict=True):
+                    group.append(tensor)
+                continue
+            rows, values = gradient.indices()[0], gradient.values()
+            gathered = [tensor[rows] for tensor in (p, first, second)]
+            self._adam([[gathered[0]], [values], [gathered[1]], [gathered[2]]], learning_rate, scale)
+            for tensor, updated in zip((p, first, second), gathered, strict=True):
+                tensor.index_copy_(0, rows, updated)
+        self._adam(dense, learning_rate, scale)
+        self.n_steps += 1
+        for p in self._parameters.values():
+            p.grad = None
+
+    def _adam(self, tensors: list[list[Tensor]], lr: float, scale: Tensor) -> None:
+        """One fused step on weights, gradients, first and second moments; it divides gradients by `scale`."""
+        p, g, first, second = tensors
+        adam(
+            p,
+            g,
+            first,
+            second,
+            [],
+            [torch.full((), float(self.n_steps), device=x.device) for x in p],
+            fused=True,
+            grad_scale=scale,
+            amsgrad=False,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            lr=lr,
+            weight_decay=0.0,
+            eps=_EPS,
+            maximize=False,
+        )
+
+    def _norm(self, gradients: dict[str, Tensor]) -> Tensor:
+        """Of all gradients together, other processes' included."""
+        device = next(iter(self._parameters.values())).device
+        own, shared = (torch.zeros((), device=device) for _ in range(2))
+        for name, gradient in gradients.items():
+            values = gradient.values() if gradient.is_sparse else gradient
+            squared = torch.linalg.vector_norm(values).square()
+            if name in self._replicated:
+                shared += squared
+            else:
+                own += squared
+        return (self._shards.sum_(own) + shared).sqrt()

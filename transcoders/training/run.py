@@ -1,0 +1,238 @@
+"""The training run: steps, schedules, the controller of L0, checkpoints and reports."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrgraph.errors import TrainingError
+from attrgraph.transcoders.training.checkpoint import Checkpoint, CheckpointFolder
+from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.optimizer import RowAdam
+from attrgraph.transcoders.training.parameters import FeatureDictionary, Normalisation, TrainableTranscoders
+from attrgraph.transcoders.training.shards import Shards
+from attrgraph.transcoders.training.step import DeadFeatures, StepResult, train_step
+from attrgraph.transcoders.training.streams import Rounds, ShuffledBatches
+
+# tokens that means and scales are estimated on: their error is then below one percent of a standard deviation
+_SAMPLE_TOKENS = 32_768
+# steps between looks for dead features, at which checkpoints may be taken too
+_REFRESH_EVERY = 10
+_REPORT_EVERY = 20
+# the penalty follows L0: this power of L0 over its target at once (which damps), and this rate per step in the long run
+_CONTROL_POWER, _CONTROL_RATE = 3.0, 0.04
+# an NMSE of 1 is what the mean alone reaches
+_EXPLODED = 1e3
+
+# KL(model || replacement model) on some text of its own, with gradients, by step
+Divergence = Callable[[FeatureDictionary, int], Tensor]
+
+
+@dataclass
+class Hooks:
+    """What a run calls while it runs; none of it changes the numbers."""
+
+    # every few steps, with the metrics of the last one
+    report: Callable[[TrainableTranscoders, dict[str, Any]], None] = lambda model, record: None
+    checkpoints: CheckpointFolder | None = None
+    checkpoint_every_s: float = 60.0
+    is_resuming: bool = False
+
+
+@dataclass
+class TrainingRun:
+    """The state of a run between two steps."""
+
+    model: TrainableTranscoders
+    batches: ShuffledBatches
+    optimizer: RowAdam = field(init=False)
+    dead: DeadFeatures = field(init=False)
+    penalty: Tensor | None = field(init=False)
+    excess: Tensor = field(init=False)  # log of L0 over its target, in the last batch
+    step: int = 0
+    seconds: float = 0.0  # spent so far, in earlier sittings too
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        self.optimizer = RowAdam(
+            dict(self.model.named_parameters()), self.model.shards, replicated=frozenset({"b_dec"})
+        )
+        self.dead = DeadFeatures(self.model)
+        is_penalised = config.activation in ("jumprelu", "relu")
+        self.penalty = torch.full((), 1e-3, device=self.model.b_dec.device) if is_penalised else None
+        self.excess = torch.zeros((), device=self.model.b_dec.device)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.step * self.model.config.batch_tokens
+
+    def progress(self) -> float:
+        """The share of the run that is done, by tokens or by time, whichever is further."""
+        config = self.model.config
+        by_tokens = self.n_tokens / config.n_tokens
+        by_time = 0.0 if config.max_minutes is None else self.seconds / (60 * config.max_minutes)
+        return self.model.shards.agree(max(by_tokens, by_time)) if config.max_minutes else by_tokens
+
+    def advance(self, progress: float, divergence: Divergence | None) -> StepResult:
+        """One step."""
+        config = self.model.config
+        if self.step % _REFRESH_EVERY == 0:
+            self.dead.refresh()
+        penalty = None if self.penalty is None else self.penalty * self.excess.exp() ** _CONTROL_POWER
+        result = train_step(self.model, self.batches.next(), self.dead, penalty=penalty)
+        if divergence is not None and config.kl_weight and progress >= 1 - config.kl_share:
+            (config.kl_weight * divergence(self.model, self.step)).backward()
+        self.optimizer.step(config.learning_rate * config.lr_scale(progress), config.max_gradient_norm)
+        if self.penalty is not None:
+            self.excess = (result.l0.sum() / config.l0).clamp_min(1e-3).log().clamp(-0.5, 0.5)
+            self.penalty *= torch.exp(_CONTROL_RATE * self.excess)
+        self.step += 1
+        return result
+
+    def checkpoint(self) -> Checkpoint:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"norm.{name}": tensor for name, tensor in vars(self.model.norm).items()}
+        for name in self.optimizer.first:
+            tensors[f"first.{name}"], tensors[f"second.{name}"] = (
+                self.optimizer.first[name],
+                self.optimizer.second[name],
+            )
+        tensors |= {f"idle.{layer}": idle for layer, idle in enumerate(self.dead.idle)}
+        if self.penalty is not None:
+            tensors |= {"penalty": self.penalty, "excess": self.excess}
+        state = {
+            "config": self.model.config.to_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "position": [self.batches.round_index, self.batches.batch_index],
+        }
+        return Checkpoint(tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up where `checkpoint` left off."""
+        tensors, state = checkpoint.tensors, checkpoint.state
+        prefix = "model."
+        self.model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        for name in self.optimizer.first:
+            self.optimizer.first[name].copy_(tensors[f"first.{name}"])
+            self.optimizer.second[name].copy_(tensors[f"second.{name}"])
+        for layer, idle in enumerate(self.dead.idle):
+            idle.copy_(tensors[f"idle.{layer}"])
+        if self.penalty is not None:
+            self.penalty.copy_(tensors["penalty"])
+            self.excess.copy_(tensors["excess"])
+        self.step = self.optimizer.n_steps = state["step"]
+        self.seconds = state["seconds"]
+        self.batches.restore(*state["position"])
+
+
+def train_transcoders(
+    rounds: Rounds,
+    config: TrainConfig,
+    *,
+    hooks: Hooks | None = None,
+    shards: Shards | None = None,
+    divergence: Divergence | None = None,
+) -> TrainableTranscoders:
+    """Train on rounds of activations until the configured number of tokens or minutes.
+
+    Args:
+        rounds: where activations come from.
+        hooks: reports and checkpoints.
+        shards: this process's place among several; each must be given the same rounds.
+        divergence: used if `config.kl_weight` is set.
+
+    Raises:
+        TrainingError: the loss is not finite or explodes (step, batch and last checkpoint are named); a checkpoint
+            cannot be written, or the one to resume from does not fit.
+        AttrGraphError: the settings do not fit the model.
+    """
+    hooks, shards = hooks or Hooks(), shards or Shards()
+    run = _start(rounds, config, hooks, shards)
+    started, saved = time.monotonic() - run.seconds, time.monotonic()
+    reported = (time.monotonic(), run.n_tokens)
+    while (progress := run.progress()) < 1:
+        position = run.batches.round_index, run.batches.batch_index
+        result = run.advance(progress, divergence)
+        run.seconds = time.monotonic() - started
+        is_reported = run.step % _REPORT_EVERY == 0
+        # on a GPU, looking at a number waits for the step to end
+        if is_reported or not result.loss.is_cuda:
+            _check(result, run.step - 1, position, hooks)
+        if is_reported:
+            now = time.monotonic()
+            speed = (run.n_tokens - reported[1]) / (now - reported[0])
+            reported = (now, run.n_tokens)
+            hooks.report(run.model, _record(run, result, progress, speed))
+        if run.step % _REFRESH_EVERY == 0 and hooks.checkpoints is not None:
+            is_due = time.monotonic() - saved >= hooks.checkpoint_every_s
+            if shards.agree(float(is_due)):
+                hooks.checkpoints.save(run.step, run.checkpoint())
+                saved = time.monotonic()
+    return run.model
+
+
+def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) -> TrainingRun:
+    """A run at its beginning, or where its last checkpoint left it."""
+    checkpoint = None
+    if hooks.is_resuming and hooks.checkpoints is not None:
+        checkpoint = hooks.checkpoints.load()
+        saved = checkpoint.state["config"]
+        changed = [name for name, value in config.to_dict().items() if saved.get(name) != value]
+        if changed:
+            raise TrainingError(
+                f"{hooks.checkpoints.newest()}: was written with other settings ({', '.join(changed)}); resume with "
+                "the same settings, or start anew without --resume."
+            )
+        stored = checkpoint.tensors
+        norm = Normalisation(**{n.removeprefix("norm."): t for n, t in stored.items() if n.startswith("norm.")})
+    else:
+        first = rounds.round(0)
+        sample = first.at(torch.arange(first.n_tokens)[:: max(1, first.n_tokens // _SAMPLE_TOKENS)])
+        norm = Normalisation.estimate(sample, outlier_factor=config.outlier_factor)
+    config.check_fits(len(norm.read_mean))
+    batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed, is_kept=norm.is_ordinary)
+    run = TrainingRun(TrainableTranscoders(norm, config, shards), batches)
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    return run
+
+
+def _check(result: StepResult, step: int, position: tuple[int, int], hooks: Hooks) -> None:
+    """Raise unless the loss is a number that training can come back from."""
+    nmse = float(result.nmse.mean())
+    if math.isfinite(float(result.loss)) and nmse < _EXPLODED:
+        return
+    last = None if hooks.checkpoints is None else hooks.checkpoints.newest()
+    raise TrainingError(
+        f"the loss is {float(result.loss):g} (NMSE {nmse:g}) at step {step}, round {position[0]}, batch {position[1]}; "
+        f"the last checkpoint is {last or 'none'}. Lower learning_rate, or look for NaN in that text's activations."
+    )
+
+
+def _record(run: TrainingRun, result: StepResult, progress: float, tokens_per_s: float) -> dict[str, Any]:
+    """The metrics of the step that was just done."""
+    config = run.model.config
+    record: dict[str, Any] = {
+        "step": run.step,
+        "tokens": run.n_tokens,
+        "seconds": round(run.seconds, 3),
+        "progress": progress,
+        "learning_rate": config.learning_rate * config.lr_scale(progress),
+        "loss": float(result.loss),
+        "nmse": float(result.nmse.mean()),
+        "nmse_by_layer": result.nmse.tolist(),
+        "l0": float(result.l0.sum()),
+        "l0_by_layer": result.l0.tolist(),
+        "dead_fraction": run.dead.share(),
+        "tokens_per_s": round(tokens_per_s, 1),
+    }
+    if config.activation == "batchtopk":
+        record["threshold"] = float(run.model.running_threshold)
+    if run.penalty is not None:
+        record["penalty"] = float(run.penalty)
+    return record

@@ -1,0 +1,91 @@
+"""Which features are on: by token, over a whole batch and all layers, or by learned thresholds.
+
+Sources: TopK: Gao et al. 2024, arXiv 2406.04093. BatchTopK: Bussmann et al. 2024, arXiv 2412.06410. JumpReLU:
+Rajamanoharan et al. 2024, arXiv 2407.14435, with gradients to the pre-activations too as in Anthropic's January 2025
+update, transformer-circuits.pub/2025/january-update.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+
+from attrgraph.kernels.pairs import Pairs
+from attrgraph.transcoders.training.shards import Shards
+
+# share of the last batch's threshold above which entries are looked at one by one: wide enough that hardly any batch
+# has too few of them (then all are sorted), narrow enough that they are few
+_CANDIDATE_SHARE = 0.7
+
+
+def top_features(scores: Float[Tensor, "n_tokens n_features"], k: int, shards: Shards) -> Pairs:
+    """The `k` best features of each token, of all processes' features together; ties across processes are all kept."""
+    n_features = scores.shape[1]
+    best = scores.topk(min(k, n_features), dim=1, sorted=False)
+    if shards.n_ranks == 1:
+        return Pairs.of_rows(best.indices, n_features)
+    everywhere = torch.cat(shards.gather(best.values), dim=1)
+    threshold = everywhere.topk(min(k, everywhere.shape[1]), dim=1).values[:, -1:]
+    is_kept = best.values >= threshold
+    tokens = is_kept.nonzero()[:, 0]
+    return Pairs.of_indices(tokens, best.indices[is_kept], scores.shape)
+
+
+def batch_top_features(
+    scores: list[Float[Tensor, "n_tokens n_features"]], n_kept: int, guess: float, shards: Shards
+) -> tuple[list[Pairs], Tensor]:
+    """The `n_kept` best entries of all layers and tokens together; ties at the threshold are all kept.
+
+    Args:
+        scores: non-negative, by layer.
+        guess: about the threshold that will come out; only the speed depends on it.
+
+    Returns:
+        The pairs of every layer, and the lowest score kept.
+    """
+    floor = max(guess * _CANDIDATE_SHARE, 0.0)
+    while True:
+        found = [(score > floor).nonzero(as_tuple=True) for score in scores]
+        values = [score[index] for score, index in zip(scores, found, strict=True)]
+        best = torch.cat(values)
+        n_enough = int(shards.sum_(torch.tensor(len(best), device=best.device)))
+        if n_enough >= n_kept or floor == 0.0:
+            break
+        floor = floor / 4 if floor > 1e-6 else 0.0
+    best = best.topk(min(n_kept, len(best)), sorted=False).values
+    if shards.n_ranks > 1:
+        padded = torch.full((n_kept,), -1.0, device=best.device)
+        padded[: len(best)] = best
+        best = torch.cat(shards.gather(padded))
+        best = best.topk(n_kept, sorted=False).values
+    threshold = best.min().clamp_min(0) if len(best) else scores[0].new_zeros(())
+    pairs = []
+    for score, (tokens, features), value in zip(scores, found, values, strict=True):
+        is_kept = value >= threshold
+        pairs.append(Pairs.of_indices(tokens[is_kept], features[is_kept], score.shape))
+    return pairs, threshold
+
+
+def jumprelu(
+    pre_activations: Float[Tensor, " n_pairs"], threshold: Float[Tensor, " n_pairs"], bandwidth: float
+) -> Float[Tensor, " n_pairs"]:
+    """The pre-activation where it exceeds the threshold, else 0; straight-through gradients of both near the jump."""
+    out: Tensor = _JumpReLU.apply(pre_activations, threshold, bandwidth)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _JumpReLU(Function):
+    @staticmethod
+    def forward(ctx: Any, pre_activations: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre_activations, threshold)
+        ctx.bandwidth = bandwidth
+        return pre_activations * (pre_activations > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,), (pre_activations, threshold) = gradients, ctx.saved_tensors
+        distance = (pre_activations - threshold) / ctx.bandwidth
+        jump = gradient * threshold / ctx.bandwidth * (distance.abs() < 0.5)
+        return gradient * (distance > 0) + jump, -jump, None

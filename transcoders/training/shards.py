@@ -1,0 +1,134 @@
+"""Features shared out over processes: what each holds, and the few sums and gathers that make the whole exact.
+
+Every process sees the whole batch and holds a contiguous block of each layer's features, encoder and decoder rows. What
+the blocks write is summed; the best scores of all blocks together decide which features are on.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from attrgraph.errors import AttrGraphError
+
+
+@dataclass(frozen=True)
+class Shards:
+    """This process's place among those that train together; the default is alone."""
+
+    rank: int = 0
+    n_ranks: int = 1
+
+    @staticmethod
+    def of_process_group() -> "Shards":
+        """The place in torch.distributed's default group, which must be initialised."""
+        return Shards(dist.get_rank(), dist.get_world_size())
+
+    def features(self, n_features: int) -> slice:
+        """The features of a layer that this process holds.
+
+        Raises:
+            AttrGraphError: they cannot be shared out evenly.
+        """
+        if n_features % self.n_ranks:
+            raise AttrGraphError(
+                f"n_features is {n_features}, which {self.n_ranks} processes cannot share evenly; "
+                f"expected a multiple of {self.n_ranks}."
+            )
+        size = n_features // self.n_ranks
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    def sum_(self, x: Tensor) -> Tensor:
+        """The sum of every process's `x`, in place."""
+        if self.n_ranks > 1:
+            dist.all_reduce(x)
+        return x
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """Every process's `x`, by rank; all of one shape."""
+        if self.n_ranks == 1:
+            return [x]
+        parts = [torch.empty_like(x) for _ in range(self.n_ranks)]
+        dist.all_gather(parts, x.contiguous())
+        return parts
+
+    def broadcast(self, x: Tensor, source: int) -> Tensor:
+        """The `x` of process `source`, in place; all of one shape."""
+        x = x.contiguous()
+        if self.n_ranks > 1:
+            dist.broadcast(x, src=source)
+        return x
+
+    def agree(self, value: float) -> float:
+        """Rank 0's value: clocks differ."""
+        if self.n_ranks == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64)
+        shared = shared.cuda() if dist.get_backend() == "nccl" else shared
+        dist.broadcast(shared, src=0)
+        return float(shared)
+
+    def barrier(self) -> None:
+        if self.n_ranks > 1:
+            dist.barrier()
+
+
+def into_shards(x: Tensor, shards: Shards) -> Tensor:
+    """`x`, whose gradient is the sum of what every process's features have on it."""
+    if shards.n_ranks == 1:
+        return x
+    out: Tensor = _IntoShards.apply(x, shards)  # type: ignore[no-untyped-call]
+    return out
+
+
+def out_of_shards(x: Tensor, shards: Shards) -> Tensor:
+    """The sum of every process's `x`; all go on with it alike, so each one's gradient is that of the sum."""
+    if shards.n_ranks == 1:
+        return x
+    out: Tensor = _OutOfShards.apply(x, shards)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _IntoShards(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shards: Shards) -> Tensor:
+        ctx.shards = shards
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.shards.sum_(gradients[0].contiguous().clone()), None
+
+
+class _OutOfShards(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shards: Shards) -> Tensor:
+        return shards.sum_(x.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[tuple[Shards, str]]:
+    """This process's place among those that torchrun started, and its device; alone without torchrun.
+
+    Args:
+        device: as given to `load_model`; with several processes on GPUs each takes the one of its local rank.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Shards(), device
+        return
+    is_on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    dist.init_process_group("nccl" if is_on_gpu else "gloo")
+    try:
+        yield Shards.of_process_group(), f"cuda:{os.environ['LOCAL_RANK']}" if is_on_gpu else "cpu"
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,186 @@
+"""One training step: choose features, reconstruct, and bring the gradients of the loss to those features.
+
+The loss of a batch is the mean over layers of squared error divided by the variance of the layer's output (the NMSE
+that is reported), plus an auxiliary loss in which features that have not fired for long try to explain the error, which
+is held fixed (AuxK; Gao et al. 2024, arXiv 2406.04093), and a share of what is reconstructed already, plus for JumpReLU
+and ReLU a penalty on active features (tanh as in Anthropic's January 2025 update, or L1).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attrgraph.kernels.pairs import Pairs
+from attrgraph.transcoders.training.parameters import TrainableTranscoders
+from attrgraph.transcoders.training.selection import batch_top_features
+from attrgraph.transcoders.training.streams import Activations
+
+# the penalty's tanh(c * score): with c = 4 a score of 1/2 is counted almost as 1
+_TANH_SCALE = 4.0
+# of the running threshold towards each batch's
+_THRESHOLD_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one batch gave; tensors, so that nothing waits for the device."""
+
+    loss: Float[Tensor, ""]
+    nmse: Float[Tensor, " n_layers"]
+    l0: Float[Tensor, " n_layers"]  # active features a token
+
+
+class DeadFeatures:
+    """How long ago each feature last fired, and which have not for longer than `dead_after` tokens."""
+
+    def __init__(self, model: TrainableTranscoders) -> None:
+        self._model = model
+        self.idle: list[Int[Tensor, " n_features"]] = [
+            torch.zeros(len(W_enc), dtype=torch.int64, device=W_enc.device) for W_enc in model.W_enc
+        ]
+        self.features: list[Int[Tensor, " n_dead"]] = []
+        self.refresh()
+
+    def update(self, layer: int, fired: Tensor, n_tokens: int) -> None:
+        self.idle[layer] += n_tokens
+        self.idle[layer][fired] = 0
+
+    def refresh(self) -> None:
+        """Look for dead features anew. Their numbers come to the host, so this is not part of every step."""
+        self.features = [(idle > self._model.config.dead_after).nonzero()[:, 0] for idle in self.idle]
+
+    def share(self) -> float:
+        """Of all features, those of other processes too."""
+        counts = torch.stack([(idle > self._model.config.dead_after).sum() for idle in self.idle]).sum()
+        n_features = self._model.n_layers * self._model.config.n_features
+        return float(self._model.shards.sum_(counts)) / n_features
+
+
+def train_step(
+    model: TrainableTranscoders, batch: Activations, dead: DeadFeatures, *, penalty: Tensor | None = None
+) -> StepResult:
+    """Fill every parameter's gradient from one batch.
+
+    Args:
+        penalty: weight of the penalty on active features, for activations that choose by threshold.
+    """
+    xs = [model.normalised_reads(layer, reads) for layer, reads in enumerate(batch.reads)]
+    chosen, auxiliary = _select(model, xs, dead)
+    n_tokens, outs, sparsity = batch.n_tokens, [], torch.zeros((), device=xs[0].device)
+    l0 = []
+    for layer, (x, pairs, aux) in enumerate(zip(xs, chosen, auxiliary, strict=True)):
+        values = model.values(layer, x, pairs)
+        fired = values.detach() > 0
+        dead.update(layer, pairs.features[fired], n_tokens)
+        l0.append(fired.sum() / n_tokens)
+        if penalty is not None:
+            sparsity = sparsity + _penalty(model, layer, values, pairs) / n_tokens
+        if aux is not None:
+            values = torch.cat([values, model.values(layer, x, aux, is_jumping=False)])
+            pairs = pairs.stack(aux)
+        outs.append(model.decode(layer, values, pairs))
+    nmse, gradients, for_bias = _error_gradients(model, batch, [out.detach() for out in outs])
+    loss = nmse.mean()
+    ends, ends_gradients = list(outs), gradients
+    if penalty is not None:
+        loss = loss + penalty * sparsity.detach()
+        ends, ends_gradients = [*ends, sparsity], [*gradients, penalty]
+    # not backward(): what accumulates in .grad forgets that its rows are unique and in order
+    others = [parameter for parameter in model.parameters() if parameter is not model.b_dec]
+    found = torch.autograd.grad(ends, others, ends_gradients)
+    for parameter, gradient in zip([*others, model.b_dec], [*found, for_bias], strict=True):
+        parameter.grad = gradient
+    return StepResult(loss, nmse, model.shards.sum_(torch.stack(l0)))
+
+
+@torch.no_grad()
+def _select(
+    model: TrainableTranscoders, xs: list[Tensor], dead: DeadFeatures
+) -> tuple[list[Pairs], list[Pairs | None]]:
+    """By layer: pairs that reconstruct (for JumpReLU, also those that are off but near the jump), and dead ones."""
+    config, chosen, auxiliary, scores = model.config, [], [], []
+    for layer, x in enumerate(xs):
+        if config.activation == "topk":
+            chosen.append(model.causal_pairs(layer, x))
+            auxiliary.append(_dead_pairs(model, layer, x, dead))
+            continue
+        pre_activations = model.pre_activations(layer, x).float()
+        auxiliary.append(_dead_pairs(model, layer, x, dead))
+        if config.activation == "batchtopk":
+            scores.append(pre_activations.relu_().mul_(model.write_norms(layer)))
+            continue
+        near = 0.0 if config.activation == "relu" else model.log_threshold[layer].exp() - config.bandwidth / 2
+        tokens, features = (pre_activations > near).nonzero(as_tuple=True)
+        chosen.append(Pairs.of_indices(tokens, features, pre_activations.shape))
+    if config.activation == "batchtopk":
+        n_kept = max(1, round(config.l0 * len(xs[0])))
+        guess = float(model.running_threshold)
+        chosen, threshold = batch_top_features(scores, n_kept, guess, model.shards)
+        rate = _THRESHOLD_RATE if guess else 1.0
+        model.running_threshold.lerp_(threshold.to(model.running_threshold), rate)
+    return chosen, auxiliary
+
+
+def _dead_pairs(model: TrainableTranscoders, layer: int, x: Tensor, dead: DeadFeatures) -> Pairs | None:
+    """At each token, the dead features with the largest positive pre-activations."""
+    features = dead.features[layer]
+    n_dead = int(model.shards.sum_(torch.tensor(len(features), device=x.device)))
+    if not n_dead:
+        return None
+    pre_activations = torch.addmm(model.b_enc[layer][features], x, model.W_enc[layer][features].T)
+    n_active = model.config.n_dead_active
+    best = pre_activations.topk(min(n_active, len(features)), dim=1, sorted=False)
+    is_on = best.values > 0
+    if model.shards.n_ranks > 1:
+        padded = x.new_zeros(len(x), n_active)
+        padded[:, : best.values.shape[1]] = best.values
+        everywhere = torch.cat(model.shards.gather(padded), dim=1)
+        is_on &= best.values >= everywhere.topk(n_active, dim=1).values[:, -1:]
+    tokens = is_on.nonzero()[:, 0]
+    n = (len(x), len(model.W_enc[layer]))
+    return Pairs.of_indices(tokens, features[best.indices[is_on]], n)
+
+
+def _penalty(model: TrainableTranscoders, layer: int, values: Tensor, pairs: Pairs) -> Tensor:
+    """Sum over pairs of tanh(c * score), or of the score itself (L1) for ReLU."""
+    scores = values * torch.linalg.vector_norm(model.W_dec[layer], dim=1)[pairs.features]
+    counted: Tensor = scores if model.config.activation == "relu" else (_TANH_SCALE * scores).tanh()
+    return counted.sum()
+
+
+@torch.no_grad()
+def _error_gradients(
+    model: TrainableTranscoders, batch: Activations, outs: list[Tensor]
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """NMSE by layer, the loss's gradient with respect to what each source layer wrote, and to the biases.
+
+    An out has the batch's tokens and, if the layer has dead features that took part, the tokens again for these.
+    """
+    config, n_tokens, d = model.config, batch.n_tokens, model.d_model
+    targets = batch.writes * model.norm.write_scale[:, None, None]
+    written = torch.zeros(n_tokens, model.n_layers * d, device=targets.device)
+    spans = [slice(layer * d, (layer + n) * d) for layer, n in enumerate(model.n_targets)]
+    for out, span in zip(outs, spans, strict=True):
+        written[:, span] += out[:n_tokens]
+    error = model.shards.sum_(written).view(n_tokens, -1, d) + model.b_dec - targets.transpose(0, 1)
+    squared = error.square().mean(-1)  # [n_tokens, n_layers]
+    nmse = squared.mean(0)
+    gradient = error * (2 / (n_tokens * d * model.n_layers))
+    if config.token_weight_exponent:
+        weight = (targets.square().mean(-1) + 0.1) ** -config.token_weight_exponent
+        gradient *= weight.T[..., None]
+    flat_gradient = gradient.view(n_tokens, -1)
+    # the error, and a share of what the others reconstruct without the bias
+    for_dead = (config.dead_target_share * (error + targets.transpose(0, 1) - model.b_dec) - error).view(n_tokens, -1)
+    gradients = []
+    for layer, (out, span) in enumerate(zip(outs, spans, strict=True)):
+        parts = [flat_gradient[:, span]]
+        if len(out) > n_tokens:
+            n_targets = model.n_targets[layer]
+            left_over = model.shards.sum_(out[n_tokens:].clone()) - for_dead[:, span]
+            scale = nmse[layer : layer + n_targets].clamp_min(1e-4).repeat_interleave(d, output_size=n_targets * d)
+            parts.append(left_over / scale * (2 * config.dead_weight / (n_tokens * d * n_targets * model.n_layers)))
+        gradients.append(torch.cat(parts))
+    return nmse, gradients, gradient.sum(0)

@@ -1,0 +1,91 @@
+"""Where training batches come from: rounds of activations, each shuffled and cut into batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attrgraph.errors import AttrGraphError
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What the MLPs of every layer read and write at the same tokens."""
+
+    reads: Float[Tensor, "n_layers n_tokens d_model"]
+    writes: Float[Tensor, "n_layers n_tokens d_model"]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.reads.shape[1]
+
+    def at(self, tokens: Tensor) -> "Activations":
+        """At some of the tokens, by index or by mask."""
+        return Activations(self.reads[:, tokens], self.writes[:, tokens])
+
+
+@runtime_checkable
+class Rounds(Protocol):
+    """An endless sequence of activations that can be asked for any of its elements again."""
+
+    def round(self, index: int) -> Activations:
+        """Round `index`; the same at every call."""
+        ...
+
+
+class ShuffledBatches:
+    """Batches drawn without replacement from one round after another; the last incomplete one of a round is left out.
+
+    Memory is bounded by one round. The position is two numbers, and any position can be taken up again: the round is
+    asked for anew and shuffled as before.
+
+    Args:
+        rounds: where activations come from.
+        batch_tokens: tokens of a batch.
+        seed: of the shuffling.
+        is_kept: which tokens of a round take part.
+    """
+
+    def __init__(
+        self, rounds: Rounds, *, batch_tokens: int, seed: int, is_kept: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self._rounds, self._batch_tokens, self._seed, self._is_kept = rounds, batch_tokens, seed, is_kept
+        self.round_index, self.batch_index = 0, 0
+        self._round: Activations | None = None
+        self._order = torch.zeros(0, dtype=torch.int64)
+
+    def next(self) -> Activations:
+        """The next batch.
+
+        Raises:
+            AttrGraphError: a round has fewer tokens than a batch.
+        """
+        activations = self._load() if self._round is None else self._round
+        start = self.batch_index * self._batch_tokens
+        if start + self._batch_tokens > activations.n_tokens:
+            self.restore(self.round_index + 1, 0)
+            activations, start = self._load(), 0
+        self.batch_index += 1
+        return activations.at(self._order[start : start + self._batch_tokens])
+
+    def restore(self, round_index: int, batch_index: int) -> None:
+        """Go to a position that was read from `round_index` and `batch_index`."""
+        self._round, self.round_index, self.batch_index = None, round_index, batch_index
+
+    def _load(self) -> Activations:
+        activations = self._rounds.round(self.round_index)
+        if self._is_kept is not None:
+            is_kept = self._is_kept(activations.reads)
+            activations = activations if bool(is_kept.all()) else activations.at(is_kept)
+        if activations.n_tokens < self._batch_tokens:
+            raise AttrGraphError(
+                f"round {self.round_index} of activations has {activations.n_tokens} tokens, fewer than one batch "
+                f"({self._batch_tokens}); give more text, or lower batch_tokens."
+            )
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.round_index)
+        order = torch.randperm(activations.n_tokens, generator=generator)
+        self._round, self._order = activations, order.to(activations.reads.device)
+        return activations
