@@ -54,12 +54,14 @@ class ActivationCache:
         dtype: how values are stored; they are read as float32.
         key: what the activations were computed from.
         tokens_per_round: of each round in the files.
+        device: where rounds are put.
     """
 
     folder: Path
     dtype: str
     key: dict[str, str]
     tokens_per_round: list[int]
+    device: str | torch.device = "cpu"
 
     @property
     def n_rounds(self) -> int:
@@ -117,7 +119,7 @@ class ActivationCache:
         return ActivationCache.open(folder, key=key)
 
     @staticmethod
-    def open(folder: str | Path, *, key: dict[str, str]) -> "ActivationCache":
+    def open(folder: str | Path, *, key: dict[str, str], device: str | torch.device = "cpu") -> "ActivationCache":
         """Open a folder that `write` wrote, if it holds the activations that `key` describes.
 
         Raises:
@@ -140,20 +142,20 @@ class ActivationCache:
             raise CorpusError(
                 f"{folder}: caches other activations: {'; '.join(differences)}. Choose another folder, or delete it."
             )
-        cache = ActivationCache(folder, index["dtype"], index["key"], index["tokens_per_round"])
+        cache = ActivationCache(folder, index["dtype"], index["key"], index["tokens_per_round"], device)
         for number in range(cache.n_rounds):
             cache._check_shard(number)
         return cache
 
     def round(self, index: int) -> Activations:
-        """Round `index` (modulo `n_rounds`) as float32 on the CPU; the same at every call.
+        """Round `index` (modulo `n_rounds`) as float32 on `device`; the same at every call.
 
         Raises:
             CorpusError: its file has become unreadable.
         """
         path = self.folder / _file_name(index % self.n_rounds)
         try:
-            tensors = load_file(path)
+            tensors = load_file(path, device=str(self.device))
         except (SafetensorError, OSError) as e:
             raise _damaged(path, e) from e
         if self.dtype == "int8":

@@ -116,7 +116,8 @@ class LiveRounds:
                 part = activations_of(self._model, tokens)
             else:
                 shape = (self._model.n_layers, int(tokens.is_trained.sum()), self._model.d_model)
-                part = Activations(*(torch.empty(shape, dtype=self._model.dtype, device=self._model.device),) * 2)
+                empty = [torch.empty(shape, dtype=self._model.dtype, device=self._model.device) for _ in range(2)]
+                part = Activations(*empty)
             if self._shards.n_ranks > 1:
                 part = Activations(
                     self._shards.broadcast(part.reads, owner), self._shards.broadcast(part.writes, owner)
@@ -161,7 +162,8 @@ def divergence_on_rows(model: LanguageModel, rows: Sequence[Tensor], *, batch_to
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         chosen: list[Tensor] = []
         while sum(len(row) for row in chosen) < batch_tokens:
-            chosen.append(rows[int(torch.randint(len(rows), (), generator=generator))])
+            row = rows[int(torch.randint(len(rows), (), generator=generator))]
+            chosen.append(row[:batch_tokens])  # one long row among short ones would pad them all to its length
         return divergence_on(model, pad_rows(model, chosen), dictionary)
 
     return at_step

@@ -36,7 +36,7 @@ def replace_with(dictionary: FeatureDictionary, is_replaced: Bool[Tensor, "n_row
         for source in range(layer + 1):
             if layer - source < parts[source].shape[1]:
                 reconstruction = reconstruction + parts[source][:, layer - source]
-        return out.masked_scatter(is_replaced[..., None], reconstruction)
+        return out.masked_scatter(is_replaced[..., None], reconstruction.to(out.dtype))
 
     return replace
 
@@ -44,9 +44,10 @@ def replace_with(dictionary: FeatureDictionary, is_replaced: Bool[Tensor, "n_row
 def divergence(
     model_logits: Float[Tensor, "*rows d_vocab"], other_logits: Float[Tensor, "*rows d_vocab"]
 ) -> Float[Tensor, "*rows"]:
-    """KL(model || other) of next-token distributions, in nats."""
-    expected = model_logits.log_softmax(-1)
-    return (expected.exp() * (expected - other_logits.log_softmax(-1))).sum(-1)
+    """KL(model || other) of next-token distributions, in nats; at least in float32."""
+    dtype = torch.promote_types(model_logits.dtype, torch.float32)
+    expected = model_logits.to(dtype).log_softmax(-1)
+    return (expected.exp() * (expected - other_logits.to(dtype).log_softmax(-1))).sum(-1)
 
 
 def live_replacement_logits(

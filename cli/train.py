@@ -32,7 +32,7 @@ def train(
         typer.Option(help=f"Mean active features a token, summed over layers. Default: {_DEFAULT.l0:g}."),
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help=f"Tokens to train on, such as 500k or 20M. Default: {_DEFAULT.n_tokens:,}.")
+        str | None, typer.Option(help=f"Tokens to train on, such as 500k or 20M. Default: {_DEFAULT.token_limit:,}.")
     ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop after this many minutes; schedules follow the clock.")
@@ -145,7 +145,7 @@ def parse_count(text: str) -> int:
     factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
     try:
         count = round(float(text[:-1] if factor > 1 else text) * factor)
-    except ValueError:
+    except (ValueError, OverflowError):
         count = 0
     if count < 1:
         raise TrainingError(f"--tokens is {text!r}; expected a number such as 500000, 500k, 20M.")
@@ -170,13 +170,7 @@ def effective_config(path: Path | None, options: dict[str, Any]) -> TrainConfig:
         if not isinstance(read, dict):
             raise TrainingError(f"{path}: expected a mapping of settings, got {type(read).__name__}.")
         values = read
-    if options.get("max_minutes") is not None and "n_tokens" not in options:
-        options = {**options, "n_tokens": values.get("n_tokens", _UNLIMITED)}
     return TrainConfig.from_dict({**values, **options}, str(path or "options"))
-
-
-# with a limit in minutes only, tokens are no limit
-_UNLIMITED = 10**15
 
 
 def _print_result(measured: "Evaluation", settings: TrainConfig, output: Path, *, as_json: bool) -> None:

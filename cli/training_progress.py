@@ -33,9 +33,11 @@ class TrainingProgress:
             yield None
             return
         with self._drawn() as draw, _event_files(tensorboard) as write:
+            latest: dict[str, Any] = {}
 
             def report(record: dict[str, Any]) -> None:
-                draw(record["progress"], summary(record, config))
+                latest.update(record)  # the agreement is not in every record
+                draw(record["progress"], summary(latest, config))
                 write(record)
 
             yield report

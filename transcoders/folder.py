@@ -69,10 +69,7 @@ def save_transcoders(
         TranscoderError: the folder exists and `overwrite` is not set, or it cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise TranscoderError(f"{folder}: exists; choose another name, or overwrite it explicitly.")
-    if folder.exists() and not (folder / "config.yaml").is_file():
-        raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
+    check_replaceable(folder, overwrite=overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -97,7 +94,11 @@ def save_transcoders(
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
             folder.rename(old / folder.name)
-            temporary.rename(folder)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                (old / folder.name).rename(folder)
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(folder)
@@ -105,6 +106,14 @@ def save_transcoders(
         raise TranscoderError(f"{folder}: cannot be written ({e}).") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, *, overwrite: bool) -> None:
+    """Raise TranscoderError if `save_transcoders` would refuse: to be asked before long work, not after it."""
+    if folder.exists() and not overwrite:
+        raise TranscoderError(f"{folder}: exists; choose another name, or overwrite it explicitly (--force).")
+    if folder.exists() and not (folder / "config.yaml").is_file():
+        raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
 
 
 def _files(transcoders: Transcoders) -> list[tuple[str, dict[str, Tensor]]]:

@@ -36,14 +36,7 @@ from attrgraph.transcoders.training.streams import Activations
 
 # Few active features a token, so that those of a city's state seldom fire for other states as fillers.
 TRANSCODER_CONFIG = TrainConfig(
-    n_features=2048,
-    l0=24.0,
-    n_tokens=2_400_000,
-    batch_tokens=1024,
-    dead_after=30_000,
-    n_dead_active=4,
-    kl_weight=1.0,
-    kl_share=0.4,
+    n_features=2048, l0=22.0, n_tokens=2_400_000, batch_tokens=1024, token_weight_exponent=0.5, kl_share=0.4
 )
 _ROWS_PER_BATCH, _BATCHES_PER_ROUND = 24, 64
 _SETS = {"cross_layer": True, "per_layer": False}  # folder: is it cross-layer

@@ -25,7 +25,7 @@ Measured on {n_tokens:,} held-out tokens ({n_documents} documents), on the weigh
 {layers}
 
 NMSE is squared error over variance. BOS, and tokens whose stream is more than {outlier:g} times longer than the median
-(attention sinks), were left out of the training; BOS is left out of the measurements.
+(attention sinks), were left out of the reconstruction loss; BOS is left out of the measurements.
 
 Trained on {trained_tokens:,} tokens ({seconds:.0f} s on {machine}) of a corpus of {corpus_tokens:,}:
 
@@ -41,19 +41,14 @@ model = ag.load_model("{model}", transcoders="PATH OF THIS FOLDER")
 """
 _EXPORTS = {
     "batchtopk": "Trained as BatchTopK, exported as JumpReLU with one calibrated threshold a layer.",
-    "topk": "Trained as TopK, exported as JumpReLU with one calibrated threshold a layer.",
-    "kept": "TopK.",
+    "topk": "TopK (circuit-tracer ignores k in cross-layer sets).",
     "jumprelu": "JumpReLU with learned thresholds, each layer's moved by one factor so that L0 is as asked.",
     "relu": "ReLU, trained with an L1 penalty.",
 }
 
 
-def training_card(record: dict[str, Any], measured: Evaluation, *, is_converted: bool) -> str:
-    """Markdown from `training.yaml`'s content, `result` included, and the measurements.
-
-    Args:
-        is_converted: the exported activation is not the one of training.
-    """
+def training_card(record: dict[str, Any], measured: Evaluation) -> str:
+    """Markdown from `training.yaml`'s content, `result` included, and the measurements."""
     config, result = record["config"], record["result"]
 
     def shown(value: float | None, form: str) -> str:
@@ -69,7 +64,7 @@ def training_card(record: dict[str, Any], measured: Evaluation, *, is_converted:
         kind="cross-layer" if config["is_cross_layer"] else "per-layer",
         n_features=config["n_features"],
         attrgraph=record["versions"]["attrgraph"],
-        activation=_EXPORTS[config["activation"] if is_converted else "kept"],
+        activation=_EXPORTS[config["activation"]],
         n_tokens=measured.n_tokens,
         n_documents=measured.n_documents,
         nmse=shown(values["nmse"], ".4f"),

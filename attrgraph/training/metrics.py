@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attrgraph.activations import agreement_on, pad_rows
+from attrgraph.activations import agreement_on, batches_of_similar_length
 from attrgraph.corpus import TokenRows
 from attrgraph.errors import TrainingError
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.output import write_whole
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
 
@@ -30,7 +31,6 @@ class Metrics:
 
     def __init__(self, path: Path, shards: Shards, report: Report | None) -> None:
         self._path, self._is_writer, self._report = path, shards.rank == 0, report
-        self._last: dict[str, Any] = {}
 
     def add(self, record: dict[str, Any]) -> None:
         """Append a record.
@@ -38,7 +38,6 @@ class Metrics:
         Raises:
             TrainingError: the file cannot be written.
         """
-        self._last = {**self._last, **record}
         if not self._is_writer:
             return
         try:
@@ -47,20 +46,22 @@ class Metrics:
         except OSError as e:
             raise TrainingError(f"{self._path}: cannot be written ({e}); make room and go on with --resume.") from e
         if self._report is not None:
-            self._report(self._last)
+            self._report(record)
 
     def cut_after(self, step: int) -> None:
         """Forget what was recorded after a step: it will be recorded again."""
         if self._is_writer and self._path.is_file():
-            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
             # a killed process may have left half a line
-            whole = [line for line in lines if line.endswith("\n")]
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
-            self._path.write_text("".join(kept), encoding="utf-8")
+            whole = [line for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
+            write_whole(self._path, lambda path: path.write_text(kept, encoding="utf-8"), overwrite=True)
 
     def last(self) -> dict[str, Any]:
         """The newest value of everything recorded."""
-        return dict(self._last)
+        newest: dict[str, Any] = {}
+        for line in self.text().splitlines():
+            newest |= json.loads(line)
+        return newest
 
     def text(self) -> str:
         return self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
@@ -71,13 +72,19 @@ class Watcher:
 
     def __init__(self, model: LanguageModel, held_out: TokenRows, report: Report, shards: Shards) -> None:
         self._model, self._report, self._shards = model, report, shards
-        self._tokens = pad_rows(model, held_out.first_tokens(_WATCHED_TOKENS).rows)
+        rows = held_out.first_tokens(_WATCHED_TOKENS).rows
+        self._batches = list(batches_of_similar_length(model, rows, batch_tokens=_WATCHED_TOKENS))
         self._watched = -float("inf")
 
     def __call__(self, trained: TrainableTranscoders, record: dict[str, Any]) -> None:
         """Report the record."""
         # all processes or none: each holds a part of the features
         if self._shards.agree(float(time.monotonic() - self._watched > _WATCH_EVERY_S)):
-            record["agreement"] = agreement_on(self._model, self._tokens, trained)
+            agreed, n_tokens = 0.0, 0
+            for tokens in self._batches:
+                n = int(tokens.is_trained.sum())
+                agreed += n * agreement_on(self._model, tokens, trained)
+                n_tokens += n
+            record["agreement"] = agreed / n_tokens
             self._watched = time.monotonic()
         self._report(record)

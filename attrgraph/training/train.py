@@ -15,30 +15,34 @@ from attrgraph.corpus import TokenRows
 from attrgraph.errors import TrainingError
 from attrgraph.evaluation import Evaluation, evaluate
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.output import write_whole
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
 from attrgraph.training.record import run_record
-from attrgraph.transcoders import save_transcoders
+from attrgraph.transcoders import Transcoders, save_transcoders
+from attrgraph.transcoders.folder import check_replaceable
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import export_transcoders, gather_features
-from attrgraph.transcoders.training.run import Hooks, train_transcoders
+from attrgraph.transcoders.training.run import Divergence, Hooks, train_transcoders
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.streams import Rounds
 
 # of held-out rows that the card's figures are measured on
 _MEASURED_TOKENS = 50_000
+# a round is shuffled as a whole; beyond this it only makes the first step wait
+_MOST_ROUND_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is carried out; what is learned does not depend on it, but for the rounding of a cache."""
+    """How a run is carried out. A cache and the buffer's size change the order of tokens; the rest changes nothing."""
 
     overwrite: bool = False
     is_resuming: bool = False
     checkpoint_every_s: float = 60.0
-    buffer_bytes: int = 2**28  # of activations held in memory and shuffled
-    cache: Path | None = None  # folder of activations on disk, written on first use
+    buffer_bytes: int = 2**30  # most of activations held in memory and shuffled, unless 16 batches need more
+    cache: Path | None = None  # folder of activations on disk, written on first use; every epoch then has one order
     cache_dtype: str = "int8"
     weights_dtype: torch.dtype = torch.float32
     held_out_share: float = 0.05  # recorded, so that an evaluation can tell which documents were trained on
@@ -79,11 +83,14 @@ def train(
     """
     settings, output = settings or RunSettings(), Path(output)
     shards, partial = settings.shards, output.with_name(output.name + ".partial")
-    record = run_record(model, rows, config, settings.held_out_share)
+    config.check_fits(model.n_layers)
+    shards.features(config.n_features)
+    key = _activations_key(model, rows, config, settings)
+    record = {**run_record(model, rows, config, settings.held_out_share), "activations": key}
     if shards.rank == 0:
         _prepare(output, partial, record, settings)
     shards.barrier()
-    rounds = _rounds(model, rows, config, settings)
+    rounds = _rounds(model, rows, config, settings, key)
     metrics = Metrics(partial / "metrics.jsonl", shards, report)
     checkpoints = CheckpointFolder(partial, shards)
     if settings.is_resuming:
@@ -100,79 +107,106 @@ def train(
         shards=shards,
         divergence=_divergence(model, rows, config),
     )
-    whole = gather_features(trained)
+    # every process takes part in both
+    whole, sample = gather_features(trained), rounds.round(0)
     if shards.rank:
         return None
-    finished = export_transcoders(whole, rounds.round(0), record["model"]["id"], dtype=settings.weights_dtype)
+    finished = export_transcoders(whole, sample, record["model"]["id"], dtype=settings.weights_dtype)
     measured = evaluate(model, finished, held_out.first_tokens(_MEASURED_TOKENS), n_graphs=0)
-    record["result"] = {**metrics.last(), "held_out": measured.headline()}
-    texts = {
-        "README.md": training_card(record, measured, is_converted=finished.config.k is None),
-        "training.yaml": yaml.safe_dump(record, sort_keys=False),
-        "metrics.jsonl": metrics.text(),
-    }
-    save_transcoders(finished, output, overwrite=settings.overwrite, texts=texts)
+    _write(finished, measured, metrics, record, output, overwrite=settings.overwrite)
     rmtree(partial)
     return measured
 
 
+def _write(
+    finished: Transcoders,
+    measured: Evaluation,
+    metrics: Metrics,
+    record: dict[str, Any],
+    output: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """The finished folder: weights, card, record with the result, metrics."""
+    record = {**record, "result": {**metrics.last(), "held_out": measured.headline()}}
+    texts = {
+        "README.md": training_card(record, measured),
+        "training.yaml": yaml.safe_dump(record, sort_keys=False),
+        "metrics.jsonl": metrics.text(),
+    }
+    save_transcoders(finished, output, overwrite=overwrite, texts=texts)
+
+
 def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunSettings) -> None:
     """Make the folder of the unfinished run, or check that the one to resume is the same run."""
-    if output.exists() and not settings.overwrite:
-        raise TrainingError(f"{output}: exists; choose another name or pass --force (overwrite=True).")
+    check_replaceable(output, overwrite=settings.overwrite)
     begun = partial / "run.yaml"
     if settings.is_resuming:
         if not begun.is_file():
             raise TrainingError(f"{partial}: no unfinished run is there to resume; start without --resume.")
         before = yaml.safe_load(begun.read_text(encoding="utf-8"))
-        changed = [key for key in ("model", "text", "held_out_share") if before.get(key) != record[key]]
+        changed = [key for key in ("model", "text", "held_out_share", "activations") if before.get(key) != record[key]]
         if changed:
             raise TrainingError(
                 f"{partial}: the unfinished run has another {' and '.join(changed)}; resume it with what it began "
                 "with, or start anew without --resume."
             )
         return
-    if partial.exists() and not settings.overwrite:
+    if begun.exists() and not settings.overwrite:
         raise TrainingError(
             f"{partial}: holds an unfinished run; go on with --resume, or start anew with --force (overwrite=True)."
         )
     try:
         rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        begun.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     except OSError as e:
         raise TrainingError(f"{partial}: cannot be written ({e.strerror}).") from e
+    write_whole(begun, lambda path: path.write_text(yaml.safe_dump(record, sort_keys=False)), overwrite=True)
 
 
-def _rounds(model: LanguageModel, rows: TokenRows, config: TrainConfig, settings: RunSettings) -> Rounds:
-    """Activations of the model as it runs, or from a cache on disk."""
-    bytes_per_token = 2 * model.n_layers * model.d_model * 4
-    round_tokens = max(settings.buffer_bytes // bytes_per_token, 4 * config.batch_tokens)
-    live = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed, shards=settings.shards)
-    if settings.cache is None:
-        return live
-    key = {
+def _activations_key(
+    model: LanguageModel, rows: TokenRows, config: TrainConfig, settings: RunSettings
+) -> dict[str, str]:
+    """What the sequence of rounds depends on."""
+    return {
         "model": str(model.source.get("digest", model.source["id"])),
         "rows": rows.digest(),
         "dtype": str(model.dtype),
-        "seed": str(config.seed),
-        "round_tokens": str(round_tokens),
         "hooks": "hook_resid_mid hook_mlp_out",
+        "seed": str(config.seed),
+        "round_tokens": str(_round_tokens(model, config, settings)),
+        "stored": "live" if settings.cache is None else settings.cache_dtype,
     }
-    if not settings.cache.exists() and settings.shards.rank == 0:
+
+
+def _round_tokens(model: LanguageModel, config: TrainConfig, settings: RunSettings) -> int:
+    """As many as the buffer holds; enough to shuffle, and no more than needed for that."""
+    bytes_per_token = 2 * model.n_layers * model.d_model * 4
+    return max(min(settings.buffer_bytes // bytes_per_token, _MOST_ROUND_TOKENS), 16 * config.batch_tokens)
+
+
+def _rounds(
+    model: LanguageModel, rows: TokenRows, config: TrainConfig, settings: RunSettings, key: dict[str, str]
+) -> Rounds:
+    """Activations of the model as it runs, or from a cache on disk."""
+    round_tokens, cache = _round_tokens(model, config, settings), settings.cache
+    live = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed, shards=settings.shards)
+    if cache is None:
+        return live
+    if not cache.exists() and settings.shards.rank == 0:
         n_rounds = live.n_rounds_per_epoch
         # the last round is filled up with the beginning of the next epoch
         n_tokens = rows.n_tokens * n_rounds * live.n_rows // len(rows.rows)
         n_bytes = cache_size_bytes(model.n_layers, model.d_model, n_tokens, settings.cache_dtype, n_rounds=n_rounds)
-        settings.say(f"writing {n_tokens:,} tokens of activations to {settings.cache}: {n_bytes / 1e9:.2f} GB")
-        live = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed)
-        once = (live.round(i) for i in range(n_rounds))
-        ActivationCache.write(settings.cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
+        settings.say(f"writing {n_tokens:,} tokens of activations to {cache}: {n_bytes / 1e9:.2f} GB")
+        alone = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed)
+        once = (alone.round(i) for i in range(n_rounds))
+        ActivationCache.write(cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
     settings.shards.barrier()
-    return ActivationCache.open(settings.cache, key=key)
+    return ActivationCache.open(cache, key=key, device=model.device)
 
 
-def _divergence(model: LanguageModel, rows: TokenRows, config: TrainConfig) -> Any:
+def _divergence(model: LanguageModel, rows: TokenRows, config: TrainConfig) -> Divergence | None:
     if not config.kl_weight:
         return None
     return divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, seed=config.seed)

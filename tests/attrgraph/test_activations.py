@@ -102,6 +102,16 @@ def test_replacing_mlps_by_their_own_output_changes_nothing(prompt: list[int]) -
     assert agreement_on(model, tokens, silent) < 1.0
 
 
+def test_float32_dictionaries_stand_in_for_the_mlps_of_a_bfloat16_model(prompt: list[int]) -> None:
+    model = make_model("llama", dtype=torch.bfloat16)
+    token_ids = torch.tensor([prompt])
+    tokens = TokenBatch(token_ids, token_ids != BOS)
+    exact = _TrueMlps(activations_of(model, tokens).writes.float())
+    assert agreement_on(model, tokens, exact) == 1.0
+    kl = divergence_on(model, tokens, exact)
+    assert kl.dtype == torch.float32 and float(kl) < 1e-6
+
+
 def test_divergence_is_on_other_rows_at_every_step() -> None:
     model, rows = make_model("llama"), make_rows()
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny import make_model
 from toy import SparseWorld
 
+from attrgraph.activations import LiveRounds
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import gather_features
@@ -58,6 +60,13 @@ def run_all(shards: Shards, folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def live_round(shards: Shards) -> dict[str, torch.Tensor]:
+    """A round of a tiny model's activations, of which each process computes a part."""
+    rows = [torch.arange(1, 3 + length) for length in range(9)]
+    rounds = LiveRounds(make_model("llama"), rows, round_tokens=40, batch_tokens=12, shards=shards)
+    return {"live.reads": rounds.round(1).reads, "live.writes": rounds.round(1).writes}
+
+
 def run_in_process(rank: int, folder: str, port: int) -> None:
     """One of two processes, with what torchrun would put into its environment."""
     torch.set_num_threads(1)
@@ -66,4 +75,5 @@ def run_in_process(rank: int, folder: str, port: int) -> None:
     with process_group("cpu") as (shards, device):
         if (shards, device) != (Shards(rank, 2), "cpu"):
             raise AssertionError(f"{shards} on {device}")
-        torch.save(run_all(shards, Path(folder) / "checkpoints"), Path(folder) / f"{rank}.pt")
+        weights = run_all(shards, Path(folder) / "checkpoints")
+        torch.save(weights | live_round(shards), Path(folder) / f"{rank}.pt")

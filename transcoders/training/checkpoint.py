@@ -65,6 +65,7 @@ class CheckpointFolder:
                     _flush(path)
                 older = self.newest()
                 partial.rename(final)
+                _flush(self.folder)
                 if older is not None and older != final:
                     shutil.rmtree(older)
         except (OSError, SafetensorError) as e:

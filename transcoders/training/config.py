@@ -7,6 +7,7 @@ from attrgraph.errors import AttrGraphError
 
 ACTIVATIONS = ("batchtopk", "topk", "jumprelu", "relu")
 OPTIMIZERS = ("auto", "dense", "lazy")
+_DEFAULT_TOKENS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TrainConfig:
     # batchtopk: the best scores of all tokens and layers of a batch; topk: of each token and layer, l0 / n_layers each;
     # jumprelu: learned thresholds; relu: no threshold, L1 penalty
     activation: str = "batchtopk"
-    n_tokens: int = 20_000_000  # to train on; with max_minutes, whichever ends first
+    n_tokens: int | None = None  # to train on: 20 million, or with max_minutes any number
     max_minutes: float | None = None  # schedules then follow the clock, and runs cannot be repeated bit by bit
     batch_tokens: int = 1024  # tokens a step
     learning_rate: float = 1e-3
@@ -53,7 +54,7 @@ class TrainConfig:
         self._check("activation", ACTIVATIONS)
         self._check("optimizer", OPTIMIZERS)
         for name in ("n_features", "n_tokens", "batch_tokens", "dead_after", "n_dead_active", "kl_tokens"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AttrGraphError(f"{name} is {getattr(self, name)}; expected at least 1.")
         for name in ("l0", "learning_rate", "max_gradient_norm", "outlier_factor", "threshold_init", "bandwidth"):
             if not getattr(self, name) > 0:
@@ -63,6 +64,16 @@ class TrainConfig:
         for name in ("warmup_share", "decay_share", "kl_share", "dead_target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AttrGraphError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+
+        if self.optimizer == "lazy" and self.activation in ("jumprelu", "relu"):
+            raise AttrGraphError(
+                f"optimizer is 'lazy', but the penalty of {self.activation} has a gradient in every row; use 'dense'."
+            )
+
+    @property
+    def token_limit(self) -> int | None:
+        """Tokens after which the run ends, if any."""
+        return _DEFAULT_TOKENS if self.n_tokens is None and self.max_minutes is None else self.n_tokens
 
     def _check(self, name: str, known: tuple[str, ...]) -> None:
         if getattr(self, name) not in known:
@@ -75,10 +86,10 @@ class TrainConfig:
                 f"l0 is {self.l0:g}, but {n_layers} layers x {self.n_features} features are only "
                 f"{n_layers * self.n_features}; lower l0 or raise n_features."
             )
-        if self.activation == "topk" and self.l0 < n_layers:
+        if self.activation == "topk" and self.l0 % n_layers:
             raise AttrGraphError(
-                f"l0 is {self.l0:g}, but topk keeps at least one feature in each of {n_layers} layers; "
-                "raise l0 or use batchtopk."
+                f"l0 is {self.l0:g}, but topk keeps the same number of features in each of {n_layers} layers; "
+                f"expected a multiple of {n_layers}, or use batchtopk."
             )
 
     def lr_scale(self, progress: float) -> float:

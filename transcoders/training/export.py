@@ -1,8 +1,9 @@
 """From weights in training to a finished causal set: everything folded in, thresholds calibrated.
 
-TopK and BatchTopK choose among features; a finished set has to decide for each by itself. It becomes JumpReLU with one
-threshold per layer, set so that each layer has as many active features a token as it had in training. Learned
-thresholds of a layer are moved by a common factor, so that L0 is what was asked and not what the controller left.
+BatchTopK chooses among the features of all layers and tokens; a finished set has to decide at each layer and token by
+itself. It becomes JumpReLU with one threshold per layer, set so that each layer has as many active features a token as
+it had in training. Learned thresholds of a layer are moved by a common factor, so that L0 is what was asked and not
+what the controller left. TopK is a function of the layer and token alone, and stays.
 """
 
 import torch
@@ -23,11 +24,10 @@ _MOST_ENTRIES = 2**25
 def export_transcoders(
     model: TrainableTranscoders, sample: Activations, model_name: str, *, dtype: torch.dtype = torch.float32
 ) -> Transcoders:
-    """The trained set as plain transcoders that circuit-tracer reads too.
+    """The trained set as plain transcoders in the common layout.
 
-    A per-layer TopK set stays TopK, which is a function of the token alone and which the common format knows for such
-    sets. Score norms, means and scales are folded into the weights, so that an activation is the size of what it writes
-    in units of the outputs' standard deviations.
+    circuit-tracer reads it with the same meaning, but for cross-layer TopK sets, whose k its loader ignores. Means,
+    scales and score weights are folded into the weights: an activation is the score by which features were compared.
 
     Args:
         model: all features, in one process.
@@ -35,25 +35,23 @@ def export_transcoders(
         dtype: of the stored weights.
     """
     config = model.config
-    ks = {model.k_of_layer(layer) for layer in range(model.n_layers)}
-    stays_topk = config.activation == "topk" and not config.is_cross_layer and len(ks) == 1
     thresholds: list[Tensor | None] = [None] * model.n_layers
-    if config.activation != "relu" and not stays_topk:
+    if config.activation in ("batchtopk", "jumprelu"):
         for layer, level in enumerate(calibrate_thresholds(model, sample)):
             thresholds[layer] = level.expand(config.n_features).clone()
             if config.activation == "jumprelu":
-                thresholds[layer] *= model.log_threshold[layer].exp() * model.write_norms(layer)
+                thresholds[layer] *= model.log_threshold[layer].exp() * model.score_weights(layer)
     layers = [_folded(model, layer, threshold) for layer, threshold in enumerate(thresholds)]
     kind = CROSS_LAYER if config.is_cross_layer else PER_LAYER
     return Transcoders(
         [weights.map(lambda w: w.to("cpu", dtype)) for weights in layers],
-        TranscoderConfig(model_kind=kind, model_name=model_name, k=ks.pop() if stays_topk else None),
+        TranscoderConfig(model_kind=kind, model_name=model_name, k=model.k if config.activation == "topk" else None),
     )
 
 
 def _folded(model: TrainableTranscoders, layer: int, threshold: Tensor | None) -> LayerWeights:
     """One layer's weights in the model's units, activations scaled to be scores."""
-    norms, n_targets = model.write_norms(layer), model.n_targets[layer]
+    norms, n_targets = model.score_weights(layer), model.n_targets[layer]
     W_enc = model.W_enc[layer] * model.norm.read_scale[layer] * norms[:, None]
     W_dec = model.W_dec[layer].unflatten(1, (n_targets, -1)) / norms[:, None, None]
     return LayerWeights(
@@ -72,7 +70,10 @@ def calibrate_thresholds(model: TrainableTranscoders, sample: Activations) -> Fl
     For JumpReLU, scores are multiples of the learned thresholds, and the layers' numbers are scaled to sum to `l0`.
     """
     n_most = max(model.config.batch_tokens, _MOST_ENTRIES // model.config.n_features)
-    sample = Activations(sample.reads[:, :n_most], sample.writes[:, :n_most])
+    sample = sample.at(model.norm.is_ordinary(sample.reads))
+    # in any order, since rounds come with short texts first
+    order = torch.randperm(sample.n_tokens, generator=torch.Generator().manual_seed(model.config.seed))
+    sample = sample.at(order[:n_most].to(sample.reads.device))
     counts = _counts_chosen(model, sample)
     levels = []
     for layer, count in enumerate(counts):
@@ -85,8 +86,6 @@ def calibrate_thresholds(model: TrainableTranscoders, sample: Activations) -> Fl
 def _counts_chosen(model: TrainableTranscoders, sample: Activations) -> list[int]:
     """How many pairs the training's choice has on in each layer."""
     config = model.config
-    if config.activation == "topk":
-        return [model.k_of_layer(layer) * sample.n_tokens for layer in range(model.n_layers)]
     if config.activation == "jumprelu":
         on = [int((_scores(model, layer, reads) > 1).sum()) for layer, reads in enumerate(sample.reads)]
         return [round(count * config.l0 * sample.n_tokens / max(sum(on), 1)) for count in on]
@@ -107,7 +106,7 @@ def _scores(model: TrainableTranscoders, layer: int, reads: Tensor) -> Float[Ten
     pre_activations = torch.addmm(model.b_enc[layer], x, model.W_enc[layer].T)
     if model.config.activation == "jumprelu":
         return pre_activations.div_(model.log_threshold[layer].exp())
-    return pre_activations.relu_().mul_(model.write_norms(layer))
+    return pre_activations.relu_().mul_(model.score_weights(layer))
 
 
 @torch.no_grad()

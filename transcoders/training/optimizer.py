@@ -19,6 +19,7 @@ class RowAdam:
     def __init__(self, parameters: dict[str, nn.Parameter], shards: Shards, *, replicated: frozenset[str]) -> None:
         self._parameters, self._shards, self._replicated = parameters, shards, replicated
         self.n_steps = 0
+        self.last_norm = torch.zeros(())  # of all gradients together, before clipping
         self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
 
@@ -27,7 +28,8 @@ class RowAdam:
         """Update from `.grad`, clipped to `max_norm` over all parameters together, and drop the gradients."""
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         gradients = {name: g.coalesce() if g.is_sparse else g for name, g in gradients.items()}
-        scale = (self._norm(gradients) / max_norm).clamp_min(1.0)
+        self.last_norm = self._norm(gradients)
+        scale = (self.last_norm / max_norm).clamp_min(1.0)
         dense: list[list[Tensor]] = [[], [], [], []]
         for name, gradient in gradients.items():
             p, first, second = self._parameters[name].data, self.first[name], self.second[name]

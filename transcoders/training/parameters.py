@@ -130,15 +130,15 @@ class TrainableTranscoders(nn.Module):
         return out
 
     @torch.no_grad()
-    def write_norms(self, layer: int) -> Float[Tensor, " n_features"]:
-        """Of everything a feature writes; a score is an activation times this."""
+    def score_weights(self, layer: int) -> Float[Tensor, " n_features"]:
+        """What an activation is multiplied by when features are compared: the length of all that it writes, floored."""
         norms: Tensor = torch.linalg.vector_norm(self.W_dec[layer], dim=1)
         return norms + NORM_FLOOR
 
-    def k_of_layer(self, layer: int) -> int:
-        """topk: features kept in a layer; the layers' numbers differ by at most one and sum to the rounded `l0`."""
-        total = round(self.config.l0)
-        return (layer + 1) * total // self.n_layers - layer * total // self.n_layers
+    @property
+    def k(self) -> int:
+        """topk: features that each token keeps in each layer."""
+        return round(self.config.l0 / self.n_layers)
 
     def values(self, layer: int, x: Tensor, pairs: Pairs, *, is_jumping: bool = True) -> Float[Tensor, " n_pairs"]:
         """Activations of chosen pairs, with gradients to encoder, bias and threshold."""
@@ -158,10 +158,10 @@ class TrainableTranscoders(nn.Module):
         """Features that are on without knowledge of other tokens or layers."""
         pre_activations = self.pre_activations(layer, x).float()
         if self.config.activation == "topk":
-            scores = pre_activations.relu_().mul_(self.write_norms(layer))
-            return top_features(scores, self.k_of_layer(layer), self.shards)
+            scores = pre_activations.relu_().mul_(self.score_weights(layer))
+            return top_features(scores, self.k, self.shards)
         if self.config.activation == "batchtopk":
-            is_on = pre_activations * self.write_norms(layer) > self.running_threshold
+            is_on = pre_activations * self.score_weights(layer) > self.running_threshold
         elif self.config.activation == "jumprelu":
             is_on = pre_activations > self.log_threshold[layer].exp()
         else:

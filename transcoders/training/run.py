@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from attrgraph.transcoders.training.optimizer import RowAdam
 from attrgraph.transcoders.training.parameters import FeatureDictionary, Normalisation, TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.step import DeadFeatures, StepResult, train_step
-from attrgraph.transcoders.training.streams import Rounds, ShuffledBatches
+from attrgraph.transcoders.training.streams import Activations, Rounds, ShuffledBatches
 
 # tokens that means and scales are estimated on: their error is then below one percent of a standard deviation
 _SAMPLE_TOKENS = 32_768
@@ -73,7 +73,7 @@ class TrainingRun:
     def progress(self) -> float:
         """The share of the run that is done, by tokens or by time, whichever is further."""
         config = self.model.config
-        by_tokens = self.n_tokens / config.n_tokens
+        by_tokens = 0.0 if config.token_limit is None else self.n_tokens / config.token_limit
         by_time = 0.0 if config.max_minutes is None else self.seconds / (60 * config.max_minutes)
         return self.model.shards.agree(max(by_tokens, by_time)) if config.max_minutes else by_tokens
 
@@ -85,7 +85,9 @@ class TrainingRun:
         penalty = None if self.penalty is None else self.penalty * self.excess.exp() ** _CONTROL_POWER
         result = train_step(self.model, self.batches.next(), self.dead, penalty=penalty)
         if divergence is not None and config.kl_weight and progress >= 1 - config.kl_share:
-            (config.kl_weight * divergence(self.model, self.step)).backward()
+            kl = config.kl_weight * divergence(self.model, self.step)
+            kl.backward()
+            result = replace(result, loss=result.loss + kl.detach())
         self.optimizer.step(config.learning_rate * config.lr_scale(progress), config.max_gradient_norm)
         if self.penalty is not None:
             self.excess = (result.l0.sum() / config.l0).clamp_min(1e-3).log().clamp(-0.5, 0.5)
@@ -154,32 +156,36 @@ def train_transcoders(
     hooks, shards = hooks or Hooks(), shards or Shards()
     run = _start(rounds, config, hooks, shards)
     started, saved = time.monotonic() - run.seconds, time.monotonic()
-    reported = (time.monotonic(), run.n_tokens)
+    reported, result = (time.monotonic(), run.n_tokens), None
     while (progress := run.progress()) < 1:
         position = run.batches.round_index, run.batches.batch_index
         result = run.advance(progress, divergence)
         run.seconds = time.monotonic() - started
         is_reported = run.step % _REPORT_EVERY == 0
+        is_between = run.step % _REFRESH_EVERY == 0
         # on a GPU, looking at a number waits for the step to end
-        if is_reported or not result.loss.is_cuda:
-            _check(result, run.step - 1, position, hooks)
+        if is_reported or is_between or not result.loss.is_cuda:
+            _check(run, result, position, hooks)
         if is_reported:
             now = time.monotonic()
             speed = (run.n_tokens - reported[1]) / (now - reported[0])
             reported = (now, run.n_tokens)
             hooks.report(run.model, _record(run, result, progress, speed))
-        if run.step % _REFRESH_EVERY == 0 and hooks.checkpoints is not None:
+        if is_between and hooks.checkpoints is not None:
             is_due = time.monotonic() - saved >= hooks.checkpoint_every_s
             if shards.agree(float(is_due)):
                 hooks.checkpoints.save(run.step, run.checkpoint())
                 saved = time.monotonic()
+    if run.step % _REPORT_EVERY and result is not None:
+        hooks.report(run.model, _record(run, result, 1.0, 0.0))
     return run.model
 
 
 def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) -> TrainingRun:
     """A run at its beginning, or where its last checkpoint left it."""
     checkpoint = None
-    if hooks.is_resuming and hooks.checkpoints is not None:
+    # a run that was stopped before its first checkpoint begins anew
+    if hooks.is_resuming and hooks.checkpoints is not None and hooks.checkpoints.newest() is not None:
         checkpoint = hooks.checkpoints.load()
         saved = checkpoint.state["config"]
         changed = [name for name, value in config.to_dict().items() if saved.get(name) != value]
@@ -189,11 +195,11 @@ def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) ->
                 "the same settings, or start anew without --resume."
             )
         stored = checkpoint.tensors
-        norm = Normalisation(**{n.removeprefix("norm."): t for n, t in stored.items() if n.startswith("norm.")})
+        device = rounds.round(checkpoint.state["position"][0]).reads.device
+        saved_norm = {n.removeprefix("norm."): t.to(device) for n, t in stored.items() if n.startswith("norm.")}
+        norm = Normalisation(**saved_norm)
     else:
-        first = rounds.round(0)
-        sample = first.at(torch.arange(first.n_tokens)[:: max(1, first.n_tokens // _SAMPLE_TOKENS)])
-        norm = Normalisation.estimate(sample, outlier_factor=config.outlier_factor)
+        norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
     config.check_fits(len(norm.read_mean))
     batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed, is_kept=norm.is_ordinary)
     run = TrainingRun(TrainableTranscoders(norm, config, shards), batches)
@@ -202,15 +208,28 @@ def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) ->
     return run
 
 
-def _check(result: StepResult, step: int, position: tuple[int, int], hooks: Hooks) -> None:
-    """Raise unless the loss is a number that training can come back from."""
-    nmse = float(result.nmse.mean())
-    if math.isfinite(float(result.loss)) and nmse < _EXPLODED:
+def _sample(rounds: Rounds) -> Activations:
+    """Tokens of the first rounds."""
+    parts: list[Activations] = []
+    while sum(part.n_tokens for part in parts) < _SAMPLE_TOKENS:
+        part = rounds.round(len(parts))
+        parts.append(part.at(torch.arange(part.n_tokens)[:: max(1, part.n_tokens // _SAMPLE_TOKENS)]))
+    sample = Activations(torch.cat([p.reads for p in parts], 1), torch.cat([p.writes for p in parts], 1))
+    if not bool(torch.isfinite(sample.reads).all() and torch.isfinite(sample.writes).all()):
+        raise TrainingError("the activations of the first rounds are not finite; the model's weights may hold NaN.")
+    return sample
+
+
+def _check(run: TrainingRun, result: StepResult, position: tuple[int, int], hooks: Hooks) -> None:
+    """Raise unless loss and gradient are numbers that training can come back from."""
+    loss, nmse, norm = float(result.loss), float(result.nmse.mean()), float(run.optimizer.last_norm)
+    if math.isfinite(loss) and math.isfinite(norm) and nmse < _EXPLODED:
         return
     last = None if hooks.checkpoints is None else hooks.checkpoints.newest()
     raise TrainingError(
-        f"the loss is {float(result.loss):g} (NMSE {nmse:g}) at step {step}, round {position[0]}, batch {position[1]}; "
-        f"the last checkpoint is {last or 'none'}. Lower learning_rate, or look for NaN in that text's activations."
+        f"the loss is {loss:g} (NMSE {nmse:g}, gradient {norm:g}) at step {run.step - 1}, round {position[0]}, batch "
+        f"{position[1]}; the last checkpoint is {last or 'none'}. Lower learning_rate, or look for NaN in that text's "
+        "activations."
     )
 
 

@@ -5,6 +5,7 @@ Rajamanoharan et al. 2024, arXiv 2407.14435, with gradients to the pre-activatio
 update, transformer-circuits.pub/2025/january-update.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def batch_top_features(
     Returns:
         The pairs of every layer, and the lowest score kept.
     """
-    floor = max(guess * _CANDIDATE_SHARE, 0.0)
+    floor = guess * _CANDIDATE_SHARE if math.isfinite(guess) else 0.0
     while True:
         found = [(score > floor).nonzero(as_tuple=True) for score in scores]
         values = [score[index] for score, index in zip(scores, found, strict=True)]

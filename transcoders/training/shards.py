@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -127,7 +128,10 @@ def process_group(device: str) -> Iterator[tuple[Shards, str]]:
         yield Shards(), device
         return
     is_on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    dist.init_process_group("nccl" if is_on_gpu else "gloo")
+    if is_on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # one process may write a cache of activations while the others wait
+    dist.init_process_group("nccl" if is_on_gpu else "gloo", timeout=timedelta(hours=24))
     try:
         yield Shards.of_process_group(), f"cuda:{os.environ['LOCAL_RANK']}" if is_on_gpu else "cpu"
     finally:

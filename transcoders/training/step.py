@@ -25,9 +25,9 @@ _THRESHOLD_RATE = 0.01
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one batch gave; tensors, so that nothing waits for the device."""
+    """What one batch gave, as tensors: looking at a number waits for the device."""
 
-    loss: Float[Tensor, ""]
+    loss: Float[Tensor, ""]  # mean NMSE and penalty; the auxiliary loss and weights of tokens are in gradients only
     nmse: Float[Tensor, " n_layers"]
     l0: Float[Tensor, " n_layers"]  # active features a token
 
@@ -85,7 +85,7 @@ def train_step(
     loss = nmse.mean()
     ends, ends_gradients = list(outs), gradients
     if penalty is not None:
-        loss = loss + penalty * sparsity.detach()
+        loss = loss + penalty * model.shards.sum_(sparsity.detach().clone())
         ends, ends_gradients = [*ends, sparsity], [*gradients, penalty]
     # not backward(): what accumulates in .grad forgets that its rows are unique and in order
     others = [parameter for parameter in model.parameters() if parameter is not model.b_dec]
@@ -109,7 +109,7 @@ def _select(
         pre_activations = model.pre_activations(layer, x).float()
         auxiliary.append(_dead_pairs(model, layer, x, dead))
         if config.activation == "batchtopk":
-            scores.append(pre_activations.relu_().mul_(model.write_norms(layer)))
+            scores.append(pre_activations.relu_().mul_(model.score_weights(layer)))
             continue
         near = 0.0 if config.activation == "relu" else model.log_threshold[layer].exp() - config.bandwidth / 2
         tokens, features = (pre_activations > near).nonzero(as_tuple=True)

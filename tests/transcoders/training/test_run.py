@@ -47,8 +47,7 @@ def test_every_kind_learns_and_has_as_many_active_features_as_asked(trained: Tra
     # L1 shrinks what it keeps
     limit = {"batchtopk": 0.15, "topk": 0.3, "jumprelu": 0.2, "relu": 0.9}[kind]
     assert max(nmse(exported, batch)) < limit, (kind, nmse(exported, batch))
-    asked = round(trained.config.l0) if kind == "topk" else trained.config.l0
-    assert sum(l0(exported, batch)) == pytest.approx(asked, rel=0.05), kind
+    assert sum(l0(exported, batch)) == pytest.approx(trained.config.l0, rel=0.05), kind
 
 
 def test_cross_layer_learns_what_per_layer_cannot() -> None:
@@ -65,18 +64,19 @@ def test_exported_set_has_the_features_of_training_at_the_same_tokens(trained: T
         ours = exported.encode_layer(layer, reads) > 0
         theirs = torch.zeros_like(ours)
         theirs[pairs.tokens, pairs.features] = True
-        # neither a fixed number a token, nor one threshold for both layers, nor what the controller left is calibrated
-        most_different = {"relu": 1e-4, "jumprelu": 0.02, "batchtopk": 0.01, "topk": 0.15}[trained.config.activation]
+        # neither one threshold for both layers, nor what the controller left is calibrated
+        most_different = {"relu": 1e-4, "jumprelu": 0.02, "batchtopk": 0.01, "topk": 1e-3}[trained.config.activation]
         assert float((ours != theirs).float().mean()) < most_different
         both = ours & theirs
         values = trained.values(layer, trained.normalised_reads(layer, reads), pairs).detach()
         dense = torch.zeros(ours.shape).index_put((pairs.tokens, pairs.features), values)
-        scaled = dense * trained.write_norms(layer)
+        scaled = dense * trained.score_weights(layer)
         assert_close(exported.encode_layer(layer, reads)[both], scaled[both], rtol=1e-4, atol=1e-4)
 
 
-def test_per_layer_topk_stays_topk_and_is_the_same_function() -> None:
-    trained = train(activation="topk", is_cross_layer=False, l0=4.0, n_tokens=10_240)
+@pytest.mark.parametrize("is_cross_layer", [True, False])
+def test_topk_stays_topk_and_is_the_same_function(is_cross_layer: bool) -> None:
+    trained = train(activation="topk", is_cross_layer=is_cross_layer, l0=4.0, n_tokens=10_240)
     exported, batch = export(trained), FRESH.round(0)
     assert exported.config.k == 2 and exported.layers[0].threshold is None
     for layer, reads in enumerate(batch.reads):
@@ -86,17 +86,12 @@ def test_per_layer_topk_stays_topk_and_is_the_same_function() -> None:
         assert_close(exported.bias(layer), trained.bias(layer).detach())
 
 
-def test_other_kinds_become_jumprelu_with_one_threshold_a_layer() -> None:
+def test_batchtopk_becomes_jumprelu_with_one_threshold_a_layer() -> None:
     exported = export(train(n_tokens=10_240))
     assert exported.config.k is None and exported.config.is_cross_layer
     for weights in exported.layers:
         assert weights.threshold is not None
         assert bool((weights.threshold == weights.threshold[0]).all()) and weights.threshold[0] > 0
-
-
-def test_l0_that_layers_cannot_share_evenly_is_kept_in_sum() -> None:
-    trained = train(activation="topk", l0=5.0, n_tokens=2_560)
-    assert [trained.k_of_layer(layer) for layer in range(N_LAYERS)] == [2, 3]
 
 
 def test_runs_are_reproducible_and_leave_the_global_seed_alone() -> None:
@@ -114,8 +109,9 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("activation", ["batchtopk", "jumprelu"])
-@pytest.mark.parametrize("optimizer", ["dense", "lazy"])
+@pytest.mark.parametrize(
+    ("activation", "optimizer"), [("batchtopk", "dense"), ("batchtopk", "lazy"), ("jumprelu", "dense")]
+)
 def test_a_stopped_run_goes_on_bit_by_bit(tmp_path: Path, activation: str, optimizer: str) -> None:
     settings = {"n_tokens": 25_600, "activation": activation, "optimizer": optimizer, "dead_after": 2_000}
     whole: list[dict[str, Any]] = []
@@ -162,8 +158,9 @@ def test_outlier_tokens_are_left_out() -> None:
             batch.writes[:, ::50] = 1e6
             return batch
 
-    exported = export_transcoders(train(WithSinks(), n_tokens=51_200), SparseWorld().round(0), "toy")
+    exported = export_transcoders(train(WithSinks(), n_tokens=51_200), WithSinks().round(0), "toy")
     assert max(nmse(exported, FRESH.round(0))) < 0.2
+    assert sum(l0(exported, FRESH.round(0))) == pytest.approx(3.0, rel=0.05)
 
 
 def test_tokens_weigh_by_their_length_only_if_asked() -> None:
@@ -184,11 +181,37 @@ def test_divergence_counts_in_the_last_share_of_the_run() -> None:
     assert not torch.equal(with_it.W_dec[0], train(n_tokens=25_600).W_dec[0])
 
 
+def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    hooks = Hooks(checkpoints=CheckpointFolder(tmp_path, Shards()), is_resuming=True)
+    resumed, expected = train(hooks=hooks, n_tokens=5_120), train(n_tokens=5_120)
+    assert torch.equal(resumed.W_dec[0], expected.W_dec[0])
+
+
+@pytest.mark.refusal
+def test_activations_that_are_not_finite_are_refused_at_once() -> None:
+    with pytest.raises(TrainingError, match="activations of the first rounds are not finite"):
+        train(SparseWorld(poisoned_round=0))
+
+
+@pytest.mark.refusal
+def test_a_divergence_that_is_not_finite_stops_before_a_checkpoint_is_spoilt(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, Shards())
+
+    def divergence(dictionary: Any, step: int) -> torch.Tensor:
+        return dictionary.contributions(0, torch.ones(3, D_MODEL)).sum() * (torch.nan if step == 29 else 0.0)
+
+    hooks = Hooks(checkpoints=folder, checkpoint_every_s=0.0)
+    config = make_config(n_tokens=25_600, kl_weight=1.0, kl_share=1.0)
+    with pytest.raises(TrainingError, match=r"loss is nan .* at step 29, .*checkpoint-0+20\."):
+        train_transcoders(SparseWorld(), config, hooks=hooks, divergence=divergence)
+
+
 @pytest.mark.refusal
 def test_loss_that_is_not_finite_names_step_batch_and_checkpoint(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, Shards())
-    with pytest.raises(TrainingError, match=r"loss is nan .* at step 2\d, round 1, batch \d+; .*checkpoint-0+20\."):
-        train(SparseWorld(poisoned_round=1, n_tokens=5_200), Hooks(checkpoints=folder, checkpoint_every_s=0.0))
+    with pytest.raises(TrainingError, match=r"loss is nan .* at step 1[45]\d, round 7, batch \d+; .*checkpoint-0+1[45]0\."):
+        # means and scales come from the first seven rounds
+        train(SparseWorld(poisoned_round=7, n_tokens=5_200), Hooks(checkpoints=folder, checkpoint_every_s=0.0))
 
 
 @pytest.mark.refusal
@@ -201,7 +224,7 @@ def test_loss_that_explodes_stops_the_run() -> None:
 def test_resuming_refuses_what_does_not_fit(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, Shards())
     with pytest.raises(TrainingError, match="no finished checkpoint"):
-        train(hooks=Hooks(checkpoints=folder, is_resuming=True))
+        folder.load()
     train(hooks=Hooks(checkpoints=folder, checkpoint_every_s=0.0), n_tokens=10_240)
     with pytest.raises(TrainingError, match=r"other settings \(l0, seed\)"):
         train(hooks=Hooks(checkpoints=folder, is_resuming=True), n_tokens=10_240, l0=4.0, seed=2)
@@ -237,5 +260,7 @@ def test_rounds_smaller_than_a_batch_are_refused() -> None:
 def test_l0_beyond_the_features_is_refused() -> None:
     with pytest.raises(AttrGraphError, match="l0 is 100, but 2 layers x 32 features are only 64"):
         train(l0=100.0)
-    with pytest.raises(AttrGraphError, match="topk keeps at least one feature in each of 2 layers"):
-        train(l0=1.0, activation="topk")
+    with pytest.raises(
+        AttrGraphError, match="the same number of features in each of 2 layers; expected a multiple of 2"
+    ):
+        train(l0=3.0, activation="topk")

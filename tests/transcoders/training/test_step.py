@@ -90,6 +90,8 @@ def reference_loss(model: TrainableTranscoders, batch: Activations, *, n_dead: i
 @pytest.mark.parametrize("is_cross_layer", [True, False])
 @pytest.mark.parametrize("activation", ["topk", "batchtopk", "relu"])
 def test_gradients_are_those_of_the_loss(activation: str, is_cross_layer: bool, n_dead: int, optimizer: str) -> None:
+    if activation == "relu" and optimizer == "lazy":
+        pytest.skip("refused: its penalty has a dense gradient")
     model, batch = make_model(activation=activation, is_cross_layer=is_cross_layer, optimizer=optimizer)
     dead = DeadFeatures(model)
     kill(model, dead, n_dead)

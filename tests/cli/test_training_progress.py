@@ -1,0 +1,75 @@
+"""What one sees while a run trains."""
+
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from attrgraph.cli.training_progress import TrainingProgress, summary
+from attrgraph.errors import TrainingError
+from attrgraph.transcoders.training.config import TrainConfig
+
+CONFIG = TrainConfig(l0=40.0)
+RECORD: dict[str, Any] = {
+    "step": 20,
+    "progress": 0.25,
+    "seconds": 1000.0,
+    "nmse": 0.12345,
+    "l0": 39.96,
+    "dead_fraction": 0.071,
+    "agreement": 0.9,
+    "tokens_per_s": 12345.6,
+}
+
+
+def test_summary_says_where_the_run_is_and_what_is_left() -> None:
+    assert summary(RECORD, CONFIG) == (
+        "NMSE 0.1235  L0 40.0 of 40  dead 7.1%  agreement 0.900  12,346 tokens/s  50:00 left"
+    )
+    assert "agreement" not in summary({k: v for k, v in RECORD.items() if k != "agreement"}, CONFIG)
+
+
+def test_lines_where_there_is_no_terminal_and_nothing_where_it_is_not_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with TrainingProgress(Console(file=io.StringIO()), is_shown=True).reporting(CONFIG, None) as report:
+        assert report is not None
+        report(RECORD)
+        report(RECORD)  # too soon for a second line
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1 and captured.err.startswith(" 25%  NMSE")
+    with TrainingProgress(Console(file=io.StringIO()), is_shown=False).reporting(CONFIG, None) as report:
+        assert report is None
+
+
+def test_event_files_get_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path)
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0.0, 0))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    with TrainingProgress(Console(file=io.StringIO()), is_shown=True).reporting(CONFIG, tmp_path) as report:
+        assert report is not None
+        report(RECORD)
+    assert ("nmse", 0.12345, 20) in written and written[-1][0] == "closed"
+    assert not {"step", "progress"} & {name for name, _, _ in written}
+
+
+@pytest.mark.refusal
+def test_event_files_without_tensorboard_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    progress = TrainingProgress(Console(file=io.StringIO()), is_shown=True)
+    with pytest.raises(TrainingError, match=r"pip install 'attrgraph\[train\]'"), progress.reporting(CONFIG, tmp_path):
+        pass
