@@ -209,7 +209,9 @@ def test_a_divergence_that_is_not_finite_stops_before_a_checkpoint_is_spoilt(tmp
 @pytest.mark.refusal
 def test_loss_that_is_not_finite_names_step_batch_and_checkpoint(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, Shards())
-    with pytest.raises(TrainingError, match=r"loss is nan .* at step 1[45]\d, round 7, batch \d+; .*checkpoint-0+1[45]0\."):
+    with pytest.raises(
+        TrainingError, match=r"loss is nan .* at step 1[45]\d, round 7, batch \d+; .*checkpoint-0+1[45]0\."
+    ):
         # means and scales come from the first seven rounds
         train(SparseWorld(poisoned_round=7, n_tokens=5_200), Hooks(checkpoints=folder, checkpoint_every_s=0.0))
 
