@@ -30,7 +30,7 @@ def draw_evaluation(evaluations: Sequence[Evaluation], *, path: str | Path, over
     """
     if not 1 <= len(evaluations) <= len(_MARKERS):
         raise AttrGraphError(f"{len(evaluations)} evaluations cannot be drawn; expected 1 to {len(_MARKERS)}.")
-    draw_figure(lambda figure: _fill(figure, evaluations), path, size=(12, 3.6), overwrite=overwrite)
+    draw_figure(lambda figure: _fill(figure, evaluations), path, size=(12.0, 3.6), overwrite=overwrite)
 
 
 def _fill(figure: Any, evaluations: Sequence[Evaluation]) -> None:

@@ -27,7 +27,7 @@ def draw_curves(metrics: str | Path, path: str | Path, *, asked_l0: float, overw
         raise TrainingError(f"{metrics}: cannot be read as JSON lines ({type(e).__name__}).") from e
     if len(records) < 2:
         raise TrainingError(f"{metrics}: has {len(records)} records; a curve needs at least 2. Train for longer.")
-    draw_figure(lambda figure: _fill(figure, records, asked_l0), path, size=(12, 3.2), overwrite=overwrite)
+    draw_figure(lambda figure: _fill(figure, records, asked_l0), path, size=(12.0, 3.2), overwrite=overwrite)
 
 
 def _fill(figure: Any, records: list[dict[str, Any]], asked_l0: float) -> None:
