@@ -31,15 +31,13 @@ def attrgraph(*arguments: object) -> str:
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run at the marks: the last record up to each, with the agreement last seen by then."""
+    """The metrics of a run at the marks that it passed: the last record before each, with the agreement last seen."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     points, latest, marks = [], dict[str, Any](), list(MARKS)
-    for record in map(json.loads, [*lines, '{"seconds": Infinity}']):
+    for record in map(json.loads, lines):
         while marks and record["seconds"] > 60 * marks[0]:
-            mark = marks.pop(0)
-            if latest and (record["seconds"] != float("inf") or not points or points[-1]["tokens"] < latest["tokens"]):
-                shown = ("tokens", "nmse", "l0", "dead_fraction", "agreement")
-                points.append({"minutes": mark, **{name: latest[name] for name in shown if name in latest}})
+            shown = ("tokens", "nmse", "l0", "dead_fraction", "agreement")
+            points.append({"minutes": marks.pop(0), **{name: latest[name] for name in shown if name in latest}})
         latest |= record
     return points
 

@@ -41,7 +41,8 @@ class TrainConfig:
     dead_weight: float = 1 / 32
     # tokens whose stream is this many times longer than the median in any layer are left out (attention sinks)
     outlier_factor: float = 10.0
-    # errors are weighted by (|y|^2 + 0.1)^-exponent per token; above 0, tokens with small outputs count more
+    # errors are weighted per token and layer by (y^2 + 0.1)^-exponent, y^2 the mean square of the normalised output;
+    # above 0, tokens with small outputs count more
     token_weight_exponent: float = 0.0
     kl_weight: float = 1.0  # of KL(model || replacement model), in nats
     kl_share: float = 0.3  # of the run, at its end, in which it counts
@@ -64,7 +65,6 @@ class TrainConfig:
         for name in ("warmup_share", "decay_share", "kl_share", "dead_target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AttrGraphError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
-
         if self.optimizer == "lazy" and self.activation in ("jumprelu", "relu"):
             raise AttrGraphError(
                 f"optimizer is 'lazy', but the penalty of {self.activation} has a gradient in every row; use 'dense'."

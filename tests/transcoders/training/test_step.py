@@ -8,7 +8,7 @@ from toy import D_MODEL, N_LAYERS, SparseWorld
 
 from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.parameters import NORM_FLOOR, Normalisation, TrainableTranscoders
-from attrgraph.transcoders.training.selection import batch_top_features
+from attrgraph.transcoders.training.selection import batch_top_features, jumprelu
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.step import DeadFeatures, train_step
 from attrgraph.transcoders.training.streams import Activations
@@ -69,7 +69,8 @@ def reference_loss(model: TrainableTranscoders, batch: Activations, *, n_dead: i
             if layer - source < model.n_targets[source]:
                 out = out + outs[source].unflatten(1, (-1, D_MODEL))[:, layer - source]
         errors.append(out - targets[layer])
-        loss = loss + errors[-1].square().mean() / N_LAYERS
+        weight = (targets[layer].square().mean(1) + 0.1) ** -config.token_weight_exponent
+        loss = loss + (errors[-1].square().mean(1) * weight).mean() / N_LAYERS
     for source in range(N_LAYERS if n_dead else 0):
         h = hs[source][:, :n_dead]
         best = h * (h >= h.sort(dim=1, descending=True).values[:, 2:3]) * (h > 0)
@@ -106,6 +107,41 @@ def test_gradients_are_those_of_the_loss(activation: str, is_cross_layer: bool, 
         assert ours.is_sparse == (name.startswith("W_") and model.has_sparse_gradients), name
         assert_close(ours.to_dense(), gradient, msg=lambda text, name=name: f"{name}: {text}")
     assert result.nmse.shape == (N_LAYERS,)
+
+
+def test_gradients_with_weights_of_tokens_are_those_of_the_weighted_loss() -> None:
+    model, batch = make_model(token_weight_exponent=0.5)
+    expected = torch.autograd.grad(reference_loss(model, batch, n_dead=0, penalty=0.0), list(model.parameters()))
+    train_step(model, batch, DeadFeatures(model))
+    for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+        assert_close(parameter.grad, gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_jumprelu_by_hand() -> None:
+    h = torch.tensor([0.1, 0.45, 0.55, 2.0], requires_grad=True)
+    threshold = torch.full((4,), 0.5, requires_grad=True)
+    out = jumprelu(h, threshold, 0.2)  # the window is 0.4 to 0.6, and a jump of 0.5 over it has slope 2.5
+    assert_close(out.detach(), torch.tensor([0.0, 0.0, 0.55, 2.0]))
+    out.sum().backward()
+    assert_close(h.grad, torch.tensor([0.0, 2.5, 3.5, 1.0]))
+    assert_close(threshold.grad, torch.tensor([0.0, -2.5, -2.5, 0.0]))
+
+
+def test_jumprelu_penalty_is_the_tanh_of_scores() -> None:
+    """The step's gradient with a penalty minus that without is the penalty's own, by autograd through dense tensors."""
+    gradients = []
+    for penalty in (None, torch.tensor(0.3).double()):
+        # a bandwidth so small that no pre-activation of this batch is near its jump
+        model, batch = make_model(activation="jumprelu", bandwidth=1e-9, threshold_init=0.3)
+        train_step(model, batch, DeadFeatures(model), penalty=penalty)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    counted = torch.zeros((), dtype=torch.float64)
+    for layer in range(N_LAYERS):
+        h = model.normalised_reads(layer, batch.reads[layer]) @ model.W_enc[layer].T + model.b_enc[layer]
+        counted = counted + (4 * h * (h > 0.3) * model.W_dec[layer].norm(dim=1)).tanh().sum() / N_TOKENS
+    expected = torch.autograd.grad(0.3 * counted, list(model.parameters()), allow_unused=True)
+    for without, with_it, own in zip(*gradients, expected, strict=True):
+        assert_close(with_it - without, torch.zeros_like(without) if own is None else own)
 
 
 def test_reported_loss_is_the_mean_of_the_layers_nmse() -> None:
