@@ -11,8 +11,9 @@ from attrgraph.kernels.pairs import Pairs
 def pair_dots_reference(
     left: Float[Tensor, "n_tokens d"], pairs: Pairs, right: Float[Tensor, "n_features d"]
 ) -> Float[Tensor, " n_pairs"]:
-    """The specification: gather both rows of every pair, multiply, add."""
-    return (left[pairs.tokens] * right[pairs.features]).sum(-1)
+    """The specification: gather both rows of every pair, multiply, add; 0 for padding."""
+    dots = (left[pairs.tokens] * right[pairs.features]).sum(-1)
+    return torch.where(pairs.is_real, dots, 0.0) if pairs.is_padded else dots
 
 
 def pair_dots(
@@ -25,10 +26,10 @@ def pair_dots(
         return pair_dots_triton(left, pairs, right)
     if not len(pairs.features):
         return right.new_zeros(0)
-    if right.is_cuda:
+    if right.device.type != "cpu":
         return pair_dots_reference(left, pairs, right)
     # what embedding_bag's own backward calls for its weights: the dot products of bag gradients and table rows
     dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         left.contiguous(), right, pairs.features, pairs.offsets[:-1], pairs.tokens, 0
     )
-    return dots
+    return torch.where(pairs.is_real, dots, 0.0) if pairs.is_padded else dots

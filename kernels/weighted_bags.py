@@ -17,6 +17,7 @@ def weighted_bags_reference(
     """The specification: scale the gathered rows, add each to its bag; an empty bag is zero."""
     n_bags = len(offsets) - 1
     bag = torch.arange(n_bags, device=offsets.device).repeat_interleave(offsets.diff())
+    weights, indices = weights[: len(bag)], indices[: len(bag)]
     return table.new_zeros(n_bags, table.shape[1]).index_add(0, bag, weights[:, None] * table[indices])
 
 
@@ -31,7 +32,8 @@ def weighted_bags(
     Args:
         weights: of each entry.
         indices: the table row of each entry.
-        offsets: bag `j` has the entries from `offsets[j]` to before `offsets[j + 1]`; the last one is `n_entries`.
+        offsets: bag `j` has the entries from `offsets[j]` to before `offsets[j + 1]`; the last one is `n_entries`,
+            or less: entries after it are in no bag.
     """
     if uses_triton(table):
         from attrgraph.kernels._weighted_bags_triton import weighted_bags_triton
@@ -39,4 +41,5 @@ def weighted_bags(
         return weighted_bags_triton(weights, indices, offsets, table)
     if len(offsets) == 1:
         return table.new_zeros(0, table.shape[1])
-    return embedding_bag(indices, table, offsets, per_sample_weights=weights, mode="sum", include_last_offset=True)
+    # entries after the last offset come into a bag of their own, which is dropped
+    return embedding_bag(indices, table, offsets, per_sample_weights=weights, mode="sum")[:-1]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attrgraph.kernels import pairs
 from attrgraph.kernels.pairs import Pairs
 
 
@@ -49,3 +50,20 @@ def test_pairs_are_the_same_from_rows_and_from_indices(by_hand: Pairs) -> None:
     from_indices = Pairs.of_indices(by_hand.tokens, by_hand.features, (3, 4))
     assert from_indices.features.tolist() == by_hand.features.tolist()
     assert from_indices.offsets.tolist() == by_hand.offsets.tolist()
+
+
+def test_padded_pairs_are_those_kept(by_hand: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, features = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([2, 1, 0, 3, 2])
+    is_kept = torch.tensor([True, False, True, False, True])
+    trimmed = Pairs.of_indices(tokens, features, (3, 4), is_kept)
+    assert trimmed.features.tolist() == by_hand.features.tolist() and not trimmed.is_padded
+    monkeypatch.setattr(pairs, "counts_are_known", lambda x: False)
+    padded = Pairs.of_indices(tokens, features, (3, 4), is_kept)
+    assert padded.is_padded and len(padded.features) == 5
+    assert padded.features[:3].tolist() == by_hand.features.tolist()
+    assert padded.tokens[:3].tolist() == by_hand.tokens.tolist()
+    assert padded.offsets.tolist() == trimmed.offsets.tolist() == by_hand.offsets.tolist()
+    assert padded.is_real.tolist() == [True] * 3 + [False] * 2
+    groups = padded.by_feature
+    assert groups.offsets.tolist() == [0, 1, 1, 3, 3]
+    assert groups.order[:3].tolist() == [1, 0, 2]

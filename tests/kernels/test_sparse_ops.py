@@ -188,6 +188,36 @@ def test_ops_refuse_second_derivatives() -> None:
             gradient.sum().backward()
 
 
+def padded_and_trimmed(device: str) -> tuple[Pairs, Pairs]:
+    """The same pairs, with three entries of padding and without."""
+    trimmed = make_pairs(SHAPES["tokens without pairs"], device)
+    features = torch.cat([trimmed.features, trimmed.features.new_zeros(3)])
+    return Pairs(features, trimmed.offsets, trimmed.n_features, is_padded=True), trimmed
+
+
+def assert_padding_changes_nothing(device: str) -> None:
+    padded, trimmed = padded_and_trimmed(device)
+    n, n_features, d = trimmed.n_tokens, trimmed.n_features, 4
+    size = {"dtype": torch.float32, "device": device}
+    x, W_enc, W_dec, b_enc = strided(n, d, **size), strided(n_features, d, **size), strided(n_features, 9, **size), 1.0
+    outs = []
+    for pairs in (padded, trimmed):
+        inputs = leaves(x, W_enc, W_dec, torch.full((n_features,), b_enc, **size))
+        values = sparse_encode(inputs[0], pairs, inputs[1], inputs[3])
+        outs.append(with_gradients(sparse_decode(values.relu(), pairs, inputs[2]), inputs))
+    for with_padding, without in zip(*outs, strict=True):
+        assert_close(with_padding, without, rtol=0, atol=0)
+
+
+def test_padding_is_in_no_result() -> None:
+    assert_padding_changes_nothing("cpu")
+
+
+@on_cpu_and_gpu
+def test_triton_padding_is_in_no_result(device: str, triton_asked: None) -> None:
+    assert_padding_changes_nothing(device)
+
+
 @on_cpu_and_gpu
 @every_width
 @pytest.mark.parametrize("index_dtype", [torch.int64, torch.int32], ids=str)

@@ -6,14 +6,15 @@ update, transformer-circuits.pub/2025/january-update.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
-from attrgraph.kernels.pairs import Pairs
+from attrgraph.kernels.pairs import Pairs, counts_are_known
 from attrgraph.transcoders.training.shards import Shards
 
 # share of the last batch's threshold above which entries are looked at one by one: wide enough that hardly any batch
@@ -29,44 +30,67 @@ def top_features(scores: Float[Tensor, "n_tokens n_features"], k: int, shards: S
         return Pairs.of_rows(best.indices, n_features)
     everywhere = torch.cat(shards.gather(best.values), dim=1)
     threshold = everywhere.topk(min(k, everywhere.shape[1]), dim=1).values[:, -1:]
-    is_kept = best.values >= threshold
-    tokens = is_kept.nonzero()[:, 0]
-    return Pairs.of_indices(tokens, best.indices[is_kept], scores.shape)
+    tokens = torch.arange(len(scores), device=scores.device).repeat_interleave(best.indices.shape[1])
+    is_kept = (best.values >= threshold).flatten()
+    return Pairs.of_indices(tokens, best.indices.flatten(), scores.shape, is_kept)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Entries of one layer's scores among which are all that can be kept; tokens in ascending order."""
+
+    tokens: Int[Tensor, " n_candidates"]
+    features: Int[Tensor, " n_candidates"]
+    values: Float[Tensor, " n_candidates"]
 
 
 def batch_top_features(
-    scores: list[Float[Tensor, "n_tokens n_features"]], n_kept: int, guess: float, shards: Shards
-) -> tuple[list[Pairs], Tensor]:
-    """The `n_kept` best entries of all layers and tokens together; ties at the threshold are all kept.
+    scores: list[Float[Tensor, "n_tokens n_features"]], n_kept: int, guess: Float[Tensor, ""], shards: Shards
+) -> tuple[list[Pairs], Float[Tensor, ""]]:
+    """The `n_kept` best positive entries of all layers and tokens together; ties at the threshold are all kept.
 
     Args:
-        scores: non-negative, by layer.
+        scores: by layer.
         guess: about the threshold that will come out; only the speed depends on it.
 
     Returns:
         The pairs of every layer, and the lowest score kept.
     """
-    floor = guess * _CANDIDATE_SHARE if math.isfinite(guess) else 0.0
-    while True:
-        found = [(score > floor).nonzero(as_tuple=True) for score in scores]
-        values = [score[index] for score, index in zip(scores, found, strict=True)]
-        best = torch.cat(values)
-        n_enough = int(shards.sum_(torch.tensor(len(best), device=best.device)))
-        if n_enough >= n_kept or floor == 0.0:
-            break
-        floor = floor / 4 if floor > 1e-6 else 0.0
+    if counts_are_known(guess):
+        candidates = _above(scores, n_kept, float(guess), shards)
+    else:
+        candidates = [_best(score, n_kept) for score in scores]
+    best = torch.cat([candidate.values for candidate in candidates])
     best = best.topk(min(n_kept, len(best)), sorted=False).values
     if shards.n_ranks > 1:
-        padded = torch.full((n_kept,), -1.0, device=best.device)
+        padded = torch.zeros(n_kept, device=best.device)
         padded[: len(best)] = best
         best = torch.cat(shards.gather(padded))
         best = best.topk(n_kept, sorted=False).values
-    threshold = best.min().clamp_min(0) if len(best) else scores[0].new_zeros(())
+    threshold = best.min() if len(best) else scores[0].new_zeros(())
     pairs = []
-    for score, (tokens, features), value in zip(scores, found, values, strict=True):
-        is_kept = value >= threshold
-        pairs.append(Pairs.of_indices(tokens[is_kept], features[is_kept], score.shape))
+    for score, candidate in zip(scores, candidates, strict=True):
+        is_kept = (candidate.values >= threshold) & (candidate.values > 0)
+        pairs.append(Pairs.of_indices(candidate.tokens, candidate.features, score.shape, is_kept))
     return pairs, threshold
+
+
+def _above(scores: list[Tensor], n_kept: int, guess: float, shards: Shards) -> list[_Candidates]:
+    """What exceeds a share of the guess, or a lower bound where that is too few. Waits to know how many they are."""
+    floor = guess * _CANDIDATE_SHARE if math.isfinite(guess) else 0.0
+    while True:
+        found = [(score > floor).nonzero(as_tuple=True) for score in scores]
+        n_found = torch.tensor(sum(len(tokens) for tokens, _ in found))
+        if int(shards.sum_(n_found)) >= n_kept or floor == 0.0:
+            return [_Candidates(t, f, score[t, f]) for score, (t, f) in zip(scores, found, strict=True)]
+        floor = floor / 4 if floor > 1e-6 else 0.0
+
+
+def _best(score: Tensor, n_kept: int) -> _Candidates:
+    """As many of one layer's best as can be kept of all layers. Waits for nothing."""
+    places = score.flatten().topk(min(n_kept, score.numel()), sorted=False).indices.sort().values
+    tokens, features = places // score.shape[1], places % score.shape[1]
+    return _Candidates(tokens, features, score.flatten()[places])
 
 
 def jumprelu(

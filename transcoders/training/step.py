@@ -4,15 +4,18 @@ The loss of a batch is the mean over layers of squared error divided by the vari
 that is reported), plus an auxiliary loss in which features that have not fired for long try to explain the error, which
 is held fixed (AuxK; Gao et al. 2024, arXiv 2406.04093), and a share of what is reconstructed already, plus for JumpReLU
 and ReLU a penalty on active features (tanh as in Anthropic's January 2025 update, or L1).
+
+With TopK and BatchTopK nothing here asks a GPU for a number. Learned thresholds, and the replacement model that the KL
+term runs, ask once a layer how many features are on.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attrgraph.kernels.pairs import Pairs
+from attrgraph.kernels.pairs import Pairs, counts_are_known
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
 from attrgraph.transcoders.training.selection import batch_top_features
 from attrgraph.transcoders.training.streams import Activations
@@ -41,21 +44,33 @@ class DeadFeatures:
             torch.zeros(len(W_enc), dtype=torch.int64, device=W_enc.device) for W_enc in model.W_enc
         ]
         self.features: list[Int[Tensor, " n_dead"]] = []
+        self.counts: list[int] = []  # by layer, in all processes together
         self.refresh()
 
-    def update(self, layer: int, fired: Tensor, n_tokens: int) -> None:
-        self.idle[layer] += n_tokens
-        self.idle[layer][fired] = 0
+    def update(self, layer: int, pairs: Pairs, fired: Bool[Tensor, " n_pairs"], n_tokens: int) -> None:
+        idle = self.idle[layer].add_(n_tokens)
+        # not by a mask: how many fired would have to be known to the host
+        idle.scatter_reduce_(0, pairs.features, torch.where(fired, 0, idle[pairs.features]), "amin")
 
     def refresh(self) -> None:
         """Look for dead features anew. Their numbers come to the host, so this is not part of every step."""
         self.features = [(idle > self._model.config.dead_after).nonzero()[:, 0] for idle in self.idle]
+        counts = torch.tensor([len(features) for features in self.features], device=self.idle[0].device)
+        self.counts = self._model.shards.sum_(counts).tolist()
 
     def share(self) -> float:
         """Of all features, those of other processes too."""
         counts = torch.stack([(idle > self._model.config.dead_after).sum() for idle in self.idle]).sum()
         n_features = self._model.n_layers * self._model.config.n_features
         return float(self._model.shards.sum_(counts)) / n_features
+
+
+@dataclass(frozen=True)
+class _DeadPairs:
+    """Dead features that explain the errors of one layer's tokens; never padded."""
+
+    pairs: Pairs
+    is_on: Bool[Tensor, " n_pairs"]
 
 
 def train_step(
@@ -72,14 +87,14 @@ def train_step(
     l0 = []
     for layer, (x, pairs, aux) in enumerate(zip(xs, chosen, auxiliary, strict=True)):
         values = model.values(layer, x, pairs)
-        fired = values.detach() > 0
-        dead.update(layer, pairs.features[fired], n_tokens)
+        fired = (values.detach() > 0) & pairs.is_real
+        dead.update(layer, pairs, fired, n_tokens)
         l0.append(fired.sum() / n_tokens)
         if penalty is not None:
             sparsity = sparsity + _penalty(model, layer, values, pairs) / n_tokens
         if aux is not None:
-            values = torch.cat([values, model.values(layer, x, aux, is_jumping=False)])
-            pairs = pairs.stack(aux)
+            values = torch.cat([model.values(layer, x, aux.pairs, is_jumping=False) * aux.is_on, values])
+            pairs = aux.pairs.stack(pairs)
         outs.append(model.decode(layer, values, pairs))
     nmse, gradients, for_bias = _error_gradients(model, batch, [out.detach() for out in outs])
     loss = nmse.mean()
@@ -98,7 +113,7 @@ def train_step(
 @torch.no_grad()
 def _select(
     model: TrainableTranscoders, xs: list[Tensor], dead: DeadFeatures
-) -> tuple[list[Pairs], list[Pairs | None]]:
+) -> tuple[list[Pairs], list[_DeadPairs | None]]:
     """By layer: pairs that reconstruct (for JumpReLU, also those that are off but near the jump), and dead ones."""
     config, chosen, auxiliary, scores = model.config, [], [], []
     for layer, x in enumerate(xs):
@@ -116,18 +131,17 @@ def _select(
         chosen.append(Pairs.of_indices(tokens, features, pre_activations.shape))
     if config.activation == "batchtopk":
         n_kept = max(1, round(config.l0 * len(xs[0])))
-        guess = float(model.running_threshold)
-        chosen, threshold = batch_top_features(scores, n_kept, guess, model.shards)
-        rate = _THRESHOLD_RATE if guess else 1.0
-        model.running_threshold.lerp_(threshold.to(model.running_threshold), rate)
+        running = model.running_threshold
+        chosen, threshold = batch_top_features(scores, n_kept, running, model.shards)
+        threshold = threshold.to(running)
+        running.copy_(torch.where(running > 0, running.lerp(threshold, _THRESHOLD_RATE), threshold))
     return chosen, auxiliary
 
 
-def _dead_pairs(model: TrainableTranscoders, layer: int, x: Tensor, dead: DeadFeatures) -> Pairs | None:
+def _dead_pairs(model: TrainableTranscoders, layer: int, x: Tensor, dead: DeadFeatures) -> _DeadPairs | None:
     """At each token, the dead features with the largest positive pre-activations."""
     features = dead.features[layer]
-    n_dead = int(model.shards.sum_(torch.tensor(len(features), device=x.device)))
-    if not n_dead:
+    if not dead.counts[layer]:
         return None
     pre_activations = torch.addmm(model.b_enc[layer][features], x, model.W_enc[layer][features].T)
     n_active = model.config.n_dead_active
@@ -138,9 +152,11 @@ def _dead_pairs(model: TrainableTranscoders, layer: int, x: Tensor, dead: DeadFe
         padded[:, : best.values.shape[1]] = best.values
         everywhere = torch.cat(model.shards.gather(padded), dim=1)
         is_on &= best.values >= everywhere.topk(n_active, dim=1).values[:, -1:]
-    tokens = is_on.nonzero()[:, 0]
-    n = (len(x), len(model.W_enc[layer]))
-    return Pairs.of_indices(tokens, features[best.indices[is_on]], n)
+    n_features = len(model.W_enc[layer])
+    if not counts_are_known(x):
+        return _DeadPairs(Pairs.of_rows(features[best.indices], n_features), is_on.flatten())
+    pairs = Pairs.of_indices(is_on.nonzero()[:, 0], features[best.indices[is_on]], (len(x), n_features))
+    return _DeadPairs(pairs, torch.ones_like(pairs.features, dtype=torch.bool))
 
 
 def _penalty(model: TrainableTranscoders, layer: int, values: Tensor, pairs: Pairs) -> Tensor:
@@ -156,14 +172,15 @@ def _error_gradients(
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """NMSE by layer, the loss's gradient with respect to what each source layer wrote, and to the biases.
 
-    An out has the batch's tokens and, if the layer has dead features that took part, the tokens again for these.
+    An out ends with the batch's tokens; if the layer has dead features that took part, the same tokens for these come
+    before.
     """
     config, n_tokens, d = model.config, batch.n_tokens, model.d_model
     targets = batch.writes * model.norm.write_scale[:, None, None]
     written = torch.zeros(n_tokens, model.n_layers * d, device=targets.device)
     spans = [slice(layer * d, (layer + n) * d) for layer, n in enumerate(model.n_targets)]
     for out, span in zip(outs, spans, strict=True):
-        written[:, span] += out[:n_tokens]
+        written[:, span] += out[-n_tokens:]
     error = model.shards.sum_(written).view(n_tokens, -1, d) + model.b_dec - targets.transpose(0, 1)
     squared = error.square().mean(-1)  # [n_tokens, n_layers]
     nmse = squared.mean(0)
@@ -179,8 +196,8 @@ def _error_gradients(
         parts = [flat_gradient[:, span]]
         if len(out) > n_tokens:
             n_targets = model.n_targets[layer]
-            left_over = model.shards.sum_(out[n_tokens:].clone()) - for_dead[:, span]
+            left_over = model.shards.sum_(out[:n_tokens].clone()) - for_dead[:, span]
             scale = nmse[layer : layer + n_targets].clamp_min(1e-4).repeat_interleave(d, output_size=n_targets * d)
-            parts.append(left_over / scale * (2 * config.dead_weight / (n_tokens * d * n_targets * model.n_layers)))
+            parts.insert(0, left_over / scale * (2 * config.dead_weight / (n_tokens * d * n_targets * model.n_layers)))
         gradients.append(torch.cat(parts))
     return nmse, gradients, gradient.sum(0)

@@ -6,7 +6,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy import D_MODEL, N_LAYERS, SparseWorld
 
+from attrgraph.kernels import pairs
+from attrgraph.transcoders.training import selection, step
 from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.optimizer import RowAdam
 from attrgraph.transcoders.training.parameters import NORM_FLOOR, Normalisation, TrainableTranscoders
 from attrgraph.transcoders.training.selection import batch_top_features, jumprelu
 from attrgraph.transcoders.training.shards import Shards
@@ -86,6 +89,13 @@ def reference_loss(model: TrainableTranscoders, batch: Activations, *, n_dead: i
     return loss
 
 
+@pytest.fixture
+def unknown_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU too, numbers of entries are not asked for, as on a GPU."""
+    for module in (pairs, selection, step):
+        monkeypatch.setattr(module, "counts_are_known", lambda x: False)
+
+
 @pytest.mark.parametrize("optimizer", ["dense", "lazy"])
 @pytest.mark.parametrize("n_dead", [0, 5])
 @pytest.mark.parametrize("is_cross_layer", [True, False])
@@ -107,6 +117,41 @@ def test_gradients_are_those_of_the_loss(activation: str, is_cross_layer: bool, 
         assert ours.is_sparse == (name.startswith("W_") and model.has_sparse_gradients), name
         assert_close(ours.to_dense(), gradient, msg=lambda text, name=name: f"{name}: {text}")
     assert result.nmse.shape == (N_LAYERS,)
+
+
+@pytest.mark.parametrize("n_dead", [0, 5])
+@pytest.mark.parametrize("activation", ["topk", "batchtopk"])
+def test_a_step_that_knows_no_counts_is_the_same(activation: str, n_dead: int, request: pytest.FixtureRequest) -> None:
+    results = []
+    for fixture in (None, "unknown_counts"):
+        if fixture:
+            request.getfixturevalue(fixture)
+        model, batch = make_model(activation=activation, optimizer="dense")
+        dead = DeadFeatures(model)
+        kill(model, dead, n_dead)
+        result = train_step(model, batch, dead)
+        gradients = [parameter.grad for parameter in model.parameters()]
+        results.append((*gradients, result.nmse, result.l0, model.running_threshold, *dead.idle))
+    for known, unknown in zip(*results, strict=True):
+        assert_close(unknown, known)
+
+
+@pytest.mark.parametrize("activation", ["topk", "batchtopk"])
+def test_no_step_asks_its_device_for_a_number(activation: str) -> None:
+    """Tensors without contents: whatever needs a value on the host raises, as `float` does at the end."""
+    config = TrainConfig(n_features=N_FEATURES, l0=6.0, batch_tokens=N_TOKENS, activation=activation)
+    scale, mean = torch.ones(N_LAYERS, device="meta"), torch.zeros(N_LAYERS, D_MODEL, device="meta")
+    model = TrainableTranscoders(Normalisation(mean, scale, mean, scale, scale), config)
+    reads = torch.zeros(N_LAYERS, N_TOKENS, D_MODEL, device="meta")
+    dead = DeadFeatures.__new__(DeadFeatures)  # to look for them, which is done every few steps, asks
+    dead._model, dead.counts = model, [5] * N_LAYERS
+    dead.idle = [torch.zeros(N_FEATURES, dtype=torch.int64, device="meta") for _ in range(N_LAYERS)]
+    dead.features = [torch.zeros(5, dtype=torch.int64, device="meta") for _ in range(N_LAYERS)]
+    optimizer = RowAdam(dict(model.named_parameters()), model.shards, replicated=frozenset({"b_dec"}))
+    result = train_step(model, Activations(reads, reads), dead)
+    optimizer.step(1e-3, 1.0)
+    with pytest.raises(RuntimeError, match="meta"):
+        float(result.loss)
 
 
 def test_gradients_with_weights_of_tokens_are_those_of_the_weighted_loss() -> None:
@@ -170,28 +215,30 @@ def test_features_that_fired_are_not_dead() -> None:
     dead = DeadFeatures(model)
     for _ in range(2):
         train_step(model, batch, dead)
-    pairs = [model.causal_pairs(i, model.normalised_reads(i, batch.reads[i])) for i in range(N_LAYERS)]
+    every = [model.causal_pairs(i, model.normalised_reads(i, batch.reads[i])) for i in range(N_LAYERS)]
     dead.refresh()
-    for features, fired in zip(dead.features, pairs, strict=True):
+    for features, fired in zip(dead.features, every, strict=True):
         assert sorted([*features.tolist(), *set(fired.features.tolist())]) == list(range(N_FEATURES))
     assert dead.share() == sum(map(len, dead.features)) / (N_LAYERS * N_FEATURES)
 
 
-@pytest.mark.parametrize("guess", [0.0, 0.4, 1e9])
-def test_batch_choice_does_not_depend_on_the_guess(guess: float) -> None:
+@pytest.mark.parametrize("guess", [0.0, 0.4, 1e9, None])
+def test_batch_choice_does_not_depend_on_the_guess(guess: float | None, request: pytest.FixtureRequest) -> None:
+    if guess is None:
+        request.getfixturevalue("unknown_counts")
     generator = torch.Generator().manual_seed(0)
     scores = [torch.randn(30, 20, generator=generator).relu() for _ in range(3)]
-    pairs, threshold = batch_top_features(scores, 100, guess, Shards())
+    chosen, threshold = batch_top_features(scores, 100, torch.tensor(guess or 0.0), Shards())
     best = torch.cat([s.flatten() for s in scores]).sort(descending=True).values
-    assert sum(len(p.features) for p in pairs) == 100
+    assert sum(int(of_layer.offsets[-1]) for of_layer in chosen) == 100
     assert threshold == best[99]
-    for score, chosen in zip(scores, pairs, strict=True):
+    for score, of_layer in zip(scores, chosen, strict=True):
         is_on = torch.zeros_like(score, dtype=torch.bool)
-        is_on[chosen.tokens, chosen.features] = True
+        is_on[of_layer.tokens[of_layer.is_real], of_layer.features[of_layer.is_real]] = True
         assert torch.equal(is_on, score >= threshold)
 
 
 def test_batch_choice_takes_no_zeros() -> None:
     scores = [torch.tensor([[0.0, 2.0], [0.0, 1.0]])]
-    pairs, _ = batch_top_features(scores, 3, 0.5, Shards())
-    assert pairs[0].features.tolist() == [1, 1]
+    (chosen,), _ = batch_top_features(scores, 3, torch.tensor(0.5), Shards())
+    assert chosen.features.tolist() == [1, 1]
