@@ -7,15 +7,16 @@ stream with the vector `u_t` at its layer and position. The edge, the direct eff
     A[t, s] = sum over l and p of  v_s[l, p] . g_t[l, p]
 
 where `g_t`, the adjoint, is `u_t` carried backwards through the frozen blocks. The sweep carries the adjoints of many
-targets down together, layer by layer, as matrix products; automatic differentiation is not involved. Everything that
-is no node (biases, position embeddings, skipped positions) is collected in the bias column, so that every row sums to
-what its target reads. The proof that this is the gradient, and that rows sum up, is `tests/attrgraph/test_adjoint.py`.
+targets down together, layer by layer, as matrix products; automatic differentiation is not involved. Targets are swept
+in tiles whose make-up depends on the targets alone, so that results do not depend on memory. Everything that is no node
+(biases, position embeddings, skipped positions) is collected in the bias column, so that every row sums to what its
+target reads. The proof that this is the gradient, and that rows sum up, is `tests/attrgraph/test_adjoint.py`.
 
 Source: Ameisen et al. 2025, "Circuit Tracing", section "Constructing an Attribution Graph for a Prompt",
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +24,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.kernels.edge_rows import edge_rows
+from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.frozen import FrozenNorm
 from attrgraph.replacement import LocalReplacement
+from attrgraph.sources import Sources
 
-# What the adjoints of one sweep may take by default: a choice, not tuned. Temporaries take a few times as much.
-_ADJOINT_BYTES = 128 * 2**20
+# targets of a tile: a choice, not tuned; more make larger matrix products, but share fewer positions' worth of work
+TILE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -57,90 +60,153 @@ def n_columns(local: LocalReplacement) -> int:
     return len(local.active) + (local.run.n_layers + 1) * local.run.n_pos + 1
 
 
-def edge_matrix(
-    local: LocalReplacement,
-    targets: ReadVectors,
-    *,
-    batch_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Float[Tensor, "n_targets n_columns"]:
-    """Edges from every source to each target: `A[target, source]`, the columns as in `n_columns`.
+class EdgeSweep:
+    """Computes edges into any targets of one prompt; what all sweeps need is kept if it fits.
 
     Args:
         local: the prompt's local replacement model.
-        targets: what reads.
-        batch_size: targets swept together; by default as many as fit 128 MiB of adjoints.
-        progress: called with the number of targets just done.
+        memory_bytes: what a sweep may take besides its result; results do not depend on it. If it is less than one
+            tile takes, one tile is swept at a time.
+        max_targets: an upper limit on the targets of a sweep, rounded up to whole tiles.
     """
-    run = local.run
-    if batch_size is None:
-        batch_size = max(1, _ADJOINT_BYTES // (run.n_pos * run.embedding.shape[1] * run.embedding.element_size()))
-    out = run.embedding.new_zeros(len(targets), n_columns(local))
-    # from the top layer down, so that targets of a chunk join the sweep one after the other; early positions together
-    order = (targets.pos - targets.layer * run.n_pos).argsort(stable=True)
-    for chunk in order.split(batch_size) if len(targets) else ():
-        out[chunk] = _sweep(local, targets[chunk])
-        if progress is not None:
-            progress(len(chunk))
-    return out
+
+    def __init__(self, local: LocalReplacement, *, memory_bytes: int = 2**30, max_targets: int | None = None) -> None:
+        run, size = local.run, local.run.embedding.element_size()
+        self._local, self._sources = local, Sources(local)
+        pattern_bytes = sum(block.attention.pattern.numel() for block in run.blocks) * size
+        is_kept = self._sources.n_bytes + pattern_bytes <= memory_bytes // 2
+        self._sources.is_kept = is_kept
+        self._passages: list[_Passage] | None = [_Passage(local, i) for i in range(run.n_layers)] if is_kept else None
+        # adjoints, edges, and the edges again in the order of columns
+        tile_bytes = TILE_ROWS * size * (run.n_pos * run.embedding.shape[1] + 2 * n_columns(local))
+        most = max(1, memory_bytes // tile_bytes)
+        # tiles share the reading of decoder rows: with those kept, nothing is gained by sweeping several at once
+        self._n_tiles = 1 if is_kept else min(most, -(-(max_targets or len(local.active) + 1) // TILE_ROWS))
+
+    def edges(
+        self,
+        targets: ReadVectors,
+        *,
+        progress: Callable[[int], None] | None = None,
+        out: Float[Tensor, "n_targets n_columns"] | None = None,
+    ) -> Float[Tensor, "n_targets n_columns"]:
+        """Edges from every source to each target: `A[target, source]`, the columns as in `n_columns`.
+
+        Args:
+            targets: what reads.
+            progress: called with the number of targets just done.
+            out: zeros that the edges are written into.
+        """
+        if out is None:
+            out = self._local.run.embedding.new_zeros(len(targets), n_columns(self._local))
+        # targets of a tile have similar positions, beyond whose last nothing is computed; within it they join the
+        # sweep one after the other, from the top layer down
+        by_pos = targets.pos.argsort(stable=True).split(TILE_ROWS) if len(targets) else ()
+        by_layer = [part[targets.layer[part].argsort(stable=True, descending=True)] for part in by_pos]
+        for start in range(0, len(by_layer), self._n_tiles):
+            some = by_layer[start : start + self._n_tiles]
+            tiles = [_Tile(self._local, targets[part], self._sources) for part in some]
+            self._sweep(tiles)
+            for part, tile in zip(some, tiles, strict=True):
+                tile.write(out, part, self._sources.order)
+                if progress is not None:
+                    progress(len(part))
+        return out
+
+    def _sweep(self, tiles: list["_Tile"]) -> None:
+        """Carry the tiles' adjoints from the top to the bottom, and fill their edges on the way."""
+        run = self._local.run
+        for tile in tiles:
+            tile.join(run.n_layers, run.final_norm)
+        for layer in reversed(range(run.n_layers)):
+            for writes in self._sources.into(layer):
+                for tile in tiles:
+                    n = tile.n_above[layer + 1]
+                    if n and writes.first_pos < tile.n_pos:
+                        edge_rows(tile.g[:n], writes, tile.edges[:n])
+            passage = _Passage(self._local, layer) if self._passages is None else self._passages[layer]
+            for tile in tiles:
+                passage.take(tile)
+        for tile in tiles:
+            tile.embeddings[:] = tile.dots(len(tile.g), [run.embedding])[:, :, 0].T
+            if run.position_embedding is not None:
+                tile.bias += tile.dots(len(tile.g), [run.position_embedding]).sum((0, 2))
 
 
-def _sweep(local: LocalReplacement, targets: ReadVectors) -> Float[Tensor, "n_targets n_columns"]:
-    """One backward sweep for targets sorted by descending layer."""
-    run, n_active = local.run, len(local.active)
-    n_pos = int(targets.pos.max()) + 1  # causal: nothing after the last target matters
-    out = run.embedding.new_zeros(len(targets), n_columns(local))
-    errors = out[:, n_active : n_active + run.n_layers * run.n_pos].unflatten(1, (run.n_layers, run.n_pos))
-    embeddings, bias = out[:, -1 - run.n_pos : -1], out[:, -1]
-    bias += targets.constant
-    g = run.embedding.new_zeros(len(targets), n_pos, run.embedding.shape[1])  # adjoint of the stream
+class _Tile:
+    """Targets that are swept together, in descending order of layers: those that have joined are the first."""
 
-    n_on = int((targets.layer == run.n_layers).sum())  # targets g[:n_on] have joined
-    _join(g[:n_on], targets[:n_on], run.final_norm, bias[:n_on])
-    for layer in reversed(range(run.n_layers)):
-        block = run.blocks[layer]
-        n_above, n_on = n_on, n_on + int((targets.layer == layer).sum())
-        g_out = _through(local.write_norm(layer), g[:n_above], bias[:n_above])
-        writes = local.writes[layer]
-        out[:n_above].index_add_(1, writes.source, edge_rows(g_out, writes.vector, writes.pos))
-        errors[:n_above, layer, :n_pos] = torch.einsum("rpd,pd->rp", g_out, local.errors[layer, :n_pos])
-        bias[:n_above] += torch.einsum("rpd,pd->r", g_out, local.constants[layer, :n_pos])
+    def __init__(self, local: LocalReplacement, targets: ReadVectors, sources: Sources) -> None:
+        run, n = local.run, len(targets)
+        new = run.embedding.new_zeros
+        self.local, self.targets = local, targets
+        self.n_pos = int(targets.pos.max()) + 1  # causal: nothing after the last target matters
+        self.g = new(n, self.n_pos, run.embedding.shape[1])  # adjoint of the stream
+        self.edges = new(n, sources.n_columns(self.n_pos))  # in the order of `sources`, by the unit of activation
+        self.errors, self.embeddings = new(n, run.n_layers, self.n_pos), new(n, self.n_pos)
+        self.bias = targets.constant.clone()
+        # targets that have joined when the sweep is above a layer; n_layers + 1: none
+        layers = torch.arange(run.n_layers + 2, device=targets.layer.device)
+        self.n_above: list[int] = (targets.layer[:, None] >= layers).sum(0).tolist()
 
-        attended = None
-        if block.is_parallel:  # attention reads the stream below both branches, and not what joins at this layer
-            attended, constant = block.attend_transpose(g[:n_above])
-            bias[:n_above] += constant
+    def join(self, layer: int, norm: FrozenNorm | None) -> None:
+        """Add the read vectors of a layer's targets, taken back through the norm in front of them."""
+        joining = slice(self.n_above[layer + 1], self.n_above[layer])
+        targets, vector = self.targets[joining], self.targets.vector[joining]
+        if norm is not None:
+            if norm.bias is not None:
+                self.bias[joining] += vector @ norm.bias
+            vector = norm.transpose(vector, targets.pos)
+        self.g[torch.arange(joining.start, joining.stop, device=vector.device), targets.pos] += vector
+
+    def dots(self, n: int, vectors: Sequence[Tensor]) -> Float[Tensor, "n_pos n n_vectors"]:
+        """Of the first `n` adjoints with vectors [n_pos, d_model], position by position."""
+        written = torch.stack([vector[: self.n_pos] for vector in vectors], 2)
+        return torch.bmm(self.g[:n].transpose(0, 1), written)
+
+    def write(self, out: Tensor, rows: Tensor, order: Tensor) -> None:
+        """Put the edges where they belong."""
+        active, n_pos, run = self.local.active, self.n_pos, self.local.run
+        columns = order[: self.edges.shape[1]]
+        whole = out.new_zeros(len(rows), out.shape[1])
+        whole.index_copy_(1, columns, self.edges.mul_(active.activation[columns]))
+        between = whole[:, len(active) : -1].unflatten(1, (run.n_layers + 1, run.n_pos))
+        between[:, :-1, :n_pos], between[:, -1, :n_pos] = self.errors, self.embeddings
+        whole[:, -1] = self.bias
+        out[rows] = whole
+
+
+class _Passage:
+    """The way of adjoints from above one layer to below it."""
+
+    def __init__(self, local: LocalReplacement, layer: int) -> None:
+        block, write_norm = local.run.blocks[layer], local.write_norm(layer)
+        self._layer, self._is_parallel, self._read_norm = layer, block.is_parallel, local.read_norm(layer)
+        self._attention = AttentionAdjoint.of(block)
+        error, constant = local.errors[layer], local.constants[layer]
+        if write_norm is not None:
+            error, constant = write_norm.linear(error), write_norm.apply(constant)
         W_skip = local.transcoders.layers[layer].W_skip
-        read_norm = local.read_norm(layer)
-        if W_skip is not None:
-            g[:n_above] += _through(read_norm, g_out @ W_skip.to(g), bias[:n_above])
-        joining = slice(n_above, n_on)
-        _join(g[joining], targets[joining], read_norm, bias[joining])
-        if attended is None:
-            attended, constant = block.attend_transpose(g[:n_on])
-            bias[:n_on] += constant
-        g[: len(attended)] += attended
+        self._skip = None if W_skip is None else SkipAdjoint.of(W_skip.to(error), self._read_norm, write_norm)
+        if self._skip is not None and self._skip.constant is not None:
+            constant = constant + self._skip.constant
+        if block.is_parallel:
+            constant = constant + self._attention.constant
+        self._error, self._constant = error, constant
 
-    embeddings[:, :n_pos] = torch.einsum("rpd,pd->rp", g, run.embedding[:n_pos])
-    if run.position_embedding is not None:
-        bias += torch.einsum("rpd,pd->r", g, run.position_embedding[:n_pos])
-    return out
-
-
-def _join(g: Tensor, targets: ReadVectors, norm: FrozenNorm | None, bias: Tensor) -> None:
-    """Add targets' read vectors, taken back through the norm in front of them, to their rows of the adjoint."""
-    vector = targets.vector
-    if norm is not None:
-        if norm.bias is not None:
-            bias += vector @ norm.bias
-        vector = norm.transpose(vector, targets.pos)
-    g[torch.arange(len(targets), device=g.device), targets.pos] += vector
-
-
-def _through(norm: FrozenNorm | None, g: Tensor, bias: Tensor) -> Tensor:
-    """The adjoint before a norm, if there is one; what its bias adds goes to the bias column."""
-    if norm is None:
-        return g
-    if norm.bias is not None:
-        bias += torch.einsum("rpd,d->r", g, norm.bias)
-    return norm.transpose(g, slice(g.shape[1]))
+    def take(self, tile: _Tile) -> None:
+        """Carry a tile's adjoints past the layer's error, constants, skip and attention; the layer's targets join."""
+        layer = self._layer
+        n_above, n_on = tile.n_above[layer + 1], tile.n_above[layer]
+        dots = tile.dots(n_above, [self._error, self._constant])
+        tile.errors[:n_above, layer] = dots[:, :, 0].T
+        tile.bias[:n_above] += dots[:, :, 1].sum(0)
+        g = tile.g[:n_above]
+        # in a parallel block attention reads the stream below both branches, and not what joins at this layer
+        at_attention = g.clone() if self._is_parallel else tile.g[:n_on]
+        if self._skip is not None:
+            self._skip.add_to(g)
+        tile.join(layer, self._read_norm)
+        if not self._is_parallel:
+            tile.bias[:n_on] += tile.dots(n_on, [self._attention.constant]).sum((0, 2))
+        self._attention.add_to(tile.g[: len(at_attention)], at_attention)

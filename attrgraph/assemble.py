@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import sparse
 from torch import Tensor
 
@@ -52,15 +51,14 @@ def _nodes(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows, tokens
 
 
 def _adjacency(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> sparse.csr_array:
-    """Rows of features and logits, empty rows for all other nodes; columns moved from `adjoint.n_columns` to nodes."""
-    n_active, n_selected, n_logits = len(local.active), len(rows.selected), len(logits)
+    """Rows of features and logits, empty rows for all other nodes; columns moved from `EdgeRows` to nodes."""
+    n_selected, n_logits = len(rows.selected), len(logits)
     n_between = (local.run.n_layers + 1) * local.run.n_pos  # errors and embeddings
     n_nodes = n_selected + n_between + n_logits + 1
-    kept = torch.cat([rows.selected, torch.arange(n_active, rows.logits.shape[1], device=rows.selected.device)])
     node_of = np.append(np.arange(n_selected + n_between), n_nodes - 1)  # logits are never sources
 
     def to_nodes(block: Tensor) -> sparse.csr_array:
-        edges = sparse.coo_array(block[:, kept].float().cpu().numpy())
+        edges = sparse.coo_array(block.float().cpu().numpy())
         return sparse.csr_array((edges.data, (edges.row, node_of[edges.col])), shape=(len(block), n_nodes))
 
     def empty(n: int) -> sparse.csr_array:

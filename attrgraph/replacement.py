@@ -13,21 +13,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attrgraph.models.frozen import FrozenNorm, FrozenRun
-from attrgraph.transcoders import ActiveFeatures, LayerWrites, Transcoders
+from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 
 @dataclass(frozen=True)
 class LocalReplacement:
     """One prompt's frozen run with its MLP outputs taken apart.
 
-    At every layer and position the MLP output is the sum of the features' `writes`, the `errors`, the `constants`,
+    At every layer and position the MLP output is the sum of what active features write, the `errors`, the `constants`,
     and, if the transcoders have one, the linear skip.
     """
 
     run: FrozenRun
     transcoders: Transcoders
     active: ActiveFeatures
-    writes: list[LayerWrites]
     errors: Float[Tensor, "n_layers n_pos d_model"]  # MLP output minus reconstruction; zero at skipped positions
     constants: Float[Tensor, "n_layers n_pos d_model"]  # b_dec; at skipped positions all but the linear skip
     is_skipped: Bool[Tensor, " n_pos"]
@@ -48,18 +47,29 @@ def build_replacement(run: FrozenRun, transcoders: Transcoders, is_skipped: Bool
     config = transcoders.config
     reads = [block.read(config.feature_input_hook) for block in run.blocks]
     active = transcoders.encode(reads, is_skipped)
-    writes = transcoders.writes(active)
+    reconstructed = [torch.zeros_like(read) for read in reads]
+    for layer in range(run.n_layers):
+        _add_written(reconstructed, transcoders, active, layer, active.activation[active.in_layer(layer)])
     errors, constants = [], []
     for layer, (block, read) in enumerate(zip(run.blocks, reads, strict=True)):
         out = block.written(config.feature_output_hook)
-        error = out - transcoders.decode(layer, writes[layer], read)
         skip = transcoders.skip(layer, read)
+        without_skip = out if skip is None else out - skip
         constant = transcoders.layers[layer].b_dec.to(out).expand_as(out).clone()
-        constant[is_skipped] = (out if skip is None else out - skip)[is_skipped]
-        error[is_skipped] = 0
+        error = without_skip - constant - reconstructed[layer]
+        constant[is_skipped], error[is_skipped] = without_skip[is_skipped], 0
         errors.append(error)
         constants.append(constant)
-    return LocalReplacement(run, transcoders, active, writes, torch.stack(errors), torch.stack(constants), is_skipped)
+    return LocalReplacement(run, transcoders, active, torch.stack(errors), torch.stack(constants), is_skipped)
+
+
+def _add_written(
+    outs: list[Tensor], transcoders: Transcoders, active: ActiveFeatures, layer: int, activations: Tensor
+) -> None:
+    """Add what the active features of one layer write to the outputs of their target layers."""
+    written = transcoders.written(layer, active, activations, len(outs[layer]))
+    for out, part in zip(outs[layer:], written.unbind(1), strict=False):
+        out += part
 
 
 def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
@@ -70,7 +80,7 @@ def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
     """
     run, active, config = local.run, local.active, local.transcoders.config
     stream = run.embedding if run.position_embedding is None else run.embedding + run.position_embedding
-    ratio = torch.ones_like(active.activation)  # recomputed over recorded activation, by feature
+    outs = [error + constant for error, constant in zip(local.errors, local.constants, strict=True)]
     for layer, block in enumerate(run.blocks):
         attended = block.attend(stream)
         mlp_stream = stream if block.is_parallel else stream + attended
@@ -78,12 +88,9 @@ def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
         read = mlp_stream if norm is None else norm.apply(mlp_stream)
         rows = active.in_layer(layer)
         recomputed = (read[active.pos[rows]] * active.W_enc[rows]).sum(-1) + active.b_enc[rows]
-        ratio[rows] = recomputed / active.activation[rows]
-        writes = local.writes[layer]
-        out = local.errors[layer] + local.constants[layer]
-        out = out.index_add(0, writes.pos, writes.vector * ratio[writes.source, None])
+        _add_written(outs, local.transcoders, active, layer, recomputed)
         skip = local.transcoders.skip(layer, read)
-        out = out if skip is None else out + skip
+        out = outs[layer] if skip is None else outs[layer] + skip
         write_norm = local.write_norm(layer)
         stream = stream + attended + (out if write_norm is None else write_norm.apply(out))
     logits = run.W_U @ run.final_norm.apply(stream)[-1]

@@ -3,102 +3,120 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attrgraph.adjoint import ReadVectors, edge_matrix, feature_reads
-from attrgraph.influence import influence_of_rows
+from attrgraph.adjoint import EdgeSweep, ReadVectors, feature_reads, n_columns
+from attrgraph.errors import AttrGraphError
+from attrgraph.kernels.influence import influence_rows
+from attrgraph.memory import in_words
 from attrgraph.replacement import LocalReplacement
 from attrgraph.targets import LogitTargets
 
 # Features expanded between two rankings when not all fit: a larger round ranks less often, on older influence. A
 # choice, not tuned; fixed and recorded, so that the chosen set never depends on memory or chunking.
 SELECTION_ROUND = 256
+# rows looked at together, as a copy
+_ROWS_AT_ONCE = 16
 # (phase, done, total)
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class EdgeRows:
-    """Edges into the chosen features and the logits; columns as in `adjoint.n_columns`.
+    """Edges into the chosen features and the logits.
 
-    What features that were not chosen write is in the bias column, and their own columns are zero.
+    Columns: chosen features, errors layer by layer, token embeddings, bias. What features that were not chosen write
+    is counted to the bias.
     """
 
     selected: Int[Tensor, " n_selected"]  # indices of active features, ascending
-    features: Float[Tensor, "n_selected n_columns"]
-    logits: Float[Tensor, "n_logits n_columns"]
+    features: Float[Tensor, "n_selected n_kept"]
+    logits: Float[Tensor, "n_logits n_kept"]
     left_out: float  # influence-weighted share of nodes' input that comes from active features not chosen
 
 
 def compute_rows(
-    local: LocalReplacement, logits: LogitTargets, max_feature_nodes: int, batch_size: int | None, report: Progress
+    local: LocalReplacement,
+    logits: LogitTargets,
+    max_feature_nodes: int,
+    report: Progress,
+    *,
+    memory_bytes: int,
+    max_targets: int | None = None,
 ) -> EdgeRows:
-    """Edges into logits and features; if not all features fit, the most influential are expanded first, in rounds."""
-    n_active = len(local.active)
+    """Edges into logits and features; if not all features fit, the most influential are expanded first, in rounds.
+
+    Args:
+        memory_bytes: what rows and sweeps may take together; the result does not depend on it.
+        max_targets: see `EdgeSweep`.
+
+    Raises:
+        AttrGraphError: the rows alone take more.
+    """
+    n_active, n_logits = len(local.active), len(logits)
     n_selected = min(n_active, max_feature_nodes)
+    rows_bytes = (n_logits + n_selected) * n_columns(local) * local.run.embedding.element_size()
+    if rows_bytes > memory_bytes:
+        raise AttrGraphError(
+            f"edges from {n_active} active features to {n_selected} of them take {in_words(rows_bytes)}, the memory "
+            f"budget is {in_words(memory_bytes)}; lower max_feature_nodes, or raise the budget."
+        )
+    sweep = EdgeSweep(local, memory_bytes=memory_bytes - rows_bytes, max_targets=max_targets)
+    rows = local.run.embedding.new_zeros(n_logits + n_selected, n_columns(local))
     done = 0
 
     def advance(n: int) -> None:
         nonlocal done
         done += n
-        report("edges", done, n_selected + len(logits))
+        report("edges", done, len(rows))
 
-    def edges(targets: ReadVectors) -> Tensor:
-        return edge_matrix(local, targets, batch_size=batch_size, progress=advance)
+    def fill(start: int, targets: ReadVectors) -> None:
+        sweep.edges(targets, progress=advance, out=rows[start : start + len(targets)])
 
-    logit_rows = edges(logits.reads)
+    fill(0, logits.reads)
     if n_selected == n_active:
-        everything = torch.arange(n_active, device=logit_rows.device)
-        return EdgeRows(everything, edges(feature_reads(local)), logit_rows, left_out=0.0)
+        fill(n_logits, feature_reads(local))
+        return EdgeRows(torch.arange(n_active, device=rows.device), rows[n_logits:], rows[:n_logits], left_out=0.0)
 
-    rows = torch.cat([logit_rows, logit_rows.new_zeros(n_selected, logit_rows.shape[1])])
     selected = torch.zeros(0, dtype=torch.int64, device=rows.device)
     while len(selected) < n_selected:
-        influence = _partial_influence(local, logits, rows, selected)[:n_active]
-        influence[selected.cpu().numpy()] = -1.0  # already expanded
+        influence = _influence(local, logits, rows, selected)[0][:n_active]
+        influence[selected] = -1.0  # already expanded
         n_round = min(SELECTION_ROUND, n_selected - len(selected))
-        best = torch.from_numpy(np.argsort(-influence, kind="stable")[:n_round].copy()).to(rows.device)
-        start = len(logits) + len(selected)
-        rows[start : start + n_round] = edges(feature_reads(local, best))
+        best = influence.sort(descending=True, stable=True).indices[:n_round]
+        fill(n_logits + len(selected), feature_reads(local, best))
         selected = torch.cat([selected, best])
-    unselected = torch.ones(n_active, dtype=torch.bool, device=rows.device)
-    unselected[selected] = False
-    left_out = _unselected_share(local, logits, rows, selected, unselected)
-    rows[:, -1] += rows[:, :n_active][:, unselected].sum(1)
-    rows[:, :n_active][:, unselected] = 0
+    left_out = _leave_out(local, logits, rows, selected)
     order = selected.argsort()
-    return EdgeRows(selected[order], rows[len(logits) :][order], rows[: len(logits)], left_out)
+    kept = torch.cat([selected[order], torch.arange(n_active, rows.shape[1], device=rows.device)])
+    rows = rows[:, kept]
+    return EdgeRows(selected[order], rows[n_logits:][order], rows[:n_logits], left_out)
 
 
-def _expanded(
-    local: LocalReplacement, logits: LogitTargets, rows: Tensor, selected: Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Known rows without the bias column but with logit columns, their nodes, their layers, and weights by node."""
-    n_known, n_sources = len(logits) + len(selected), rows.shape[1] - 1
-    known = np.pad(rows[:n_known, :-1].cpu().numpy(), ((0, 0), (0, len(logits))))
-    row_nodes = np.concatenate([n_sources + np.arange(len(logits)), selected.cpu().numpy()])
-    row_layers = np.concatenate([logits.reads.layer.cpu().numpy(), local.active.layer[selected].cpu().numpy()])
-    weights = np.zeros(n_sources + len(logits))
-    weights[n_sources:] = logits.probability.cpu().numpy()
-    return known, row_nodes, row_layers, weights
+def _influence(local: LocalReplacement, logits: LogitTargets, rows: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every column but the bias through the rows known so far, and the flow into these."""
+    n_logits, known = len(logits), rows[: len(logits) + len(selected), :-1]
+    column = torch.cat([torch.full((n_logits,), -1, device=rows.device), selected])
+    level = torch.cat([logits.reads.layer, local.active.layer[selected]])
+    weight = torch.cat([logits.probability, logits.probability.new_zeros(len(selected))])
+    return influence_rows(known, column, level, weight)
 
 
-def _partial_influence(local: LocalReplacement, logits: LogitTargets, rows: Tensor, selected: Tensor) -> np.ndarray:
-    """Influence of every node through the rows known so far."""
-    return influence_of_rows(*_expanded(local, logits, rows, selected))
-
-
-def _unselected_share(
-    local: LocalReplacement, logits: LogitTargets, rows: Tensor, selected: Tensor, unselected: Tensor
-) -> float:
-    known, row_nodes, row_layers, weights = _expanded(local, logits, rows, selected)
-    flow = (influence_of_rows(known, row_nodes, row_layers, weights) + weights)[row_nodes]
-    inputs = np.abs(known)
-    left_out = inputs[:, : len(unselected)][:, unselected.cpu().numpy()].sum(1)
-    return float((flow * left_out / np.maximum(inputs.sum(1), np.finfo(np.float32).tiny)).sum() / flow.sum())
+def _leave_out(local: LocalReplacement, logits: LogitTargets, rows: Tensor, selected: Tensor) -> float:
+    """Count to the bias what features that were not chosen write; returns their influence-weighted share of inputs."""
+    _, flow = _influence(local, logits, rows, selected)
+    unselected = torch.ones(len(local.active), dtype=torch.bool, device=rows.device)
+    unselected[selected] = False
+    shares = []
+    for some in rows.split(_ROWS_AT_ONCE):
+        features = some[:, : len(unselected)]
+        left_out = features * unselected
+        sizes = some[:, :-1].abs().sum(1).clamp_min(torch.finfo(some.dtype).tiny)
+        shares.append(left_out.abs().sum(1) / sizes)
+        some[:, -1] += left_out.sum(1)
+    return float((flow * torch.cat(shares)).sum() / flow.sum())
 
 
 def input_sum_gap(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from attrgraph.assemble import assemble
 from attrgraph.errors import AttrGraphError, PromptError, ResultError, TranscoderError
 from attrgraph.graph import Graph
+from attrgraph.memory import budget_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.replacement import build_replacement, measure_deviation
 from attrgraph.selection import SELECTION_ROUND, Progress, compute_rows, input_sum_gap
@@ -30,6 +31,7 @@ def trace(
     desired_logit_prob: float = 0.95,
     max_feature_nodes: int = 7500,
     batch_size: int | None = None,
+    memory_budget: int | str | None = None,
     skip_positions: str | Sequence[int] | None = "bos",
     progress: Progress | None = None,
 ) -> Graph:
@@ -45,7 +47,10 @@ def trace(
             many.
         max_feature_nodes: with more active features, the most influential ones are chosen, best first; what the others
             write is then counted to the bias node.
-        batch_size: targets computed together; changes memory and speed only.
+        batch_size: an upper limit on the targets computed together, in steps of 64; need not be set, since it follows
+            from the memory budget.
+        memory_budget: bytes, or text such as "8G", that edges and what computes them may take; by default half of what
+            is free. The graph does not depend on it.
         skip_positions: positions without features and errors: "bos" for a first token that is BOS, None, or a list.
         progress: called as `progress(phase, done, total)`.
 
@@ -56,6 +61,7 @@ def trace(
         PromptError, TargetError: the prompt or a target is not one that the model has.
         TranscoderError: the model was loaded without transcoders.
         ResultError: a number is not finite.
+        AttrGraphError: a setting is out of range, or the edges do not fit the memory budget.
 
     Example:
         >>> import attrgraph as ag
@@ -70,6 +76,7 @@ def trace(
         raise AttrGraphError("max_feature_nodes must be at least 0, max_n_logits and batch_size at least 1.")
     if not 0 <= desired_logit_prob <= 1:
         raise AttrGraphError(f"desired_logit_prob is {desired_logit_prob}; expected a number between 0 and 1.")
+    memory = budget_bytes(memory_budget, torch.device(model.device))
     report("run", 0, 1)
     token_ids = model.tokenize(prompt)
     run = model.run(token_ids)
@@ -77,7 +84,7 @@ def trace(
     local = build_replacement(run, model.transcoders, is_skipped)
     logits = choose_targets(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
     report("run", 1, 1)
-    rows = compute_rows(local, logits, max_feature_nodes, batch_size, report)
+    rows = compute_rows(local, logits, max_feature_nodes, report, memory_bytes=memory, max_targets=batch_size)
     checks = {"logit_deviation": measure_deviation(local), "input_sum_gap": input_sum_gap(local, logits, rows)}
     if not all(np.isfinite(value) for value in checks.values()):
         raise ResultError(f"the graph's numbers are not finite ({checks}); the weights hold extreme values.")

@@ -31,8 +31,8 @@ def trace(
         float, typer.Option(min=0, max=1, help="Explain the fewest tokens that hold this probability.")
     ] = 0.95,
     max_feature_nodes: Annotated[int, typer.Option(min=0, help="Most features in the graph.")] = 7500,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Targets computed together. Default: what fits 128 MiB.")
+    memory_budget: Annotated[
+        str | None, typer.Option(help="What edges may take, such as 8G. Default: half of what is free.")
     ] = None,
     node_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Share of influence kept in all outputs but .safetensors.")
@@ -84,7 +84,7 @@ def trace(
             max_n_logits=max_n_logits,
             desired_logit_prob=desired_logit_prob,
             max_feature_nodes=max_feature_nodes,
-            batch_size=batch_size,
+            memory_budget=memory_budget,
             progress=progress,
         )
         pruned = graph.prune(node_threshold, edge_threshold) if outputs else graph

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attrgraph.transcoders.config import TranscoderConfig
     from attrgraph.transcoders.folder import load_transcoders, save_transcoders
-    from attrgraph.transcoders.transcoders import ActiveFeatures, LayerWeights, LayerWrites, Transcoders
+    from attrgraph.transcoders.transcoders import ActiveFeatures, LayerWeights, Transcoders
 
 # each name is imported when it is first used, so that reading a run's settings does not import torch
 _HOMES = {
     "ActiveFeatures": "attrgraph.transcoders.transcoders",
     "LayerWeights": "attrgraph.transcoders.transcoders",
-    "LayerWrites": "attrgraph.transcoders.transcoders",
     "TranscoderConfig": "attrgraph.transcoders.config",
     "Transcoders": "attrgraph.transcoders.transcoders",
     "load_transcoders": "attrgraph.transcoders.folder",
@@ -22,7 +21,6 @@ _HOMES = {
 __all__ = [
     "ActiveFeatures",
     "LayerWeights",
-    "LayerWrites",
     "TranscoderConfig",
     "Transcoders",
     "load_transcoders",

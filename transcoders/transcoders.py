@@ -2,13 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrgraph.errors import ResultError, TranscoderError
+from attrgraph.kernels.encode_sparse import encode_sparse
+from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
+from attrgraph.transcoders.paging import is_scarce, page_out
+
+# of decoder rows that are converted at a time: a choice, not tuned
+_CONVERTED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,17 +62,15 @@ class ActiveFeatures:
 
     def in_layer(self, layer: int) -> slice:
         """The rows of one layer."""
-        bounds = torch.searchsorted(self.layer, torch.tensor([layer, layer + 1], device=self.layer.device))
-        return slice(*bounds.tolist())
+        last = len(self._bounds) - 1
+        return slice(self._bounds[min(layer, last)], self._bounds[min(layer + 1, last)])
 
-
-@dataclass(frozen=True)
-class LayerWrites:
-    """Everything that active features write into one layer's MLP output, ascending by position."""
-
-    source: Int[Tensor, " n_writes"]  # index into ActiveFeatures
-    pos: Int[Tensor, " n_writes"]
-    vector: Float[Tensor, "n_writes d_model"]  # activation times decoder row
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Where each layer begins, up to the one after the last that has active features."""
+        layers = torch.arange(int(self.layer[-1]) + 2 if len(self) else 1, device=self.layer.device)
+        bounds: list[int] = torch.searchsorted(self.layer, layers).tolist()
+        return bounds
 
 
 class Transcoders:
@@ -110,6 +116,11 @@ class Transcoders:
         """Number of features by layer."""
         return [len(weights.W_enc) for weights in self.layers]
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all weights."""
+        return sum(w.nbytes for weights in self.layers for w in vars(weights).values() if w is not None)
+
     def n_targets(self, layer: int) -> int:
         """How many layers' MLP outputs the features of `layer` write into: its own and, if cross-layer, all above."""
         return self.n_layers - layer if self.config.is_cross_layer else 1
@@ -145,8 +156,12 @@ class Transcoders:
         weights = self.layers[layer]
         pre_activations = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         if not bool(torch.isfinite(pre_activations).all()):
-            raise ResultError(f"pre-activations of layer {layer} are not finite; the transcoder's weights hold NaN.")
+            raise self._not_finite(layer)
         return self.activate(layer, pre_activations)
+
+    @staticmethod
+    def _not_finite(layer: int) -> ResultError:
+        return ResultError(f"pre-activations of layer {layer} are not finite; the transcoder's weights hold NaN.")
 
     def encode(
         self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
@@ -156,48 +171,79 @@ class Transcoders:
         Args:
             reads: what the transcoders read, by layer.
             is_skipped: positions whose features are left out.
+
+        Raises:
+            ResultError: the encoder's weights are not finite.
         """
-        parts = []
+        parts, is_large = [], is_scarce(self.n_bytes)
+        positions = (~is_skipped).nonzero()[:, 0]
         for layer, read in enumerate(reads):
-            activations = self.encode_layer(layer, read)
-            activations[is_skipped] = 0
-            pos, feature = activations.nonzero(as_tuple=True)
-            weights, on = self.layers[layer], feature.to(self.layers[layer].W_enc.device)
+            weights = self.layers[layer]
+            found = encode_sparse(
+                read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, k=self.config.k
+            )
+            if not bool(found.is_finite):
+                raise self._not_finite(layer)
+            features = found.feature.to(weights.W_enc.device)
             parts.append(
                 (
-                    torch.full_like(pos, layer),
-                    pos,
-                    feature,
-                    activations[pos, feature],
-                    weights.W_enc[on].to(read),
-                    weights.b_enc[on].to(read),
+                    torch.full_like(found.pos, layer),
+                    positions[found.pos],
+                    found.feature,
+                    found.activation,
+                    weights.W_enc[features].to(read),
+                    weights.b_enc[features].to(read),
                 )
             )
+            if is_large:
+                page_out(weights.W_enc)
         return ActiveFeatures(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def writes(self, active: ActiveFeatures) -> list[LayerWrites]:
-        """What the active features write, by the layer written into. Only their decoder rows are read.
+    def decoder_rows(
+        self, source: int, target: int, features: Int[Tensor, " n"], like: Tensor
+    ) -> Float[Tensor, "n d_model"]:
+        """What features of layer `source` write into layer `target` per unit of activation; only these rows are read.
+
+        Args:
+            like: a tensor of the wanted type, on the wanted device.
+        """
+        W_dec = self.layers[source].W_dec
+        return W_dec[:, target - source].index_select(0, features.to(W_dec.device)).to(like)
+
+    def written(
+        self, layer: int, active: ActiveFeatures, activations: Float[Tensor, " n_active_in_layer"], n_pos: int
+    ) -> Float[Tensor, "n_pos n_targets d_model"]:
+        """What the active features of one layer write into each of their target layers, with the given activations.
 
         Raises:
             ResultError: a decoder row of an active feature is not finite.
         """
-        into: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.layers]
-        for layer, weights in enumerate(self.layers):
-            rows = active.in_layer(layer)
-            features, inverse = active.feature[rows].unique(return_inverse=True)
-            decoders = weights.W_dec[features.to(weights.W_dec.device)].to(active.activation)
-            if not bool(torch.isfinite(decoders).all()):
-                raise ResultError(f"decoder rows of layer {layer} are not finite; the transcoder's weights hold NaN.")
-            source = torch.arange(rows.start, rows.stop, device=active.layer.device)
-            for i in range(self.n_targets(layer)):
-                into[layer + i].append((source, decoders[:, i][inverse] * active.activation[rows, None]))
-        writes = []
-        for parts in into:
-            source = torch.cat([part[0] for part in parts])
-            by_pos = active.pos[source].argsort(stable=True)
-            source = source[by_pos]
-            writes.append(LayerWrites(source, active.pos[source], torch.cat([part[1] for part in parts])[by_pos]))
-        return writes
+        rows, W_dec = active.in_layer(layer), self.layers[layer].W_dec
+        features, table = active.feature[rows], W_dec.flatten(1)
+        offsets = torch.searchsorted(active.pos[rows], torch.arange(n_pos + 1, device=active.pos.device))
+        if (table.dtype, table.device) == (activations.dtype, activations.device):
+            out = weighted_bags(activations, features, offsets, table)
+        else:
+            out = self._written_converted(table, activations, features, offsets.tolist())
+        if not bool(torch.isfinite(out).all()):
+            raise ResultError(f"decoder rows of layer {layer} are not finite; the transcoder's weights hold NaN.")
+        by_target: Tensor = out.unflatten(1, (W_dec.shape[1], -1))
+        return by_target
+
+    @staticmethod
+    def _written_converted(table: Tensor, activations: Tensor, features: Tensor, offsets: list[int]) -> Tensor:
+        """Bags of rows of a table of another type or device, some positions' rows at a time."""
+        most = max((end - start for start, end in pairwise(offsets)), default=0)
+        step = max(1, _CONVERTED_BYTES // max(1, most * table.shape[1] * activations.element_size()))
+        parts = []
+        for first in range(0, len(offsets) - 1, step):
+            some = offsets[first : first + step + 1]
+            part = slice(some[0], some[-1])
+            read = table.index_select(0, features[part].to(table.device)).to(activations)
+            bounds = torch.tensor(some, device=activations.device) - some[0]
+            every = torch.arange(len(read), device=activations.device)
+            parts.append(weighted_bags(activations[part], every, bounds, read))
+        return torch.cat(parts)
 
     def contributions(
         self, layer: int, reads: Float[Tensor, "n_pos d_model"]
@@ -218,15 +264,6 @@ class Transcoders:
         """The linear skip's part of the layer's reconstruction, if there is a skip."""
         W_skip = self.layers[layer].W_skip
         return None if W_skip is None else reads @ W_skip.to(reads).T
-
-    def decode(
-        self, layer: int, writes: LayerWrites, reads: Float[Tensor, "n_pos d_model"]
-    ) -> Float[Tensor, "n_pos d_model"]:
-        """The reconstructed MLP output of one layer: features' writes, bias, and skip."""
-        out = self.layers[layer].b_dec.to(reads).expand_as(reads).clone()
-        out.index_add_(0, writes.pos, writes.vector)
-        skip = self.skip(layer, reads)
-        return out if skip is None else out + skip
 
     def _check_shapes(self, layer: int, weights: LayerWeights) -> None:
         n_features, d_model = weights.W_enc.shape[0], self.layers[0].W_enc.shape[1]

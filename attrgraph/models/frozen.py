@@ -1,7 +1,7 @@
 """One prompt's run of a model, with attention patterns and norm scales held at their values: plain tensors, no modules.
 
-With patterns and scales frozen, everything between two MLPs is affine. Each part here has its forward map `apply`, the
-`transpose` of its linear part (how a read vector travels backwards), and the constant it adds.
+With patterns and scales frozen, everything between two MLPs is affine. Each part here has its forward map `apply`; how
+read vectors travel backwards through it is `models.folded`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.errors import TranscoderError
-from attrgraph.kernels.mix_heads import mix_heads
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,17 @@ class FrozenNorm:
     is_centered: bool
 
     def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+        x = self.linear(x)
+        return x if self.bias is None else x + self.bias
+
+    def linear(
+        self, x: Float[Tensor, "n d_model"], positions: slice | Tensor = slice(None)
+    ) -> Float[Tensor, "n d_model"]:
+        """`apply` without the bias, for vectors at the given positions."""
         if self.is_centered:
             x = x - x.mean(-1, keepdim=True)
-        x = x * self.scale
-        if self.weight is not None:
-            x = x * self.weight
-        return x if self.bias is None else x + self.bias
+        x = x * self.scale[positions]
+        return x if self.weight is None else x * self.weight
 
     def transpose(
         self, gradient: Float[Tensor, "*rows n_pos d_model"], positions: slice | Tensor = slice(None)
@@ -69,29 +73,6 @@ class FrozenAttention:
         mixed = self.pattern @ values.repeat_interleave(self.n_heads_per_value, dim=0)
         out = torch.einsum("hpc,hdc->pd", mixed, self.W_O)
         return out if self.b_O is None else out + self.b_O
-
-    def transpose(
-        self, gradient: Float[Tensor, "n_rows n_pos d_model"]
-    ) -> tuple[Float[Tensor, "n_rows n_pos d_model"], Float[Tensor, " n_rows"]]:
-        """Carry read vectors at the output back to the input: W_V^T pattern^T W_O^T, summed over heads.
-
-        Causal: the first `n_pos` positions of the output depend on the first `n_pos` of the input only, so a
-        gradient may hold fewer positions than the prompt.
-
-        Returns:
-            The read vectors at the input, and for every row what the biases b_V and b_O add to what it reads.
-        """
-        n_rows, n_pos, d_model = gradient.shape
-        n_heads, _, d_head = self.W_O.shape
-        by_head = gradient @ self.W_O.permute(1, 0, 2).reshape(d_model, n_heads * d_head)
-        mixed = mix_heads(by_head.view(n_rows, n_pos, n_heads, d_head), self.pattern[:, :n_pos, :n_pos])
-        by_value = mixed.reshape(n_rows, n_pos, len(self.W_V), self.n_heads_per_value, d_head).sum(3)
-        constant = gradient.new_zeros(n_rows)
-        if self.b_V is not None:
-            constant = constant + torch.einsum("rpvc,vc->r", by_value, self.b_V)
-        if self.b_O is not None:
-            constant = constant + torch.einsum("rpd,d->r", gradient, self.b_O)
-        return by_value.flatten(2) @ self.W_V.flatten(0, 1), constant
 
 
 @dataclass(frozen=True)
@@ -147,22 +128,6 @@ class FrozenBlock:
         """What attention adds to the stream."""
         out = self.attention.apply(self.attention_norm.apply(stream))
         return out if self.attention_post_norm is None else self.attention_post_norm.apply(out)
-
-    def attend_transpose(
-        self, gradient: Float[Tensor, "n_rows n_pos d_model"]
-    ) -> tuple[Float[Tensor, "n_rows n_pos d_model"], Float[Tensor, " n_rows"]]:
-        """Carry read vectors from what attention adds back to the stream that it reads; also what constants add."""
-        at = slice(gradient.shape[1])
-        constant = gradient.new_zeros(len(gradient))
-        if self.attention_post_norm is not None:
-            if self.attention_post_norm.bias is not None:
-                constant = constant + torch.einsum("rpd,d->r", gradient, self.attention_post_norm.bias)
-            gradient = self.attention_post_norm.transpose(gradient, at)
-        gradient, from_biases = self.attention.transpose(gradient)
-        constant = constant + from_biases
-        if self.attention_norm.bias is not None:
-            constant = constant + torch.einsum("rpd,d->r", gradient, self.attention_norm.bias)
-        return self.attention_norm.transpose(gradient, at), constant
 
 
 @dataclass(frozen=True)

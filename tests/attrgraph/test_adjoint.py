@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny import D_MODEL
 
-from attrgraph.adjoint import ReadVectors, edge_matrix, feature_reads
+from attrgraph import adjoint
+from attrgraph.adjoint import EdgeSweep, ReadVectors, feature_reads
 from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation, replacement_logits
@@ -54,11 +56,11 @@ def test_incoming_edges_and_bias_sum_to_the_pre_activation(
     family: str, settings: dict[str, object], traced_model: Build, prompt: list[int]
 ) -> None:
     local = replace_locally(traced_model(family, **settings), prompt)
-    rows = edge_matrix(local, feature_reads(local))
+    rows = EdgeSweep(local).edges(feature_reads(local))
     scale = local.active.activation.abs().mean()
     torch.testing.assert_close(rows.sum(1) / scale, local.active.activation / scale, rtol=1e-4, atol=1e-4)
     tokens = [3, 17, 49]
-    logits = edge_matrix(local, logit_reads(local, tokens)).sum(1)
+    logits = EdgeSweep(local).edges(logit_reads(local, tokens)).sum(1)
     expected = local.run.uncapped_logits[tokens] - local.run.uncapped_logits.mean()
     if local.run.b_U is not None:
         expected = expected - (local.run.b_U[tokens] - local.run.b_U.mean())
@@ -89,10 +91,11 @@ def test_edges_are_gradients_of_the_frozen_model(
         rows = local.active.in_layer(layer)
         read.append((seen[local.active.pos[rows]] * local.active.W_enc[rows]).sum(-1) + local.active.b_enc[rows])
         out = local.errors[layer] * error_factors[layer][:, None] + local.constants[layer]
-        for source, pos, vector in zip(
-            local.writes[layer].source, local.writes[layer].pos, local.writes[layer].vector, strict=True
-        ):
-            out = out.index_add(0, pos[None], (vector * factors[source])[None])
+        for i, source in enumerate(local.active.layer.tolist()):
+            if source == layer or (config.is_cross_layer and source < layer):
+                decoder = transcoders.layers[source].W_dec[local.active.feature[i], layer - source]
+                vector = decoder * local.active.activation[i] * factors[i]
+                out = out.index_add(0, local.active.pos[i : i + 1], vector[None])
         skip = transcoders.skip(layer, seen)
         out = out if skip is None else out + skip
         after = block.write_norm(config.feature_output_hook)
@@ -102,7 +105,10 @@ def test_edges_are_gradients_of_the_frozen_model(
 
     chosen = [0, n_active // 3, n_active // 2, n_active - 1]
     rows = torch.cat(
-        [edge_matrix(local, feature_reads(local, torch.tensor(chosen))), edge_matrix(local, logit_reads(local, [9]))]
+        [
+            EdgeSweep(local).edges(feature_reads(local, torch.tensor(chosen))),
+            EdgeSweep(local).edges(logit_reads(local, [9])),
+        ]
     )
     for row, target in zip(rows, [*reads[chosen], logit], strict=True):
         grads = torch.autograd.grad(
@@ -115,36 +121,47 @@ def test_edges_are_gradients_of_the_frozen_model(
 def test_edge_equals_the_change_when_the_source_is_removed(traced_model: Build, prompt: list[int]) -> None:
     """Meaning: without a source, what the target reads changes by exactly the edge (finite, not infinitesimal)."""
     local = replace_locally(traced_model("gemma2", dtype=torch.float64), prompt)
-    row = edge_matrix(local, logit_reads(local, [9]))[0].double()
+    row = EdgeSweep(local).edges(logit_reads(local, [9]))[0].double()
     before = _logits_with_features_held(local)
     for source in (0, len(local.active) // 2):
-        writes = [
-            dataclasses.replace(w, vector=w.vector * (w.source != source).to(w.vector)[:, None]) for w in local.writes
-        ]
-        # features between source and logit are held: give every one its recorded activation again
-        held = dataclasses.replace(local, writes=writes)
-        change = _logits_with_features_held(held) - before
+        change = _logits_with_features_held(local, without=source) - before
         centred = (change - change.mean())[9]
         torch.testing.assert_close(centred, -row[source], rtol=1e-6, atol=1e-9)
 
 
-def _logits_with_features_held(local: LocalReplacement) -> torch.Tensor:
-    active = local.active
-    held = dataclasses.replace(active, W_enc=torch.zeros_like(active.W_enc), b_enc=active.activation)
+def _logits_with_features_held(local: LocalReplacement, *, without: int | None = None) -> torch.Tensor:
+    """Every feature has its recorded activation again, but one that has none."""
+    active, activation = local.active, local.active.activation.clone()
+    if without is not None:
+        activation[without] = 0
+    held = dataclasses.replace(active, W_enc=torch.zeros_like(active.W_enc), b_enc=activation)
     return replacement_logits(dataclasses.replace(local, active=held))
 
 
-def test_result_does_not_depend_on_the_batch_size(traced_model: Build, prompt: list[int]) -> None:
+def test_result_depends_on_no_amount_of_memory(traced_model: Build, prompt: list[int]) -> None:
     local = replace_locally(traced_model("llama"), prompt)
-    whole = edge_matrix(local, feature_reads(local))
-    torch.testing.assert_close(edge_matrix(local, feature_reads(local), batch_size=1), whole, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(edge_matrix(local, feature_reads(local), batch_size=37), whole, rtol=1e-4, atol=1e-5)
+    targets = feature_reads(local)
+    assert len(targets) > 2 * adjoint.TILE_ROWS
+    whole = EdgeSweep(local).edges(targets)
+    two_tiles = 2 * adjoint.TILE_ROWS * 4 * (len(prompt) * D_MODEL + 2 * whole.shape[1])
+    for memory_bytes in (0, two_tiles):
+        assert torch.equal(EdgeSweep(local, memory_bytes=memory_bytes).edges(targets), whole)
+
+
+def test_result_hardly_depends_on_the_tiles(
+    traced_model: Build, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = replace_locally(traced_model("llama"), prompt)
+    whole = EdgeSweep(local).edges(feature_reads(local))
+    for n_rows in (1, 37):
+        monkeypatch.setattr(adjoint, "TILE_ROWS", n_rows)
+        torch.testing.assert_close(EdgeSweep(local).edges(feature_reads(local)), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_later_positions_have_no_edge(traced_model: Build, prompt: list[int]) -> None:
     local = replace_locally(traced_model("qwen3"), prompt)
     target = int(torch.nonzero((local.active.layer == 2) & (local.active.pos == 3))[0])
-    row = edge_matrix(local, feature_reads(local, torch.tensor([target])))[0]
+    row = EdgeSweep(local).edges(feature_reads(local, torch.tensor([target])))[0]
     assert (row[: len(local.active)][local.active.pos > 3] == 0).all()
     assert (row[: len(local.active)][local.active.pos <= 3] != 0).any()
 

@@ -82,9 +82,17 @@ def test_reconstruction_measures_equal_a_plain_computation(name: str, settings: 
     n_tokens = len(reads[0])
     assert (found.n_tokens, found.n_documents) == (n_tokens, len(LENGTHS) - 1)
     active = transcoders.encode(reads, torch.zeros(n_tokens, dtype=torch.bool))
-    for layer, written in enumerate(transcoders.writes(active)):
+    errors = [
+        y.double() - transcoders.layers[layer].b_dec - (0.0 if (skip := transcoders.skip(layer, x)) is None else skip)
+        for layer, (x, y) in enumerate(zip(reads, writes, strict=True))
+    ]
+    for layer, feature, pos, activation in zip(
+        active.layer.tolist(), active.feature, active.pos, active.activation, strict=True
+    ):
+        for i, row in enumerate(transcoders.layers[layer].W_dec[feature]):
+            errors[layer + i][pos] -= activation * row
+    for layer, error in enumerate(errors):
         y = writes[layer].double()
-        error = y - transcoders.decode(layer, written, reads[layer]).double()
         nmse = error.square().sum() / (y - y.mean(0)).square().sum()
         of_layer = found.per_layer[layer]
         assert of_layer.nmse == pytest.approx(float(nmse), rel=1e-5)

@@ -117,9 +117,19 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
     features = whole.nodes[whole.nodes["kind"] == "feature"]
     best = features["influence"].nlargest(600).sum()
     assert features.loc[shared, "influence"].sum() > 0.9 * best
-    # the chosen set does not depend on chunking
-    again = ag.trace(model, prompt, max_feature_nodes=600, batch_size=7)
-    assert again.nodes.index.equals(limited.nodes.index)
+    # nothing depends on how much is computed at a time: a budget for the rows alone, some tiles, everything
+    n_targets, n_nodes = (limited.nodes["kind"].isin(kinds).sum() for kinds in (["feature", "logit"], ["error"]))
+    n_columns = limited.metadata["selection"]["n_active"] + n_nodes + len(limited.prompt_tokens) + 1
+    rows_bytes = int(n_targets * n_columns * 4)
+    for settings in (
+        {"memory_budget": rows_bytes},
+        {"memory_budget": rows_bytes + 3_000_000},
+        {"memory_budget": rows_bytes + 3_000_000, "batch_size": 7},
+    ):
+        again = ag.trace(model, prompt, max_feature_nodes=600, **settings)
+        assert again.nodes.index.equals(limited.nodes.index)
+        for name in ("data", "indices", "indptr"):
+            assert np.array_equal(getattr(again.adjacency, name), getattr(limited.adjacency, name))
 
 
 def test_no_feature_nodes_at_all(traced_model: Build, prompt: list[int]) -> None:
@@ -223,3 +233,7 @@ def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> Non
         ag.trace(traced_model(), prompt, desired_logit_prob=float("nan"))
     with pytest.raises(AttrGraphError, match="at least 1"):
         ag.trace(traced_model(), prompt, batch_size=0)
+    with pytest.raises(AttrGraphError, match="a size such as 8G"):
+        ag.trace(traced_model(), prompt, memory_budget="lots")
+    with pytest.raises(AttrGraphError, match=r"take .* MiB, the memory budget is 1.0 MiB; lower max_feature_nodes"):
+        ag.trace(traced_model(), prompt, memory_budget="1M")

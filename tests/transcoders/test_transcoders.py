@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from attrgraph.errors import ResultError, TranscoderError
 from attrgraph.live_replacement import replace_with
 from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
+from attrgraph.transcoders import transcoders as transcoders_module
 
 KINDS = [
     {"cross_layer": cross_layer, "activation": activation, "skip": skip}
@@ -32,7 +33,6 @@ def reads_of(n_pos: int = 6) -> list[torch.Tensor]:
 def test_features_and_reconstruction_equal_the_plain_formula(kind: dict[str, object]) -> None:
     transcoders, reads = make_transcoders(**kind), reads_of()
     active = transcoders.encode(reads, torch.tensor([True] + [False] * 5))
-    writes = transcoders.writes(active)
     dense = []
     for layer, (weights, read) in enumerate(zip(transcoders.layers, reads, strict=True)):
         h = read @ weights.W_enc.T + weights.b_enc
@@ -48,12 +48,14 @@ def test_features_and_reconstruction_equal_the_plain_formula(kind: dict[str, obj
         assert torch.equal(torch.stack([active.pos[rows], active.feature[rows]], 1), a.nonzero())
         assert_close(active.activation[rows], a[a != 0])
     for layer, weights in enumerate(transcoders.layers):
-        expected = weights.b_dec.expand(6, D_MODEL).clone()
-        for source in range(layer + 1) if kind["cross_layer"] else [layer]:
-            expected += dense[source] @ transcoders.layers[source].W_dec[:, layer - source]
-        if kind["skip"]:
-            expected += reads[layer] @ weights.W_skip.T
-        assert_close(transcoders.decode(layer, writes[layer], reads[layer]), expected)
+        rows, n_targets = active.in_layer(layer), weights.W_dec.shape[1]
+        written = transcoders.written(layer, active, 2 * active.activation[rows], 6)
+        assert written.shape == (6, n_targets, D_MODEL)
+        for i in range(n_targets):
+            assert_close(written[:, i], 2 * dense[layer] @ weights.W_dec[:, i])
+            features = active.feature[rows]
+            found = transcoders.decoder_rows(layer, layer + i, features, written)
+            assert torch.equal(found, weights.W_dec[features, i])
 
 
 @every_kind
@@ -90,23 +92,32 @@ def test_keys_of_other_tools_survive(tmp_path: Path) -> None:
     assert load_transcoders(tmp_path / "b").n_layers == N_LAYERS
 
 
-def test_no_active_feature_gives_empty_writes() -> None:
+def test_features_of_another_type_are_converted_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, converted = make_transcoders(), make_transcoders(dtype=torch.bfloat16)
+    active = converted.encode(reads_of(), torch.tensor([True] + [False] * 5))
+    exact = Transcoders([w.map(lambda t: t.float()) for w in converted.layers], plain.config)
+    monkeypatch.setattr(transcoders_module, "_CONVERTED_BYTES", 2000)
+    for layer in range(N_LAYERS):
+        activations = active.activation[active.in_layer(layer)]
+        assert_close(converted.written(layer, active, activations, 6), exact.written(layer, active, activations, 6))
+
+
+def test_no_active_feature_writes_nothing() -> None:
     transcoders = make_transcoders()
     active = transcoders.encode(reads_of(), torch.ones(6, dtype=torch.bool))
     assert len(active) == 0
-    assert [len(w.source) for w in transcoders.writes(active)] == [0] * N_LAYERS
+    assert [transcoders.written(layer, active, active.activation, 6).any() for layer in range(N_LAYERS)] == [
+        False
+    ] * N_LAYERS
 
 
-def test_contributions_sum_to_the_reconstruction() -> None:
+def test_contributions_are_what_active_features_write() -> None:
     transcoders, reads = make_transcoders(skip=True), reads_of()
     active = transcoders.encode(reads, torch.zeros(6, dtype=torch.bool))
-    writes = transcoders.writes(active)
-    top = N_LAYERS - 1
-    total = transcoders.bias(top) + sum(
-        transcoders.contributions(source, reads[source])[:, top - source] for source in range(N_LAYERS)
-    )
-    # the skip of lower layers counts to those layers only
-    assert_close(total, transcoders.decode(top, writes[top], reads[top]))
+    for layer, read in enumerate(reads):
+        written = transcoders.written(layer, active, active.activation[active.in_layer(layer)], 6)
+        written[:, 0] += read @ transcoders.layers[layer].W_skip.T  # the skip counts to its own layer
+        assert_close(transcoders.contributions(layer, read), written)
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -177,7 +188,7 @@ def test_nan_weights_are_found_where_they_matter() -> None:
     transcoders.layers[1].W_dec[:] = float("nan")
     active = transcoders.encode(reads_of(), torch.zeros(6, dtype=torch.bool))
     with pytest.raises(ResultError, match="decoder rows of layer 1 are not finite"):
-        transcoders.writes(active)
+        transcoders.written(1, active, active.activation[active.in_layer(1)], 6)
     transcoders.layers[2].W_enc[3] = float("nan")
     with pytest.raises(ResultError, match="pre-activations of layer 2 are not finite"):
         transcoders.encode(reads_of(), torch.zeros(6, dtype=torch.bool))

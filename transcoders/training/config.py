@@ -39,6 +39,8 @@ class TrainConfig:
     # a layer that is already reconstructed well find nothing to learn and stay dead
     dead_target_share: float = 0.4
     dead_weight: float = 1 / 32
+    # of the run, from its beginning, in which dead features try; what they add disturbs the others for a while
+    revival_share: float = 1.0
     # tokens whose stream is this many times longer than the median in any layer are left out (attention sinks)
     outlier_factor: float = 10.0
     # errors are weighted per token and layer by (y^2 + 0.1)^-exponent, y^2 the mean square of the normalised output;
@@ -62,7 +64,7 @@ class TrainConfig:
                 raise AttrGraphError(f"{name} is {getattr(self, name)}; expected more than 0.")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise AttrGraphError(f"max_minutes is {self.max_minutes}; expected more than 0.")
-        for name in ("warmup_share", "decay_share", "kl_share", "dead_target_share"):
+        for name in ("warmup_share", "decay_share", "kl_share", "dead_target_share", "revival_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AttrGraphError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
         if self.optimizer == "lazy" and self.activation in ("jumprelu", "relu"):

@@ -81,7 +81,7 @@ class TrainingRun:
         """One step."""
         config = self.model.config
         if self.step % _REFRESH_EVERY == 0:
-            self.dead.refresh()
+            self.dead.refresh(is_over=progress > config.revival_share)
         penalty = None if self.penalty is None else self.penalty * self.excess.exp() ** _CONTROL_POWER
         result = train_step(self.model, self.batches.next(), self.dead, penalty=penalty)
         if divergence is not None and config.kl_weight and progress >= 1 - config.kl_share:

@@ -52,9 +52,10 @@ class DeadFeatures:
         # not by a mask: how many fired would have to be known to the host
         idle.scatter_reduce_(0, pairs.features, torch.where(fired, 0, idle[pairs.features]), "amin")
 
-    def refresh(self) -> None:
-        """Look for dead features anew. Their numbers come to the host, so this is not part of every step."""
-        self.features = [(idle > self._model.config.dead_after).nonzero()[:, 0] for idle in self.idle]
+    def refresh(self, *, is_over: bool = False) -> None:
+        """Look for dead features anew, or no longer. Their numbers come to the host: this is not part of every step."""
+        limit = torch.inf if is_over else self._model.config.dead_after
+        self.features = [(idle > limit).nonzero()[:, 0] for idle in self.idle]
         counts = torch.tensor([len(features) for features in self.features], device=self.idle[0].device)
         self.counts = self._model.shards.sum_(counts).tolist()
 

@@ -219,7 +219,10 @@ def test_features_that_fired_are_not_dead() -> None:
     dead.refresh()
     for features, fired in zip(dead.features, every, strict=True):
         assert sorted([*features.tolist(), *set(fired.features.tolist())]) == list(range(N_FEATURES))
-    assert dead.share() == sum(map(len, dead.features)) / (N_LAYERS * N_FEATURES)
+    assert dead.share() == sum(map(len, dead.features)) / (N_LAYERS * N_FEATURES) > 0
+    share = dead.share()
+    dead.refresh(is_over=True)
+    assert dead.counts == [0] * N_LAYERS and dead.share() == share  # none tries any longer, but they are dead still
 
 
 @pytest.mark.parametrize("guess", [0.0, 0.4, 1e9, None])

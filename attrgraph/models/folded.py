@@ -1,0 +1,97 @@
+"""A frozen block as the fewest matrices that carry read vectors backwards through it.
+
+The scales of the norms around attention go into the pattern, their weights and means into the projections, so that no
+step of a sweep is spent on norms: out = sum over heads of pattern'^T (g W_out) W_in.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attrgraph.kernels.mix_heads import mix_heads
+from attrgraph.models.frozen import FrozenBlock, FrozenNorm
+
+# read vectors (rows x positions) that are projected together: a choice, not tuned; small enough to stay in a cache
+_VECTORS = 2048
+
+
+@dataclass(frozen=True)
+class AttentionAdjoint:
+    """How read vectors of what attention adds travel back to the stream that attention reads."""
+
+    W_out: Float[Tensor, "d_model d_heads"]  # d_heads: n_heads * d_head
+    pattern: Float[Tensor, "n_heads n_pos n_pos"]  # [head, query, key], with the norms' scales at both
+    W_in: Float[Tensor, "d_values d_model"]  # d_values: n_value_heads * d_head
+    n_value_heads: int
+    d_head: int
+    constant: Float[Tensor, "n_pos d_model"]  # what attention adds to the stream whatever it reads
+
+    @staticmethod
+    def of(block: FrozenBlock) -> "AttentionAdjoint":
+        attention, norm, post = block.attention, block.attention_norm, block.attention_post_norm
+        n_heads, d_model, d_head = attention.W_O.shape
+        W_out = attention.W_O.permute(1, 0, 2).reshape(d_model, n_heads * d_head)
+        W_in = _before(norm, attention.W_V.flatten(0, 1))
+        pattern = attention.pattern * norm.scale[:, 0]
+        if post is not None:
+            W_out, pattern = _after(post, W_out.T).T, pattern * post.scale
+        constant = block.attend(torch.zeros_like(block.mlp_stream))
+        return AttentionAdjoint(W_out, pattern, W_in, len(attention.W_V), d_head, constant)
+
+    def add_to(
+        self, out: Float[Tensor, "n_rows n_pos d_model"], gradient: Float[Tensor, "n_rows n_pos d_model"]
+    ) -> None:
+        """Add the read vectors at attention's input to `out`, which may be `gradient` itself.
+
+        Causal: both may hold only the prompt's first positions.
+        """
+        n_pos = gradient.shape[1]
+        pattern, step = self.pattern[:, :n_pos, :n_pos], max(1, _VECTORS // n_pos)
+        for start in range(0, len(gradient), step):
+            some = slice(start, start + step)
+            by_head = (gradient[some].flatten(0, 1) @ self.W_out).view(-1, n_pos, len(pattern), self.d_head)
+            mixed = mix_heads(by_head, pattern, self.n_value_heads)
+            out[some].view(-1, out.shape[2]).addmm_(mixed.reshape(-1, len(self.W_in)), self.W_in)
+
+
+@dataclass(frozen=True)
+class SkipAdjoint:
+    """How read vectors of an MLP's output travel through a transcoder's linear skip to the stream that it reads."""
+
+    matrix: Float[Tensor, "d_model d_model"]
+    scale: Float[Tensor, "n_pos 1"] | None
+    constant: Float[Tensor, "n_pos d_model"] | None  # what the skip adds whatever the stream is
+
+    @staticmethod
+    def of(
+        W_skip: Float[Tensor, "d_model d_model"], read_norm: FrozenNorm | None, write_norm: FrozenNorm | None
+    ) -> "SkipAdjoint":
+        matrix, scale, constant = W_skip, None, None
+        if read_norm is not None:
+            matrix, scale = _before(read_norm, matrix), read_norm.scale
+            if read_norm.bias is not None:
+                constant = (W_skip @ read_norm.bias).expand(len(scale), -1)
+        if write_norm is not None:
+            matrix = _after(write_norm, matrix.T).T
+            scale = write_norm.scale if scale is None else scale * write_norm.scale
+            constant = None if constant is None else write_norm.linear(constant)
+        return SkipAdjoint(matrix, scale, constant)
+
+    def add_to(self, g: Float[Tensor, "n_rows n_pos d_model"]) -> None:
+        """Add the read vectors at the skip's input to those at its output."""
+        through = g @ self.matrix
+        g += through if self.scale is None else through * self.scale[: g.shape[1]]
+
+
+def _before(norm: FrozenNorm, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """Read vectors at a norm's output carried back to its input, but for the scale."""
+    x = x if norm.weight is None else x * norm.weight
+    return x - x.mean(1, keepdim=True) if norm.is_centered else x
+
+
+def _after(norm: FrozenNorm, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """Writes into a norm's input carried on to its output, but for the scale."""
+    x = x - x.mean(1, keepdim=True) if norm.is_centered else x
+    return x if norm.weight is None else x * norm.weight

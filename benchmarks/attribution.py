@@ -1,0 +1,305 @@
+"""Attribution against its peers: `python benchmarks/attribution.py [-o OUT.json]`.
+
+Builds an untrained model and transcoders of a real model's shape (what the weights are does not change the amount of
+work; how many features are active does, and is set), then traces one prompt with each engine, in a process of its own
+so that peak memory is that engine's:
+
+- ours: `attrgraph.trace`;
+- grouped: circuit-tracer's method in its best possible form: autograd through the frozen model on a batch of copies,
+  edges by one matrix product per layer and position over decoder rows gathered once, of the features that ours chose;
+- circuit-tracer: as installed, if it is, at each of `--peer-batches`; the fastest counts.
+
+Edges between features that both engines have are compared with ours (relative Frobenius distance).
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+import attrgraph as ag
+from attrgraph.kernels.edge_rows import edge_rows
+from attrgraph.models.create import create_hf_model
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.replacement import LocalReplacement, build_replacement
+from attrgraph.sources import Sources
+from attrgraph.transcoders import LayerWeights, TranscoderConfig, Transcoders, save_transcoders
+from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257},
+    # grouped heads: four query heads share a value head
+    "llama": {
+        "model_type": "llama",
+        "num_hidden_layers": 16,
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+    },
+}
+N_FEATURES = 4096
+
+
+def build(folder: Path, shape: str, *, is_cross_layer: bool, active_share: float, seed: int = 0) -> None:
+    """A model and ReLU transcoders of which about `active_share` of features is on at a token."""
+    settings = dict(SHAPES[shape])
+    hf_model = create_hf_model(settings.pop("model_type"), seed=seed, bos_token_id=0, eos_token_id=0, **settings)
+    hf_model.save_pretrained(folder / "model")
+    write_tokenizer(folder / "model", settings["vocab_size"])
+    model = LanguageModel(hf_model)
+    generator = torch.Generator().manual_seed(seed)
+    run = model.run(torch.randint(1, model.d_vocab, (256,), generator=generator))
+    layers = []
+    for layer, block in enumerate(run.blocks):
+        read, d = block.read("hook_resid_mid")[1:], model.d_model
+        W_enc = torch.randn(N_FEATURES, d, generator=generator) / d**0.5 / read.square().mean().sqrt()
+        b_enc = -torch.quantile((read @ W_enc.T).flatten()[:1_000_000], 1 - active_share).expand(N_FEATURES).clone()
+        n_targets = model.n_layers - layer if is_cross_layer else 1
+        W_dec = torch.randn(N_FEATURES, n_targets, d, generator=generator) * 0.02
+        layers.append(LayerWeights(W_enc, b_enc, W_dec, torch.zeros(d)))
+    kind = CROSS_LAYER if is_cross_layer else PER_LAYER
+    save_transcoders(Transcoders(layers, TranscoderConfig(model_kind=kind, model_name="bench")), folder / "transcoders")
+
+
+def write_tokenizer(folder: Path, d_vocab: int) -> None:
+    """Without one circuit-tracer does not load a model."""
+    words = {f"w{i}": i for i in range(d_vocab)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="w0", eos_token="w0", pad_token="w0")
+    fast.save_pretrained(folder)
+
+
+def prompt_ids(n_tokens: int, d_vocab: int) -> Tensor:
+    """BOS (id 0 here) and random tokens."""
+    ids = torch.randint(1, d_vocab, (n_tokens,), generator=torch.Generator().manual_seed(1))
+    ids[0] = 0
+    return ids
+
+
+def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int) -> dict[str, Any]:
+    """Trace, and keep the graph for comparison; seconds by phase are of the fastest run."""
+    model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device="cpu")
+    ids = prompt_ids(n_tokens, model.d_vocab).tolist()
+    runs: list[tuple[float, dict[str, float]]] = []
+    for _ in range(n_repeats):
+        phases: dict[str, float] = {}
+        started = last = time.perf_counter()
+
+        def mark(phase: str, done: int, total: int) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            phases[phase] = phases.get(phase, 0.0) + now - last  # noqa: B023 (called in this turn only)
+            last = now
+
+        graph = ag.trace(model, ids, max_feature_nodes=n_rows, progress=mark)
+        runs.append((time.perf_counter() - started, {**phases, "rest": time.perf_counter() - last}))
+    graph.save(folder / "ours.safetensors", overwrite=True)
+    return {
+        "seconds": [seconds for seconds, _ in runs],
+        "phases": min(runs, key=lambda run: run[0])[1],
+        "n_active": graph.metadata["selection"]["n_active"],
+        "checks": graph.metadata["checks"],
+    }
+
+
+@torch.no_grad()
+def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int) -> dict[str, Any]:
+    model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device="cpu")
+    assert model.transcoders is not None
+    keys = feature_keys(ag.load_graph(folder / "ours.safetensors"))
+    seconds = []
+    for _ in range(n_repeats):
+        started = time.perf_counter()
+        ids = prompt_ids(n_tokens, model.d_vocab)
+        local = build_replacement(model.run(ids), model.transcoders, torch.arange(n_tokens) == 0)
+        active = local.active
+        columns = (column.tolist() for column in (active.layer, active.pos, active.feature))
+        place = {key: i for i, key in enumerate(zip(*columns, strict=True))}
+        chosen = torch.tensor([place[key] for key in keys])
+        order = active.layer[chosen].argsort(descending=True, stable=True)
+        sources = Sources(local, is_kept=True)
+        rows = torch.cat([grouped_rows(local, sources, part) for part in chosen[order].split(batch)])
+        seconds.append(time.perf_counter() - started)
+    column_of = torch.empty_like(sources.order).scatter_(0, sources.order, torch.arange(len(active)))
+    edges = rows[order.argsort()][:, column_of[chosen]] * active.activation[chosen]
+    return {"seconds": seconds, "distance": distance(folder, keys, edges.numpy())}
+
+
+def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> Tensor:
+    """Edges into some features: from all features, by the unit of activation; those from errors only cost time here."""
+    run, active, n = local.run, local.active, len(targets)
+    d = run.embedding.shape[1]
+    with torch.enable_grad():
+        outs = [torch.zeros(n, run.n_pos, d, requires_grad=True) for _ in run.blocks]
+        stream = run.embedding.expand(n, -1, -1)
+        reads = []
+        for block, out in zip(run.blocks, outs, strict=True):
+            norm, attention = block.attention_norm, block.attention
+            centred = stream - stream.mean(-1, keepdim=True) if norm.is_centered else stream
+            normed = centred * norm.scale * (1.0 if norm.weight is None else norm.weight)
+            n_heads, _, d_head = attention.W_O.shape
+            values = (normed @ attention.W_V.flatten(0, 1).T).view(n, run.n_pos, -1, d_head).transpose(1, 2)
+            mixed = attention.pattern @ values.repeat_interleave(attention.n_heads_per_value, dim=1)
+            W_O = attention.W_O.permute(0, 2, 1).reshape(n_heads * d_head, d)
+            stream = stream + mixed.transpose(1, 2).reshape(n, run.n_pos, n_heads * d_head) @ W_O
+            reads.append(stream)
+            stream = stream + out
+        seen = torch.stack([reads[int(active.layer[t])][i, int(active.pos[t])] for i, t in enumerate(targets)])
+        below = int(active.layer[targets].max())
+        gradients = torch.autograd.grad((seen * active.W_enc[targets]).sum(), outs[:below]) if below else ()
+    rows = torch.zeros(n, len(active))
+    errors = torch.zeros(n, run.n_layers, run.n_pos)
+    for layer, gradient in enumerate(gradients):
+        for writes in sources.into(layer):
+            edge_rows(gradient, writes, rows)
+        errors[:, layer] = torch.einsum("rpd,pd->rp", gradient, local.errors[layer])
+    return rows
+
+
+def run_circuit_tracer(folder: Path, n_tokens: int, n_rows: int, batch: int) -> dict[str, Any]:
+    from circuit_tracer import ReplacementModel, attribute
+    from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
+    from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
+
+    where = folder / "transcoders"
+    options: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}
+    hooks: dict[str, Any] = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+    if (where / "W_dec_0.safetensors").exists():
+        transcoders = load_clt(str(where), lazy_decoder=False, scan="bench", **hooks, **options)
+    else:
+        paths = {layer: str(where / f"layer_{layer}.safetensors") for layer in range(len(list(where.glob("layer_*"))))}
+        lazy = {"lazy_encoder": False, "lazy_decoder": False}
+        transcoders = load_transcoder_set(paths, scan="bench", **lazy, **hooks, **options)
+    model = ReplacementModel.from_pretrained_and_transcoders(
+        str(folder / "model"), transcoders, backend="nnsight", **options
+    )
+    ids = prompt_ids(n_tokens, model.config.vocab_size)
+    started = time.perf_counter()
+    graph = attribute(ids, model, batch_size=batch, max_feature_nodes=n_rows, verbose=False)
+    seconds = time.perf_counter() - started
+    keys = [tuple(key) for key in graph.active_features[graph.selected_features].tolist()]
+    edges = graph.adjacency_matrix[: len(keys), : len(keys)].numpy()
+    return {"seconds": [seconds], "distance": distance(folder, keys, edges), "n_active": len(graph.active_features)}
+
+
+def feature_keys(graph: ag.Graph) -> list[tuple[int, int, int]]:
+    nodes = graph.nodes[graph.nodes["kind"] == "feature"]
+    return list(zip(*(nodes[name].tolist() for name in ("layer", "pos", "feature")), strict=True))
+
+
+def distance(folder: Path, keys: list[Any], edges: np.ndarray) -> dict[str, float]:
+    """Of edges between the features that our graph has too, and how many these are."""
+    graph = ag.load_graph(folder / "ours.safetensors")
+    ours = {key: i for i, key in enumerate(feature_keys(graph))}
+    both = [i for i, key in enumerate(keys) if key in ours]
+    at = [ours[keys[i]] for i in both]
+    expected = edges[np.ix_(both, both)]
+    got = graph.adjacency[at][:, at].toarray()
+    return {"relative": float(np.linalg.norm(got - expected) / np.linalg.norm(expected)), "n_features": len(both)}
+
+
+def run_engine(arguments: argparse.Namespace) -> dict[str, Any]:
+    """In a process of its own: one engine, one prompt."""
+    folder, n_tokens = arguments.folder, arguments.tokens[0]
+    match arguments.engine:
+        case "ours":
+            result = run_ours(folder, n_tokens, arguments.rows, arguments.repeats)
+        case "grouped":
+            result = run_grouped(folder, n_tokens, arguments.batch, arguments.repeats)
+        case _:
+            result = run_circuit_tracer(folder, n_tokens, arguments.rows, arguments.batch)
+    return result | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def in_own_process(
+    engine: str, folder: Path, arguments: argparse.Namespace, n_tokens: int, batch: int
+) -> dict[str, Any]:
+    """One engine's result, or the last line of what it said when it failed."""
+    command = [sys.executable, __file__, "--engine", engine, "--folder", str(folder), "--tokens", str(n_tokens)]
+    command += ["--rows", str(arguments.rows), "--repeats", str(arguments.repeats), "--batch", str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1:]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(folder: Path, arguments: argparse.Namespace, n_tokens: int) -> dict[str, Any]:
+    """All engines on one prompt, ours first."""
+    ours = in_own_process("ours", folder, arguments, n_tokens, 0)
+    print(f"  ours {ours}", flush=True)
+    found: dict[str, Any] = {"n_tokens": n_tokens, "ours": ours}
+    engines = [("grouped", batch) for batch in arguments.grouped_batches]
+    if find_spec("circuit_tracer") is not None:
+        engines += [("circuit-tracer", batch) for batch in arguments.peer_batches]
+    for engine, batch in engines:
+        result = in_own_process(engine, folder, arguments, n_tokens, batch)
+        found.setdefault(engine, {})[batch] = result
+        ratio = min(result["seconds"]) / min(ours["seconds"]) if "seconds" in result else float("nan")
+        print(f"  {engine}, batch {batch}: {ratio:.1f} times ours; {result}", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["gpt2"], choices=SHAPES)
+    parser.add_argument("--kinds", nargs="+", default=[CROSS_LAYER, PER_LAYER], choices=[CROSS_LAYER, PER_LAYER])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[16, 64])
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--active-share", type=float, default=0.0118)  # 13,859 active features at 16 tokens
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--grouped-batches", nargs="*", type=int, default=[64, 256])
+    parser.add_argument("--peer-batches", nargs="*", type=int, default=[16, 64])
+    parser.add_argument("--folder", type=Path, help="where model and transcoders are built; a temporary one by default")
+    parser.add_argument("--engine", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    if arguments.engine:
+        print(json.dumps(run_engine(arguments)))
+        return
+    names = [
+        name
+        for name in ("torch", "transformers", "numpy", "scipy", "circuit-tracer")
+        if find_spec(name.replace("-", "_")) is not None
+    ]
+    report: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+        "rows": arguments.rows,
+        "results": [],
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for shape in arguments.shapes:
+            for kind in arguments.kinds:
+                folder = (arguments.folder or Path(temporary)) / f"{shape}-{kind}"
+                if not folder.exists():
+                    folder.mkdir(parents=True)
+                    build(folder, shape, is_cross_layer=kind == CROSS_LAYER, active_share=arguments.active_share)
+                for n_tokens in arguments.tokens:
+                    print(f"{shape}, {kind}, {n_tokens} tokens", flush=True)
+                    report["results"].append({"shape": shape, "kind": kind, **compare(folder, arguments, n_tokens)})
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

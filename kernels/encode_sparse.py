@@ -1,0 +1,86 @@
+"""Encode to active features only: which features are on at which positions, and their activations.
+
+ReLU: on where `h = W_enc . x + b_enc` is positive; JumpReLU: where it exceeds the feature's threshold; TopK: the `k`
+largest of each position, where positive. An active feature's activation is `h`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# of pre-activations that exist at a time: a choice, not tuned; a layer of 16,384 features at 1,024 positions fits
+_DENSE_BYTES = 64 * 2**20
+
+
+class Encoded(NamedTuple):
+    """Active features, ascending by position and then by feature."""
+
+    pos: Int[Tensor, " n_active"]
+    feature: Int[Tensor, " n_active"]
+    activation: Float[Tensor, " n_active"]
+    is_finite: Bool[Tensor, ""]  # whether all pre-activations are
+
+
+def encode_sparse_reference(
+    x: Float[Tensor, "n_pos d_model"],
+    W_enc: Float[Tensor, "n_features d_model"],
+    b_enc: Float[Tensor, " n_features"],
+    threshold: Float[Tensor, " n_features"] | None = None,
+    k: int | None = None,
+) -> Encoded:
+    """The specification: all pre-activations at once."""
+    h = x @ W_enc.to(x).T + b_enc.to(x)
+    is_on = h > (0.0 if threshold is None else threshold.to(x))
+    if threshold is None and k is not None and k < h.shape[1]:
+        is_on &= torch.zeros_like(is_on).scatter_(1, h.topk(k, dim=1).indices, True)
+    pos, feature = is_on.nonzero(as_tuple=True)
+    return Encoded(pos, feature, h[pos, feature], torch.isfinite(h).all())
+
+
+def encode_sparse(
+    x: Float[Tensor, "n_pos d_model"],
+    W_enc: Float[Tensor, "n_features d_model"],
+    b_enc: Float[Tensor, " n_features"],
+    threshold: Float[Tensor, " n_features"] | None = None,
+    k: int | None = None,
+) -> Encoded:
+    """`encode_sparse_reference` some features at a time, so that the weights may be larger than memory.
+
+    Args:
+        x: what the transcoder reads.
+        W_enc, b_enc, threshold: weights, of any floating type and on any device.
+        k: for TopK; not together with thresholds.
+    """
+    n_pos, n_features = len(x), len(W_enc)
+    step = max(1, _DENSE_BYTES // max(1, n_pos * x.element_size()))
+    is_topk = threshold is None and k is not None and k < n_features
+    parts, is_finite = [], torch.ones((), dtype=torch.bool, device=x.device)
+    for start in range(0, max(1, n_features), step):
+        some = slice(start, start + step)
+        h = torch.addmm(b_enc[some].to(x), x, W_enc[some].to(x).T)
+        is_finite &= torch.isfinite(h).all()
+        is_on = h > (0.0 if threshold is None else threshold[some].to(x))
+        if is_topk and k < h.shape[1]:  # type: ignore[operator]
+            is_on &= torch.zeros_like(is_on).scatter_(1, h.topk(k, dim=1).indices, True)  # type: ignore[arg-type]
+        pos, feature = is_on.nonzero(as_tuple=True)
+        parts.append((pos, feature + start, h[pos, feature]))
+    pos, feature, activation = (torch.cat(column) for column in zip(*parts, strict=True))
+    if len(parts) > 1:
+        order = pos.argsort(stable=True)
+        pos, feature, activation = pos[order], feature[order], activation[order]
+        if is_topk:
+            assert k is not None
+            kept = _top(pos, activation, n_pos, k)
+            pos, feature, activation = pos[kept], feature[kept], activation[kept]
+    return Encoded(pos, feature, activation, is_finite)
+
+
+def _top(pos: Tensor, activation: Tensor, n_pos: int, k: int) -> Tensor:
+    """Of entries in order of positions, the places of the `k` largest of each position, in the same order."""
+    by_size = activation.argsort(descending=True, stable=True)
+    order = by_size[pos[by_size].argsort(stable=True)]  # position by position, the largest first
+    starts = torch.searchsorted(pos, torch.arange(n_pos, device=pos.device))
+    rank = torch.arange(len(pos), device=pos.device) - starts[pos]
+    return order[rank < k].sort().values
