@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attrgraph.models.language_model import LanguageModel
     from attrgraph.models.loading import load_model
     from attrgraph.targets import LogitDifference
-    from attrgraph.tracing import trace
+    from attrgraph.tracing import trace, trace_many
     from attrgraph.training.train import train
     from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
     from attrgraph.transcoders.training.config import TrainConfig
@@ -40,6 +40,7 @@ _HOMES = {
     "read_corpus": "attrgraph.corpus",
     "save_transcoders": "attrgraph.transcoders",
     "trace": "attrgraph.tracing",
+    "trace_many": "attrgraph.tracing",
     "train": "attrgraph.training.train",
 }
 
@@ -58,6 +59,7 @@ __all__ = [
     "read_corpus",
     "save_transcoders",
     "trace",
+    "trace_many",
     "train",
 ]
 

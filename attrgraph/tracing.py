@@ -1,7 +1,7 @@
 """Trace one prompt: run, take apart, choose features, compute edges, check, assemble the graph."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -108,6 +108,27 @@ def trace(
         checks=checks,
     )
     return graph
+
+
+def trace_many(model: LanguageModel, prompts: Iterable[Prompt], **settings: Any) -> Iterator[Graph]:
+    """`trace` of one prompt after another, each exactly as if it were traced alone.
+
+    A graph is made when it is asked for, so that only those which the caller keeps are in memory.
+
+    Args:
+        model: a language model with transcoders.
+        prompts: what `trace` takes, one after the other.
+        settings: of `trace`, for all of them.
+
+    Raises:
+        AttrGraphError: as `trace`; the message says which prompt (from 0).
+    """
+    for number, prompt in enumerate(prompts):
+        try:
+            graph = trace(model, prompt, **settings)
+        except AttrGraphError as e:
+            raise type(e)(f"prompt {number}: {e}") from e
+        yield graph
 
 
 def skipped_positions(

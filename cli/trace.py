@@ -1,17 +1,24 @@
 """`attrgraph trace`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attrgraph.cli.summary import print_summary
+from attrgraph.cli.trace_many import trace_prompts
 from attrgraph.cli.writing import check_outputs, write_graph
 from attrgraph.errors import PromptError, TargetError, TranscoderError
+from attrgraph.prompts import read_prompts
+
+if TYPE_CHECKING:
+    from attrgraph.targets import Targets
 
 
 def trace(
-    prompt: Annotated[str, typer.Argument(help="The prompt; with --ids, token ids separated by spaces or commas.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; with --ids, token ids separated by spaces or commas.")
+    ] = None,
     model: Annotated[str, typer.Option(help="demo, a folder, or owner/repo on the Hugging Face hub.")] = "demo",
     transcoders: Annotated[
         str | None, typer.Option(help="demo, demo-per-layer, a folder, or owner/repo. Default for the demo: demo.")
@@ -20,6 +27,11 @@ def trace(
         list[Path] | None,
         typer.Option("-o", "--output", help="Graph file: .json .safetensors .dot .svg .png .pdf .graphml. Repeatable."),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines {"prompt", "id", "target"}: one graph each, in the folder that -o names.'),
+    ] = None,
+    ending: Annotated[str, typer.Option("--format", help="With --prompts: the ending of files.")] = ".safetensors",
     target: Annotated[
         list[str] | None, typer.Option(help="Token to explain, instead of the most probable ones. Repeatable.")
     ] = None,
@@ -51,44 +63,71 @@ def trace(
 ) -> None:
     """Trace a prompt: which features, tokens and errors caused the answer.
 
-    Example: attrgraph trace "in the state containing dallas the capital is" -o dallas.json
+    Examples: attrgraph trace "in the state containing dallas the capital is" -o dallas.json;
+    attrgraph trace --prompts questions.jsonl -o graphs
     """
     outputs = output or []
+    if (prompt is None) == (prompts is None):
+        raise typer.BadParameter("give either a prompt or --prompts FILE.")
     if model != "demo" and transcoders is None:
         raise TranscoderError(f"{model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub).")
-    check_outputs(outputs, profile=profile, force=force)
+    rows = None if prompts is None else read_prompts(prompts)
+    if rows is None:
+        check_outputs(outputs, profile=profile, force=force)
+    elif len(outputs) != 1 or target or minus or ids:
+        raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
+    targets = _targets(target, minus)
+    asked = _token_ids(prompt) if ids and prompt is not None else prompt
+
     from attrgraph.cli.progress import progress_bar
     from attrgraph.models.loading import load_model
-    from attrgraph.targets import LogitDifference, Targets
     from attrgraph.tracing import trace as trace_prompt
 
-    targets: Targets = list(target) if target else None
-    if minus is not None:
-        if target is None or len(target) != 1:
-            raise TargetError("--minus needs exactly one --target; it explains the difference of the two.")
-        targets = LogitDifference(target[0], minus)
-    asked: str | list[int] = prompt
-    if ids:
-        try:
-            asked = [int(number) for number in prompt.replace(",", " ").split()]
-        except ValueError as e:
-            raise PromptError(f"--ids: {prompt!r} is not a list of token ids.") from e
+    settings: dict[str, Any] = {
+        "max_n_logits": max_n_logits,
+        "desired_logit_prob": desired_logit_prob,
+        "max_feature_nodes": max_feature_nodes,
+    }
     with progress_bar() as progress:
         progress("load", 0, 1)
         loaded = load_model(model, transcoders, dtype, device, revision)
         progress("load", 1, 1)
-        graph = trace_prompt(
-            loaded,
-            asked,
-            targets=targets,
-            max_n_logits=max_n_logits,
-            desired_logit_prob=desired_logit_prob,
-            max_feature_nodes=max_feature_nodes,
-            memory_budget=memory_budget,
-            progress=progress,
-        )
+        if rows is not None:
+            trace_prompts(
+                loaded,
+                rows,
+                outputs[0],
+                settings=settings,
+                memory_budget=memory_budget,
+                thresholds=(node_threshold, edge_threshold),
+                ending=ending,
+                profile=profile,
+                force=force,
+                as_json=as_json,
+                progress=progress,
+            )
+            return
+        assert asked is not None  # without rows there is a prompt
+        graph = trace_prompt(loaded, asked, targets=targets, memory_budget=memory_budget, progress=progress, **settings)
         pruned = graph.prune(node_threshold, edge_threshold) if outputs else graph
         for done, path in enumerate(outputs):
             progress("write", done, len(outputs))
             write_graph(graph if path.suffix == ".safetensors" else pruned, path, profile=profile, force=force)
     print_summary(graph, as_json=as_json, n_top=top, files=outputs)
+
+
+def _targets(target: list[str] | None, minus: str | None) -> "Targets":
+    if minus is None:
+        return list(target) if target else None
+    if target is None or len(target) != 1:
+        raise TargetError("--minus needs exactly one --target; it explains the difference of the two.")
+    from attrgraph.targets import LogitDifference
+
+    return LogitDifference(target[0], minus)
+
+
+def _token_ids(prompt: str) -> list[int]:
+    try:
+        return [int(number) for number in prompt.replace(",", " ").split()]
+    except ValueError as e:
+        raise PromptError(f"--ids: {prompt!r} is not a list of token ids.") from e

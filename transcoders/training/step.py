@@ -2,8 +2,9 @@
 
 The loss of a batch is the mean over layers of squared error divided by the variance of the layer's output (the NMSE
 that is reported), plus an auxiliary loss in which features that have not fired for long try to explain the error, which
-is held fixed (AuxK; Gao et al. 2024, arXiv 2406.04093), and a share of what is reconstructed already, plus for JumpReLU
-and ReLU a penalty on active features (tanh as in Anthropic's January 2025 update, or L1).
+is held fixed (AuxK; Gao et al. 2024, arXiv 2406.04093), and a share of what is reconstructed already, relative to the
+size of both together. JumpReLU and ReLU add a penalty on active features (tanh as in Anthropic's January 2025 update,
+or L1).
 
 With TopK and BatchTopK nothing here asks a GPU for a number. Learned thresholds, and the replacement model that the KL
 term runs, ask once a layer how many features are on.
@@ -191,14 +192,16 @@ def _error_gradients(
         gradient *= weight.T[..., None]
     flat_gradient = gradient.view(n_tokens, -1)
     # the error, and a share of what the others reconstruct without the bias
-    for_dead = (config.dead_target_share * (error + targets.transpose(0, 1) - model.b_dec) - error).view(n_tokens, -1)
+    for_dead = config.dead_target_share * (error + targets.transpose(0, 1) - model.b_dec) - error
+    scales = for_dead.square().mean((0, 2)).clamp_min(1e-4)  # an auxiliary loss of 1 explains nothing
+    for_dead = for_dead.view(n_tokens, -1)
     gradients = []
     for layer, (out, span) in enumerate(zip(outs, spans, strict=True)):
         parts = [flat_gradient[:, span]]
         if len(out) > n_tokens:
             n_targets = model.n_targets[layer]
             left_over = model.shards.sum_(out[:n_tokens].clone()) - for_dead[:, span]
-            scale = nmse[layer : layer + n_targets].clamp_min(1e-4).repeat_interleave(d, output_size=n_targets * d)
+            scale = scales[layer : layer + n_targets].repeat_interleave(d, output_size=n_targets * d)
             parts.insert(0, left_over / scale * (2 * config.dead_weight / (n_tokens * d * n_targets * model.n_layers)))
         gradients.append(torch.cat(parts))
     return nmse, gradients, gradient.sum(0)

@@ -82,7 +82,7 @@ def reference_loss(model: TrainableTranscoders, batch: Activations, *, n_dead: i
             error = errors[source + i].detach()
             reconstructed = (error + targets[source + i] - model.b_dec[source + i]).detach()
             goal = config.dead_target_share * reconstructed - error
-            explained = (written[:, i] - goal).square().mean() / error.square().mean()
+            explained = (written[:, i] - goal).square().mean() / goal.square().mean()
             loss = loss + config.dead_weight * explained / model.n_targets[source] / N_LAYERS
     for a, w in zip(acts, model.W_dec, strict=True):
         loss = loss + penalty * (a * w.norm(dim=1)).sum() / N_TOKENS

@@ -1,0 +1,112 @@
+"""`attrgraph trace --prompts`: one graph a prompt in a folder, resumable."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrgraph.cli.writing import ENDINGS, write_graph
+from attrgraph.errors import AttrGraphError, GraphFileError
+
+if TYPE_CHECKING:
+    from attrgraph.models.language_model import LanguageModel
+    from attrgraph.prompts import NamedPrompt
+
+_RECORD = "prompts.json"
+
+
+def trace_prompts(
+    model: "LanguageModel",
+    prompts: "Sequence[NamedPrompt]",
+    folder: Path,
+    *,
+    settings: dict[str, Any],
+    memory_budget: str | None,
+    thresholds: tuple[float, float],
+    ending: str,
+    profile: str,
+    force: bool,
+    as_json: bool,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Trace every prompt whose graph is not there yet; one that cannot be traced does not stop the others.
+
+    Raises:
+        GraphFileError: the folder holds graphs made with other settings, or cannot be written.
+        AttrGraphError: some prompts could not be traced; each was named on stderr.
+    """
+    from attrgraph.tracing import trace
+
+    if ending not in ENDINGS:
+        raise GraphFileError(f"--format is {ending!r}; expected one of {', '.join(ENDINGS)}.")
+    assert model.transcoders is not None
+    made_by = {"model": model.source, "transcoders": model.transcoders.source, **settings}
+    made_by |= {"thresholds": list(thresholds), "profile": profile}
+    _record(folder, made_by, prompts, force=force)
+    failed = []
+    for number, row in enumerate(prompts):
+        progress("prompts", number, len(prompts))
+        path = folder / f"{row.name}{ending}"
+        if path.exists() and not force:
+            _tell(row.name, {"file": str(path), "state": "was there"}, as_json)
+            continue
+        try:
+            graph = trace(model, row.prompt, targets=row.targets, memory_budget=memory_budget, **settings)
+            kept = graph if ending == ".safetensors" else graph.prune(*thresholds)
+            write_graph(kept, path, profile=profile, force=force)
+        except AttrGraphError as e:
+            failed.append(row.name)
+            print(f"attrgraph: {row.name}: {e}", file=sys.stderr)
+            continue
+        logits = graph.nodes[graph.nodes["kind"] == "logit"]
+        best = logits.loc[logits["probability"].idxmax()]
+        scores = {name: round(value, 4) for name, value in graph.scores()._asdict().items()}
+        answer = {"answer": best["token"], "probability": round(float(best["probability"]), 4)}
+        _tell(row.name, {"file": str(path), "state": "traced", **answer, **scores}, as_json)
+    progress("prompts", len(prompts), len(prompts))
+    if failed:
+        raise AttrGraphError(f"{len(failed)} of {len(prompts)} prompts could not be traced: {', '.join(failed)}.")
+
+
+def _record(folder: Path, made_by: dict[str, Any], prompts: "Sequence[NamedPrompt]", *, force: bool) -> None:
+    """Note in the folder what its graphs are made from, and refuse if those that are there differ in it."""
+    from attrgraph.output import write_whole
+
+    made_by = json.loads(json.dumps(made_by))
+    digests = {row.name: row.digest for row in prompts}
+    path = folder / _RECORD
+    if path.exists() and not force:
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            old = there["made_by"]
+            changed = [key for key in made_by.keys() | old.keys() if made_by.get(key) != old.get(key)]
+            changed += [name for name, digest in there["prompts"].items() if digests.get(name, digest) != digest]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
+            raise GraphFileError(f"{path}: is no record of traced prompts ({e}); choose another folder.") from e
+        if changed:
+            raise GraphFileError(
+                f"{folder}: holds graphs made from something else ({', '.join(sorted(changed))} changed); choose "
+                "another folder, or trace all anew with --force."
+            )
+        digests = there["prompts"] | digests
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as e:
+        raise GraphFileError(f"{folder}: cannot be made ({e}).") from e
+    text = json.dumps({"made_by": made_by, "prompts": digests}, indent=1) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
+
+
+def _tell(name: str, values: dict[str, Any], as_json: bool) -> None:
+    """One line a prompt on stdout."""
+    if as_json:
+        print(json.dumps({"id": name, **values}, ensure_ascii=False), flush=True)
+    elif values["state"] == "traced":
+        print(
+            f"{name}  {values['answer']} ({values['probability']:.3f})  replacement {values['replacement']:.3f}, "
+            f"completeness {values['completeness']:.3f}",
+            flush=True,
+        )
+    else:
+        print(f"{name}  was there", flush=True)
