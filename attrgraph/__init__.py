@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attrgraph.corpus import read_corpus
     from attrgraph.errors import AttrGraphError
+    from attrgraph.estimate import estimate
     from attrgraph.evaluation import evaluate
     from attrgraph.graph import Graph
     from attrgraph.graph_loading import load_graph
@@ -33,6 +34,7 @@ _HOMES = {
     "Scores": "attrgraph.influence",
     "TrainConfig": "attrgraph.transcoders.training.config",
     "Transcoders": "attrgraph.transcoders",
+    "estimate": "attrgraph.estimate",
     "evaluate": "attrgraph.evaluation",
     "load_graph": "attrgraph.graph_loading",
     "load_model": "attrgraph.models.loading",
@@ -52,6 +54,7 @@ __all__ = [
     "Scores",
     "TrainConfig",
     "Transcoders",
+    "estimate",
     "evaluate",
     "load_graph",
     "load_model",

@@ -27,7 +27,7 @@ from attrgraph.kernels.edge_rows import edge_rows
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.frozen import FrozenNorm
 from attrgraph.replacement import LocalReplacement
-from attrgraph.sources import Sources
+from attrgraph.sources import BLOCK_BYTES, Sources
 
 # targets of a tile: a choice, not tuned; more make larger matrix products, but share fewer positions' worth of work
 TILE_ROWS = 64
@@ -60,6 +60,23 @@ def n_columns(local: LocalReplacement) -> int:
     return len(local.active) + (local.run.n_layers + 1) * local.run.n_pos + 1
 
 
+def n_above(targets: ReadVectors, n_layers: int) -> list[int]:
+    """How many targets have joined a sweep when it is above layer 0, 1, ..., `n_layers` (logits only), and beyond."""
+    layers = torch.arange(n_layers + 2, device=targets.layer.device)
+    counts: list[int] = (targets.layer[:, None] >= layers).sum(0).tolist()
+    return counts
+
+
+def tiles_of(targets: ReadVectors) -> list[Int[Tensor, " n_tile"]]:
+    """Which targets are swept together.
+
+    Those of a tile have similar positions, beyond whose last nothing is computed; within it they join the sweep one
+    after the other, from the top layer down.
+    """
+    by_pos = targets.pos.argsort(stable=True).split(TILE_ROWS) if len(targets) else ()
+    return [part[targets.layer[part].argsort(stable=True, descending=True)] for part in by_pos]
+
+
 class EdgeSweep:
     """Computes edges into any targets of one prompt; what all sweeps need is kept if it fits.
 
@@ -73,8 +90,8 @@ class EdgeSweep:
     def __init__(self, local: LocalReplacement, *, memory_bytes: int = 2**30, max_targets: int | None = None) -> None:
         run, size = local.run, local.run.embedding.element_size()
         self._local, self._sources = local, Sources(local)
-        pattern_bytes = sum(block.attention.pattern.numel() for block in run.blocks) * size
-        is_kept = self._sources.n_bytes + pattern_bytes <= memory_bytes // 2
+        kept_bytes = self._sources.n_bytes + sum(block.attention.pattern.numel() for block in run.blocks) * size
+        is_kept = kept_bytes <= memory_bytes // 2
         self._sources.is_kept = is_kept
         self._passages: list[_Passage] | None = [_Passage(local, i) for i in range(run.n_layers)] if is_kept else None
         # adjoints, edges, and the edges again in the order of columns
@@ -82,6 +99,7 @@ class EdgeSweep:
         most = max(1, memory_bytes // tile_bytes)
         # tiles share the reading of decoder rows: with those kept, nothing is gained by sweeping several at once
         self._n_tiles = 1 if is_kept else min(most, -(-(max_targets or len(local.active) + 1) // TILE_ROWS))
+        self.n_bytes = self._n_tiles * tile_bytes + (kept_bytes if is_kept else BLOCK_BYTES)
 
     def edges(
         self,
@@ -99,12 +117,9 @@ class EdgeSweep:
         """
         if out is None:
             out = self._local.run.embedding.new_zeros(len(targets), n_columns(self._local))
-        # targets of a tile have similar positions, beyond whose last nothing is computed; within it they join the
-        # sweep one after the other, from the top layer down
-        by_pos = targets.pos.argsort(stable=True).split(TILE_ROWS) if len(targets) else ()
-        by_layer = [part[targets.layer[part].argsort(stable=True, descending=True)] for part in by_pos]
-        for start in range(0, len(by_layer), self._n_tiles):
-            some = by_layer[start : start + self._n_tiles]
+        every = tiles_of(targets)
+        for start in range(0, len(every), self._n_tiles):
+            some = every[start : start + self._n_tiles]
             tiles = [_Tile(self._local, targets[part], self._sources) for part in some]
             self._sweep(tiles)
             for part, tile in zip(some, tiles, strict=True):
@@ -145,9 +160,7 @@ class _Tile:
         self.edges = new(n, sources.n_columns(self.n_pos))  # in the order of `sources`, by the unit of activation
         self.errors, self.embeddings = new(n, run.n_layers, self.n_pos), new(n, self.n_pos)
         self.bias = targets.constant.clone()
-        # targets that have joined when the sweep is above a layer; n_layers + 1: none
-        layers = torch.arange(run.n_layers + 2, device=targets.layer.device)
-        self.n_above: list[int] = (targets.layer[:, None] >= layers).sum(0).tolist()
+        self.n_above = n_above(targets, run.n_layers)
 
     def join(self, layer: int, norm: FrozenNorm | None) -> None:
         """Add the read vectors of a layer's targets, taken back through the norm in front of them."""

@@ -57,12 +57,7 @@ def compute_rows(
     """
     n_active, n_logits = len(local.active), len(logits)
     n_selected = min(n_active, max_feature_nodes)
-    rows_bytes = (n_logits + n_selected) * n_columns(local) * local.run.embedding.element_size()
-    if rows_bytes > memory_bytes:
-        raise AttrGraphError(
-            f"edges from {n_active} active features to {n_selected} of them take {in_words(rows_bytes)}, the memory "
-            f"budget is {in_words(memory_bytes)}; lower max_feature_nodes, or raise the budget."
-        )
+    rows_bytes = check_memory(local, n_logits + n_selected, memory_bytes)
     sweep = EdgeSweep(local, memory_bytes=memory_bytes - rows_bytes, max_targets=max_targets)
     rows = local.run.embedding.new_zeros(n_logits + n_selected, n_columns(local))
     done = 0
@@ -93,6 +88,17 @@ def compute_rows(
     kept = torch.cat([selected[order], torch.arange(n_active, rows.shape[1], device=rows.device)])
     rows = rows[:, kept]
     return EdgeRows(selected[order], rows[n_logits:][order], rows[:n_logits], left_out)
+
+
+def check_memory(local: LocalReplacement, n_rows: int, memory_bytes: int) -> int:
+    """What rows of edges take; raises AttrGraphError if that is more than there is."""
+    n_active, n_bytes = len(local.active), n_rows * n_columns(local) * local.run.embedding.element_size()
+    if n_bytes > memory_bytes:
+        raise AttrGraphError(
+            f"{n_rows} rows of edges from {n_active} active features take {in_words(n_bytes)}, the memory budget is "
+            f"{in_words(memory_bytes)}; lower max_feature_nodes, or raise the budget."
+        )
+    return n_bytes
 
 
 def _influence(local: LocalReplacement, logits: LogitTargets, rows: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from attrgraph.kernels.edge_rows import Writes
 from attrgraph.replacement import LocalReplacement
 
 # of decoder rows that are gathered at a time where not all are kept: a choice, not tuned
-_BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 64 * 2**20
 
 
 class Sources:
@@ -49,6 +49,13 @@ class Sources:
         """Features at the first `n_pos` positions."""
         return self._bounds[n_pos * self._local.run.n_layers]
 
+    def n_writes(self, layer: int, n_pos: int) -> int:
+        """Into one layer, at the first `n_pos` positions."""
+        first = 0 if self._local.transcoders.config.is_cross_layer else layer
+        n_layers = self._local.run.n_layers
+        starts = self._bounds[first : n_pos * n_layers : n_layers]
+        return sum(self._bounds[layer + 1 : n_pos * n_layers + 1 : n_layers]) - sum(starts)
+
     def into(self, layer: int) -> Iterator[Writes]:
         """What is written into the stream at one layer, some positions at a time."""
         if not self.is_kept:
@@ -63,7 +70,7 @@ class Sources:
         first = 0 if self._local.transcoders.config.is_cross_layer else layer
         columns = [self._bounds[pos * run.n_layers + first] for pos in range(run.n_pos)]
         counts = [self._bounds[pos * run.n_layers + layer + 1] - columns[pos] for pos in range(run.n_pos)]
-        most = _BLOCK_BYTES // (run.embedding.shape[1] * run.embedding.element_size())
+        most = BLOCK_BYTES // (run.embedding.shape[1] * run.embedding.element_size())
         start = 0
         while start < run.n_pos:
             end, n = start + 1, counts[start]

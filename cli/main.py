@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from attrgraph.cli.convert import convert
+from attrgraph.cli.estimate import estimate
 from attrgraph.cli.evaluate import evaluate
 from attrgraph.cli.info import info
 from attrgraph.cli.prune import prune
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (trace, info, prune, convert, train, evaluate):
+for verb in (trace, estimate, info, prune, convert, train, evaluate):
     app.command()(verb)
 
 

@@ -77,7 +77,7 @@ def trace(
     elif len(outputs) != 1 or target or minus or ids:
         raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
     targets = _targets(target, minus)
-    asked = _token_ids(prompt) if ids and prompt is not None else prompt
+    asked = as_token_ids(prompt) if ids and prompt is not None else prompt
 
     from attrgraph.cli.progress import progress_bar
     from attrgraph.models.loading import load_model
@@ -126,7 +126,8 @@ def _targets(target: list[str] | None, minus: str | None) -> "Targets":
     return LogitDifference(target[0], minus)
 
 
-def _token_ids(prompt: str) -> list[int]:
+def as_token_ids(prompt: str) -> list[int]:
+    """Numbers separated by spaces or commas."""
     try:
         return [int(number) for number in prompt.replace(",", " ").split()]
     except ValueError as e:

@@ -1,0 +1,171 @@
+"""What a trace will cost, before it is paid: nodes and bytes counted, seconds from a sample of the work."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrgraph.adjoint import EdgeSweep, ReadVectors, feature_reads, n_above, tiles_of
+from attrgraph.assemble import assemble
+from attrgraph.errors import TranscoderError
+from attrgraph.kernels.influence import influence_rows
+from attrgraph.memory import budget_bytes
+from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation
+from attrgraph.selection import SELECTION_ROUND, EdgeRows, check_memory
+from attrgraph.sources import Sources
+from attrgraph.targets import LogitTargets, Targets, choose_targets
+from attrgraph.tracing import skipped_positions
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of one trace."""
+
+    n_tokens: int
+    n_active: int  # active features
+    n_selected: int  # of these, in the graph
+    n_nodes: int  # of the unpruned graph
+    bytes: dict[str, int]  # weights: model and transcoders, of which files may stay on disk; run; edges; graph
+    seconds: dict[str, float]  # run; edges; graph
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def estimate(
+    model: LanguageModel,
+    prompt: Prompt,
+    *,
+    targets: Targets = None,
+    max_n_logits: int = 10,
+    desired_logit_prob: float = 0.95,
+    max_feature_nodes: int = 7500,
+    memory_budget: int | str | None = None,
+    skip_positions: str | Sequence[int] | None = "bos",
+) -> Estimate:
+    """Run the model, encode, and sweep a sample of targets; see `trace` for the arguments and errors.
+
+    Counts are those that `trace` will have. Seconds are of this machine as busy as it is now: the sample's, times the
+    operations that all targets need over those of the sample.
+    """
+    if model.transcoders is None:
+        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
+    memory = budget_bytes(memory_budget, torch.device(model.device))
+    started = time.perf_counter()
+    token_ids = model.tokenize(prompt)
+    run = model.run(token_ids)
+    local = build_replacement(run, model.transcoders, skipped_positions(model, token_ids, skip_positions))
+    logits = choose_targets(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
+    measure_deviation(local)
+    seconds = {"run": time.perf_counter() - started}
+    n_selected = min(len(local.active), max_feature_nodes)
+    rows_bytes = check_memory(local, len(logits) + n_selected, memory)
+    sample = _Sample(model, local, logits, n_selected, memory - rows_bytes)
+    n_between = (run.n_layers + 1) * run.n_pos  # errors and embeddings
+    n_kept = n_selected + n_between + 1
+    size = run.embedding.element_size()
+    held = [run.embedding, run.logits, run.uncapped_logits, local.errors, local.constants, local.active.W_enc]
+    patterns = sum(block.attention.pattern.numel() for block in run.blocks)
+    return Estimate(
+        n_tokens=len(token_ids),
+        n_active=len(local.active),
+        n_selected=n_selected,
+        n_nodes=n_kept + len(logits),
+        bytes={
+            "weights": sum(p.nbytes for p in model.hf_model.parameters()) + model.transcoders.n_bytes,
+            "run": sum(x.nbytes for x in held) + size * patterns,
+            "edges": rows_bytes + sample.sweep.n_bytes,
+            "graph": 16 * (n_selected + len(logits)) * n_kept,  # at most: a value and two indices an edge
+        },
+        seconds=seconds | {"edges": sample.edge_seconds(), "graph": sample.graph_seconds()},
+    )
+
+
+class _Sample:
+    """The sweeps of the logits and of two tiles of features, timed, and what they say about the others."""
+
+    def __init__(
+        self, model: LanguageModel, local: LocalReplacement, logits: LogitTargets, n_selected: int, memory: int
+    ) -> None:
+        self._model, self._local, self._logits, self._n_selected = model, local, logits, n_selected
+        self._sources = Sources(local)
+        started = time.perf_counter()
+        self.sweep = EdgeSweep(local, memory_bytes=memory)
+        logit_rows = self.sweep.edges(logits.reads)
+        self._once = time.perf_counter() - started
+        first = self._best(logit_rows, local.active.layer[:0], min(n_selected, SELECTION_ROUND))
+        tiles = tiles_of(feature_reads(local, first))
+        known = torch.cat([first[tiles[0]], first[tiles[-1]]]).unique() if tiles else first
+        rows = torch.cat([logit_rows, self.sweep.edges(feature_reads(local, known))])
+        # (work, seconds) of two tiles that differ much; what they read is in memory by now
+        self._sweeps = [
+            (self._work(targets), _timed(lambda targets=targets: self.sweep.edges(targets)))  # type: ignore[misc]
+            for targets in (feature_reads(local, first[tile]) for tile in (tiles[:1] + tiles[-1:]))
+        ]
+        # the features that a trace would choose, as far as these rows tell
+        ranking = time.perf_counter()
+        self._chosen = self._best(rows, known, n_selected)
+        self._ranking = (time.perf_counter() - ranking) / len(rows)
+        columns = torch.cat([known, torch.arange(len(local.active), rows.shape[1], device=known.device)])
+        kept, n = rows[:, columns], len(logits)
+        without = kept[:, len(known) :]
+        self._graphs = EdgeRows(known, kept[n:], kept[:n], 0.0), EdgeRows(known[:0], without[:0], without[:n], 0.0)
+
+    def _best(self, rows: Tensor, known: Tensor, n: int) -> Tensor:
+        """The most influential features, through some rows: the logits' and those of known features."""
+        n_active = len(self._local.active)
+        if n == n_active:
+            return torch.arange(n_active, device=rows.device)
+        reads, probability = self._logits.reads, self._logits.probability
+        column = torch.cat([torch.full_like(reads.layer, -1), known])
+        level = torch.cat([reads.layer, self._local.active.layer[known]])
+        weight = torch.cat([probability, probability.new_zeros(len(known))])
+        influence, _ = influence_rows(rows[:, :-1], column, level, weight)
+        return influence[:n_active].argsort(descending=True, stable=True)[:n]
+
+    def _work(self, targets: ReadVectors) -> float:
+        """Multiplications of a sweep."""
+        run, total = self._local.run, 0.0
+        for tile in tiles_of(targets):
+            n_pos = int(targets.pos[tile].max()) + 1
+            above = n_above(targets[tile], run.n_layers)
+            for layer, block in enumerate(run.blocks):
+                n_heads, d_model, d_head = block.attention.W_O.shape
+                projections = n_pos * d_model * d_head * (n_heads + len(block.attention.W_V))
+                mixing = n_pos**2 * n_heads * d_head
+                total += above[layer] * (projections + mixing)
+                total += above[layer + 1] * d_model * self._sources.n_writes(layer, n_pos)
+        return total
+
+    def edge_seconds(self) -> float:
+        """Of all sweeps, and of ranking what they found between them."""
+        n, is_limited = self._n_selected, self._n_selected < len(self._local.active)
+        if not self._sweeps:
+            return self._once
+        (most, slow), (least, fast) = max(self._sweeps), min(self._sweeps)
+        slope = (slow - fast) / (most - least) if slow > fast and most > 1.1 * least else slow / max(1.0, most)
+        per_tile = max(0.0, slow - slope * most)
+        targets = feature_reads(self._local, self._chosen)
+        sweeps = slope * self._work(targets) + per_tile * len(tiles_of(targets))
+        n_rounds = -(-n // SELECTION_ROUND) if is_limited else 0
+        return self._once + sweeps + self._ranking * n * (n_rounds + 1) / 2
+
+    def graph_seconds(self) -> float:
+        """Of putting nodes and edges together, at the pace of the sample's graphs with and without features."""
+        some, none = (
+            _timed(lambda rows=rows: assemble(self._model, self._local, self._logits, rows).scores())  # type: ignore[misc]
+            for rows in self._graphs
+        )
+        n = len(self._graphs[0].selected)
+        return none + max(0.0, some - none) * self._n_selected / max(1, n)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
