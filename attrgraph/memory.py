@@ -37,10 +37,10 @@ def budget_bytes(budget: int | str | None, device: torch.device) -> int:
     return int(_SHARE * free_bytes(device)) if budget is None else parse_bytes(budget)
 
 
-def in_words(n_bytes: float) -> str:
+def in_words(n_bytes: int) -> str:
     """For messages: "1.5 GiB"."""
-    for unit in ("KiB", "MiB"):
-        n_bytes /= 1024
-        if n_bytes < 1024:
-            return f"{n_bytes:.1f} {unit}"
-    return f"{n_bytes / 1024:.1f} GiB"
+    size, unit = n_bytes / 2**10, "KiB"
+    for larger in ("MiB", "GiB"):
+        if size >= 1024:
+            size, unit = size / 1024, larger
+    return f"{size:.1f} {unit}"

@@ -1,10 +1,15 @@
 """Edges from adjoints: out[row, column of source] += adjoint[row, pos of source] . vector[source]."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from attrgraph.kernels.choose import uses_triton
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,23 @@ class Writes:
     first_pos: int
     offsets: Sequence[int]
     columns: Sequence[int]
+
+    def items(self, n_pos: int, size: int) -> Int[Tensor, "n_items 4"]:
+        """For a kernel: position, first and end source, first column, of at most `size` sources of one position."""
+        if size not in self._items:
+            rows = [
+                (self.first_pos + i, start, min(start + size, self.offsets[i + 1]), column + start - self.offsets[i])
+                for i, column in enumerate(self.columns)
+                for start in range(self.offsets[i], self.offsets[i + 1], size)
+            ]
+            table = torch.tensor(rows, dtype=torch.int64, device=self.vector.device).view(-1, 4)
+            self._items[size] = [row[0] for row in rows], table
+        positions, table = self._items[size]
+        return table[: bisect_left(positions, n_pos)]
+
+    @cached_property
+    def _items(self) -> dict[int, tuple[list[int], Tensor]]:
+        return {}
 
 
 def edge_rows_reference(
@@ -42,6 +64,11 @@ def edge_rows(
         writes: of the sources; those beyond the adjoint's last position have no effect: attention is causal.
         out: edges from other layers' writes, which this adds to.
     """
+    if uses_triton(out) and out.dtype != torch.float64:  # GPUs multiply float64 matrices elsewhere
+        from attrgraph.kernels._edge_rows_triton import BLOCK_SOURCES, edge_rows_triton
+
+        edge_rows_triton(adjoint, writes.vector, writes.items(adjoint.shape[1], BLOCK_SOURCES), out)
+        return
     n_pos = min(len(writes.columns), adjoint.shape[1] - writes.first_pos)
     for i in range(n_pos):
         start, end = writes.offsets[i], writes.offsets[i + 1]

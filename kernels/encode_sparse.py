@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from attrgraph.kernels.choose import uses_triton
+
 # of pre-activations that exist at a time: a choice, not tuned; a layer of 16,384 features at 1,024 positions fits
 _DENSE_BYTES = 64 * 2**20
 
@@ -59,6 +61,17 @@ def encode_sparse(
     parts, is_finite = [], torch.ones((), dtype=torch.bool, device=x.device)
     for start in range(0, max(1, n_features), step):
         some = slice(start, start + step)
+        if uses_triton(x) and not is_topk and x.dtype != torch.float64:
+            from attrgraph.kernels._encode_sparse_triton import encode_above_triton
+
+            bias, bound = b_enc[some].to(x), b_enc.new_zeros(()) if threshold is None else threshold[some]
+            counts, feature, h, is_part_finite = encode_above_triton(
+                x, W_enc[some].to(x), bias, bound.to(x).expand_as(bias)
+            )
+            every = torch.arange(n_pos, device=x.device)
+            parts.append((every.repeat_interleave(counts, output_size=len(feature)), feature + start, h))
+            is_finite &= is_part_finite
+            continue
         h = torch.addmm(b_enc[some].to(x), x, W_enc[some].to(x).T)
         is_finite &= torch.isfinite(h).all()
         is_on = h > (0.0 if threshold is None else threshold[some].to(x))

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attrgraph.kernels.choose import uses_triton
+
 # of rows whose absolute values are taken at a time: a choice, not tuned
 _BLOCK_BYTES = 64 * 2**20
 
@@ -50,6 +52,12 @@ def influence_rows(
         at = (level == of_level).nonzero()[:, 0]
         own = column[at]
         flow[at] += torch.where(own >= 0, total[own.clamp_min(0)], 0.0)
+        if uses_triton(rows):
+            from attrgraph.kernels._influence_triton import add_shares_triton, row_sizes_triton
+
+            sums = row_sizes_triton(rows, at)
+            add_shares_triton(rows, at, torch.where(sums > 0, flow[at] / sums, 0.0), total)
+            continue
         for some in at.split(step):
             size = rows[some].abs()
             sums = size.sum(1).to(torch.float64)

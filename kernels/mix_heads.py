@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrgraph.kernels.choose import uses_triton
+
 # keys of one matrix product: a block's queries begin at its first key, so that most of what is masked is not computed
 _KEY_BLOCK = 128
 
@@ -32,6 +34,10 @@ def mix_heads(
         pattern: attention weights [head, query, key], zero above the diagonal.
         n_value_heads: query heads `h * n_heads / n_value_heads` and following share value head `h`.
     """
+    if uses_triton(x) and x.dtype != torch.float64:
+        from attrgraph.kernels._mix_heads_triton import mix_heads_triton
+
+        return mix_heads_triton(x, pattern, n_value_heads)
     n_rows, n_pos, n_heads, d_head = x.shape
     group = n_heads // n_value_heads
     # [n_value_heads, n_pos, group, n_rows, d_head]: a value head's queries are the rows of one matrix

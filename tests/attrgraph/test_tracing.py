@@ -1,6 +1,8 @@
 """Whole traces: rows, selection, targets, edge cases."""
 
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -237,3 +239,33 @@ def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> Non
         ag.trace(traced_model(), prompt, memory_budget="lots")
     with pytest.raises(AttrGraphError, match=r"take .* MiB, the memory budget is 1.0 MiB; lower max_feature_nodes"):
         ag.trace(traced_model(), prompt, memory_budget="1M")
+
+
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None,
+    reason="needs Triton's interpreter, which is not used where there is a GPU",
+)
+@pytest.mark.parametrize("settings", [{}, {"activation": "jumprelu", "cross_layer": False}])
+def test_triton_kernels_give_the_same_graph(
+    settings: dict[str, object], traced_model: Build, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = traced_model("qwen3", **settings)
+    expected = ag.trace(model, prompt, max_feature_nodes=30)
+    monkeypatch.setenv("ATTRGRAPH_KERNELS", "triton")
+    graph = ag.trace(model, prompt, max_feature_nodes=30)
+    assert graph.nodes.index.equals(expected.nodes.index)
+    scale = abs(expected.adjacency).max()
+    assert abs(graph.adjacency - expected.adjacency).max() < 1e-5 * scale
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_graph(traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("llama")
+    expected = ag.trace(model, prompt, max_feature_nodes=30)
+    on_gpu = LanguageModel(model.hf_model.cuda())
+    on_gpu.transcoders = model.transcoders
+    graph = ag.trace(on_gpu, prompt, max_feature_nodes=30)
+    assert graph.nodes.index.equals(expected.nodes.index)
+    scale = abs(expected.adjacency).max()
+    assert abs(graph.adjacency - expected.adjacency).max() < 1e-5 * scale
