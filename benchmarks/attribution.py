@@ -94,10 +94,11 @@ def prompt_ids(n_tokens: int, d_vocab: int) -> Tensor:
     return ids
 
 
-def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int) -> dict[str, Any]:
+def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int, device: str) -> dict[str, Any]:
     """Trace, and keep the graph for comparison; seconds by phase are of the fastest run."""
-    model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device="cpu")
+    model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device=device)
     ids = prompt_ids(n_tokens, model.d_vocab).tolist()
+    estimated = ag.estimate(model, ids, max_feature_nodes=n_rows)
     runs: list[tuple[float, dict[str, float]]] = []
     for _ in range(n_repeats):
         phases: dict[str, float] = {}
@@ -114,6 +115,7 @@ def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int) -> dict[s
     graph.save(folder / "ours.safetensors", overwrite=True)
     return {
         "seconds": [seconds for seconds, _ in runs],
+        "estimated_seconds": sum(estimated.seconds.values()),
         "phases": min(runs, key=lambda run: run[0])[1],
         "n_active": graph.metadata["selection"]["n_active"],
         "checks": graph.metadata["checks"],
@@ -121,26 +123,26 @@ def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int) -> dict[s
 
 
 @torch.no_grad()
-def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int) -> dict[str, Any]:
-    model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device="cpu")
+def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int, device: str) -> dict[str, Any]:
+    model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device=device)
     assert model.transcoders is not None
     keys = feature_keys(ag.load_graph(folder / "ours.safetensors"))
     seconds = []
     for _ in range(n_repeats):
         started = time.perf_counter()
-        ids = prompt_ids(n_tokens, model.d_vocab)
-        local = build_replacement(model.run(ids), model.transcoders, torch.arange(n_tokens) == 0)
+        ids = prompt_ids(n_tokens, model.d_vocab).to(model.device)
+        local = build_replacement(model.run(ids), model.transcoders, torch.arange(n_tokens, device=ids.device) == 0)
         active = local.active
         columns = (column.tolist() for column in (active.layer, active.pos, active.feature))
         place = {key: i for i, key in enumerate(zip(*columns, strict=True))}
-        chosen = torch.tensor([place[key] for key in keys])
+        chosen = torch.tensor([place[key] for key in keys], device=ids.device)
         order = active.layer[chosen].argsort(descending=True, stable=True)
         sources = Sources(local, is_kept=True)
         rows = torch.cat([grouped_rows(local, sources, part) for part in chosen[order].split(batch)])
         seconds.append(time.perf_counter() - started)
-    column_of = torch.empty_like(sources.order).scatter_(0, sources.order, torch.arange(len(active)))
+    column_of = sources.order.argsort()
     edges = rows[order.argsort()][:, column_of[chosen]] * active.activation[chosen]
-    return {"seconds": seconds, "distance": distance(folder, keys, edges.numpy())}
+    return {"seconds": seconds, "distance": distance(folder, keys, edges.cpu().numpy())}
 
 
 def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> 
     run, active, n = local.run, local.active, len(targets)
     d = run.embedding.shape[1]
     with torch.enable_grad():
-        outs = [torch.zeros(n, run.n_pos, d, requires_grad=True) for _ in run.blocks]
+        outs = [run.embedding.new_zeros(n, run.n_pos, d).requires_grad_() for _ in run.blocks]
         stream = run.embedding.expand(n, -1, -1)
         reads = []
         for block, out in zip(run.blocks, outs, strict=True):
@@ -165,8 +167,7 @@ def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> 
         seen = torch.stack([reads[int(active.layer[t])][i, int(active.pos[t])] for i, t in enumerate(targets)])
         below = int(active.layer[targets].max())
         gradients = torch.autograd.grad((seen * active.W_enc[targets]).sum(), outs[:below]) if below else ()
-    rows = torch.zeros(n, len(active))
-    errors = torch.zeros(n, run.n_layers, run.n_pos)
+    rows, errors = run.embedding.new_zeros(n, len(active)), run.embedding.new_zeros(n, run.n_layers, run.n_pos)
     for layer, gradient in enumerate(gradients):
         for writes in sources.into(layer):
             edge_rows(gradient, writes, rows)
@@ -174,13 +175,13 @@ def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> 
     return rows
 
 
-def run_circuit_tracer(folder: Path, n_tokens: int, n_rows: int, batch: int) -> dict[str, Any]:
+def run_circuit_tracer(folder: Path, n_tokens: int, n_rows: int, batch: int, device: str) -> dict[str, Any]:
     from circuit_tracer import ReplacementModel, attribute
     from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
     from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
 
     where = folder / "transcoders"
-    options: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}
+    options: dict[str, Any] = {"dtype": torch.float32, "device": torch.device(device)}
     hooks: dict[str, Any] = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
     if (where / "W_dec_0.safetensors").exists():
         transcoders = load_clt(str(where), lazy_decoder=False, scan="bench", **hooks, **options)
@@ -196,7 +197,7 @@ def run_circuit_tracer(folder: Path, n_tokens: int, n_rows: int, batch: int) -> 
     graph = attribute(ids, model, batch_size=batch, max_feature_nodes=n_rows, verbose=False)
     seconds = time.perf_counter() - started
     keys = [tuple(key) for key in graph.active_features[graph.selected_features].tolist()]
-    edges = graph.adjacency_matrix[: len(keys), : len(keys)].numpy()
+    edges = graph.adjacency_matrix[: len(keys), : len(keys)].cpu().numpy()
     return {"seconds": [seconds], "distance": distance(folder, keys, edges), "n_active": len(graph.active_features)}
 
 
@@ -218,14 +219,14 @@ def distance(folder: Path, keys: list[Any], edges: np.ndarray) -> dict[str, floa
 
 def run_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: one engine, one prompt."""
-    folder, n_tokens = arguments.folder, arguments.tokens[0]
+    folder, n_tokens, device = arguments.folder, arguments.tokens[0], arguments.device
     match arguments.engine:
         case "ours":
-            result = run_ours(folder, n_tokens, arguments.rows, arguments.repeats)
+            result = run_ours(folder, n_tokens, arguments.rows, arguments.repeats, device)
         case "grouped":
-            result = run_grouped(folder, n_tokens, arguments.batch, arguments.repeats)
+            result = run_grouped(folder, n_tokens, arguments.batch, arguments.repeats, device)
         case _:
-            result = run_circuit_tracer(folder, n_tokens, arguments.rows, arguments.batch)
+            result = run_circuit_tracer(folder, n_tokens, arguments.rows, arguments.batch, device)
     return result | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
@@ -234,7 +235,16 @@ def in_own_process(
 ) -> dict[str, Any]:
     """One engine's result, or the last line of what it said when it failed."""
     command = [sys.executable, __file__, "--engine", engine, "--folder", str(folder), "--tokens", str(n_tokens)]
-    command += ["--rows", str(arguments.rows), "--repeats", str(arguments.repeats), "--batch", str(batch)]
+    command += [
+        "--device",
+        arguments.device,
+        "--rows",
+        str(arguments.rows),
+        "--repeats",
+        str(arguments.repeats),
+        "--batch",
+        str(batch),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1:]}
@@ -264,6 +274,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=[CROSS_LAYER, PER_LAYER], choices=[CROSS_LAYER, PER_LAYER])
     parser.add_argument("--tokens", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--active-share", type=float, default=0.0118)  # 13,859 active features at 16 tokens
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--grouped-batches", nargs="*", type=int, default=[64, 256])
@@ -282,7 +293,9 @@ def main() -> None:
         if find_spec(name.replace("-", "_")) is not None
     ]
     report: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        if arguments.device == "cpu"
+        else torch.cuda.get_device_name(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
         "rows": arguments.rows,
         "results": [],

@@ -47,7 +47,7 @@ class TrainConfig:
     # above 0, tokens with small outputs count more
     token_weight_exponent: float = 0.0
     kl_weight: float = 1.0  # of KL(model || replacement model), in nats
-    kl_share: float = 0.3  # of the run, at its end, in which it counts
+    kl_share: float = 0.3  # of the run, at its end, in which it counts; in the first quarter of this it rises from zero
     kl_tokens: int = 256  # of text of its own, a step
     threshold_init: float = 0.1  # jumprelu, in units of normalised pre-activations
     bandwidth: float = 0.5  # jumprelu, in the same units: how far from the threshold gradients still reach it
@@ -102,6 +102,11 @@ class TrainConfig:
         if progress > 1 - self.decay_share:
             scale = min(scale, (1 - progress) / self.decay_share)
         return max(scale, 0.0)
+
+    def kl_scale(self, progress: float) -> float:
+        """The weight of the divergence as a share of `kl_weight`, at a share of the run."""
+        into = progress - (1 - self.kl_share)
+        return 0.0 if into <= 0 else min(1.0, into / (0.25 * self.kl_share))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

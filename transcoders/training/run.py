@@ -84,8 +84,9 @@ class TrainingRun:
             self.dead.refresh(is_over=progress > config.revival_share)
         penalty = None if self.penalty is None else self.penalty * self.excess.exp() ** _CONTROL_POWER
         result = train_step(self.model, self.batches.next(), self.dead, penalty=penalty)
-        if divergence is not None and config.kl_weight and progress >= 1 - config.kl_share:
-            kl = config.kl_weight * divergence(self.model, self.step)
+        kl_weight = config.kl_scale(progress) * config.kl_weight
+        if divergence is not None and kl_weight:
+            kl = kl_weight * divergence(self.model, self.step)
             kl.backward()
             result = replace(result, loss=result.loss + kl.detach())
         self.optimizer.step(config.learning_rate * config.lr_scale(progress), config.max_gradient_norm)

@@ -20,6 +20,13 @@ def test_learning_rate_rises_holds_and_falls() -> None:
     assert shares == pytest.approx([0.01, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
 
 
+def test_the_divergence_comes_in_gradually() -> None:
+    config = TrainConfig(kl_share=0.4)
+    scales = [config.kl_scale(progress) for progress in (0.0, 0.6, 0.65, 0.7, 0.9, 1.0)]
+    assert scales == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0, 1.0])
+    assert TrainConfig(kl_share=0.0).kl_scale(1.0) == 0.0
+
+
 @pytest.mark.refusal
 @pytest.mark.parametrize(
     ("changes", "message"),
