@@ -26,7 +26,8 @@ def test_shell_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     section = README.split("## On the command line")[1].split("```")[1]
     lines = [line for line in section.splitlines() if line]
-    assert len(lines) == 3
+    assert len(lines) == 5
+    (tmp_path / "questions.jsonl").write_text('{"prompt": "the capital of texas is"}\n', encoding="utf-8")
     for line in lines:
         if shutil.which("dot") is None:
             line = line.replace(".svg", ".dot")
