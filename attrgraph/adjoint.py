@@ -90,16 +90,17 @@ class EdgeSweep:
     def __init__(self, local: LocalReplacement, *, memory_bytes: int = 2**30, max_targets: int | None = None) -> None:
         run, size = local.run, local.run.embedding.element_size()
         self._local, self._sources = local, Sources(local)
-        kept_bytes = self._sources.n_bytes + sum(block.attention.pattern.numel() for block in run.blocks) * size
+        passage_bytes = [_Passage.n_bytes(local, layer) for layer in range(run.n_layers)]
+        kept_bytes = self._sources.n_bytes + sum(passage_bytes)
         is_kept = kept_bytes <= memory_bytes // 2
         self._sources.is_kept = is_kept
         self._passages: list[_Passage] | None = [_Passage(local, i) for i in range(run.n_layers)] if is_kept else None
-        # adjoints, edges, and the edges again in the order of columns
-        tile_bytes = TILE_ROWS * size * (run.n_pos * run.embedding.shape[1] + 2 * n_columns(local))
+        # adjoints and what is on its way through attention, edges, and the edges again in the order of columns
+        tile_bytes = TILE_ROWS * size * (2 * run.n_pos * run.embedding.shape[1] + 2 * n_columns(local))
         most = max(1, memory_bytes // tile_bytes)
         # tiles share the reading of decoder rows: with those kept, nothing is gained by sweeping several at once
         self._n_tiles = 1 if is_kept else min(most, -(-(max_targets or len(local.active) + 1) // TILE_ROWS))
-        self.n_bytes = self._n_tiles * tile_bytes + (kept_bytes if is_kept else BLOCK_BYTES)
+        self.n_bytes = self._n_tiles * tile_bytes + (kept_bytes if is_kept else BLOCK_BYTES + max(passage_bytes))
 
     def edges(
         self,
@@ -206,6 +207,14 @@ class _Passage:
         if block.is_parallel:
             constant = constant + self._attention.constant
         self._error, self._constant = error, constant
+
+    @staticmethod
+    def n_bytes(local: LocalReplacement, layer: int) -> int:
+        """Of what a passage holds."""
+        attention, W_skip = local.run.blocks[layer].attention, local.transcoders.layers[layer].W_skip
+        held = [attention.pattern, attention.W_O, attention.W_V, *[local.run.embedding] * 3]
+        held += [] if W_skip is None else [W_skip]
+        return sum(x.numel() for x in held) * local.run.embedding.element_size()
 
     def take(self, tile: _Tile) -> None:
         """Carry a tile's adjoints past the layer's error, constants, skip and attention; the layer's targets join."""

@@ -18,7 +18,7 @@ from attrgraph.replacement import LocalReplacement, build_replacement, measure_d
 from attrgraph.selection import SELECTION_ROUND, EdgeRows, check_memory
 from attrgraph.sources import Sources
 from attrgraph.targets import LogitTargets, Targets, choose_targets
-from attrgraph.tracing import skipped_positions
+from attrgraph.tracing import check_settings, skipped_positions
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def estimate(
     """
     if model.transcoders is None:
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
+    check_settings(max_n_logits, desired_logit_prob, max_feature_nodes)
     memory = budget_bytes(memory_budget, torch.device(model.device))
     started = time.perf_counter()
     token_ids = model.tokenize(prompt)
@@ -64,12 +65,13 @@ def estimate(
     measure_deviation(local)
     seconds = {"run": time.perf_counter() - started}
     n_selected = min(len(local.active), max_feature_nodes)
-    rows_bytes = check_memory(local, len(logits) + n_selected, memory)
+    rows_bytes = check_memory(local, len(logits), n_selected, memory)
     sample = _Sample(model, local, logits, n_selected, memory - rows_bytes)
     n_between = (run.n_layers + 1) * run.n_pos  # errors and embeddings
     n_kept = n_selected + n_between + 1
     size = run.embedding.element_size()
     held = [run.embedding, run.logits, run.uncapped_logits, local.errors, local.constants, local.active.W_enc]
+    held += [stream for block in run.blocks for stream in (block.mlp_stream, block.mlp_out)]
     patterns = sum(block.attention.pattern.numel() for block in run.blocks)
     return Estimate(
         n_tokens=len(token_ids),

@@ -36,7 +36,7 @@ def read_prompts(path: str | Path) -> list[NamedPrompt]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise PromptError(f"{path}: cannot be read as UTF-8 text ({e}).") from e
     found: dict[str, NamedPrompt] = {}

@@ -57,10 +57,25 @@ def compute_rows(
     """
     n_active, n_logits = len(local.active), len(logits)
     n_selected = min(n_active, max_feature_nodes)
-    rows_bytes = check_memory(local, n_logits + n_selected, memory_bytes)
-    sweep = EdgeSweep(local, memory_bytes=memory_bytes - rows_bytes, max_targets=max_targets)
+    memory_bytes -= check_memory(local, n_logits, n_selected, memory_bytes)
     rows = local.run.embedding.new_zeros(n_logits + n_selected, n_columns(local))
-    done = 0
+    # a function of its own: what the sweeps keep is free again before rows are copied
+    selected = _fill(rows, EdgeSweep(local, memory_bytes=memory_bytes, max_targets=max_targets), local, logits, report)
+    if n_selected == n_active:
+        return EdgeRows(selected, rows[n_logits:], rows[:n_logits], left_out=0.0)
+    left_out = _leave_out(local, logits, rows, selected)
+    order = selected.argsort()
+    kept = torch.cat([selected[order], torch.arange(n_active, rows.shape[1], device=rows.device)])
+    rows = rows[torch.cat([order + n_logits, torch.arange(n_logits, device=rows.device)])[:, None], kept]
+    return EdgeRows(selected[order], rows[:n_selected], rows[n_selected:], left_out)
+
+
+def _fill(
+    rows: Tensor, sweep: EdgeSweep, local: LocalReplacement, logits: LogitTargets, report: Progress
+) -> Int[Tensor, " n_selected"]:
+    """Write edges into the logits and then into as many features as there are rows; returns which, in their order."""
+    n_active, n_logits = len(local.active), len(logits)
+    n_selected, done = len(rows) - n_logits, 0
 
     def advance(n: int) -> None:
         nonlocal done
@@ -73,8 +88,7 @@ def compute_rows(
     fill(0, logits.reads)
     if n_selected == n_active:
         fill(n_logits, feature_reads(local))
-        return EdgeRows(torch.arange(n_active, device=rows.device), rows[n_logits:], rows[:n_logits], left_out=0.0)
-
+        return torch.arange(n_active, device=rows.device)
     selected = torch.zeros(0, dtype=torch.int64, device=rows.device)
     while len(selected) < n_selected:
         influence = _influence(local, logits, rows, selected)[0][:n_active]
@@ -83,16 +97,17 @@ def compute_rows(
         best = influence.sort(descending=True, stable=True).indices[:n_round]
         fill(n_logits + len(selected), feature_reads(local, best))
         selected = torch.cat([selected, best])
-    left_out = _leave_out(local, logits, rows, selected)
-    order = selected.argsort()
-    kept = torch.cat([selected[order], torch.arange(n_active, rows.shape[1], device=rows.device)])
-    rows = rows[:, kept]
-    return EdgeRows(selected[order], rows[n_logits:][order], rows[:n_logits], left_out)
+    return selected
 
 
-def check_memory(local: LocalReplacement, n_rows: int, memory_bytes: int) -> int:
-    """What rows of edges take; raises AttrGraphError if that is more than there is."""
-    n_active, n_bytes = len(local.active), n_rows * n_columns(local) * local.run.embedding.element_size()
+def check_memory(local: LocalReplacement, n_logits: int, n_selected: int, memory_bytes: int) -> int:
+    """What rows of edges take; raises AttrGraphError if that is more than there is.
+
+    If not all features fit, in the end there are the rows with all columns and those with columns of chosen features.
+    """
+    n_active, n_rows = len(local.active), n_logits + n_selected
+    n_kept = 0 if n_selected == n_active else n_columns(local) - n_active + n_selected
+    n_bytes = n_rows * (n_columns(local) + n_kept) * local.run.embedding.element_size()
     if n_bytes > memory_bytes:
         raise AttrGraphError(
             f"{n_rows} rows of edges from {n_active} active features take {in_words(n_bytes)}, the memory budget is "
@@ -128,5 +143,5 @@ def _leave_out(local: LocalReplacement, logits: LogitTargets, rows: Tensor, sele
 def input_sum_gap(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> float:
     """Largest gap between a node's summed inputs and what it reads, relative to the larger of its size and the mean."""
     expected = torch.cat([local.active.activation[rows.selected], logits.value])
-    gap = torch.cat([rows.features, rows.logits]).sum(1) - expected
+    gap = torch.cat([rows.features.sum(1), rows.logits.sum(1)]) - expected
     return float((gap.abs() / expected.abs().clamp_min(float(expected.abs().mean()))).max())

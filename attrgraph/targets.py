@@ -72,7 +72,7 @@ def _choose(
             reads.layer[:1], reads.pos[:1], reads.vector[:1] - reads.vector[1:], reads.constant[:1] - reads.constant[1:]
         )
         text = " - ".join(model.token_text(i) for i in ids)
-        return LogitTargets([len(run.W_U)], [text], torch.ones(1), difference, value[:1] - value[1:])
+        return LogitTargets([len(run.W_U)], [text], value.new_ones(1), difference, value[:1] - value[1:])
     if targets is None:
         best = probabilities.topk(min(max_n_logits, len(probabilities)))
         reached = int(torch.searchsorted(best.values.cumsum(0), desired_logit_prob)) + 1

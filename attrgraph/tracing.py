@@ -72,10 +72,7 @@ def trace(
     report = progress or (lambda phase, done, total: None)
     if model.transcoders is None:
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
-    if max_feature_nodes < 0 or max_n_logits < 1 or (batch_size is not None and batch_size < 1):
-        raise AttrGraphError("max_feature_nodes must be at least 0, max_n_logits and batch_size at least 1.")
-    if not 0 <= desired_logit_prob <= 1:
-        raise AttrGraphError(f"desired_logit_prob is {desired_logit_prob}; expected a number between 0 and 1.")
+    check_settings(max_n_logits, desired_logit_prob, max_feature_nodes, batch_size)
     memory = budget_bytes(memory_budget, torch.device(model.device))
     report("run", 0, 1)
     token_ids = model.tokenize(prompt)
@@ -108,6 +105,16 @@ def trace(
         checks=checks,
     )
     return graph
+
+
+def check_settings(
+    max_n_logits: int, desired_logit_prob: float, max_feature_nodes: int, batch_size: int | None = None
+) -> None:
+    """Raise AttrGraphError for a number out of range."""
+    if max_feature_nodes < 0 or max_n_logits < 1 or (batch_size is not None and batch_size < 1):
+        raise AttrGraphError("max_feature_nodes must be at least 0, max_n_logits and batch_size at least 1.")
+    if not 0 <= desired_logit_prob <= 1:
+        raise AttrGraphError(f"desired_logit_prob is {desired_logit_prob}; expected a number between 0 and 1.")
 
 
 def trace_many(model: LanguageModel, prompts: Iterable[Prompt], **settings: Any) -> Iterator[Graph]:

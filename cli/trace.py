@@ -7,7 +7,7 @@ import typer
 
 from attrgraph.cli.summary import print_summary
 from attrgraph.cli.trace_many import trace_prompts
-from attrgraph.cli.writing import check_outputs, write_graph
+from attrgraph.cli.writing import check_format, check_outputs, write_graph
 from attrgraph.errors import PromptError, TargetError, TranscoderError
 from attrgraph.prompts import read_prompts
 
@@ -76,6 +76,8 @@ def trace(
         check_outputs(outputs, profile=profile, force=force)
     elif len(outputs) != 1 or target or minus or ids:
         raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
+    else:
+        check_format(ending, profile=profile, where="--format: ")
     targets = _targets(target, minus)
     asked = as_token_ids(prompt) if ids and prompt is not None else prompt
 

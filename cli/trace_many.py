@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrgraph.cli.writing import ENDINGS, write_graph
+from attrgraph.cli.writing import write_graph
 from attrgraph.errors import AttrGraphError, GraphFileError
 
 if TYPE_CHECKING:
     from attrgraph.models.language_model import LanguageModel
     from attrgraph.prompts import NamedPrompt
 
-_RECORD = "prompts.json"
+# no prompt can have this name
+_RECORD = ".prompts.json"
 
 
 def trace_prompts(
@@ -38,23 +39,21 @@ def trace_prompts(
     """
     from attrgraph.tracing import trace
 
-    if ending not in ENDINGS:
-        raise GraphFileError(f"--format is {ending!r}; expected one of {', '.join(ENDINGS)}.")
     assert model.transcoders is not None
     made_by = {"model": model.source, "transcoders": model.transcoders.source, **settings}
-    made_by |= {"thresholds": list(thresholds), "profile": profile}
-    _record(folder, made_by, prompts, force=force)
+    made_by |= {"thresholds": list(thresholds), "profile": profile, "dtype": str(model.hf_model.dtype)}
+    _record(folder, made_by, prompts, ending, force=force)
     failed = []
     for number, row in enumerate(prompts):
         progress("prompts", number, len(prompts))
         path = folder / f"{row.name}{ending}"
-        if path.exists() and not force:
+        if path.exists():
             _tell(row.name, {"file": str(path), "state": "was there"}, as_json)
             continue
         try:
             graph = trace(model, row.prompt, targets=row.targets, memory_budget=memory_budget, **settings)
             kept = graph if ending == ".safetensors" else graph.prune(*thresholds)
-            write_graph(kept, path, profile=profile, force=force)
+            write_graph(kept, path, profile=profile, force=False)
         except AttrGraphError as e:
             failed.append(row.name)
             print(f"attrgraph: {row.name}: {e}", file=sys.stderr)
@@ -69,8 +68,13 @@ def trace_prompts(
         raise AttrGraphError(f"{len(failed)} of {len(prompts)} prompts could not be traced: {', '.join(failed)}.")
 
 
-def _record(folder: Path, made_by: dict[str, Any], prompts: "Sequence[NamedPrompt]", *, force: bool) -> None:
-    """Note in the folder what its graphs are made from, and refuse if those that are there differ in it."""
+def _record(
+    folder: Path, made_by: dict[str, Any], prompts: "Sequence[NamedPrompt]", ending: str, *, force: bool
+) -> None:
+    """Note in the folder what its graphs are made from, and refuse if those that are there differ in it.
+
+    Forced, the graphs of these prompts are removed first: none may stay that is made from something else.
+    """
     from attrgraph.output import write_whole
 
     made_by = json.loads(json.dumps(made_by))
@@ -81,7 +85,11 @@ def _record(folder: Path, made_by: dict[str, Any], prompts: "Sequence[NamedPromp
             there = json.loads(path.read_text(encoding="utf-8"))
             old = there["made_by"]
             changed = [key for key in made_by.keys() | old.keys() if made_by.get(key) != old.get(key)]
-            changed += [name for name, digest in there["prompts"].items() if digests.get(name, digest) != digest]
+            changed += [
+                name
+                for name, digest in there["prompts"].items()
+                if digests.get(name, digest) != digest and (folder / f"{name}{ending}").exists()
+            ]
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
             raise GraphFileError(f"{path}: is no record of traced prompts ({e}); choose another folder.") from e
         if changed:
@@ -92,6 +100,9 @@ def _record(folder: Path, made_by: dict[str, Any], prompts: "Sequence[NamedPromp
         digests = there["prompts"] | digests
     try:
         folder.mkdir(exist_ok=True)
+        if force:
+            for row in prompts:
+                (folder / f"{row.name}{ending}").unlink(missing_ok=True)
     except OSError as e:
         raise GraphFileError(f"{folder}: cannot be made ({e}).") from e
     text = json.dumps({"made_by": made_by, "prompts": digests}, indent=1) + "\n"

@@ -21,16 +21,21 @@ def check_outputs(paths: Sequence[Path], *, profile: str, force: bool) -> None:
     """Raise for an output that could not be written, before any work is done."""
     from attrgraph.output import check_writable
 
-    if profile not in PROFILES:
-        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
     for path in paths:
         if paths.count(path) > 1:
             raise GraphFileError(f"{path}: is named twice as an output.")
-        if path.suffix not in ENDINGS:
-            raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(ENDINGS)}.")
-        if path.suffix in PICTURES and which("dot") is None:
-            raise GraphFileError(f"{path}: {NO_GRAPHVIZ}")
+        check_format(path.suffix, profile=profile, where=f"{path}: ")
         check_writable(path, overwrite=force)
+
+
+def check_format(ending: str, *, profile: str, where: str = "") -> None:
+    """Raise for an ending or a JSON profile that no graph can be written in."""
+    if profile not in PROFILES:
+        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
+    if ending not in ENDINGS:
+        raise GraphFileError(f"{where}unknown ending {ending!r}; expected one of {', '.join(ENDINGS)}.")
+    if ending in PICTURES and which("dot") is None:
+        raise GraphFileError(f"{where}{NO_GRAPHVIZ}")
 
 
 def write_graph(graph: "Graph", path: Path, *, profile: str, force: bool) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attrgraph.kernels.choose import uses_triton
 
-# of pre-activations that exist at a time: a choice, not tuned; a layer of 16,384 features at 1,024 positions fits
+# of pre-activations, and of converted weights, that exist at a time: a choice, not tuned
 _DENSE_BYTES = 64 * 2**20
 
 
@@ -56,7 +56,8 @@ def encode_sparse(
         k: for TopK; not together with thresholds.
     """
     n_pos, n_features = len(x), len(W_enc)
-    step = max(1, _DENSE_BYTES // max(1, n_pos * x.element_size()))
+    # of a step's pre-activations, and of its weights, which may have to be converted
+    step = max(1, _DENSE_BYTES // (max(x.shape) * x.element_size()))
     is_topk = threshold is None and k is not None and k < n_features
     parts, is_finite = [], torch.ones((), dtype=torch.bool, device=x.device)
     for start in range(0, max(1, n_features), step):

@@ -102,6 +102,9 @@ class Pairs:
         in_order, order = self._sorted
         features, counts = torch.unique_consecutive(in_order, return_counts=True)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        if self.is_padded:  # the padding comes last
+            n = int((features < self.n_features).sum())
+            features, offsets = features[:n], offsets[: n + 1]
         return FeaturePairs(order, self.tokens[order], offsets, features)
 
 

@@ -1,7 +1,7 @@
 """Rebuild everything that ships with the demo: `python -m attrgraph.demo.build --seed 0 -o DIR`.
 
 Trains the language model, refuses it unless it answers every task and computes the two-hop answers at the city, trains
-a cross-layer and a per-layer transcoder set on it, measures all of it, and writes the model card. About forty minutes
+a cross-layer and a per-layer transcoder set on it, measures all of it, and writes the model card. About an hour
 on two cores. Needs torch 2.9 or newer (for the Muon optimiser).
 """
 
@@ -36,7 +36,13 @@ from attrgraph.transcoders.training.streams import Activations
 
 # Few active features a token, so that those of a city's state seldom fire for other states as fillers.
 TRANSCODER_CONFIG = TrainConfig(
-    n_features=2048, l0=22.0, n_tokens=2_400_000, batch_tokens=1024, token_weight_exponent=0.5, kl_share=0.4
+    n_features=2048,
+    l0=32.0,
+    n_tokens=3_600_000,
+    batch_tokens=1024,
+    token_weight_exponent=0.25,
+    kl_weight=0.5,
+    kl_share=0.4,
 )
 _ROWS_PER_BATCH, _BATCHES_PER_ROUND = 24, 64
 _SETS = {"cross_layer": True, "per_layer": False}  # folder: is it cross-layer

@@ -35,6 +35,8 @@ def test_counts_are_those_of_the_trace(
 def test_what_trace_refuses_is_refused(traced_model: Build, prompt: list[int]) -> None:
     with pytest.raises(AttrGraphError, match="rows of edges"):
         ag.estimate(traced_model(), prompt, memory_budget="100K")
+    with pytest.raises(AttrGraphError, match="desired_logit_prob is 7"):
+        ag.estimate(traced_model(), prompt, desired_logit_prob=7.0)
     model = traced_model()
     with pytest.raises(TranscoderError, match="has no transcoders"):
         ag.estimate(LanguageModel(model.hf_model), prompt)

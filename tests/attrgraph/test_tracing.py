@@ -122,7 +122,8 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
     # nothing depends on how much is computed at a time: a budget for the rows alone, some tiles, everything
     n_targets, n_nodes = (limited.nodes["kind"].isin(kinds).sum() for kinds in (["feature", "logit"], ["error"]))
     n_columns = limited.metadata["selection"]["n_active"] + n_nodes + len(limited.prompt_tokens) + 1
-    rows_bytes = int(n_targets * n_columns * 4)
+    n_kept = n_columns - limited.metadata["selection"]["n_active"] + 600
+    rows_bytes = int(n_targets * (n_columns + n_kept) * 4)
     for settings in (
         {"memory_budget": rows_bytes},
         {"memory_budget": rows_bytes + 3_000_000},

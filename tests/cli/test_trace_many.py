@@ -37,8 +37,8 @@ def test_every_line_is_traced_as_if_it_were_alone(
     assert [(row["id"], row["answer"]) for row in told] == [("00001", "austin"), ("why-houston", "houston")]
     assert "attrgraph: no-ids: " in err and "1 of 3 prompts could not be traced: no-ids." in err
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".prompts.json",
         "00001.safetensors",
-        "prompts.json",
         "why-houston.safetensors",
     ]
     assert main(["trace", DALLAS, "-o", str(alone), "--max-feature-nodes", "40"]) == 0
@@ -67,6 +67,45 @@ def test_what_is_there_is_not_traced_again(prompts: Path, tmp_path: Path, capsys
     assert (folder / "00001.json").stat().st_mtime_ns != first.st_mtime_ns
 
 
+def test_a_prompt_that_failed_may_be_corrected(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["trace", "--prompts", str(prompts), "-o", str(tmp_path / "graphs"), "--max-feature-nodes", "5"]
+    assert main(arguments) == 1
+    prompts.write_text(
+        "\n".join([LINES[0], json.dumps({"prompt": "the capital of texas is", "id": "no-ids"}), LINES[3]]),
+        encoding="utf-8",
+    )
+    assert main(arguments) == 0
+    assert (tmp_path / "graphs/no-ids.safetensors").exists()
+
+
+def test_graphs_of_different_make_never_lie_together(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "graphs"
+    arguments = ["trace", "--prompts", str(prompts), "-o", str(folder), "--max-feature-nodes"]
+    main([*arguments, "5"])
+    capsys.readouterr()
+    assert main([*arguments, "5", "--dtype", "float64"]) == 1
+    assert "dtype changed" in capsys.readouterr().err
+    # forced, and stopped before the first graph: no old one is left that a later run could take for new
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attrgraph.tracing.trace", stop)
+        assert main([*arguments, "6", "--force"]) != 0
+    assert [path.name for path in folder.iterdir()] == [".prompts.json"]
+
+
+def test_separators_inside_a_prompt_end_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": "a\u2028b"}, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert [row.prompt for row in read_prompts(path)] == ["a\u2028b"]
+
+
 @pytest.mark.refusal
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -75,7 +114,8 @@ def test_what_is_there_is_not_traced_again(prompts: Path, tmp_path: Path, capsys
         ([DALLAS, "--prompts", "FILE", "-o", "x"], "give either a prompt or --prompts"),
         (["--prompts", "FILE"], "needs one -o, a folder"),
         (["--prompts", "FILE", "-o", "x", "--target", "austin"], "targets and token ids stand in the file"),
-        (["--prompts", "FILE", "-o", "x", "--format", ".exe"], "--format is '.exe'"),
+        (["--prompts", "FILE", "-o", "x", "--format", ".exe"], "--format: unknown ending '.exe'"),
+        (["--prompts", "FILE", "-o", "x", "--profile", "nonsense"], "unknown JSON profile 'nonsense'"),
         (["--prompts", "missing.jsonl", "-o", "x"], "missing.jsonl: cannot be read"),
     ],
 )

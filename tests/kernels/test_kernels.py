@@ -74,7 +74,7 @@ def test_encode_sparse_some_features_at_a_time(
     k = {"topk": 3, "topk of all": 1000}.get(kind)
     expected = encode_sparse_reference(x, W_enc, b_enc, threshold, k)
     for n_at_once in (1, 4, 1000) if n_features < 100 else (100,):
-        monkeypatch.setattr(encode_sparse, "_DENSE_BYTES", n_at_once * n_pos * 4)
+        monkeypatch.setattr(encode_sparse, "_DENSE_BYTES", n_at_once * max(n_pos, 7) * 4)
         found = encode_sparse.encode_sparse(x, W_enc, b_enc, threshold, k)
         assert torch.equal(found.pos, expected.pos) and torch.equal(found.feature, expected.feature)
         assert_close(found.activation, expected.activation)

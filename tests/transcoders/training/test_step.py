@@ -119,18 +119,21 @@ def test_gradients_are_those_of_the_loss(activation: str, is_cross_layer: bool, 
     assert result.nmse.shape == (N_LAYERS,)
 
 
+@pytest.mark.parametrize("optimizer", ["dense", "lazy"])
 @pytest.mark.parametrize("n_dead", [0, 5])
 @pytest.mark.parametrize("activation", ["topk", "batchtopk"])
-def test_a_step_that_knows_no_counts_is_the_same(activation: str, n_dead: int, request: pytest.FixtureRequest) -> None:
+def test_a_step_that_knows_no_counts_is_the_same(
+    activation: str, n_dead: int, optimizer: str, request: pytest.FixtureRequest
+) -> None:
     results = []
     for fixture in (None, "unknown_counts"):
         if fixture:
             request.getfixturevalue(fixture)
-        model, batch = make_model(activation=activation, optimizer="dense")
+        model, batch = make_model(activation=activation, optimizer=optimizer)
         dead = DeadFeatures(model)
         kill(model, dead, n_dead)
         result = train_step(model, batch, dead)
-        gradients = [parameter.grad for parameter in model.parameters()]
+        gradients = [parameter.grad.to_dense() for parameter in model.parameters()]
         results.append((*gradients, result.nmse, result.l0, model.running_threshold, *dead.idle))
     for known, unknown in zip(*results, strict=True):
         assert_close(unknown, known)
