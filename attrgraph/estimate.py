@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from attrgraph.selection import SELECTION_ROUND, EdgeRows, check_memory
 from attrgraph.sources import Sources
 from attrgraph.targets import LogitTargets, Targets, choose_targets
 from attrgraph.tracing import check_settings, skipped_positions
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,21 @@ def estimate(
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
     check_settings(max_n_logits, desired_logit_prob, max_feature_nodes)
     memory = budget_bytes(memory_budget, torch.device(model.device))
-    started = time.perf_counter()
     token_ids = model.tokenize(prompt)
-    run = model.run(token_ids)
-    local = build_replacement(run, model.transcoders, skipped_positions(model, token_ids, skip_positions))
-    logits = choose_targets(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
-    measure_deviation(local)
-    seconds = {"run": time.perf_counter() - started}
+    is_skipped, transcoders = skipped_positions(model, token_ids, skip_positions), model.transcoders
+
+    def prepare() -> tuple[LocalReplacement, LogitTargets]:
+        run = model.run(token_ids)
+        local = build_replacement(run, transcoders, is_skipped)
+        measure_deviation(local)
+        return local, choose_targets(
+            model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob
+        )
+
+    # the first time of everything reads files; a trace that follows finds them in memory
+    prepare()
+    run_seconds, (local, logits) = _timed(prepare)
+    run = local.run
     n_selected = min(len(local.active), max_feature_nodes)
     rows_bytes = check_memory(local, len(logits), n_selected, memory)
     sample = _Sample(model, local, logits, n_selected, memory - rows_bytes)
@@ -84,7 +94,7 @@ def estimate(
             "edges": rows_bytes + sample.sweep.n_bytes,
             "graph": 16 * (n_selected + len(logits)) * n_kept,  # at most: a value and two indices an edge
         },
-        seconds=seconds | {"edges": sample.edge_seconds(), "graph": sample.graph_seconds()},
+        seconds={"run": run_seconds, "edges": sample.edge_seconds(), "graph": sample.graph_seconds()},
     )
 
 
@@ -96,6 +106,7 @@ class _Sample:
     ) -> None:
         self._model, self._local, self._logits, self._n_selected = model, local, logits, n_selected
         self._sources = Sources(local)
+        EdgeSweep(local, memory_bytes=memory).edges(logits.reads)
         started = time.perf_counter()
         self.sweep = EdgeSweep(local, memory_bytes=memory)
         logit_rows = self.sweep.edges(logits.reads)
@@ -106,7 +117,7 @@ class _Sample:
         rows = torch.cat([logit_rows, self.sweep.edges(feature_reads(local, known))])
         # (work, seconds) of two tiles that differ much; what they read is in memory by now
         self._sweeps = [
-            (self._work(targets), _timed(lambda targets=targets: self.sweep.edges(targets)))  # type: ignore[misc]
+            (self._work(targets), _timed(lambda targets=targets: self.sweep.edges(targets))[0])  # type: ignore[misc]
             for targets in (feature_reads(local, first[tile]) for tile in (tiles[:1] + tiles[-1:]))
         ]
         # the features that a trace would choose, as far as these rows tell
@@ -160,14 +171,15 @@ class _Sample:
     def graph_seconds(self) -> float:
         """Of putting nodes and edges together, at the pace of the sample's graphs with and without features."""
         some, none = (
-            _timed(lambda rows=rows: assemble(self._model, self._local, self._logits, rows).scores())  # type: ignore[misc]
+            _timed(lambda rows=rows: assemble(self._model, self._local, self._logits, rows).scores())[0]  # type: ignore[misc]
             for rows in self._graphs
         )
         n = len(self._graphs[0].selected)
         return none + max(0.0, some - none) * self._n_selected / max(1, n)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], _Result]) -> tuple[float, _Result]:
+    """Seconds, and what the work gave."""
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    done = work()
+    return time.perf_counter() - started, done

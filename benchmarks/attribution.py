@@ -14,6 +14,7 @@ Edges between features that both engines have are compared with ours (relative F
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import attrgraph as ag
 from attrgraph.kernels.edge_rows import edge_rows
@@ -61,6 +62,8 @@ def build(folder: Path, shape: str, *, is_cross_layer: bool, active_share: float
     """A model and ReLU transcoders of which about `active_share` of features is on at a token."""
     settings = dict(SHAPES[shape])
     hf_model = create_hf_model(settings.pop("model_type"), seed=seed, bos_token_id=0, eos_token_id=0, **settings)
+    if shape.startswith("gpt2"):
+        hf_model.config.n_ctx = hf_model.config.n_positions  # TransformerLens reads the old name
     hf_model.save_pretrained(folder / "model")
     write_tokenizer(folder / "model", settings["vocab_size"])
     model = LanguageModel(hf_model)
@@ -176,6 +179,7 @@ def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> 
 
 
 def run_circuit_tracer(folder: Path, n_tokens: int, n_rows: int, batch: int, device: str) -> dict[str, Any]:
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from circuit_tracer import ReplacementModel, attribute
     from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
     from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
@@ -189,10 +193,20 @@ def run_circuit_tracer(folder: Path, n_tokens: int, n_rows: int, batch: int, dev
         paths = {layer: str(where / f"layer_{layer}.safetensors") for layer in range(len(list(where.glob("layer_*"))))}
         lazy = {"lazy_encoder": False, "lazy_decoder": False}
         transcoders = load_transcoder_set(paths, scan="bench", **lazy, **hooks, **options)
-    model = ReplacementModel.from_pretrained_and_transcoders(
-        str(folder / "model"), transcoders, backend="nnsight", **options
-    )
-    ids = prompt_ids(n_tokens, model.config.vocab_size)
+    hf_model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    if hf_model.config.model_type == "gpt2":
+        # TransformerLens takes the architecture from a name that it knows
+        (folder / "gpt2").unlink(missing_ok=True)
+        (folder / "gpt2").symlink_to(folder / "model")
+        os.chdir(folder)
+        parts = {"hf_model": hf_model, "tokenizer": AutoTokenizer.from_pretrained(folder / "model")}
+        model = ReplacementModel.from_pretrained_and_transcoders(
+            "gpt2", transcoders, backend="transformerlens", **parts, **options
+        )
+    else:
+        name = str(folder / "model")
+        model = ReplacementModel.from_pretrained_and_transcoders(name, transcoders, backend="nnsight", **options)
+    ids = prompt_ids(n_tokens, hf_model.config.vocab_size)
     started = time.perf_counter()
     graph = attribute(ids, model, batch_size=batch, max_feature_nodes=n_rows, verbose=False)
     seconds = time.perf_counter() - started

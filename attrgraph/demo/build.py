@@ -40,6 +40,7 @@ TRANSCODER_CONFIG = TrainConfig(
     l0=32.0,
     n_tokens=3_600_000,
     batch_tokens=1024,
+    dead_weight=1 / 32,
     token_weight_exponent=0.25,
     kl_weight=0.5,
     kl_share=0.4,

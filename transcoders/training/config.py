@@ -38,7 +38,7 @@ class TrainConfig:
     # of the reconstruction that dead features try to explain besides the error: with the error alone, most of those of
     # a layer that is already reconstructed well find nothing to learn and stay dead
     dead_target_share: float = 0.4
-    dead_weight: float = 1 / 32
+    dead_weight: float = 1 / 8
     # of the run, from its beginning, in which dead features try; what they add disturbs the others for a while
     revival_share: float = 1.0
     # tokens whose stream is this many times longer than the median in any layer are left out (attention sinks)
