@@ -23,6 +23,7 @@ LIMITS = {
     "answers that follow the swap, one-word cities": 0.80,
     "replacement agrees, cross-layer": 0.90,
     "state among the top 20 features, cross-layer": 0.80,
+    "replacement score of the graphs, cross-layer": 0.80,
 }
 
 
@@ -35,6 +36,7 @@ def headline(measured: dict[str, Any]) -> dict[str, float]:
         model["ceiling"]["1-word city, swapped at the city"],
         cross_layer["replacement"]["agreement"],
         cross_layer["state_features"]["share_of_cities"],
+        cross_layer["graphs"]["replacement"],
     )
     return dict(zip(LIMITS, values, strict=True))
 

@@ -42,9 +42,9 @@ write what the MLP adds to it.
 NMSE is squared error over variance; L0 the mean number of active features a token and layer; dead the share of features
 not active once on {n_tokens:,} tokens. The replacement model has every MLP outside `<bos>` replaced and attention live;
 agreement and KL(model || replacement) compare next words on held-out sentences, all words and determined words only.
-State features: share of the 224 prompts "in the state containing CITY the capital is" whose {n_top} most influential
-features include one that detects the city's state (precision >= .8 and recall >= .7, on prompts about the four other
-attributes).
+Scores are means over the graphs of 224 prompts "in the state containing CITY the capital is". State features: share of
+these prompts whose {n_top} most influential features include one that detects the city's state (precision >= .8 and
+recall >= .7, on prompts about the four other attributes).
 
 | task under replacement | cross-layer | per-layer |
 |---|---|---|
@@ -73,6 +73,8 @@ def model_card(measured: dict[str, Any], settings: dict[str, Any]) -> str:
         row("agreement, determined words", of("replacement", "agreement_at_answers")),
         row("KL, all words", of("replacement", "divergence", 4)),
         row("KL, determined words", of("replacement", "divergence_at_answers", 4)),
+        row("replacement score of the graphs", of("graphs", "replacement")),
+        row("completeness score of the graphs", of("graphs", "completeness")),
         row("state features, all cities", of("state_features", "share_of_cities")),
         row("state features, one-word cities", of("state_features", "one_word")),
         row("state features, two-word cities", of("state_features", "two_words")),

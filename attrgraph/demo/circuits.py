@@ -10,6 +10,7 @@ from torch import Tensor
 from attrgraph.demo import world
 from attrgraph.demo.measure import forward_of
 from attrgraph.demo.packing import pad_sentences
+from attrgraph.influence import Scores
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.tracing import trace
@@ -24,6 +25,7 @@ class StateFeatures:
 
     is_found: dict[str, bool]  # by city
     n_top: int
+    scores: Scores  # of the graphs, their mean
 
     @property
     def share(self) -> float:
@@ -96,10 +98,11 @@ def find_state_features(
     about other attributes, never on the traced one.
     """
     table = FiringTable(model)
-    is_found = {}
+    is_found, scores = {}, []
     for city in cities:
         prompt = world.two_hop(city, TRACED_ATTRIBUTE).prompt
         graph = trace(model, prompt)
+        scores.append(graph.scores())
         features = graph.nodes[graph.nodes["kind"] == "feature"].nlargest(n_top, "influence")
         last = len(graph.prompt_tokens) - 1
         is_found[city] = False
@@ -107,4 +110,4 @@ def find_state_features(
             if last - row.pos < 8:
                 p, r = table.precision_and_recall(row.layer, row.feature, last - row.pos, world.STATE_OF[city])
                 is_found[city] |= p >= precision and r >= recall
-    return StateFeatures(is_found, n_top)
+    return StateFeatures(is_found, n_top, Scores(*np.mean(scores, axis=0).tolist()))

@@ -219,4 +219,5 @@ def measure_transcoders(model: LanguageModel, transcoders: Transcoders) -> dict[
             "two_words": found.share_of(2),
             "n_top": found.n_top,
         },
+        "graphs": found.scores._asdict(),
     }
