@@ -14,7 +14,7 @@ DALLAS = "in the state containing dallas the capital is"
 LINES = (
     json.dumps({"prompt": DALLAS}),
     "",
-    json.dumps({"prompt": DALLAS.split()[:-1], "id": "no-ids"}),
+    json.dumps({"prompt": [999999], "id": "no-ids"}),
     json.dumps({"prompt": DALLAS, "id": "why-houston", "target": "houston"}),
 )
 
