@@ -89,11 +89,11 @@ class EdgeSweep:
 
     def __init__(self, local: LocalReplacement, *, memory_bytes: int = 2**30, max_targets: int | None = None) -> None:
         run, size = local.run, local.run.embedding.element_size()
-        self._local, self._sources = local, Sources(local)
+        self._local, self.sources = local, Sources(local)
         passage_bytes = [_Passage.n_bytes(local, layer) for layer in range(run.n_layers)]
-        kept_bytes = self._sources.n_bytes + sum(passage_bytes)
+        kept_bytes = self.sources.n_bytes + sum(passage_bytes)
         is_kept = kept_bytes <= memory_bytes // 2
-        self._sources.is_kept = is_kept
+        self.sources.is_kept = is_kept
         self._passages: list[_Passage] | None = [_Passage(local, i) for i in range(run.n_layers)] if is_kept else None
         # adjoints and what is on its way through attention, edges, and the edges again in the order of columns
         tile_bytes = TILE_ROWS * size * (2 * run.n_pos * run.embedding.shape[1] + 2 * n_columns(local))
@@ -121,10 +121,10 @@ class EdgeSweep:
         every = tiles_of(targets)
         for start in range(0, len(every), self._n_tiles):
             some = every[start : start + self._n_tiles]
-            tiles = [_Tile(self._local, targets[part], self._sources) for part in some]
+            tiles = [_Tile(self._local, targets[part], self.sources) for part in some]
             self._sweep(tiles)
             for part, tile in zip(some, tiles, strict=True):
-                tile.write(out, part, self._sources.order)
+                tile.write(out, part, self.sources.order)
                 if progress is not None:
                     progress(len(part))
         return out
@@ -135,7 +135,7 @@ class EdgeSweep:
         for tile in tiles:
             tile.join(run.n_layers, run.final_norm)
         for layer in reversed(range(run.n_layers)):
-            for writes in self._sources.into(layer):
+            for writes in self.sources.into(layer):
                 for tile in tiles:
                     n = tile.n_above[layer + 1]
                     if n and writes.first_pos < tile.n_pos:

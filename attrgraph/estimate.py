@@ -16,7 +16,6 @@ from attrgraph.memory import budget_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation
 from attrgraph.selection import SELECTION_ROUND, EdgeRows, check_memory
-from attrgraph.sources import Sources
 from attrgraph.targets import LogitTargets, Targets, choose_targets
 from attrgraph.tracing import check_settings, skipped_positions
 
@@ -105,7 +104,6 @@ class _Sample:
         self, model: LanguageModel, local: LocalReplacement, logits: LogitTargets, n_selected: int, memory: int
     ) -> None:
         self._model, self._local, self._logits, self._n_selected = model, local, logits, n_selected
-        self._sources = Sources(local)
         EdgeSweep(local, memory_bytes=memory).edges(logits.reads)
         started = time.perf_counter()
         self.sweep = EdgeSweep(local, memory_bytes=memory)
@@ -152,7 +150,7 @@ class _Sample:
                 projections = n_pos * d_model * d_head * (n_heads + len(block.attention.W_V))
                 mixing = n_pos**2 * n_heads * d_head
                 total += above[layer] * (projections + mixing)
-                total += above[layer + 1] * d_model * self._sources.n_writes(layer, n_pos)
+                total += above[layer + 1] * d_model * self.sweep.sources.n_writes(layer, n_pos)
         return total
 
     def edge_seconds(self) -> float:

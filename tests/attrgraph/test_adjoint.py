@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import D_MODEL
 
-from attrgraph import adjoint
+from attrgraph import adjoint, sources
 from attrgraph.adjoint import EdgeSweep, ReadVectors, feature_reads
 from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
@@ -146,6 +146,34 @@ def test_result_depends_on_no_amount_of_memory(traced_model: Build, prompt: list
     two_tiles = 2 * adjoint.TILE_ROWS * 4 * (len(prompt) * D_MODEL + 2 * whole.shape[1])
     for memory_bytes in (0, two_tiles):
         assert torch.equal(EdgeSweep(local, memory_bytes=memory_bytes).edges(targets), whole)
+
+
+@pytest.mark.parametrize("is_cross_layer", [True, False])
+def test_sources_come_in_their_columns_and_are_counted(
+    is_cross_layer: bool, traced_model: Build, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read block by block: every decoder row into a layer once, at its place, by the unit of activation."""
+    local = replace_locally(traced_model("llama", cross_layer=is_cross_layer), prompt)
+    active, n_pos = local.active, local.run.n_pos
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 40 * D_MODEL * 4)
+    ours = sources.Sources(local)
+    for layer in range(local.run.n_layers):
+        found, n_blocks = {}, 0
+        for writes in ours.into(layer):
+            n_blocks += 1
+            for i, column in enumerate(writes.columns):
+                rows = writes.vector[writes.offsets[i] : writes.offsets[i + 1]]
+                found |= {int(ours.order[column + j]): row for j, row in enumerate(rows)}
+                assert all(int(active.pos[ours.order[column + j]]) == writes.first_pos + i for j in range(len(rows)))
+        assert n_blocks > 1
+        first = 0 if is_cross_layer else layer
+        expected = [i for i, source in enumerate(active.layer.tolist()) if first <= source <= layer]
+        assert sorted(found) == expected
+        for i in expected:
+            source = int(active.layer[i])
+            assert torch.equal(found[i], local.transcoders.layers[source].W_dec[active.feature[i], layer - source])
+        for end in (0, 3, n_pos):
+            assert ours.n_writes(layer, end) == sum(int(active.pos[i]) < end for i in expected)
 
 
 def test_result_hardly_depends_on_the_tiles(

@@ -1,12 +1,12 @@
 """Whole traces: rows, selection, targets, edge cases."""
 
-import os
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from marks import needs_gpu, needs_interpreter
 from tiny import BOS, D_MODEL, D_VOCAB, N_LAYERS, make_model, make_transcoders
 
 import attrgraph as ag
@@ -119,6 +119,7 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
     features = whole.nodes[whole.nodes["kind"] == "feature"]
     best = features["influence"].nlargest(600).sum()
     assert features.loc[shared, "influence"].sum() > 0.9 * best
+    assert limited.metadata["selection"]["unselected_share"] == pytest.approx(share_left_out(whole, shared), rel=1e-4)
     # nothing depends on how much is computed at a time: a budget for the rows alone, some tiles, everything
     n_targets, n_nodes = (limited.nodes["kind"].isin(kinds).sum() for kinds in (["feature", "logit"], ["error"]))
     n_columns = limited.metadata["selection"]["n_active"] + n_nodes + len(limited.prompt_tokens) + 1
@@ -133,6 +134,21 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
         assert again.nodes.index.equals(limited.nodes.index)
         for name in ("data", "indices", "indptr"):
             assert np.array_equal(getattr(again.adjacency, name), getattr(limited.adjacency, name))
+
+
+def share_left_out(whole: ag.Graph, chosen: pd.Index) -> float:
+    """By the inverse of a matrix: what flows into chosen features and logits, times the share of unchosen inputs."""
+    nodes = whole.nodes
+    sizes = abs(whole.adjacency.toarray()[:-1, :-1]).astype(np.float64)  # the bias comes last
+    is_feature, is_chosen = (nodes["kind"] == "feature").to_numpy()[:-1], nodes.index.isin(chosen)[:-1]
+    sizes[is_feature & ~is_chosen] = 0
+    sums = sizes.sum(1, keepdims=True)
+    shares = np.divide(sizes, sums, out=np.zeros_like(sizes), where=sums > 0)
+    weights = nodes["probability"].to_numpy()[:-1]
+    flow = weights @ np.linalg.inv(np.eye(len(sizes)) - shares)
+    is_row = sums[:, 0] > 0
+    left_out = shares[:, is_feature & ~is_chosen].sum(1)
+    return float((flow * left_out)[is_row].sum() / flow[is_row].sum())
 
 
 def test_no_feature_nodes_at_all(traced_model: Build, prompt: list[int]) -> None:
@@ -242,10 +258,7 @@ def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> Non
         ag.trace(traced_model(), prompt, memory_budget="1M")
 
 
-@pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None,
-    reason="needs Triton's interpreter, which is not used where there is a GPU",
-)
+@needs_interpreter
 @pytest.mark.parametrize("settings", [{}, {"activation": "jumprelu", "cross_layer": False}])
 def test_triton_kernels_give_the_same_graph(
     settings: dict[str, object], traced_model: Build, prompt: list[int], monkeypatch: pytest.MonkeyPatch
@@ -259,8 +272,8 @@ def test_triton_kernels_give_the_same_graph(
     assert abs(graph.adjacency - expected.adjacency).max() < 1e-5 * scale
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu[0]
+@needs_gpu[1]
 def test_a_gpu_gives_the_same_graph(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model("llama")
     expected = ag.trace(model, prompt, max_feature_nodes=30)

@@ -1,11 +1,10 @@
 """Fixtures for the ops' tests."""
 
-import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 import torch
+from marks import needs_gpu, needs_interpreter
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +24,8 @@ def fixed_seed() -> None:
 @pytest.fixture(
     params=[
         "torch",
-        pytest.param(
-            "triton",
-            marks=pytest.mark.skipif(
-                os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None,
-                reason="needs Triton's interpreter, which is not used where there is a GPU",
-            ),
-        ),
-        pytest.param(
-            "triton on a GPU",
-            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
-        ),
+        pytest.param("triton", marks=needs_interpreter),
+        pytest.param("triton on a GPU", marks=needs_gpu),
     ]
 )
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

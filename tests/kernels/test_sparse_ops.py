@@ -1,12 +1,11 @@
 """The sparse ops agree with their references: PyTorch in float64, then Triton in the dtypes it is for."""
 
-import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import pytest
 import torch
+from marks import needs_gpu, needs_interpreter
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -44,19 +43,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 every_width = pytest.mark.parametrize("shape", (SHAPES | WIDE_SHAPES).values(), ids=SHAPES | WIDE_SHAPES)
 either_gradient = pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
 on_cpu_and_gpu = pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param(
-            "cpu",
-            marks=pytest.mark.skipif(
-                os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None,
-                reason="needs Triton's interpreter, which is not used where there is a GPU",
-            ),
-        ),
-        pytest.param(
-            "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
-        ),
-    ],
+    "device", [pytest.param("cpu", marks=needs_interpreter), pytest.param("cuda", marks=needs_gpu)]
 )
 
 
