@@ -51,8 +51,15 @@ class ReadVectors:
 
 def feature_reads(local: LocalReplacement, index: Int[Tensor, " n"] | slice = slice(None)) -> ReadVectors:
     """Active features as targets: the encoder row reads, `b_enc` is the constant."""
-    active = local.active
-    return ReadVectors(active.layer[index], active.pos[index], active.W_enc[index], active.b_enc[index])
+    active, embedding = local.active, local.run.embedding
+    layer, feature = active.layer[index], active.feature[index]
+    reads = ReadVectors(
+        layer, active.pos[index], embedding.new_empty(len(layer), embedding.shape[1]), embedding.new_empty(len(layer))
+    )
+    for one in layer.unique().tolist():
+        here = (layer == one).nonzero()[:, 0]
+        reads.vector[here], reads.constant[here] = local.transcoders.encoder_rows(one, feature[here], embedding)
+    return reads
 
 
 def n_columns(local: LocalReplacement) -> int:
@@ -92,6 +99,7 @@ class EdgeSweep:
         self._local, self.sources = local, Sources(local)
         passage_bytes = [_Passage.n_bytes(local, layer) for layer in range(run.n_layers)]
         kept_bytes = self.sources.n_bytes + sum(passage_bytes)
+        memory_bytes = max(0, memory_bytes - run.pattern_bytes)
         is_kept = kept_bytes <= memory_bytes // 2
         self.sources.is_kept = is_kept
         self._passages: list[_Passage] | None = [_Passage(local, i) for i in range(run.n_layers)] if is_kept else None
@@ -212,9 +220,10 @@ class _Passage:
     def n_bytes(local: LocalReplacement, layer: int) -> int:
         """Of what a passage holds."""
         attention, W_skip = local.run.blocks[layer].attention, local.transcoders.layers[layer].W_skip
-        held = [attention.pattern, attention.W_O, attention.W_V, *[local.run.embedding] * 3]
+        held = [attention.W_O, attention.W_V, *[local.run.embedding] * 3]
         held += [] if W_skip is None else [W_skip]
-        return sum(x.numel() for x in held) * local.run.embedding.element_size()
+        n_entries = sum(x.numel() for x in held) + len(attention.W_O) * local.run.n_pos**2
+        return n_entries * local.run.embedding.element_size()
 
     def take(self, tile: _Tile) -> None:
         """Carry a tile's adjoints past the layer's error, constants, skip and attention; the layer's targets join."""

@@ -17,7 +17,7 @@ from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation
 from attrgraph.selection import SELECTION_ROUND, EdgeRows, check_memory
 from attrgraph.targets import LogitTargets, Targets, choose_targets
-from attrgraph.tracing import check_settings, skipped_positions
+from attrgraph.tracing import check_settings, keeps_patterns, skipped_positions
 
 _Result = TypeVar("_Result")
 
@@ -61,8 +61,10 @@ def estimate(
     token_ids = model.tokenize(prompt)
     is_skipped, transcoders = skipped_positions(model, token_ids, skip_positions), model.transcoders
 
+    keep_patterns = keeps_patterns(model, len(token_ids), memory)
+
     def prepare() -> tuple[LocalReplacement, LogitTargets]:
-        run = model.run(token_ids)
+        run = model.run(token_ids, keep_patterns=keep_patterns)
         local = build_replacement(run, transcoders, is_skipped)
         measure_deviation(local)
         return local, choose_targets(
@@ -78,10 +80,8 @@ def estimate(
     sample = _Sample(model, local, logits, n_selected, memory - rows_bytes)
     n_between = (run.n_layers + 1) * run.n_pos  # errors and embeddings
     n_kept = n_selected + n_between + 1
-    size = run.embedding.element_size()
-    held = [run.embedding, run.logits, run.uncapped_logits, local.errors, local.constants, local.active.W_enc]
+    held = [run.embedding, run.logits, run.uncapped_logits, local.errors, local.constants]
     held += [stream for block in run.blocks for stream in (block.mlp_stream, block.mlp_out)]
-    patterns = sum(block.attention.pattern.numel() for block in run.blocks)
     return Estimate(
         n_tokens=len(token_ids),
         n_active=len(local.active),
@@ -89,7 +89,7 @@ def estimate(
         n_nodes=n_kept + len(logits),
         bytes={
             "weights": sum(p.nbytes for p in model.hf_model.parameters()) + model.transcoders.n_bytes,
-            "run": sum(x.nbytes for x in held) + size * patterns,
+            "run": sum(x.nbytes for x in held) + run.pattern_bytes,
             "edges": rows_bytes + sample.sweep.n_bytes,
             "graph": 16 * (n_selected + len(logits)) * n_kept,  # at most: a value and two indices an edge
         },

@@ -15,6 +15,9 @@ from torch import Tensor
 from attrgraph.models.frozen import FrozenNorm, FrozenRun
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
+# encoder rows that exist at a time: a choice, not tuned
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class LocalReplacement:
@@ -78,7 +81,7 @@ def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
     Every active feature's activation is computed anew from the replaced stream, so a mistake in any frozen part, in a
     read point or in an error vector shows in the result.
     """
-    run, active, config = local.run, local.active, local.transcoders.config
+    run, config = local.run, local.transcoders.config
     stream = run.embedding if run.position_embedding is None else run.embedding + run.position_embedding
     outs = [error + constant for error, constant in zip(local.errors, local.constants, strict=True)]
     for layer, block in enumerate(run.blocks):
@@ -86,15 +89,24 @@ def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
         mlp_stream = stream if block.is_parallel else stream + attended
         norm = block.read_norm(config.feature_input_hook)
         read = mlp_stream if norm is None else norm.apply(mlp_stream)
-        rows = active.in_layer(layer)
-        recomputed = (read[active.pos[rows]] * active.W_enc[rows]).sum(-1) + active.b_enc[rows]
-        _add_written(outs, local.transcoders, active, layer, recomputed)
+        _add_written(outs, local.transcoders, local.active, layer, _activations_at(local, layer, read))
         skip = local.transcoders.skip(layer, read)
         out = outs[layer] if skip is None else outs[layer] + skip
         write_norm = local.write_norm(layer)
         stream = stream + attended + (out if write_norm is None else write_norm.apply(out))
     logits = run.W_U @ run.final_norm.apply(stream)[-1]
     return logits if run.b_U is None else logits + run.b_U
+
+
+def _activations_at(local: LocalReplacement, layer: int, read: Tensor) -> Tensor:
+    """What the active features of one layer read from a stream."""
+    parts, rows = [read.new_zeros(0)], local.active.in_layer(layer)
+    for pos, features in zip(
+        local.active.pos[rows].split(_ROWS_AT_ONCE), local.active.feature[rows].split(_ROWS_AT_ONCE), strict=True
+    ):
+        W_enc, b_enc = local.transcoders.encoder_rows(layer, features, read)
+        parts.append(W_enc.mul_(read[pos]).sum(-1).add_(b_enc))
+    return torch.cat(parts)
 
 
 def measure_deviation(local: LocalReplacement) -> float:

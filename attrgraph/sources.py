@@ -1,13 +1,13 @@
 """What active features write into the stream, layer by layer, in the order in which the sweep needs it."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from attrgraph.kernels.edge_rows import Writes
 from attrgraph.replacement import LocalReplacement
+from attrgraph.transcoders.paging import release
 
 # of decoder rows that are gathered at a time where not all are kept: a choice, not tuned
 BLOCK_BYTES = 64 * 2**20
@@ -35,7 +35,7 @@ class Sources:
         # where in the order the features of (pos, layer) begin, at pos * n_layers + layer
         self._bounds = [0, *ends]
         self.is_kept = is_kept
-        self._kept: dict[int, list[Writes]] = {}
+        self._kept: list[list[Writes]] | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -58,47 +58,56 @@ class Sources:
 
     def into(self, layer: int) -> Iterator[Writes]:
         """What is written into the stream at one layer, some positions at a time."""
-        if not self.is_kept:
-            yield from self._gather(layer)
+        if self.is_kept:
+            if self._kept is None:
+                self._kept = self._gather_all()
+            yield from self._kept[layer]
             return
-        if layer not in self._kept:
-            self._kept[layer] = list(self._gather(layer))
-        yield from self._kept[layer]
-
-    def _gather(self, layer: int) -> Iterator[Writes]:
-        run = self._local.run
         first = 0 if self._local.transcoders.config.is_cross_layer else layer
-        columns = [self._bounds[pos * run.n_layers + first] for pos in range(run.n_pos)]
-        counts = [self._bounds[pos * run.n_layers + layer + 1] - columns[pos] for pos in range(run.n_pos)]
-        most = BLOCK_BYTES // (run.embedding.shape[1] * run.embedding.element_size())
-        start = 0
-        while start < run.n_pos:
+        for writes in self._blocks(layer):
+            for source in range(first, layer + 1):
+                self._fill(writes, source, layer)
+            yield writes
+        for source in range(first, layer + 1):
+            release(self._local.transcoders.layers[source].W_dec)
+
+    def _gather_all(self) -> list[list[Writes]]:
+        """Of all layers: each source layer's rows are read once, for all layers that they write into."""
+        transcoders = self._local.transcoders
+        into = [list(self._blocks(layer)) for layer in range(self._local.run.n_layers)]
+        for source, weights in enumerate(transcoders.layers):
+            for target in range(source, source + transcoders.n_targets(source)):
+                for writes in into[target]:
+                    self._fill(writes, source, target)
+            release(weights.W_dec)
+        return into
+
+    def _blocks(self, layer: int) -> Iterator[Writes]:
+        """Room for what is written at one layer, as many positions at a time as fit `BLOCK_BYTES`."""
+        embedding, n_layers, n_pos = self._local.run.embedding, self._local.run.n_layers, self._local.run.n_pos
+        first = 0 if self._local.transcoders.config.is_cross_layer else layer
+        columns = [self._bounds[pos * n_layers + first] for pos in range(n_pos)]
+        counts = [self._bounds[pos * n_layers + layer + 1] - columns[pos] for pos in range(n_pos)]
+        most, start = BLOCK_BYTES // (embedding.shape[1] * embedding.element_size()), 0
+        while start < n_pos:
             end, n = start + 1, counts[start]
-            while end < run.n_pos and n + counts[end] <= most:
+            while end < n_pos and n + counts[end] <= most:
                 n += counts[end]
                 end += 1
-            offsets = [0]
-            for count in counts[start:end]:
-                offsets.append(offsets[-1] + count)
-            vectors = self._vectors(layer, first, start, offsets, columns[start:end])
-            yield Writes(vectors, start, offsets, columns[start:end])
+            offsets = [0, *accumulate(counts[start:end])]
+            yield Writes(embedding.new_empty(n, embedding.shape[1]), start, offsets, columns[start:end])
             start = end
 
-    def _vectors(
-        self, layer: int, first: int, start: int, offsets: list[int], columns: list[int]
-    ) -> Float[Tensor, "n_writes d_model"]:
-        """Decoder rows into `layer` of features of layers `first` to `layer` at positions from `start` on, in order."""
-        local, active, norm = self._local, self._local.active, self._local.write_norm(layer)
-        vectors = active.activation.new_empty(offsets[-1], local.run.embedding.shape[1])
+    def _fill(self, writes: Writes, source: int, target: int) -> None:
+        """Put the decoder rows of one layer's features where they belong among the writes."""
+        local, active, norm = self._local, self._local.active, self._local.write_norm(target)
+        rows, device = active.in_layer(source), writes.vector.device
+        bounds = torch.tensor([writes.first_pos, writes.first_pos + len(writes.columns)], device=device)
+        begin, end = torch.searchsorted(active.pos[rows], bounds).tolist()
+        some = slice(rows.start + begin, rows.start + end)
+        pos = active.pos[some]
         # from a feature's column to its place here
-        shift = torch.tensor(offsets[:-1], device=vectors.device) - torch.tensor(columns, device=vectors.device)
-        for source in range(first, layer + 1):
-            rows = active.in_layer(source)
-            bounds = torch.tensor([start, start + len(columns)], device=vectors.device)
-            begin, end = torch.searchsorted(active.pos[rows], bounds).tolist()
-            some = slice(rows.start + begin, rows.start + end)
-            pos = active.pos[some]
-            written = local.transcoders.decoder_rows(source, layer, active.feature[some], vectors)
-            written = written if norm is None else norm.linear(written, pos)
-            vectors.index_copy_(0, self._column[some] + shift[pos - start], written)
-        return vectors
+        shift = torch.tensor(writes.offsets[:-1], device=device) - torch.tensor(writes.columns, device=device)
+        places = self._column[some] + shift[pos - writes.first_pos]
+        written = local.transcoders.decoder_rows(source, target, active.feature[some], writes.vector)
+        writes.vector.index_copy_(0, places, written if norm is None else norm.linear(written, pos))

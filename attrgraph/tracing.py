@@ -76,7 +76,7 @@ def trace(
     memory = budget_bytes(memory_budget, torch.device(model.device))
     report("run", 0, 1)
     token_ids = model.tokenize(prompt)
-    run = model.run(token_ids)
+    run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
     is_skipped = skipped_positions(model, token_ids, skip_positions)
     local = build_replacement(run, model.transcoders, is_skipped)
     logits = choose_targets(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
@@ -105,6 +105,11 @@ def trace(
         checks=checks,
     )
     return graph
+
+
+def keeps_patterns(model: LanguageModel, n_pos: int, memory: int) -> bool:
+    """Whether attention patterns take so small a part of the memory that they are kept."""
+    return model.pattern_bytes(n_pos) <= memory // 4
 
 
 def check_settings(

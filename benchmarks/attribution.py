@@ -33,6 +33,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import attrgraph as ag
+from attrgraph.adjoint import feature_reads
 from attrgraph.kernels.edge_rows import edge_rows
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
@@ -169,7 +170,8 @@ def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> 
             stream = stream + out
         seen = torch.stack([reads[int(active.layer[t])][i, int(active.pos[t])] for i, t in enumerate(targets)])
         below = int(active.layer[targets].max())
-        gradients = torch.autograd.grad((seen * active.W_enc[targets]).sum(), outs[:below]) if below else ()
+        reads_at = feature_reads(local, targets).vector
+        gradients = torch.autograd.grad((seen * reads_at).sum(), outs[:below]) if below else ()
     rows, errors = run.embedding.new_zeros(n, len(active)), run.embedding.new_zeros(n, run.n_layers, run.n_pos)
     for layer, gradient in enumerate(gradients):
         for writes in sources.into(layer):

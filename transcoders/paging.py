@@ -1,25 +1,35 @@
-"""Pages of memory-mapped weights that have been read and are not needed soon."""
+"""Memory of weights that lie in memory-mapped files and have been used."""
 
 import ctypes
 import mmap
 import sys
 
-import psutil
+import numpy as np
 from torch import Tensor
 
-# Linux 5.4: reclaim these pages now. What is in a file is dropped and read again when asked for; nothing is ever lost.
-_MADV_PAGEOUT = 21
+_MADV_DONTNEED = 4
+# bits of an entry of /proc/self/pagemap (proc_pid_pagemap(5))
+_PRESENT, _SWAPPED, _OF_FILE = (1 << bit for bit in (63, 62, 61))
 
 
-def page_out(x: Tensor) -> None:
-    """Let the system have the memory of a tensor's pages. On systems that cannot, and for GPU tensors, do nothing."""
-    if sys.platform != "linux" or x.device.type != "cpu" or not x.numel():
+def release(x: Tensor) -> None:
+    """Take a mapped tensor's pages out of the process; they stay in the system's cache and come back when read.
+
+    Only pages that are the file's own: a tensor in memory, or one that somebody has written to, is left as it is.
+    Does nothing on systems other than Linux and for GPU tensors.
+    """
+    if sys.platform != "linux" or x.device.type != "cpu" or not x.is_contiguous():
         return
-    start = x.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-    end = x.data_ptr() + x.nbytes  # of a view with gaps between its rows, only a part
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
-
-
-def is_scarce(n_bytes: int) -> bool:
-    """Whether so much would take more than half of the memory that is free."""
-    return n_bytes > psutil.virtual_memory().available // 2
+    first, end = -(-x.data_ptr() // mmap.PAGESIZE), (x.data_ptr() + x.nbytes) // mmap.PAGESIZE
+    if end <= first:
+        return
+    try:
+        with open("/proc/self/pagemap", "rb") as file:
+            file.seek(8 * first)
+            pages = np.frombuffer(file.read(8 * (end - first)), dtype=np.uint64)
+    except OSError:
+        return
+    is_own = (pages & np.uint64(_PRESENT) == 0) | (pages & np.uint64(_OF_FILE) != 0)
+    if len(pages) == end - first and bool((is_own & (pages & np.uint64(_SWAPPED) == 0)).all()):
+        where, size = first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(where), ctypes.c_size_t(size), _MADV_DONTNEED)

@@ -13,7 +13,7 @@ from attrgraph.errors import ResultError, TranscoderError
 from attrgraph.kernels.encode_sparse import encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
-from attrgraph.transcoders.paging import is_scarce, page_out
+from attrgraph.transcoders.paging import release
 
 # of decoder rows that are converted at a time: a choice, not tuned
 _CONVERTED_BYTES = 64 * 2**20
@@ -48,14 +48,12 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class ActiveFeatures:
-    """The active features of one prompt, ascending by (layer, position, feature), with their read vectors."""
+    """The active features of one prompt, ascending by (layer, position, feature)."""
 
     layer: Int[Tensor, " n_active"]
     pos: Int[Tensor, " n_active"]
     feature: Int[Tensor, " n_active"]
     activation: Float[Tensor, " n_active"]  # equals the pre-activation: every activation kind is the identity where on
-    W_enc: Float[Tensor, "n_active d_model"]
-    b_enc: Float[Tensor, " n_active"]
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -175,7 +173,7 @@ class Transcoders:
         Raises:
             ResultError: the encoder's weights are not finite.
         """
-        parts, is_large = [], is_scarce(self.n_bytes)
+        parts = []
         positions = (~is_skipped).nonzero()[:, 0]
         for layer, read in enumerate(reads):
             weights = self.layers[layer]
@@ -184,20 +182,23 @@ class Transcoders:
             )
             if not bool(found.is_finite):
                 raise self._not_finite(layer)
-            features = found.feature.to(weights.W_enc.device)
-            parts.append(
-                (
-                    torch.full_like(found.pos, layer),
-                    positions[found.pos],
-                    found.feature,
-                    found.activation,
-                    weights.W_enc[features].to(read),
-                    weights.b_enc[features].to(read),
-                )
-            )
-            if is_large:
-                page_out(weights.W_enc)
+            parts.append((torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation))
+            release(weights.W_enc)
         return ActiveFeatures(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def encoder_rows(
+        self, layer: int, features: Int[Tensor, " n"], like: Tensor
+    ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+        """Encoder rows and biases of some features of one layer; only these rows are read.
+
+        Args:
+            like: a tensor of the wanted type, on the wanted device.
+        """
+        weights = self.layers[layer]
+        at = features.to(weights.W_enc.device)
+        W_enc, b_enc = weights.W_enc.index_select(0, at).to(like), weights.b_enc.index_select(0, at).to(like)
+        release(weights.W_enc)
+        return W_enc, b_enc
 
     def decoder_rows(
         self, source: int, target: int, features: Int[Tensor, " n"], like: Tensor
@@ -227,6 +228,7 @@ class Transcoders:
             out = self._written_converted(table, activations, features, offsets.tolist())
         if not bool(torch.isfinite(out).all()):
             raise ResultError(f"decoder rows of layer {layer} are not finite; the transcoder's weights hold NaN.")
+        release(W_dec)
         by_target: Tensor = out.unflatten(1, (W_dec.shape[1], -1))
         return by_target
 

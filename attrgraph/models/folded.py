@@ -4,7 +4,7 @@ The scales of the norms around attention go into the pattern, their weights and 
 step of a sweep is spent on norms: out = sum over heads of pattern'^T (g W_out) W_in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ class AttentionAdjoint:
 
     @staticmethod
     def of(block: FrozenBlock) -> "AttentionAdjoint":
+        block = replace(block, attention=block.attention.holding_pattern())
         attention, norm, post = block.attention, block.attention_norm, block.attention_post_norm
         n_heads, d_model, d_head = attention.W_O.shape
         W_out = attention.W_O.permute(1, 0, 2).reshape(d_model, n_heads * d_head)

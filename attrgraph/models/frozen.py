@@ -4,6 +4,7 @@ With patterns and scales frozen, everything between two MLPs is affine. Each par
 read vectors travel backwards through it is `models.folded`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,11 +57,21 @@ class FrozenAttention:
     Several query heads may share a value head: query head `h` uses value head `h * n_value_heads // n_heads`.
     """
 
-    pattern: Float[Tensor, "n_heads n_pos n_pos"]  # [head, query, key]
+    recall: Callable[[], Float[Tensor, "n_heads n_pos n_pos"]]  # gives the pattern: as kept, or computed again
     W_V: Float[Tensor, "n_value_heads d_head d_model"]
     W_O: Float[Tensor, "n_heads d_model d_head"]
     b_V: Float[Tensor, "n_value_heads d_head"] | None
     b_O: Float[Tensor, " d_model"] | None
+
+    @property
+    def pattern(self) -> Float[Tensor, "n_heads n_pos n_pos"]:
+        """Attention weights [head, query, key]."""
+        return self.recall()
+
+    def holding_pattern(self) -> "FrozenAttention":
+        """The same with the pattern in memory."""
+        pattern = self.pattern
+        return replace(self, recall=lambda: pattern)
 
     @property
     def n_heads_per_value(self) -> int:
@@ -144,6 +155,7 @@ class FrozenRun:
     b_U: Float[Tensor, " d_vocab"] | None
     logits: Float[Tensor, " d_vocab"]  # of the last position, soft-capped if the model does so
     uncapped_logits: Float[Tensor, " d_vocab"]  # before soft-capping, recomputed from `final_stream`
+    pattern_bytes: int  # of attention patterns that are kept in memory
     unembedding_deviation: float  # largest difference of the recomputed logits, capped again, from the model's own
 
     @property

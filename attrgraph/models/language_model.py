@@ -1,6 +1,6 @@
 """A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -26,7 +26,8 @@ class _Recording:
 
     streams: dict[int, Tensor] = field(default_factory=dict)
     mlp_streams: dict[int, Tensor] = field(default_factory=dict)
-    patterns: dict[int, Tensor] = field(default_factory=dict)
+    patterns: dict[int, Callable[[], Tensor]] = field(default_factory=dict)
+    looks_ahead: list[int] = field(default_factory=list)  # layers whose attention is not causal
     attention_outs: dict[int, Tensor] = field(default_factory=dict)
     mlp_outs: dict[int, Tensor] = field(default_factory=dict)
 
@@ -172,16 +173,20 @@ class LanguageModel:
     # -- one run -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def run(self, token_ids: Int[Tensor, " n_pos"]) -> FrozenRun:
+    def run(self, token_ids: Int[Tensor, " n_pos"], *, keep_patterns: bool = True) -> FrozenRun:
         """Run the model once and freeze its attention patterns and norm scales.
 
         Tensors of the result are float32, or float64 if the model is.
+
+        Args:
+            token_ids: of one prompt.
+            keep_patterns: keep attention patterns in memory; else each is computed again whenever it is needed.
 
         Raises:
             ResultError: activations or logits are not finite (usually NaN or infinite weights).
             UnsupportedModelError: attention is not causal.
         """
-        with self._recording() as seen:
+        with self._recording(keep_patterns) as seen:
             logits = self.hf_model(input_ids=token_ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
         final_stream = self._to_engine(seen.streams[self.n_layers])
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
@@ -213,6 +218,7 @@ class LanguageModel:
             b_U=b_U,
             logits=self._to_engine(logits),
             uncapped_logits=uncapped_logits,
+            pattern_bytes=self.pattern_bytes(len(token_ids)) if keep_patterns else 0,
             unembedding_deviation=float((recomputed - self._to_engine(logits)).abs().max()),
         )
 
@@ -257,8 +263,13 @@ class LanguageModel:
         """At least float32: half precision is widened, never the other way."""
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
+    def pattern_bytes(self, n_pos: int) -> int:
+        """Of the attention patterns of all layers."""
+        size = torch.promote_types(self.dtype, torch.float32).itemsize
+        return self.n_layers * int(self.config.num_attention_heads) * n_pos**2 * size
+
     @contextmanager
-    def _recording(self) -> Iterator[_Recording]:
+    def _recording(self, keep_patterns: bool) -> Iterator[_Recording]:
         """Record what enters and leaves the parts of every block during one forward pass of one prompt."""
         seen, family = _Recording(), self.family
         handles = []
@@ -269,20 +280,31 @@ class LanguageModel:
 
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
-        def record_output(module: nn.Module, store: dict[int, Tensor], layer: int, item: int | None = None) -> None:
+        def record_output(module: nn.Module, store: dict[int, Tensor], layer: int) -> None:
             def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                store[layer] = (output if item is None else output[item])[0].detach()
+                store[layer] = output[0].detach()
 
             handles.append(module.register_forward_hook(hook))
+
+        def record_attention(module: nn.Module, layer: int) -> None:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                seen.attention_outs[layer], pattern = output[0][0].detach(), output[1][0].detach()
+                if bool(pattern.triu(1).any()):
+                    seen.looks_ahead.append(layer)
+                if keep_patterns:
+                    kept = self._to_engine(pattern)
+                    seen.patterns[layer] = lambda: kept
+                else:  # exactly the same call again
+                    seen.patterns[layer] = lambda: self._to_engine(module(*args, **kwargs)[1][0].detach())
+
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
         try:
             for layer, block in enumerate(self.layer_modules()):
                 record_input(block, seen.streams, layer)
                 record_input(self._block_part(layer, family.mlp_norm), seen.mlp_streams, layer)
                 record_output(self._block_part(layer, family.mlp), seen.mlp_outs, layer)
-                attention = self._block_part(layer, family.attention)
-                record_output(attention, seen.attention_outs, layer, item=0)
-                record_output(attention, seen.patterns, layer, item=1)
+                record_attention(self._block_part(layer, family.attention), layer)
             record_input(self._body_part(family.final_norm), seen.streams, self.n_layers)
             yield seen
         finally:
@@ -297,8 +319,7 @@ class LanguageModel:
         )
         if W_V is None or W_O is None:
             raise AssertionError("value and output projections always have weights")
-        pattern = self._to_engine(seen.patterns[layer])
-        if bool(pattern.triu(1).any()):
+        if layer in seen.looks_ahead:
             raise UnsupportedModelError(f"attention of layer {layer} looks ahead; only causal models can be traced.")
         mlp_out = self._to_engine(seen.mlp_outs[layer])
         mlp_stream = self._to_engine(seen.mlp_streams[layer])
@@ -306,7 +327,7 @@ class LanguageModel:
             attention_norm=self._frozen_norm(
                 self._block_part(layer, family.attention_norm), self._to_engine(seen.streams[layer])
             ),
-            attention=FrozenAttention(pattern, W_V, W_O, b_V, b_O),
+            attention=FrozenAttention(seen.patterns[layer], W_V, W_O, b_V, b_O),
             attention_post_norm=self._optional_norm(layer, family.attention_post_norm, seen.attention_outs[layer]),
             mlp_norm=self._frozen_norm(self._block_part(layer, family.mlp_norm), mlp_stream),
             mlp_post_norm=self._optional_norm(layer, family.mlp_post_norm, mlp_out),

@@ -1,6 +1,5 @@
 """An edge is a gradient of the frozen model, and rows sum to what their targets read."""
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +10,7 @@ from attrgraph import adjoint, sources
 from attrgraph.adjoint import EdgeSweep, ReadVectors, feature_reads
 from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation, replacement_logits
+from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation
 
 Build = Callable[..., LanguageModel]
 
@@ -89,7 +88,8 @@ def test_edges_are_gradients_of_the_frozen_model(
         norm = block.read_norm(config.feature_input_hook)
         seen = mlp_stream if norm is None else norm.apply(mlp_stream)
         rows = local.active.in_layer(layer)
-        read.append((seen[local.active.pos[rows]] * local.active.W_enc[rows]).sum(-1) + local.active.b_enc[rows])
+        weights, features = transcoders.layers[layer], local.active.feature[rows]
+        read.append((seen[local.active.pos[rows]] * weights.W_enc[features]).sum(-1) + weights.b_enc[features])
         out = local.errors[layer] * error_factors[layer][:, None] + local.constants[layer]
         for i, source in enumerate(local.active.layer.tolist()):
             if source == layer or (config.is_cross_layer and source < layer):
@@ -131,11 +131,21 @@ def test_edge_equals_the_change_when_the_source_is_removed(traced_model: Build, 
 
 def _logits_with_features_held(local: LocalReplacement, *, without: int | None = None) -> torch.Tensor:
     """Every feature has its recorded activation again, but one that has none."""
-    active, activation = local.active, local.active.activation.clone()
+    active, factors = local.active, torch.ones(len(local.active))
     if without is not None:
-        activation[without] = 0
-    held = dataclasses.replace(active, W_enc=torch.zeros_like(active.W_enc), b_enc=activation)
-    return replacement_logits(dataclasses.replace(local, active=held))
+        factors[without] = 0
+    outs = [error + constant for error, constant in zip(local.errors, local.constants, strict=True)]
+    for layer in range(local.run.n_layers):
+        rows = active.in_layer(layer)
+        written = local.transcoders.written(layer, active, active.activation[rows] * factors[rows], local.run.n_pos)
+        for i, part in enumerate(written.unbind(1)):
+            outs[layer + i] = outs[layer + i] + part
+    run = local.run
+    stream = run.embedding if run.position_embedding is None else run.embedding + run.position_embedding
+    for layer, block in enumerate(run.blocks):
+        norm = local.write_norm(layer)
+        stream = stream + block.attend(stream) + (outs[layer] if norm is None else norm.apply(outs[layer]))
+    return run.W_U @ run.final_norm.apply(stream)[-1]
 
 
 def test_result_depends_on_no_amount_of_memory(traced_model: Build, prompt: list[int]) -> None:

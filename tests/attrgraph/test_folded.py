@@ -21,8 +21,9 @@ def make_norm(*, is_centered: bool) -> FrozenNorm:
 
 def make_block(n_value_heads: int, norm: FrozenNorm, post_norm: FrozenNorm | None) -> FrozenBlock:
     future = torch.ones(N_POS, N_POS).triu(1).bool()
+    pattern = random(N_HEADS, N_POS, N_POS).masked_fill(future, -torch.inf).softmax(-1)
     attention = FrozenAttention(
-        pattern=random(N_HEADS, N_POS, N_POS).masked_fill(future, -torch.inf).softmax(-1),
+        recall=lambda: pattern,
         W_V=random(n_value_heads, D_HEAD, D_MODEL),
         W_O=random(N_HEADS, D_MODEL, D_HEAD),
         b_V=random(n_value_heads, D_HEAD),

@@ -136,6 +136,25 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
             assert np.array_equal(getattr(again.adjacency, name), getattr(limited.adjacency, name))
 
 
+def test_patterns_that_are_not_kept_change_nothing(
+    family: str, traced_model: Build, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = traced_model(family)
+    kept = ag.trace(model, prompt)
+    run, keep = LanguageModel.run, []
+
+    def record(*args: object, keep_patterns: bool = True) -> object:
+        keep.append(keep_patterns)
+        return run(*args, keep_patterns=keep_patterns)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LanguageModel, "run", record)
+    monkeypatch.setattr(LanguageModel, "pattern_bytes", lambda self, n_pos: 2**60)
+    again = ag.trace(model, prompt)
+    assert keep == [False]
+    assert again.nodes.equals(kept.nodes) and (again.adjacency != kept.adjacency).nnz == 0
+    assert again.metadata["checks"] == kept.metadata["checks"]
+
+
 def share_left_out(whole: ag.Graph, chosen: pd.Index) -> float:
     """By the inverse of a matrix: what flows into chosen features and logits, times the share of unchosen inputs."""
     nodes = whole.nodes

@@ -1,22 +1,33 @@
-"""Paging out changes no number."""
+"""Releasing pages changes no number, and frees those of files."""
 
 from pathlib import Path
 
+import psutil
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from attrgraph.transcoders.paging import is_scarce, page_out
+from attrgraph.transcoders.paging import release
 
 
-def test_pages_come_back_with_what_they_held(tmp_path: Path) -> None:
+def test_released_pages_come_back_with_what_they_held(tmp_path: Path) -> None:
     in_memory = torch.randn(3000, 100)
     save_file({"x": in_memory}, tmp_path / "x.safetensors")
     from_file = load_file(tmp_path / "x.safetensors")["x"]
-    for x in (in_memory, from_file, from_file[7:], from_file[:, ::2], torch.zeros(0)):
+    changed = load_file(tmp_path / "x.safetensors")["x"]
+    changed[1500] += 1.0  # these pages are in memory only
+    for x in (in_memory, from_file, from_file[7:], from_file[:, ::2], changed, torch.zeros(3000, 100), torch.zeros(0)):
         expected = x.clone()
-        page_out(x)
+        release(x)
         assert torch.equal(x, expected)
 
 
-def test_memory_is_scarce_for_what_would_fill_it() -> None:
-    assert is_scarce(2**60) and not is_scarce(2**20)
+@pytest.mark.skipif(not psutil.LINUX, reason="pages are released on Linux only")
+def test_released_pages_are_no_longer_in_the_process(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(2**22)}, tmp_path / "x.safetensors")
+    x = load_file(tmp_path / "x.safetensors")["x"]
+    assert float(x.sum()) == 2**22
+    before = psutil.Process().memory_info().rss
+    release(x)
+    freed = before - psutil.Process().memory_info().rss
+    assert freed > 0.9 * x.nbytes
