@@ -31,6 +31,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from work import edge_work, machine_limits
 
 import attrgraph as ag
 from attrgraph.adjoint import feature_reads
@@ -102,7 +103,6 @@ def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int, device: s
     """Trace, and keep the graph for comparison; seconds by phase are of the fastest run."""
     model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device=device)
     ids = prompt_ids(n_tokens, model.d_vocab).tolist()
-    estimated = ag.estimate(model, ids, max_feature_nodes=n_rows)
     runs: list[tuple[float, dict[str, float]]] = []
     for _ in range(n_repeats):
         phases: dict[str, float] = {}
@@ -117,13 +117,49 @@ def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int, device: s
         graph = ag.trace(model, ids, max_feature_nodes=n_rows, progress=mark)
         runs.append((time.perf_counter() - started, {**phases, "rest": time.perf_counter() - last}))
     graph.save(folder / "ours.safetensors", overwrite=True)
+    peak = peak_gib(device)
+    estimated = ag.estimate(model, ids, max_feature_nodes=n_rows)
     return {
         "seconds": [seconds for seconds, _ in runs],
-        "estimated_seconds": sum(estimated.seconds.values()),
         "phases": min(runs, key=lambda run: run[0])[1],
+        "peak_gib": peak,
+        "estimated_seconds": sum(estimated.seconds.values()),
+        "estimated_gib": sum(estimated.bytes.values()) / 2**30,
+        "work": work_of(model, ids, graph, min(run[1]["edges"] for run in runs)),
         "n_active": graph.metadata["selection"]["n_active"],
         "checks": graph.metadata["checks"],
     }
+
+
+def peak_gib(device: str) -> float:
+    """Of the process's resident memory so far, or of what torch held on the GPU."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+@torch.no_grad()
+def work_of(model: LanguageModel, ids: list[int], graph: ag.Graph, seconds: float) -> dict[str, float]:
+    """What computing the graph's edges took, beside the machine's limits."""
+    assert model.transcoders is not None
+    token_ids = torch.tensor(ids, device=model.device)
+    is_bos = torch.arange(len(ids), device=model.device) == 0
+    local = build_replacement(model.run(token_ids), model.transcoders, is_bos)
+    needed = edge_work(local, feature_reads(local, places_of(local, feature_keys(graph))))
+    limits = machine_limits("cpu" if model.device.type == "cpu" else str(model.device))
+    return {
+        **needed,
+        **limits,
+        "share_of_flop_per_second": needed["flop"] / seconds / limits["flop_per_second"],
+        "share_of_bytes_per_second": needed["bytes"] / seconds / limits["bytes_per_second"],
+    }
+
+
+def places_of(local: LocalReplacement, keys: list[tuple[int, int, int]]) -> Tensor:
+    """Which active features have these layers, positions and numbers."""
+    columns = (column.tolist() for column in (local.active.layer, local.active.pos, local.active.feature))
+    place = {key: i for i, key in enumerate(zip(*columns, strict=True))}
+    return torch.tensor([place[key] for key in keys], device=local.active.layer.device)
 
 
 @torch.no_grad()
@@ -137,9 +173,7 @@ def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int, device:
         ids = prompt_ids(n_tokens, model.d_vocab).to(model.device)
         local = build_replacement(model.run(ids), model.transcoders, torch.arange(n_tokens, device=ids.device) == 0)
         active = local.active
-        columns = (column.tolist() for column in (active.layer, active.pos, active.feature))
-        place = {key: i for i, key in enumerate(zip(*columns, strict=True))}
-        chosen = torch.tensor([place[key] for key in keys], device=ids.device)
+        chosen = places_of(local, keys)
         order = active.layer[chosen].argsort(descending=True, stable=True)
         sources = Sources(local, is_kept=True)
         rows = torch.cat([grouped_rows(local, sources, part) for part in chosen[order].split(batch)])
@@ -243,7 +277,7 @@ def run_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             result = run_grouped(folder, n_tokens, arguments.batch, arguments.repeats, device)
         case _:
             result = run_circuit_tracer(folder, n_tokens, arguments.rows, arguments.batch, device)
-    return result | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return {"peak_gib": peak_gib(device)} | result
 
 
 def in_own_process(

@@ -2,7 +2,8 @@
 
 Each in a process of its own, with its peak of resident memory:
 
-- long: 1,024 tokens at GPT-2-small shape, cross-layer transcoders of 4,096 features a layer, 1,000 feature rows;
+- long: 1,024 tokens at GPT-2-small shape, cross-layer transcoders of 4,096 features a layer, 1,000 feature rows, with a
+  memory budget of 4 GiB;
 - longest: 4,096 tokens on a small model;
 - folder: a transcoder folder larger than the machine's memory (a sparse file: all but some rows are zeros).
 """
@@ -40,7 +41,8 @@ SHAPES["small"] = {
     "vocab_size": 5000,
     "max_position_embeddings": 4096,
 }
-CASES = {"long": ("gpt2-long", 1024), "longest": ("small", 4096), "folder": ("gpt2", 16)}
+# shape, tokens, memory budget
+CASES = {"long": ("gpt2-long", 1024, "4G"), "longest": ("small", 4096, None), "folder": ("gpt2", 16, None)}
 N_ROWS, ACTIVE_SHARE, ROWS_WITH_WEIGHTS = 1000, 0.0118, 300
 
 
@@ -86,13 +88,15 @@ def write_large_folder(folder: Path, n_layers: int, d_model: int, n_bytes: int) 
 
 def run_case(case: str, folder: Path) -> dict[str, Any]:
     """In a process of its own, on what `prepare` wrote."""
-    _, n_tokens = CASES[case]
+    _, n_tokens, budget = CASES[case]
     model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device="cpu")
     assert model.transcoders is not None
     started = time.perf_counter()
-    graph = ag.trace(model, prompt_ids(n_tokens, model.d_vocab).tolist(), max_feature_nodes=N_ROWS)
+    ids = prompt_ids(n_tokens, model.d_vocab).tolist()
+    graph = ag.trace(model, ids, max_feature_nodes=N_ROWS, memory_budget=budget)
     return {
         "n_tokens": n_tokens,
+        "memory_budget": budget,
         "selection": graph.metadata["selection"],
         "checks": graph.metadata["checks"],
         "seconds": time.perf_counter() - started,
@@ -102,7 +106,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
 
 
 def prepare(case: str, folder: Path) -> None:
-    shape, _ = CASES[case]
+    shape, _, _ = CASES[case]
     build(folder, shape, is_cross_layer=True, active_share=ACTIVE_SHARE)
     if case == "folder":
         size = int(1.2 * psutil.virtual_memory().total)
