@@ -34,16 +34,21 @@ from attrgraph.transcoders.training.parameters import FeatureDictionary
 from attrgraph.transcoders.training.run import Hooks, train_transcoders
 from attrgraph.transcoders.training.streams import Activations
 
-# Few active features a token, so that those of a city's state seldom fire for other states as fillers.
+# TopK, so that rare words have features too; few active and few revived ones, so that those of a city's state seldom
+# fire for other states as fillers.
 TRANSCODER_CONFIG = TrainConfig(
+    activation="topk",
     n_features=2048,
-    l0=32.0,
-    n_tokens=3_600_000,
+    l0=24.0,
+    n_tokens=2_460_000,
     batch_tokens=1024,
-    dead_weight=1 / 32,
-    token_weight_exponent=0.25,
-    kl_weight=0.5,
-    kl_share=0.4,
+    dead_after=150_000,
+    dead_weight=1 / 8,
+    dead_target_share=0.0,
+    n_dead_active=32,
+    token_weight_exponent=0.5,
+    kl_weight=0.25,
+    kl_share=0.5,
 )
 _ROWS_PER_BATCH, _BATCHES_PER_ROUND = 24, 64
 _SETS = {"cross_layer": True, "per_layer": False}  # folder: is it cross-layer
@@ -134,7 +139,7 @@ def write_report(folder: Path, *, seed: int) -> None:
         "d_vocab": len(world.VOCABULARY),
         "n_steps": sum(stage.n_steps for stage in STAGES),
         "n_features": TRANSCODER_CONFIG.n_features,
-        "l0": f"{TRANSCODER_CONFIG.l0:g}",
+        "k": f"{TRANSCODER_CONFIG.l0 / MODEL_CONFIG['num_hidden_layers']:g}",
     }
     (folder / "report.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(measured, settings), encoding="utf-8")

@@ -31,8 +31,7 @@ share of answers that follow.
 
 ## Transcoders (`cross_layer/`, `per_layer/`)
 
-{n_features} features a layer, trained as BatchTopK with {l0} active a token in all layers together, exported as
-JumpReLU with one calibrated threshold a layer, bfloat16. They read the stream before the MLP's norm and
+{n_features} features a layer, TopK {k} a token and layer, bfloat16. They read the stream before the MLP's norm and
 write what the MLP adds to it.
 
 | | cross-layer | per-layer |
