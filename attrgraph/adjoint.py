@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.kernels.edge_rows import edge_rows
+from attrgraph.memory import large_empty
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.frozen import FrozenNorm
 from attrgraph.replacement import LocalReplacement
@@ -125,7 +126,7 @@ class EdgeSweep:
             out: zeros that the edges are written into.
         """
         if out is None:
-            out = self._local.run.embedding.new_zeros(len(targets), n_columns(self._local))
+            out = large_empty(self._local.run.embedding, len(targets), n_columns(self._local)).zero_()
         every = tiles_of(targets)
         for start in range(0, len(every), self._n_tiles):
             some = every[start : start + self._n_tiles]
@@ -165,8 +166,9 @@ class _Tile:
         new = run.embedding.new_zeros
         self.local, self.targets = local, targets
         self.n_pos = int(targets.pos.max()) + 1  # causal: nothing after the last target matters
-        self.g = new(n, self.n_pos, run.embedding.shape[1])  # adjoint of the stream
-        self.edges = new(n, sources.n_columns(self.n_pos))  # in the order of `sources`, by the unit of activation
+        self.g = large_empty(run.embedding, n, self.n_pos, run.embedding.shape[1]).zero_()  # adjoint of the stream
+        # in the order of `sources`, by the unit of activation
+        self.edges = large_empty(run.embedding, n, sources.n_columns(self.n_pos)).zero_()
         self.errors, self.embeddings = new(n, run.n_layers, self.n_pos), new(n, self.n_pos)
         self.bias = targets.constant.clone()
         self.n_above = n_above(targets, run.n_layers)

@@ -1,15 +1,19 @@
-"""How much memory there is, and how much of it a trace may take."""
+"""How much memory there is, how much of it a trace may take, and tensors that take much."""
 
+import ctypes
 import re
+import sys
 
 import psutil
 import torch
+from torch import Tensor
 
 from attrgraph.errors import AttrGraphError
 
 # of what is free when a trace begins
 _SHARE = 0.5
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_HUGE_PAGE, _MADV_HUGEPAGE = 2**21, 14
 
 
 def free_bytes(device: torch.device) -> int:
@@ -17,6 +21,20 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def large_empty(like: Tensor, *shape: int) -> Tensor:
+    """An uninitialised tensor of the type and device of another; if it is large, on huge pages where Linux has them.
+
+    The first write to each page of new memory costs far more than the write itself.
+    """
+    x = like.new_empty(shape)
+    if sys.platform == "linux" and x.device.type == "cpu":
+        start = -(-x.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+        size = (x.data_ptr() + x.nbytes) // _HUGE_PAGE * _HUGE_PAGE - start
+        if size > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+    return x
 
 
 def parse_bytes(size: int | str) -> int:

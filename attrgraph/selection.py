@@ -10,7 +10,7 @@ from torch import Tensor
 from attrgraph.adjoint import EdgeSweep, ReadVectors, feature_reads, n_columns
 from attrgraph.errors import AttrGraphError
 from attrgraph.kernels.influence import influence_rows
-from attrgraph.memory import in_words
+from attrgraph.memory import in_words, large_empty
 from attrgraph.replacement import LocalReplacement
 from attrgraph.targets import LogitTargets
 
@@ -58,7 +58,7 @@ def compute_rows(
     n_active, n_logits = len(local.active), len(logits)
     n_selected = min(n_active, max_feature_nodes)
     memory_bytes -= check_memory(local, n_logits, n_selected, memory_bytes)
-    rows = local.run.embedding.new_zeros(n_logits + n_selected, n_columns(local))
+    rows = large_empty(local.run.embedding, n_logits + n_selected, n_columns(local)).zero_()
     # a function of its own: what the sweeps keep is free again before rows are copied
     selected = _fill(rows, EdgeSweep(local, memory_bytes=memory_bytes, max_targets=max_targets), local, logits, report)
     if n_selected == n_active:

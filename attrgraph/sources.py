@@ -6,6 +6,7 @@ from itertools import accumulate
 import torch
 
 from attrgraph.kernels.edge_rows import Writes
+from attrgraph.memory import large_empty
 from attrgraph.replacement import LocalReplacement
 from attrgraph.transcoders.paging import release
 
@@ -95,7 +96,7 @@ class Sources:
                 n += counts[end]
                 end += 1
             offsets = [0, *accumulate(counts[start:end])]
-            yield Writes(embedding.new_empty(n, embedding.shape[1]), start, offsets, columns[start:end])
+            yield Writes(large_empty(embedding, n, embedding.shape[1]), start, offsets, columns[start:end])
             start = end
 
     def _fill(self, writes: Writes, source: int, target: int) -> None:

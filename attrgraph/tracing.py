@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -165,15 +166,18 @@ def _count_unknown(model: LanguageModel, token_ids: Tensor) -> int:
     return 0 if unknown is None or unknown == model.bos_token_id else int((token_ids == unknown).sum())
 
 
+_version = cache(version)  # looking one up reads files
+
+
 def _provenance(model: LanguageModel) -> dict[str, Any]:
     """Where the numbers come from. Nothing here changes between two runs of the same thing."""
     transcoders = model.transcoders
     assert transcoders is not None  # trace has refused before
     return {
-        "generator": {"name": "attrgraph", "version": version("attrgraph")},
+        "generator": {"name": "attrgraph", "version": _version("attrgraph")},
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "numpy", "scipy")},
+            **{name: _version(name) for name in ("torch", "transformers", "numpy", "scipy")},
         },
         "model": {**model.source, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
         "transcoders": {

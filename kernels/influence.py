@@ -7,7 +7,7 @@ from torch import Tensor
 from attrgraph.kernels.choose import uses_triton
 
 # of rows whose absolute values are taken at a time: a choice, not tuned
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 
 
 def influence_rows_reference(

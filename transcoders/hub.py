@@ -74,7 +74,8 @@ def digest_files(paths: Iterable[Path]) -> str:
         total.update(f"{path.name}:{size}:".encode())
         with path.open("rb") as file:
             if size <= _HASH_WHOLE_BYTES:
-                total.update(file.read())
+                while piece := file.read(2**20):
+                    total.update(piece)
             else:
                 kind = "sampled-sha256"
                 for start in range(0, size, _STRETCH_BYTES):

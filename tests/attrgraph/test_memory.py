@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.memory import budget_bytes, in_words, parse_bytes
+from attrgraph.memory import budget_bytes, in_words, large_empty, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,11 @@ def test_default_budget_is_a_share_of_what_is_free() -> None:
 @pytest.mark.parametrize(("n_bytes", "words"), [(512, "0.5 KiB"), (3 * 2**19, "1.5 MiB"), (5 * 2**40, "5120.0 GiB")])
 def test_messages_give_sizes_in_binary_units(n_bytes: int, words: str) -> None:
     assert in_words(n_bytes) == words
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 7), (700, 1024)])
+def test_large_tensors_are_tensors_like_others(shape: tuple[int, int]) -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    x = large_empty(like, *shape).zero_()
+    assert x.shape == shape and x.dtype == like.dtype and x.is_contiguous()
+    assert torch.equal(x + 1, torch.ones(shape, dtype=torch.float64))
