@@ -30,8 +30,9 @@ from attrgraph.models.frozen import FrozenNorm
 from attrgraph.replacement import LocalReplacement
 from attrgraph.sources import BLOCK_BYTES, Sources
 
-# targets of a tile: a choice, not tuned; more make larger matrix products, but share fewer positions' worth of work
-TILE_ROWS = 64
+# targets of a tile: more make larger matrix products and read decoder rows less often, but take more memory and share
+# fewer positions
+TILE_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ class _Tile:
         self.errors, self.embeddings = new(n, run.n_layers, self.n_pos), new(n, self.n_pos)
         self.bias = targets.constant.clone()
         self.n_above = n_above(targets, run.n_layers)
+        self.n_spread = 0  # of these have passed attention: the others' adjoints are still at one position
 
     def join(self, layer: int, norm: FrozenNorm | None) -> None:
         """Add the read vectors of a layer's targets, taken back through the norm in front of them."""
@@ -242,4 +244,8 @@ class _Passage:
         tile.join(layer, self._read_norm)
         if not self._is_parallel:
             tile.bias[:n_on] += tile.dots(n_on, [self._attention.constant]).sum((0, 2))
-        self._attention.add_to(tile.g[: len(at_attention)], at_attention)
+        n_passing = len(at_attention)
+        self._attention.add_to(
+            tile.g[:n_passing], at_attention, n_spread=tile.n_spread, pos=tile.targets.pos[:n_passing]
+        )
+        tile.n_spread = n_passing

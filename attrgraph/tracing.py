@@ -48,7 +48,7 @@ def trace(
             many.
         max_feature_nodes: with more active features, the most influential ones are chosen, best first; what the others
             write is then counted to the bias node.
-        batch_size: an upper limit on the targets computed together, in steps of 64; need not be set, since it follows
+        batch_size: an upper limit on the targets computed together, in steps of 128; need not be set, since it follows
             from the memory budget.
         memory_budget: bytes, or text such as "8G", that edges and what computes them may take; by default half of what
             is free. The graph does not depend on it.

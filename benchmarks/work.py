@@ -15,7 +15,7 @@ def edge_work(local: LocalReplacement, targets: ReadVectors) -> dict[str, float]
 
     Operations: at each layer that a target's adjoint passes, two projections and the mixing over positions up to the
     target's, and a product with each decoder row that is written there. Bytes: at each layer the adjoint is read twice
-    and written once; decoder rows are read once for every 64 targets.
+    and written once; decoder rows are read once for every 128 targets.
     """
     run, sources, size = local.run, Sources(local), local.run.embedding.element_size()
     n_heads, d, d_head = run.blocks[0].attention.W_O.shape

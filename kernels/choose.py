@@ -19,9 +19,8 @@ def uses_triton(x: Tensor) -> bool:
     asked = os.environ.get("ATTRGRAPH_KERNELS", "auto")
     if asked not in ("auto", "torch", "triton"):
         raise AttrGraphError(f"ATTRGRAPH_KERNELS is {asked!r}; expected torch, triton or auto.")
-    is_installed = find_spec("triton") is not None
     if asked == "triton":
-        if not is_installed:
+        if find_spec("triton") is None:
             raise AttrGraphError(
                 "ATTRGRAPH_KERNELS=triton, but triton is not installed; install it or unset the variable."
             )
@@ -31,4 +30,4 @@ def uses_triton(x: Tensor) -> bool:
                 "TRITON_INTERPRET=1 to interpret kernels on a CPU."
             )
         return True
-    return asked == "auto" and is_installed and x.is_cuda
+    return asked == "auto" and x.is_cuda and find_spec("triton") is not None

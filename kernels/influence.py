@@ -48,6 +48,7 @@ def influence_rows(
     total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
     flow = weight.to(torch.float64, copy=True)
     step = max(1, _BLOCK_BYTES // max(1, rows.shape[1] * rows.element_size()))
+    held = rows.new_empty(0 if uses_triton(rows) else min(step, len(rows)), rows.shape[1])
     for of_level in level.unique().flip(0):
         at = (level == of_level).nonzero()[:, 0]
         own = column[at]
@@ -59,7 +60,7 @@ def influence_rows(
             add_shares_triton(rows, at, torch.where(sums > 0, flow[at] / sums, 0.0), total)
             continue
         for some in at.split(step):
-            size = rows[some].abs()
+            size = torch.index_select(rows, 0, some, out=held[: len(some)]).abs_()
             sums = size.sum(1).to(torch.float64)
             share = torch.where(sums > 0, flow[some] / sums, 0.0)
             total += share.to(size.dtype) @ size

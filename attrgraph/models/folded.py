@@ -7,7 +7,7 @@ step of a sweep is spent on norms: out = sum over heads of pattern'^T (g W_out) 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.kernels.mix_heads import mix_heads
@@ -42,19 +42,41 @@ class AttentionAdjoint:
         return AttentionAdjoint(W_out, pattern, W_in, len(attention.W_V), d_head, constant)
 
     def add_to(
-        self, out: Float[Tensor, "n_rows n_pos d_model"], gradient: Float[Tensor, "n_rows n_pos d_model"]
+        self,
+        out: Float[Tensor, "n_rows n_pos d_model"],
+        gradient: Float[Tensor, "n_rows n_pos d_model"],
+        *,
+        n_spread: int,
+        pos: Int[Tensor, " n_rows"],
     ) -> None:
         """Add the read vectors at attention's input to `out`, which may be `gradient` itself.
 
         Causal: both may hold only the prompt's first positions.
+
+        Args:
+            n_spread: rows that have passed attention before; the others are zero but at one position.
+            pos: that position, for every row.
         """
-        n_pos = gradient.shape[1]
+        n_pos, n_rows = gradient.shape[1], len(gradient)
         pattern, step = self.pattern[:, :n_pos, :n_pos], max(1, _VECTORS // n_pos)
-        for start in range(0, len(gradient), step):
-            some = slice(start, start + step)
-            by_head = (gradient[some].flatten(0, 1) @ self.W_out).view(-1, n_pos, len(pattern), self.d_head)
-            mixed = mix_heads(by_head, pattern, self.n_value_heads)
+        starts = [*range(0, n_spread, step), *range(n_spread, n_rows, step)]
+        for start in starts:
+            is_spread = start < n_spread
+            some = slice(start, min(start + step, n_spread if is_spread else n_rows))
+            if is_spread:
+                by_head = (gradient[some].flatten(0, 1) @ self.W_out).view(-1, n_pos, len(pattern), self.d_head)
+                mixed = mix_heads(by_head, pattern, self.n_value_heads)
+            else:
+                mixed = self._spread(gradient[some], pos[some])
             out[some].view(-1, out.shape[2]).addmm_(mixed.reshape(-1, len(self.W_in)), self.W_in)
+
+    def _spread(self, gradient: Tensor, pos: Tensor) -> Float[Tensor, "n_rows n_pos n_value_heads d_head"]:
+        """What heads mix of rows that are zero but at one position: no more of them is projected."""
+        rows = torch.arange(len(pos), device=pos.device)
+        by_head = (gradient[rows, pos] @ self.W_out).view(len(pos), self.n_value_heads, -1, self.d_head)
+        weights = self.pattern[:, pos, : gradient.shape[1]].unflatten(0, (self.n_value_heads, -1))
+        mixed: Tensor = torch.einsum("vgrk,rvgc->rkvc", weights, by_head)
+        return mixed
 
 
 @dataclass(frozen=True)

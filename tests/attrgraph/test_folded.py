@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm
 
-N_POS, D_MODEL, D_HEAD, N_HEADS, N_ROWS = 5, 8, 3, 4, 2
+N_POS, D_MODEL, D_HEAD, N_HEADS, N_ROWS = 5, 8, 3, 4, 5
 
 
 def random(*size: int) -> Tensor:
@@ -47,7 +47,13 @@ def test_attention_adjoint_is_the_transpose(is_centered: bool, post: str, n_valu
     u[:, :n_pos] = random(N_ROWS, n_pos, D_MODEL)
     read = u[:, :n_pos].contiguous()
     out = torch.ones_like(read)
-    adjoint.add_to(out, read)
+    # as if no row had passed attention before but the first ones, which are all there is in one case
+    n_spread = N_ROWS if n_pos == N_POS else 2
+    pos = torch.arange(N_ROWS) % n_pos
+    is_zero = (torch.arange(N_ROWS) >= n_spread)[:, None] & (torch.arange(n_pos) != pos[:, None])
+    read[is_zero] = 0
+    u[:, :n_pos] = read
+    adjoint.add_to(out, read, n_spread=n_spread, pos=pos)
     forwards = torch.einsum("rpd,pd->r", u, block.attend(x) - adjoint.constant)
     assert_close(torch.einsum("rpd,pd->r", out - 1, x[:n_pos]), forwards)
 

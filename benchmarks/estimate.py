@@ -1,0 +1,115 @@
+"""Estimates beside what then happens: `python benchmarks/estimate.py [-o OUT.json]`.
+
+The shipped demo and an untrained model of GPT-2-small's shape; each case estimates and traces in turns, in one process.
+Seconds are medians; memory is what a trace adds to the process's own (not mapped) pages at its peak, beside what the
+estimate says of the run, the edges and the graph. Linux only.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from attribution import build, prompt_ids
+
+import attrgraph as ag
+
+DALLAS = "in the state containing dallas the capital is"
+CASES = {
+    "demo": ("demo", DALLAS, 7500),
+    "demo, 50 features": ("demo", DALLAS, 50),
+    "demo, 25 tokens": ("demo", " ".join([DALLAS] * 3), 7500),
+    "gpt2, 16 tokens, 1,000 features": ("gpt2", 16, 1000),
+    "gpt2, 16 tokens, 4,000 features": ("gpt2", 16, 4000),
+    "gpt2, 64 tokens, 1,000 features": ("gpt2", 64, 1000),
+}
+
+
+class PeakMemory:
+    """The most that the process's own pages grow by in a `with` block."""
+
+    def __enter__(self) -> "PeakMemory":
+        self._start = self.bytes = own_bytes()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self.bytes -= self._start
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.002):
+            self.bytes = max(self.bytes, own_bytes())
+
+
+def own_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError("this system does not say how much memory is a process's own")
+
+
+def measure(model: ag.LanguageModel, prompt: Any, max_feature_nodes: int, n_rounds: int) -> dict[str, Any]:
+    estimated, seconds = [], []
+    for _ in range(n_rounds):
+        cost = ag.estimate(model, prompt, max_feature_nodes=max_feature_nodes)
+        estimated.append(sum(cost.seconds.values()))
+        started = time.perf_counter()
+        with PeakMemory() as peak:
+            graph = ag.trace(model, prompt, max_feature_nodes=max_feature_nodes)
+        seconds.append(time.perf_counter() - started)
+        assert len(graph.nodes) == cost.n_nodes
+    expected = sum(cost.bytes[phase] for phase in ("run", "edges", "graph"))
+    return {
+        "estimated_seconds": estimated,
+        "seconds": seconds,
+        "ratio": statistics.median(estimated) / statistics.median(seconds),
+        "estimated_mib": expected / 2**20,
+        "peak_mib": peak.bytes / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "cases": {},
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        build(folder, "gpt2", is_cross_layer=True, active_share=0.0118)
+        loaded = {
+            "demo": ag.load_model("demo"),
+            "gpt2": ag.load_model(folder / "model", transcoders=folder / "transcoders", device="cpu"),
+        }
+        for name, (which, given, rows) in CASES.items():
+            model = loaded[which]
+            prompt = given if isinstance(given, str) else prompt_ids(given, model.d_vocab).tolist()
+            found = measure(model, prompt, rows, arguments.rounds)
+            report["cases"][name] = found
+            print(
+                f"{name:<34} estimated / measured: {found['ratio']:.2f} seconds, "
+                f"{found['estimated_mib']:.0f} / {found['peak_mib']:.0f} MiB",
+                flush=True,
+            )
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
