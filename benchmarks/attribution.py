@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from work import edge_work, machine_limits
+from work import edge_work, machine_limits, peak_gib
 
 import attrgraph as ag
 from attrgraph.adjoint import feature_reads
@@ -130,13 +129,6 @@ def run_ours(folder: Path, n_tokens: int, n_rows: int, n_repeats: int, device: s
         "n_active": graph.metadata["selection"]["n_active"],
         "checks": graph.metadata["checks"],
     }
-
-
-def peak_gib(device: str) -> float:
-    """Of the process's resident memory so far, or of what torch held on the GPU."""
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return torch.cuda.max_memory_allocated() / 2**30
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ Each in a process of its own, with its peak of resident memory:
 import argparse
 import json
 import platform
-import resource
 import struct
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import psutil
 import torch
 import yaml
 from attribution import SHAPES, build, prompt_ids
+from work import peak_gib
 
 import attrgraph as ag
 from attrgraph.transcoders.config import CROSS_LAYER
@@ -101,7 +101,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         "checks": graph.metadata["checks"],
         "seconds": time.perf_counter() - started,
         "transcoders_gib": model.transcoders.n_bytes / 2**30,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib("cpu"),
     }
 
 

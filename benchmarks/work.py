@@ -1,7 +1,9 @@
-"""The work that a trace's edges take, and what the machine can do at most."""
+"""The work that a trace's edges take, what the machine can do at most, and what memory a process has taken."""
 
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -43,6 +45,17 @@ def machine_limits(device: str) -> dict[str, float]:
         "flop_per_second": 2 * n**3 / _fastest(lambda: torch.mm(a, b), device),
         "bytes_per_second": 2 * len(source) / _fastest(lambda: target.copy_(source), device),
     }
+
+
+def peak_gib(device: str) -> float:
+    """Of the process's resident memory so far, or of what torch held on the GPU."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # getrusage counts what the parent had when it started the process
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
 
 
 def _fastest(work: Callable[[], object], device: str, n: int = 8) -> float:
