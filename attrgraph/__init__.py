@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attrgraph.corpus import read_corpus
     from attrgraph.errors import AttrGraphError
-    from attrgraph.estimate import estimate
+    from attrgraph.estimation import estimate
     from attrgraph.evaluation import evaluate
     from attrgraph.graph import Graph
     from attrgraph.graph_loading import load_graph
     from attrgraph.influence import Scores
+    from attrgraph.interventions import Set
     from attrgraph.models.language_model import LanguageModel
     from attrgraph.models.loading import load_model
+    from attrgraph.perturbation import Effect, intervene
     from attrgraph.targets import LogitDifference
     from attrgraph.tracing import trace, trace_many
     from attrgraph.training.train import train
@@ -28,14 +30,17 @@ if TYPE_CHECKING:
 # Importing torch and transformers takes seconds, so each name is imported when it is first used.
 _HOMES = {
     "AttrGraphError": "attrgraph.errors",
+    "Effect": "attrgraph.perturbation",
     "Graph": "attrgraph.graph",
     "LanguageModel": "attrgraph.models.language_model",
     "LogitDifference": "attrgraph.targets",
     "Scores": "attrgraph.influence",
+    "Set": "attrgraph.interventions",
     "TrainConfig": "attrgraph.transcoders.training.config",
     "Transcoders": "attrgraph.transcoders",
-    "estimate": "attrgraph.estimate",
+    "estimate": "attrgraph.estimation",
     "evaluate": "attrgraph.evaluation",
+    "intervene": "attrgraph.perturbation",
     "load_graph": "attrgraph.graph_loading",
     "load_model": "attrgraph.models.loading",
     "load_transcoders": "attrgraph.transcoders",
@@ -48,14 +53,17 @@ _HOMES = {
 
 __all__ = [
     "AttrGraphError",
+    "Effect",
     "Graph",
     "LanguageModel",
     "LogitDifference",
     "Scores",
+    "Set",
     "TrainConfig",
     "Transcoders",
     "estimate",
     "evaluate",
+    "intervene",
     "load_graph",
     "load_model",
     "load_transcoders",

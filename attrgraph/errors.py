@@ -29,6 +29,10 @@ class TargetError(AttrGraphError):
     """A logit target names no token of the model, or is not a direction in its stream."""
 
 
+class InterventionError(AttrGraphError):
+    """An intervention names a node that a run does not have, or sets it in a way that it cannot be set."""
+
+
 class GraphFileError(AttrGraphError):
     """A graph file cannot be read, written or drawn."""
 

@@ -35,7 +35,7 @@ def estimate(
         raise TranscoderError(f"{model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub).")
     asked = as_token_ids(prompt) if ids else prompt
 
-    from attrgraph.estimate import estimate as estimate_prompt
+    from attrgraph.estimation import estimate as estimate_prompt
     from attrgraph.memory import in_words
     from attrgraph.models.loading import load_model
 
@@ -46,6 +46,7 @@ def estimate(
         return
     print(f"tokens    {cost.n_tokens}")
     print(f"features  {cost.n_active} active, {cost.n_selected} of them in the graph; {cost.n_nodes} nodes")
-    print("memory    " + ", ".join(f"{phase} {in_words(n)}" for phase, n in cost.bytes.items()))
-    phases = ", ".join(f"{phase} {value:.1f}" for phase, value in cost.seconds.items())
-    print(f"seconds   {sum(cost.seconds.values()):.1f} ({phases})")
+    of_phases = ", ".join(f"{phase} {in_words(n)}" for phase, n in cost.bytes.items())
+    print(f"memory    {in_words(cost.peak_bytes)} at a time besides the weights ({of_phases})")
+    phases = ", ".join(f"{phase} {value:.2f}" for phase, value in cost.seconds.items())
+    print(f"seconds   {sum(cost.seconds.values()):.2f} ({phases})")

@@ -17,9 +17,11 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(README.split("```python\n")[1].split("```")[0], names)
+    for block in README.split("```python\n")[1:3]:
+        exec(block.split("```")[0], names)
     assert {path.name for path in tmp_path.iterdir()} == {"dallas.json", "dallas.safetensors"}
     assert names["model"].n_layers == 4
+    assert names["effect"].top_after[0][0] != "austin"
 
 
 def test_shell_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

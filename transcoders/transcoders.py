@@ -58,6 +58,25 @@ class ActiveFeatures:
     def __len__(self) -> int:
         return len(self.layer)
 
+    @staticmethod
+    def join(parts: "Sequence[ActiveFeatures]") -> "ActiveFeatures":
+        """Of several layers, given in ascending order."""
+        columns = ((part.layer, part.pos, part.feature, part.activation) for part in parts)
+        return ActiveFeatures(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+    def with_activation(self, layer: int, pos: int, feature: int, activation: float) -> "ActiveFeatures":
+        """One layer's features with one activation set; a feature that was not active joins, at 0 it leaves."""
+        is_other = (self.pos != pos) | (self.feature != feature)
+        n_before = int((self.pos[is_other] <= pos).sum()) if activation else 0
+        columns = []
+        for column, value in zip(
+            (self.layer, self.pos, self.feature, self.activation), (layer, pos, feature, activation), strict=True
+        ):
+            rest = column[is_other]
+            new = rest.new_full((1 if activation else 0,), value)
+            columns.append(torch.cat([rest[:n_before], new, rest[n_before:]]))
+        return ActiveFeatures(*columns)
+
     def in_layer(self, layer: int) -> slice:
         """The rows of one layer."""
         last = len(self._bounds) - 1
@@ -173,18 +192,20 @@ class Transcoders:
         Raises:
             ResultError: the encoder's weights are not finite.
         """
-        parts = []
-        positions = (~is_skipped).nonzero()[:, 0]
-        for layer, read in enumerate(reads):
-            weights = self.layers[layer]
-            found = encode_sparse(
-                read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, k=self.config.k
-            )
-            if not bool(found.is_finite):
-                raise self._not_finite(layer)
-            parts.append((torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation))
-            release(weights.W_enc)
-        return ActiveFeatures(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        return ActiveFeatures.join([self.encode_one(layer, read, is_skipped) for layer, read in enumerate(reads)])
+
+    def encode_one(
+        self, layer: int, read: Float[Tensor, "n_pos d_model"], is_skipped: Bool[Tensor, " n_pos"]
+    ) -> ActiveFeatures:
+        """`encode` for one layer."""
+        positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
+        found = encode_sparse(
+            read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, k=self.config.k
+        )
+        if not bool(found.is_finite):
+            raise self._not_finite(layer)
+        release(weights.W_enc)
+        return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
 
     def encoder_rows(
         self, layer: int, features: Int[Tensor, " n"], like: Tensor

@@ -85,6 +85,10 @@ class FrozenAttention:
         out = torch.einsum("hpc,hdc->pd", mixed, self.W_O)
         return out if self.b_O is None else out + self.b_O
 
+    def without_biases(self) -> "FrozenAttention":
+        """The linear part."""
+        return replace(self, b_V=None, b_O=None)
+
 
 @dataclass(frozen=True)
 class FrozenBlock:
@@ -139,6 +143,11 @@ class FrozenBlock:
         """What attention adds to the stream."""
         out = self.attention.apply(self.attention_norm.apply(stream))
         return out if self.attention_post_norm is None else self.attention_post_norm.apply(out)
+
+    def attend_linear(self, change: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+        """How a change of the stream changes what attention adds to it."""
+        out = self.attention.without_biases().apply(self.attention_norm.linear(change))
+        return out if self.attention_post_norm is None else self.attention_post_norm.linear(out)
 
 
 @dataclass(frozen=True)

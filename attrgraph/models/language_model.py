@@ -205,8 +205,7 @@ class LanguageModel:
         uncapped_logits = W_U @ final_norm.apply(final_stream)[-1]
         if b_U is not None:
             uncapped_logits = uncapped_logits + b_U
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        recomputed = uncapped_logits if cap is None else cap * torch.tanh(uncapped_logits / cap)
+        recomputed = self.soft_cap(uncapped_logits)
         return FrozenRun(
             token_ids=token_ids,
             embedding=embedding,
@@ -221,6 +220,11 @@ class LanguageModel:
             pattern_bytes=self.pattern_bytes(len(token_ids)) if keep_patterns else 0,
             unembedding_deviation=float((recomputed - self._to_engine(logits)).abs().max()),
         )
+
+    def soft_cap(self, uncapped_logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
+        """Logits as the model gives them: soft-capped if it does so."""
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return uncapped_logits if cap is None else cap * torch.tanh(uncapped_logits / cap)
 
     def run_body(
         self,
@@ -241,6 +245,10 @@ class LanguageModel:
     def mlp_module(self, layer: int) -> nn.Module:
         """The module whose output is added to the stream by the MLP branch: the MLP, or the norm after it."""
         return self._block_part(layer, self.family.mlp_post_norm or self.family.mlp)
+
+    def mlp_inner_module(self, layer: int) -> nn.Module:
+        """The MLP itself, without a norm after it."""
+        return self._block_part(layer, self.family.mlp)
 
     def mlp_norm_module(self, layer: int) -> nn.Module:
         return self._block_part(layer, self.family.mlp_norm)

@@ -33,8 +33,13 @@ class Estimate:
     bytes: dict[str, int]  # weights: model and transcoders, of which files may stay on disk; run; edges; graph
     seconds: dict[str, float]  # run; edges; graph
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most that the trace takes at a time, besides the weights."""
+        return self.bytes["run"] + max(self.bytes["edges"], self.bytes["graph"])
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "peak_bytes": self.peak_bytes}
 
 
 @torch.no_grad()
@@ -91,7 +96,8 @@ def estimate(
             "weights": sum(p.nbytes for p in model.hf_model.parameters()) + model.transcoders.n_bytes,
             "run": sum(x.nbytes for x in held) + run.pattern_bytes,
             "edges": rows_bytes + sample.sweep.n_bytes,
-            "graph": 16 * (n_selected + len(logits)) * n_kept,  # at most: a value and two indices an edge
+            # the kept rows, and at most a value and two indices for each of their edges
+            "graph": 20 * (n_selected + len(logits)) * n_kept,
         },
         seconds={"run": run_seconds, "edges": sample.edge_seconds(), "graph": sample.graph_seconds()},
     )

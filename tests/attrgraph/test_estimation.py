@@ -28,6 +28,7 @@ def test_counts_are_those_of_the_trace(
     n_columns = cost.n_active + graph.nodes["kind"].isin(["error", "embedding", "bias"]).sum()
     assert cost.bytes["edges"] > n_rows * n_columns * 4
     assert cost.bytes["graph"] >= graph.adjacency.nnz * 12
+    assert cost.bytes["edges"] <= cost.peak_bytes - cost.bytes["run"] <= sum(cost.bytes.values())
     assert all(value >= 0 for value in cost.seconds.values()) and cost.seconds["run"] > 0
 
 
