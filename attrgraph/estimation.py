@@ -19,6 +19,10 @@ from attrgraph.selection import SELECTION_ROUND, EdgeRows, check_memory
 from attrgraph.targets import LogitTargets, Targets, choose_targets
 from attrgraph.tracing import check_settings, keeps_patterns, skipped_positions
 
+# features of the largest graph that is put together for an estimate
+_GRAPH_FEATURES = 4000
+# a ranking, its share left out, and a copy: each about as long as a ranking
+_LOOKS_AT_END = 3
 _Result = TypeVar("_Result")
 
 
@@ -128,10 +132,24 @@ class _Sample:
         ranking = time.perf_counter()
         self._chosen = self._best(rows, known, n_selected)
         self._ranking = (time.perf_counter() - ranking) / len(rows)
-        columns = torch.cat([known, torch.arange(len(local.active), rows.shape[1], device=known.device)])
-        kept, n = rows[:, columns], len(logits)
-        without = kept[:, len(known) :]
-        self._graphs = EdgeRows(known, kept[n:], kept[:n], 0.0), EdgeRows(known[:0], without[:0], without[:n], 0.0)
+        sample = self._chosen[:: -(-n_selected // _GRAPH_FEATURES) or 1]
+        self._graphs = [self._graph_rows(rows, features) for features in (sample, sample[:0])]
+
+    def _graph_rows(self, rows: Tensor, chosen: Tensor) -> EdgeRows:
+        """Rows of a graph of these features: as a trace's in size and in where they may not be zero, not in value."""
+        active, chosen = self._local.active, chosen.sort().values
+        columns = torch.cat([chosen, torch.arange(len(active), rows.shape[1], device=rows.device)])
+        fullest = rows[(rows != 0).sum(1).argmax(), columns]
+        run = self._local.run
+        between = torch.cartesian_prod(torch.arange(run.n_layers + 1), torch.arange(run.n_pos)).to(rows.device)
+        bias = between.new_zeros(1)
+        # errors layer by layer, then embeddings below all layers
+        level = torch.cat([active.layer[chosen], between[:, 0], bias])
+        level[len(chosen) + run.n_layers * run.n_pos :] = -1  # embeddings and bias
+        pos = torch.cat([active.pos[chosen], between[:, 1], bias])
+        own = slice(len(chosen))
+        is_source = (level < level[own, None]) & (pos <= pos[own, None])
+        return EdgeRows(chosen, fullest * is_source, rows[: len(self._logits), columns], 0.0)
 
     def _best(self, rows: Tensor, known: Tensor, n: int) -> Tensor:
         """The most influential features, through some rows: the logits' and those of known features."""
@@ -170,7 +188,9 @@ class _Sample:
         targets = feature_reads(self._local, self._chosen)
         sweeps = slope * self._work(targets) + per_tile * len(tiles_of(targets))
         n_rounds = -(-n // SELECTION_ROUND) if is_limited else 0
-        return self._once + sweeps + self._ranking * n * (n_rounds + 1) / 2
+        # a ranking looks at the rows known by then; at the end, what was left out is counted and the rows are copied
+        n_looks = (n_rounds + 1) / 2 + _LOOKS_AT_END if is_limited else 0.0
+        return self._once + sweeps + self._ranking * n * n_looks
 
     def graph_seconds(self) -> float:
         """Of putting nodes and edges together, at the pace of the sample's graphs with and without features."""
@@ -178,8 +198,9 @@ class _Sample:
             _timed(lambda rows=rows: assemble(self._model, self._local, self._logits, rows).scores())[0]  # type: ignore[misc]
             for rows in self._graphs
         )
-        n = len(self._graphs[0].selected)
-        return none + max(0.0, some - none) * self._n_selected / max(1, n)
+        n_sample, n_others = len(self._graphs[0].selected), self._graphs[1].logits.shape[1]
+        n_entries, n_wanted = (n * (n + n_others) for n in (n_sample, self._n_selected))
+        return none + max(0.0, some - none) * n_wanted / max(1, n_entries)
 
 
 def _timed(work: Callable[[], _Result]) -> tuple[float, _Result]:

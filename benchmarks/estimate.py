@@ -29,7 +29,7 @@ CASES = {
     "demo, 50 features": ("demo", DALLAS, 50),
     "demo, 25 tokens": ("demo", " ".join([DALLAS] * 3), 7500),
     "gpt2, 16 tokens, 1,000 features": ("gpt2", 16, 1000),
-    "gpt2, 16 tokens, 4,000 features": ("gpt2", 16, 4000),
+    "gpt2, 16 tokens, 7,500 features": ("gpt2", 16, 7500),
     "gpt2, 64 tokens, 1,000 features": ("gpt2", 64, 1000),
     "per-layer, 16 tokens, 1,000 features": ("per-layer", 16, 1000),
 }
@@ -89,7 +89,7 @@ def measure(model: ag.LanguageModel, prompt: Any, max_feature_nodes: int, n_roun
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     report: dict[str, Any] = {
