@@ -79,7 +79,7 @@ def intervene(
     Example:
         >>> import attrgraph as ag
         >>> prompt = "in the state containing dallas the capital is"
-        >>> effect = ag.intervene(ag.load_model("demo"), prompt, ag.Set("3_458_8", scale=0))
+        >>> effect = ag.intervene(ag.load_model("demo"), prompt, ag.Set("3_458_8", scale=0.0))
         >>> effect.kl > 0
         True
     """
