@@ -7,7 +7,11 @@ so that peak memory is that engine's:
 - ours: `attrgraph.trace`;
 - grouped: circuit-tracer's method in its best possible form: autograd through the frozen model on a batch of copies,
   edges by one matrix product per layer and position over decoder rows gathered once, of the features that ours chose;
+  with `--sample K` only every K-th batch is computed, and its seconds count K times;
 - circuit-tracer: as installed, if it is, at each of `--peer-batches`; the fastest counts.
+
+An engine that takes longer than `--limit-minutes` is stopped, and the result says so. Results are added to those that
+OUT.json holds, and take the place of the same case's.
 
 Edges between features that both engines have are compared with ours (relative Frobenius distance).
 """
@@ -22,7 +26,9 @@ import tempfile
 import time
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,11 +36,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from work import edge_work, machine_limits, peak_gib
+from work import edge_work, machine, machine_limits, peak_gib
 
 import attrgraph as ag
 from attrgraph.adjoint import feature_reads
 from attrgraph.kernels.edge_rows import edge_rows
+from attrgraph.memory import free_bytes
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.replacement import LocalReplacement, build_replacement
@@ -43,7 +50,14 @@ from attrgraph.transcoders import LayerWeights, TranscoderConfig, Transcoders, s
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2": {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257},
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_layer": 12,
+        "n_embd": 768,
+        "n_head": 12,
+        "vocab_size": 50257,
+        "n_positions": 1024,
+    },
     # grouped heads: four query heads share a value head
     "llama": {
         "model_type": "llama",
@@ -156,7 +170,7 @@ def places_of(local: LocalReplacement, keys: list[tuple[int, int, int]]) -> Tens
 
 
 @torch.no_grad()
-def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int, device: str) -> dict[str, Any]:
+def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int, sample: int, device: str) -> dict[str, Any]:
     model = ag.load_model(str(folder / "model"), transcoders=str(folder / "transcoders"), device=device)
     assert model.transcoders is not None
     keys = feature_keys(ag.load_graph(folder / "ours.safetensors"))
@@ -168,12 +182,26 @@ def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int, device:
         active = local.active
         chosen = places_of(local, keys)
         order = active.layer[chosen].argsort(descending=True, stable=True)
-        sources = Sources(local, is_kept=True)
-        rows = torch.cat([grouped_rows(local, sources, part) for part in chosen[order].split(batch)])
-        seconds.append(time.perf_counter() - started)
-    column_of = sources.order.argsort()
-    edges = rows[order.argsort()][:, column_of[chosen]] * active.activation[chosen]
-    return {"seconds": seconds, "distance": distance(folder, keys, edges.cpu().numpy())}
+        sources = Sources(local)
+        sources.is_kept = sources.n_bytes < free_bytes(model.device) // 2
+        if sources.is_kept:
+            next(sources.into(0))  # decoder rows are gathered once, not once for each batch
+        batches = chosen[order].split(batch)
+        some = batches[min(sample // 2, len(batches) - 1) :: sample]
+        ready = time.perf_counter()
+        rows = torch.cat([grouped_rows(local, sources, part) for part in some])
+        done = time.perf_counter()
+        seconds.append(ready - started + (done - ready) * len(batches) / len(some))
+    column_of, targets = sources.order.argsort(), torch.cat(some)
+    edges = rows[:, column_of[chosen]] * active.activation[chosen]
+    place = {index: i for i, index in enumerate(chosen.tolist())}
+    target_keys = [keys[place[index]] for index in targets.tolist()]
+    return {
+        "seconds": seconds,
+        "n_batches": len(batches),
+        "n_sampled": len(some),
+        "distance": distance(folder, target_keys, keys, edges.cpu().numpy()),
+    }
 
 
 def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> Tensor:
@@ -241,7 +269,11 @@ def run_circuit_tracer(folder: Path, n_tokens: int, n_rows: int, batch: int, dev
     seconds = time.perf_counter() - started
     keys = [tuple(key) for key in graph.active_features[graph.selected_features].tolist()]
     edges = graph.adjacency_matrix[: len(keys), : len(keys)].cpu().numpy()
-    return {"seconds": [seconds], "distance": distance(folder, keys, edges), "n_active": len(graph.active_features)}
+    return {
+        "seconds": [seconds],
+        "distance": distance(folder, keys, keys, edges),
+        "n_active": len(graph.active_features),
+    }
 
 
 def feature_keys(graph: ag.Graph) -> list[tuple[int, int, int]]:
@@ -249,66 +281,76 @@ def feature_keys(graph: ag.Graph) -> list[tuple[int, int, int]]:
     return list(zip(*(nodes[name].tolist() for name in ("layer", "pos", "feature")), strict=True))
 
 
-def distance(folder: Path, keys: list[Any], edges: np.ndarray) -> dict[str, float]:
-    """Of edges between the features that our graph has too, and how many these are."""
+def distance(folder: Path, targets: list[Any], sources: list[Any], edges: np.ndarray) -> dict[str, float]:
+    """Of edges between features that our graph has too, and into how many targets."""
     graph = ag.load_graph(folder / "ours.safetensors")
     ours = {key: i for i, key in enumerate(feature_keys(graph))}
-    both = [i for i, key in enumerate(keys) if key in ours]
-    at = [ours[keys[i]] for i in both]
-    expected = edges[np.ix_(both, both)]
-    got = graph.adjacency[at][:, at].toarray()
-    return {"relative": float(np.linalg.norm(got - expected) / np.linalg.norm(expected)), "n_features": len(both)}
+    rows, columns = ([i for i, key in enumerate(keys) if key in ours] for keys in (targets, sources))
+    expected = edges[np.ix_(rows, columns)]
+    at = [ours[targets[i]] for i in rows], [ours[sources[i]] for i in columns]
+    got = graph.adjacency[at[0]][:, at[1]].toarray()
+    return {"relative": float(np.linalg.norm(got - expected) / np.linalg.norm(expected)), "n_features": len(rows)}
 
 
 def run_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: one engine, one prompt."""
-    folder, n_tokens, device = arguments.folder, arguments.tokens[0], arguments.device
+    folder, n_tokens, n_rows, device = arguments.folder, arguments.tokens[0], arguments.rows[0], arguments.device
     match arguments.engine:
         case "ours":
-            result = run_ours(folder, n_tokens, arguments.rows, arguments.repeats, device)
+            result = run_ours(folder, n_tokens, n_rows, arguments.repeats, device)
         case "grouped":
-            result = run_grouped(folder, n_tokens, arguments.batch, arguments.repeats, device)
+            result = run_grouped(folder, n_tokens, arguments.batch, arguments.repeats, arguments.sample, device)
         case _:
-            result = run_circuit_tracer(folder, n_tokens, arguments.rows, arguments.batch, device)
+            result = run_circuit_tracer(folder, n_tokens, n_rows, arguments.batch, device)
     return {"peak_gib": peak_gib(device)} | result
 
 
 def in_own_process(
-    engine: str, folder: Path, arguments: argparse.Namespace, n_tokens: int, batch: int
+    engine: str, folder: Path, arguments: argparse.Namespace, n_tokens: int, n_rows: int, batch: int
 ) -> dict[str, Any]:
-    """One engine's result, or the last line of what it said when it failed."""
-    command = [sys.executable, __file__, "--engine", engine, "--folder", str(folder), "--tokens", str(n_tokens)]
-    command += [
-        "--device",
-        arguments.device,
-        "--rows",
-        str(arguments.rows),
-        "--repeats",
-        str(arguments.repeats),
-        "--batch",
-        str(batch),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    """One engine's result, or why there is none."""
+    command = [sys.executable, __file__, "--engine", engine, "--folder", str(folder), "--device", arguments.device]
+    numbers = {"tokens": n_tokens, "rows": n_rows, "batch": batch}
+    numbers |= {name: getattr(arguments, name) for name in ("repeats", "sample") if hasattr(arguments, name)}
+    command += [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
+    limit_minutes = getattr(arguments, "limit_minutes", None)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_minutes and 60 * limit_minutes)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {limit_minutes:g} minutes"}
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1:]}
+        # a process that is killed, as for want of memory, says nothing
+        return {"failed": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def compare(folder: Path, arguments: argparse.Namespace, n_tokens: int) -> dict[str, Any]:
+def compare(folder: Path, arguments: argparse.Namespace, n_tokens: int, n_rows: int) -> dict[str, Any]:
     """All engines on one prompt, ours first."""
-    ours = in_own_process("ours", folder, arguments, n_tokens, 0)
+    ours = in_own_process("ours", folder, arguments, n_tokens, n_rows, 0)
     print(f"  ours {ours}", flush=True)
-    found: dict[str, Any] = {"n_tokens": n_tokens, "ours": ours}
+    found: dict[str, Any] = {"n_tokens": n_tokens, "rows": n_rows, "ours": ours}
     engines = [("grouped", batch) for batch in arguments.grouped_batches]
     if find_spec("circuit_tracer") is not None:
         engines += [("circuit-tracer", batch) for batch in arguments.peer_batches]
-    for engine, batch in engines:
-        result = in_own_process(engine, folder, arguments, n_tokens, batch)
-        found.setdefault(engine, {})[batch] = result
-        ratio = min(result["seconds"]) / min(ours["seconds"]) if "seconds" in result else float("nan")
+    for engine, batch in engines if "seconds" in ours else []:
+        result = in_own_process(engine, folder, arguments, n_tokens, n_rows, batch)
+        found.setdefault(engine, {})[str(batch)] = result
+        ratio = median(result["seconds"]) / median(ours["seconds"]) if "seconds" in result else float("nan")
         print(f"  {engine}, batch {batch}: {ratio:.1f} times ours; {result}", flush=True)
     return found
+
+
+def add_result(path: Path, found: dict[str, Any]) -> None:
+    """To those of the file, in the place of the same case's."""
+
+    def case(result: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(result[name] for name in ("shape", "kind", "rows", "n_tokens"))
+
+    earlier = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    results = [result for result in earlier if case(result) != case(found)]
+    results = sorted([*results, found], key=case)
+    path.write_text(json.dumps({"results": results}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -316,10 +358,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["gpt2"], choices=SHAPES)
     parser.add_argument("--kinds", nargs="+", default=[CROSS_LAYER, PER_LAYER], choices=[CROSS_LAYER, PER_LAYER])
     parser.add_argument("--tokens", nargs="+", type=int, default=[16, 64])
-    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--rows", nargs="+", type=int, default=[1000])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--active-share", type=float, default=0.0118)  # 13,859 active features at 16 tokens
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sample", type=int, default=1)
+    parser.add_argument("--limit-minutes", type=float)
     parser.add_argument("--grouped-batches", nargs="*", type=int, default=[64, 256])
     parser.add_argument("--peer-batches", nargs="*", type=int, default=[16, 64])
     parser.add_argument("--folder", type=Path, help="where model and transcoders are built; a temporary one by default")
@@ -335,26 +379,19 @@ def main() -> None:
         for name in ("torch", "transformers", "numpy", "scipy", "circuit-tracer")
         if find_spec(name.replace("-", "_")) is not None
     ]
-    report: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
-        if arguments.device == "cpu"
-        else torch.cuda.get_device_name(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
-        "rows": arguments.rows,
-        "results": [],
-    }
+    versions = {"python": platform.python_version()} | {name: version(name) for name in names}
+    cases = product(arguments.shapes, arguments.kinds, arguments.rows, arguments.tokens)
     with tempfile.TemporaryDirectory() as temporary:
-        for shape in arguments.shapes:
-            for kind in arguments.kinds:
-                folder = (arguments.folder or Path(temporary)) / f"{shape}-{kind}"
-                if not folder.exists():
-                    folder.mkdir(parents=True)
-                    build(folder, shape, is_cross_layer=kind == CROSS_LAYER, active_share=arguments.active_share)
-                for n_tokens in arguments.tokens:
-                    print(f"{shape}, {kind}, {n_tokens} tokens", flush=True)
-                    report["results"].append({"shape": shape, "kind": kind, **compare(folder, arguments, n_tokens)})
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        for shape, kind, n_rows, n_tokens in cases:
+            folder = (arguments.folder or Path(temporary)) / f"{shape}-{kind}"
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                build(folder, shape, is_cross_layer=kind == CROSS_LAYER, active_share=arguments.active_share)
+            print(f"{shape}, {kind}, {n_tokens} tokens, {n_rows} rows", flush=True)
+            found = compare(folder, arguments, n_tokens, n_rows)
+            if arguments.output:
+                where = {"machine": machine(arguments.device), "versions": versions}
+                add_result(arguments.output, {"shape": shape, "kind": kind, **where, **found})
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from attribution import build, prompt_ids
+from work import machine
 
 import attrgraph as ag
 from attrgraph.memory import own_bytes
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     report: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": machine(),
         "versions": {"python": platform.python_version(), "torch": version("torch")},
         "cases": {},
     }

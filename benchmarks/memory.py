@@ -22,15 +22,13 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 import yaml
 from attribution import SHAPES, build, prompt_ids
-from work import peak_gib
+from work import machine, peak_gib
 
 import attrgraph as ag
 from attrgraph.transcoders.config import CROSS_LAYER
 
-SHAPES["gpt2-long"] = SHAPES["gpt2"] | {"n_positions": 1024}
 SHAPES["small"] = {
     "model_type": "llama",
     "num_hidden_layers": 4,
@@ -42,7 +40,7 @@ SHAPES["small"] = {
     "max_position_embeddings": 4096,
 }
 # shape, tokens, memory budget
-CASES = {"long": ("gpt2-long", 1024, "4G"), "longest": ("small", 4096, None), "folder": ("gpt2", 16, None)}
+CASES = {"long": ("gpt2", 1024, "4G"), "longest": ("small", 4096, None), "folder": ("gpt2", 16, None)}
 N_ROWS, ACTIVE_SHARE, ROWS_WITH_WEIGHTS = 1000, 0.0118, 300
 
 
@@ -124,8 +122,7 @@ def main() -> None:
         print(json.dumps(run_case(arguments.cases[0], arguments.in_folder)))
         return
     report: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "machine": machine(),
         "versions": {"python": platform.python_version(), "torch": version("torch")},
         "cases": {},
     }

@@ -18,8 +18,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from attribution import build, in_own_process
+from work import machine
 
 # (tokens, rows, share of features that are active at a token)
 BASE = {"tokens": 64, "rows": 1000, "active_share": 0.0118}
@@ -36,8 +36,8 @@ def measure(folder: Path, case: dict[str, float], repeats: int) -> dict[str, Any
     if not where.exists():
         where.mkdir()
         build(where, "gpt2", is_cross_layer=True, active_share=case["active_share"])
-    options = argparse.Namespace(device="cpu", rows=int(case["rows"]), repeats=repeats)
-    found = in_own_process("ours", where, options, int(case["tokens"]), 0)
+    options = argparse.Namespace(device="cpu", repeats=repeats)
+    found = in_own_process("ours", where, options, int(case["tokens"]), int(case["rows"]), 0)
     kept = {name: found[name] for name in ("n_active", "peak_gib", "seconds", "phases", "work")}
     return {**case, **kept}
 
@@ -81,7 +81,7 @@ def main() -> None:
         series[what] = {"x": x, "seconds": y, "exponent": exponent(x, y), "flop_exponent": exponent(x, operations)}
         print(f"{LABELS[what]}: seconds grow with exponent {series[what]['exponent']:.2f}", flush=True)
     report = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": machine(),
         "versions": {"python": platform.python_version(), "torch": version("torch")},
         "series": series,
         "cases": cases,

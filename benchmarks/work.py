@@ -1,10 +1,12 @@
 """The work that a trace's edges take, what the machine can do at most, and what memory a process has taken."""
 
+import platform
 import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
 from attrgraph.adjoint import TILE_ROWS, ReadVectors
@@ -33,6 +35,16 @@ def edge_work(local: LocalReplacement, targets: ReadVectors) -> dict[str, float]
         "flop": float(2 * (projections + mixing + n_writes * d).sum()),
         "bytes": float(size * d * (3 * n_attentions * n_pos + n_writes / TILE_ROWS).sum()),
     }
+
+
+def machine(device: str = "cpu") -> str:
+    """What a result was measured on."""
+    if device != "cpu":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads, {memory:.0f} GiB"
 
 
 def machine_limits(device: str) -> dict[str, float]:

@@ -1,68 +1,56 @@
 """Two graphs in one, as Graphviz DOT text, and the picture that Graphviz makes of it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from attrgraph.comparison.diff import Diff
 from attrgraph.drawing import MOST_NODES_DRAWN
+from attrgraph.drawing.canvas import MARGIN, edge, edges_of_canvas, opening, paragraphs, rectangle
 from attrgraph.drawing.dot_text import quote, write_picture
+from attrgraph.drawing.layout import Place, lay_out
+from attrgraph.drawing.routes import route
+from attrgraph.drawing.scene import Arrow, Box, Scene, feature_text
+from attrgraph.drawing.text import shorten, visible
 from attrgraph.errors import GraphFileError
+from attrgraph.graph_files.flavours import LABELLED, OUTPUT
 
-# status to fill, line and style; each differs from the others without its colour too
-_NODES = {
-    "common": ('fillcolor="#f2f2f2"', 'color="#777777"', "filled"),
-    "left": ('fillcolor="#fbe6cf"', 'color="#b35806"', "filled,dashed"),
-    "right": ('fillcolor="#e4def0"', 'color="#542788"', "filled,bold"),
+# of boxes and arrows by status; in print they differ by dashes and darkness
+_BOXES = {
+    "common": 'fillcolor="#f2f2f2", color="#777777"',
+    "left": 'fillcolor="#fbe6cf", color="#b35806", style="filled,dashed"',
+    "right": 'fillcolor="#e4def0", color="#542788", penwidth=1.8',
+    "token": 'shape=plaintext, style="", fontcolor="#666666"',
 }
-_EDGES = {
+_ARROWS = {
     "common": 'color="#777777", style=solid',
     "left": 'color="#b35806", style=dashed',
-    "right": 'color="#542788", style=bold',
+    "right": 'color="#542788", style=solid',
 }
-# width in points of an edge that is all of its target's input
-_WIDEST = 6.0
+_READING = (
+    "Grey: in both graphs. Orange, dashed: in the left one only. Violet, thick lines around boxes: in the right one "
+    "only. Width of an edge: its share of its target's input, the larger of both. A head that is a dot: the edge is "
+    "negative, or changes its sign."
+)
 
 
 def to_dot(diff: Diff) -> str:
-    """DOT text: tokens at the bottom, layers upward as ranks. The same graphs give the same text.
+    """DOT text with every box and arrow in its place; both graphs, to the letter, give the same text.
 
-    Grey and solid is common, orange and dashed in the left graph only, violet and bold in the right one only. An edge's
-    width is its share of its target's input, the larger of both graphs; a head that is a dot says that the edge is
-    negative, or changes its sign.
+    As in the picture of one graph tokens stand below, layers above one another, and each node over its place in the
+    prompts; what differs in look is what is in which graph, as the caption says.
     """
-    lines = [
-        "digraph difference {",
-        "  rankdir=BT; ranksep=0.6; nodesep=0.15; newrank=true;",
-        '  node [fontname="Helvetica", fontsize=10];',
-        "  edge [arrowsize=0.5];",
-        f"  labelloc=t; fontname=Helvetica; fontsize=11; label={quote(_caption(diff))};",
-    ]
-    layers = sorted(diff.nodes["layer"].unique())
-    for layer in layers:
-        members = diff.nodes[diff.nodes["layer"] == layer]
-        anchor = f"anchor_{int(layer) + 1}"
-        lines.append(f"  subgraph layer_{int(layer) + 1} {{ rank=same; {anchor} [style=invis, shape=point];")
-        for name, row in zip(members.index, members.itertuples(), strict=True):
-            fill, line, style = _NODES[str(row.status)]
-            shape = "box" if row.kind in ("embedding", "logit") else "ellipse"
-            lines.append(
-                f"    {quote(str(name))} [label={quote(_label(diff, row))}, shape={shape}, {fill}, {line}, "
-                f'style="{style}"];'
-            )
-        if layer == -1:  # tokens stand in the order of the prompts
-            lines.append(f"    {' -> '.join(quote(str(name)) for name in members.index)} [style=invis];")
-        lines.append("  }")
-    if layers:
-        lines.append(f"  {' -> '.join(f'anchor_{int(layer) + 1}' for layer in layers)} [style=invis];")
-    edges = diff.edges
-    both = edges[["weight_left", "weight_right"]].fillna(0).to_numpy()
-    width = np.maximum(0.2, _WIDEST * edges[["share_left", "share_right"]].max(axis=1).to_numpy(dtype=np.float64))
-    for i, edge in enumerate(edges.itertuples()):
-        head = ", arrowhead=dot" if (both[i] < 0).any() else ""
-        ends = f"{quote(str(edge.source))} -> {quote(str(edge.target))}"
-        weights = f"{both[i, 0]:.4g} -> {both[i, 1]:.4g}"
-        lines.append(f'  {ends} [{_EDGES[str(edge.status)]}, penwidth={width[i]:.2f}, tooltip="{weights}"{head}];')
+    boxes, statuses = _boxes(diff)
+    arrows, looks = _arrows(diff)
+    scene = Scene(boxes, arrows, n_hidden=0)
+    layout = lay_out(scene, diff.left.n_layers)
+    lines = opening("difference", layout)
+    lines += [_box(*each) for each in zip(boxes, layout.places, statuses, strict=True)]
+    for arrow, look, curve in zip(arrows, looks, route(arrows, layout), strict=True):
+        lines.append(edge(boxes[arrow.source].key, boxes[arrow.target].key, curve, look))
+    lines.append(paragraphs([*_prompts(diff), _READING], *edges_of_canvas(layout), -MARGIN))
     return "\n".join([*lines, "}", ""])
 
 
@@ -81,16 +69,75 @@ def draw_diff(diff: Diff, path: str | Path, *, overwrite: bool = False) -> None:
     write_picture(to_dot(diff), path, overwrite=overwrite)
 
 
-def _label(diff: Diff, row: object) -> str:
-    label, kind, place, status = (getattr(row, name) for name in ("label", "kind", "place", "status"))
-    if kind in ("embedding", "logit"):
-        return str(label)
-    at = diff.places.loc[place]
-    sides = ("left", "right") if status == "common" else (status,)
-    tokens = dict.fromkeys(str(at[f"{side}_token"]) for side in sides)
-    return f"{label}\n{' / '.join(tokens)}@{place}"
+def _boxes(diff: Diff) -> tuple[list[Box], list[str]]:
+    """Of nodes, then of places of the prompts where no token is a node, and what is in which graph."""
+    rows = list(diff.nodes.itertuples())
+    boxes = [_box_of(diff, row) for row in rows]
+    statuses = [str(row.status) for row in rows]
+    there = {box.pos for box in boxes if box.kind == "embedding"}
+    for place, at in diff.places.iterrows():
+        if place not in there:
+            name = shorten(" / ".join(_tokens(at)))
+            boxes.append(Box(f"token {place}", "token", -1, int(str(place)), name, "", 0.0))
+            statuses.append("token")
+    return boxes, statuses
 
 
-def _caption(diff: Diff) -> str:
-    prompts = [" ".join(graph.prompt_tokens) for graph in (diff.left, diff.right)]
-    return f"left (dashed): {prompts[0]}\nright (bold): {prompts[1]}\n{diff!r}"
+def _box_of(diff: Diff, row: Any) -> Box:
+    kind, layer, place, label = str(row.kind), int(row.layer), int(row.place), visible(str(row.label))
+    name, detail = shorten(label), ""
+    match kind:
+        case "embedding":
+            at = diff.places.loc[place]
+            name = shorten(
+                " / ".join(_tokens(at) if row.status == "common" else [visible(str(at[f"{row.status}_token"]))])
+            )
+        case "logit":
+            output = OUTPUT.match(label)
+            name = shorten(output[1] if output else LABELLED.sub("", label))
+        case "feature" | "attention feature":
+            name, detail = feature_text(kind, layer, int(row.feature), name)
+    return Box(visible(str(row.Index)), kind, layer, place, name, detail, 0.0)
+
+
+def _tokens(at: "pd.Series[Any]") -> list[str]:
+    """What stands at a place of the prompts, once if it is the same."""
+    return list(
+        dict.fromkeys(visible(str(at[f"{side}_token"])) for side in ("left", "right") if at[f"{side}_pos"] >= 0)
+    )
+
+
+def _arrows(diff: Diff) -> tuple[list[Arrow], list[str]]:
+    """The least important first, and how each looks."""
+    edges, place = diff.edges, {str(name): i for i, name in enumerate(diff.nodes.index)}
+    weights = edges[["weight_left", "weight_right"]].fillna(0).to_numpy(dtype=np.float64)
+    shares = edges[["share_left", "share_right"]].max(axis=1).to_numpy(dtype=np.float64)
+    statuses, arrows, looks = edges["status"].to_numpy(), list[Arrow](), list[str]()
+    sources, targets = (edges[end].map(place).to_numpy() for end in ("source", "target"))
+    for i in np.lexsort((sources, targets, shares)):
+        before, after = weights[i]
+        arrow = Arrow(int(sources[i]), int(targets[i]), float(after - before), float(shares[i]))
+        head = ", arrowhead=dot" if min(before, after) < 0 else ""
+        tooltip = f'tooltip="{before:.4g} -> {after:.4g}"'
+        arrows.append(arrow)
+        looks.append(f"{_ARROWS[str(statuses[i])]}, penwidth={arrow.width:.2f}, {tooltip}{head}")
+    return arrows, looks
+
+
+def _box(box: Box, place: Place, status: str) -> str:
+    at = rectangle(place.x, place.y, place.width, place.height)
+    return f"  {quote(box.key)} [{at}, label={quote(chr(10).join(place.lines))}, {_BOXES[status]}];"
+
+
+def _prompts(diff: Diff) -> list[str]:
+    prompts = [visible(" ".join(graph.prompt_tokens)) for graph in (diff.left, diff.right)]
+    counts = diff.summary()
+    nodes, edges = (
+        f"{counts[what]['common']} {what} in both, {counts[what]['left']} left, {counts[what]['right']} right"
+        for what in ("nodes", "edges")
+    )
+    return [
+        f"Left: {prompts[0]} → {counts['left_answer']}",
+        f"Right: {prompts[1]} → {counts['right_answer']}",
+        f"{nodes}; {edges}.",
+    ]

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attrgraph.drawing import MOST_NODES_DRAWN
+from attrgraph.drawing.canvas import MARGIN, edge, edges_of_canvas, opening, paragraphs, rectangle, text_line
 from attrgraph.drawing.caption import LIGHT_BELOW, caption_of, most_influence
-from attrgraph.drawing.dot_text import escape, quote, write_picture
+from attrgraph.drawing.dot_text import quote, write_picture
 from attrgraph.drawing.layout import DOUBLE_LINE, Layout, Place, lay_out
-from attrgraph.drawing.routes import ARROW_LENGTH, Point, route
+from attrgraph.drawing.routes import Point, route
 from attrgraph.drawing.scene import Arrow, Box, Groups, is_error, make_scene
-from attrgraph.drawing.text import FONT_SIZE, LINE_HEIGHT, width_of, wrap
+from attrgraph.drawing.text import LINE_HEIGHT, width_of
 from attrgraph.errors import GraphFileError
 from attrgraph.graph import Graph
 
@@ -19,7 +20,6 @@ _POSITIVE, _NEGATIVE = ("#0072b2", "#8fc1de"), ("#d55e00", "#eeb68a")
 _DARKEST = (240, 190, 80)
 _LEGEND_SHARES = (0.5, 0.2, 0.05)
 _LEGEND_SAMPLE, _LEGEND_GAP = 26.0, 16.0
-_MARGIN, _ROW_NAME_WIDTH, _NARROWEST = 12.0, 46.0, 400.0
 
 
 def to_dot(graph: Graph, *, groups: Groups | None = None, min_share: float = 0.0, caption: bool = True) -> str:
@@ -42,22 +42,12 @@ def to_dot(graph: Graph, *, groups: Groups | None = None, min_share: float = 0.0
     scene = make_scene(graph, groups=groups, min_share=min_share)
     layout = lay_out(scene, graph.n_layers)
     darkest = most_influence(scene)
-    lines = [
-        "digraph attribution {",
-        "  layout=nop2; outputorder=edgesfirst; pad=0.15;",
-        f'  node [fontname="Helvetica", fontsize={FONT_SIZE:g}, shape=box, fixedsize=true, margin=0, style=filled,'
-        ' fillcolor="#ffffff", color="#666666", penwidth=0.8];',
-        f"  edge [arrowsize={ARROW_LENGTH / 10:g}];",
-    ]
-    for row in layout.rows:
-        if row.name:
-            middle = (-_MARGIN - _ROW_NAME_WIDTH / 2, (row.low + row.high) / 2)
-            lines.append(_text(f"row {row.name}", row.name, middle, _ROW_NAME_WIDTH, color="#666666"))
+    lines = opening("attribution", layout)
     for box, place in zip(scene.boxes, layout.places, strict=True):
         lines.append(_node(box, place, darkest))
     for arrow, curve in zip(scene.arrows, route(scene.arrows, layout), strict=True):
         ends = (scene.boxes[arrow.source].key, scene.boxes[arrow.target].key)
-        lines.append(_edge(*ends, arrow, curve))
+        lines.append(_arrow(*ends, arrow, curve))
     if caption:
         lines += _caption(caption_of(graph, scene, min_share=min_share), layout, darkest)
     return "\n".join([*lines, "}", ""])
@@ -112,7 +102,7 @@ def _node(box: Box, place: Place, darkest: float) -> str:
     # the outer line of a double box is drawn around it
     outer = 2 * DOUBLE_LINE if box.kind == "group" else 0.0
     parts = [
-        _size(place.x, place.y, place.width - outer, place.height - outer),
+        rectangle(place.x, place.y, place.width - outer, place.height - outer),
         f"label={quote(chr(10).join(place.lines))}",
     ]
     if box.kind not in ("token", "logit"):
@@ -126,17 +116,9 @@ def _fill(share: float) -> str:
     return "#" + "".join(f"{round(255 - amount * (255 - channel)):02x}" for channel in _DARKEST)
 
 
-def _edge(source: str, target: str, arrow: Arrow, curve: Sequence[Point]) -> str:
-    # the arrow's head lies between where the curve ends and where the edge does
-    (x, y), (tip_x, tip_y) = curve[-2], curve[-1]
-    length = max(((tip_x - x) ** 2 + (tip_y - y) ** 2) ** 0.5, 1e-9)
-    base = (tip_x + (x - tip_x) / length * ARROW_LENGTH, tip_y + (y - tip_y) / length * ARROW_LENGTH)
-    points = " ".join(_point(*point) for point in [*curve[:-1], base])
-    tip = _point(tip_x, tip_y)
-    return (
-        f"  {quote(source)} -> {quote(target)} [{_line(arrow)}, "
-        f'tooltip="{arrow.weight:.4g}, {arrow.share:.1%} of the input", pos="e,{tip} {points}"];'
-    )
+def _arrow(source: str, target: str, arrow: Arrow, curve: Sequence[Point]) -> str:
+    tooltip = f"{arrow.weight:.4g}, {arrow.share:.1%} of the input"
+    return edge(source, target, curve, f'{_line(arrow)}, tooltip="{tooltip}"')
 
 
 def _line(arrow: Arrow) -> str:
@@ -145,15 +127,11 @@ def _line(arrow: Arrow) -> str:
     return f'color="{color}", style={style}, penwidth={arrow.width:.2f}'
 
 
-def _caption(paragraphs: Sequence[str], layout: Layout, darkest: float) -> list[str]:
+def _caption(text: Sequence[str], layout: Layout, darkest: float) -> list[str]:
     """The legend and the caption, below everything else."""
-    left, width = -_MARGIN - _ROW_NAME_WIDTH, max(layout.width + _MARGIN + _ROW_NAME_WIDTH, _NARROWEST)
+    left, width = edges_of_canvas(layout)
     out, y = _legend(left, width, darkest)
-    lines = [line for paragraph in paragraphs for line in wrap(paragraph, width)]
-    height = len(lines) * LINE_HEIGHT
-    text = "".join(escape(line) + "\\l" for line in lines)
-    at = _size(left + width / 2, y - LINE_HEIGHT - height / 2, width, height)
-    return [*out, f'  "caption" [{at}, shape=plaintext, style="", label="{text}"];']
+    return [*out, paragraphs(text, left, width, y)]
 
 
 def _legend(left: float, width: float, darkest: float) -> tuple[list[str], float]:
@@ -161,7 +139,7 @@ def _legend(left: float, width: float, darkest: float) -> tuple[list[str], float
     arrows = [(Arrow(0, 0, 1.0, share), f"{share:.0%} of the target's input") for share in _LEGEND_SHARES]
     arrows += [(Arrow(0, 0, 1.0, 0.15), "raises the target"), (Arrow(0, 0, -1.0, 0.15), "lowers it")]
     samples: list[tuple[Arrow | float, str]] = [*arrows, (0.0, "no influence"), (1.0, f"influence {darkest:.3f}")]
-    out, x, y = list[str](), left, -_MARGIN - LINE_HEIGHT
+    out, x, y = list[str](), left, -MARGIN - LINE_HEIGHT
     for number, (sample, text) in enumerate(samples):
         text_width = width_of(text)
         if x > left and x + _LEGEND_SAMPLE + text_width > left + width:
@@ -170,26 +148,11 @@ def _legend(left: float, width: float, darkest: float) -> tuple[list[str], float
         if isinstance(sample, Arrow):
             ends = [f"{key} {end}" for end in ("from", "to")]
             for end, end_x in zip(ends, (x, x + _LEGEND_SAMPLE), strict=True):
-                out.append(f'  {quote(end)} [{_size(end_x, y, 0.1, 0.1)}, label="", style=invis];')
-            out.append(_edge(ends[0], ends[1], sample, [(x + _LEGEND_SAMPLE * i / 3, y) for i in range(4)]))
+                out.append(f'  {quote(end)} [{rectangle(end_x, y, 0.1, 0.1)}, label="", style=invis];')
+            out.append(_arrow(ends[0], ends[1], sample, [(x + _LEGEND_SAMPLE * i / 3, y) for i in range(4)]))
         else:
-            at = _size(x + _LEGEND_SAMPLE / 2, y, _LEGEND_SAMPLE, LINE_HEIGHT)
+            at = rectangle(x + _LEGEND_SAMPLE / 2, y, _LEGEND_SAMPLE, LINE_HEIGHT)
             out.append(f'  {quote(key + " box")} [{at}, label="", fillcolor="{_fill(sample)}"];')
-        out.append(_text(key, text, (x + _LEGEND_SAMPLE + 4 + text_width / 2, y), text_width))
+        out.append(text_line(key, text, (x + _LEGEND_SAMPLE + 4 + text_width / 2, y), text_width))
         x += _LEGEND_SAMPLE + 4 + text_width + _LEGEND_GAP
     return out, y
-
-
-def _text(key: str, text: str, middle: Point, width: float, color: str = "#000000") -> str:
-    at = _size(*middle, width, LINE_HEIGHT)
-    return f'  {quote(key)} [{at}, shape=plaintext, style="", fontcolor="{color}", label={quote(text)}];'
-
-
-def _size(x: float, y: float, width: float, height: float) -> str:
-    """Where and how large; DOT has places in points and sizes in inches."""
-    return f'pos="{_point(x, y)}", width={width / 72:.4f}, height={height / 72:.4f}'
-
-
-def _point(x: float, y: float) -> str:
-    # + 0.0: no negative zero
-    return f"{round(x, 2) + 0.0:.2f},{round(y, 2) + 0.0:.2f}"

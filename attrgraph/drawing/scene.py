@@ -160,14 +160,19 @@ def _box(row: Any) -> Box:
         case "logit":
             name, detail = token, f"p = {row.probability:.3f}"
         case "feature" | "attention feature":
-            # what traces call features that have no label says no more than the line below
-            name = "" if label == f"L{layer} feature {feature}" else label
-            detail = f"{'A' if kind == 'attention feature' else 'L'}{layer}/{feature}"
+            name, detail = feature_text(kind, layer, feature, label)
         case "error" | "attention error":
             name, detail = kind, ""
         case _:
             name, detail = label, str(row.Index)
     return Box(visible(str(row.Index)), kind, layer, pos, name, detail, float(row.influence))
+
+
+def feature_text(kind: str, layer: int, feature: int, label: str) -> tuple[str, str]:
+    """The two lines of a feature's box."""
+    # what traces call features that have no label says no more than the line below
+    name = "" if label == f"L{layer} feature {feature}" else label
+    return name, f"{'A' if kind == 'attention feature' else 'L'}{layer}/{feature}"
 
 
 def _bare_tokens(graph: Graph, boxes: list[Box]) -> list[Box]:

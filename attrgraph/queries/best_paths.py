@@ -1,17 +1,22 @@
 """The k best of all paths through a graph without cycles, of which there may be more than can ever be listed.
 
-Whoever extends one of the k best paths to a node by an edge need not look at its other paths: values multiply, and
-factors are not negative. So every node keeps the k best paths that arrive at it, from the lowest level up.
+Whoever extends one of the best paths to a node by an edge need not look at its other paths: values multiply, and
+factors are not negative. So every node ranks the paths that arrive at it, each an edge and a place in the ranking of
+that edge's source; a ranking grows by one path when it is asked for, and asks one source for one more.
+
+Source: Jiménez and Marzal 1999, "Computing the K shortest paths: a new algorithm and an experimental comparison"
+(the recursive enumeration algorithm), here for products and without recursion
 """
 
+import heapq
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-# candidates that are compared at a time: bounds memory to some hundred MB; a choice, not tuned
-_MOST_CANDIDATES = 2**22
+# the ranking of whole paths, beside those of the paths that arrive at each node
+_ANSWER = -1
 
 
 class Ranked(NamedTuple):
@@ -19,14 +24,6 @@ class Ranked(NamedTuple):
 
     value: float
     rows: tuple[int, ...]  # from its source to its target
-
-
-class _Arrivals(NamedTuple):
-    """The best paths to each node, the best first; a value of 0 stands for none."""
-
-    value: Float[np.ndarray, "n_nodes k"]  # from the source to what the node reads
-    source: Int[np.ndarray, "n_nodes k"]  # of the path's last edge
-    place: Int[np.ndarray, "n_nodes k"]  # 0: the path starts at that source; i: goes on from its i-th best arrival
 
 
 def best_paths(
@@ -42,7 +39,7 @@ def best_paths(
 
     value = starts[first] * product of edges * product of passing[nodes between] * ends[last]
 
-    Time grows with edges + nodes * k^2, memory with nodes * k. Ties are broken alike every time.
+    Time grows with edges, and for each path with its length. Ties are broken alike every time.
 
     Args:
         edges: [target, source], none of them negative.
@@ -50,16 +47,7 @@ def best_paths(
         starts, ends: what each node counts as the first and the last of a path; 0 if it cannot be.
         passing: the factor of each node between; none of them negative.
     """
-    arrivals = _arrivals(edges, levels, starts, passing, k)
-    candidates = arrivals.value * ends[:, None]
-    best = np.argsort(-candidates, axis=None, kind="stable")[:k]
-    rows, places = np.unravel_index(best, candidates.shape)
-    values = candidates[rows, places]
-    return [
-        Ranked(float(value), _trace_back(arrivals, int(row), int(place)))
-        for value, row, place in zip(values, rows, places, strict=True)
-        if value > 0
-    ]
+    return _Search(edges, levels, starts, ends, passing).first(k)
 
 
 def best_signed_paths(
@@ -99,61 +87,112 @@ def best_signed_paths(
     return [Ranked(-value if negative else value, tuple(row % n_nodes for row in rows)) for value, rows in found]
 
 
-def _arrivals(
-    edges: sparse.csr_array, levels: np.ndarray, starts: np.ndarray, passing: np.ndarray, k: int
-) -> _Arrivals:
-    n_nodes = len(levels)
-    shape = (n_nodes, k)
-    out = _Arrivals(np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64))
-    # what goes on from a node: paths that start there, then those that arrive
-    leaving = np.zeros((n_nodes, k + 1))
-    leaving[:, 0] = starts
+class _Ranking:
+    """The paths that arrive at one node, the best first, as far as they have been asked for.
+
+    A path is its value, its last edge, and a place: 0 if it starts at that edge's source, else the place, from 1, of
+    the rest of it among those that arrive there.
+    """
+
+    def __init__(self, sources: np.ndarray, starting: np.ndarray, onward: np.ndarray, best: np.ndarray) -> None:
+        self.sources, self.onward = sources, onward
+        self.found: list[tuple[float, int, int]] = []
+        self.is_complete = False  # there are no more
+        self.is_followed = True  # what comes after the path found last, by the same edge, is among the candidates
+        # the first by each edge, in a list since most are never compared again; others as they come
+        values = np.concatenate([starting, onward * best[sources]])
+        positive = np.flatnonzero(values > 0)
+        order = positive[np.argsort(-values[positive], kind="stable")]
+        places, edges = np.divmod(order, max(1, len(sources)))
+        self._first = list(zip((-values[order]).tolist(), edges.tolist(), places.tolist(), strict=True))[::-1]
+        self._later: list[tuple[float, int, int]] = []
+
+    def follow(self, value: float, edge: int, place: int) -> None:
+        """Add a candidate."""
+        heapq.heappush(self._later, (-value, edge, place))
+
+    def grow(self) -> None:
+        """Find the next path among the candidates."""
+        if self._later and (not self._first or self._later[0] < self._first[-1]):
+            value, edge, place = heapq.heappop(self._later)
+        elif self._first:
+            value, edge, place = self._first.pop()
+        else:
+            value, edge, place = 0.0, 0, 0
+        if value < 0:
+            self.found.append((-value, edge, place))
+            self.is_followed = place == 0
+        else:
+            self.is_complete = True
+
+
+class _Search:
+    """The rankings of a graph's nodes, made when they are asked for the first time."""
+
+    def __init__(
+        self, edges: sparse.csr_array, levels: np.ndarray, starts: np.ndarray, ends: np.ndarray, passing: np.ndarray
+    ) -> None:
+        self._edges, self._starts, self._passing = edges, starts, passing
+        self._best = _best_arrivals(edges, levels, starts, passing)
+        last = np.flatnonzero((ends > 0) & (self._best > 0))
+        self._rankings = {_ANSWER: _Ranking(last, np.zeros(len(last)), ends[last], self._best)}
+
+    def first(self, k: int) -> list[Ranked]:
+        """The k best paths."""
+        self._ask(_ANSWER, k)
+        found = self._rankings[_ANSWER].found[:k]
+        return [Ranked(value, self._trace_back(place)) for place, (value, _, _) in enumerate(found, start=1)]
+
+    def _ranking(self, row: int) -> _Ranking:
+        if row not in self._rankings:
+            here = slice(self._edges.indptr[row], self._edges.indptr[row + 1])
+            sources, factors = self._edges.indices[here], self._edges.data[here]
+            starting, onward = factors * self._starts[sources], factors * self._passing[sources]
+            self._rankings[row] = _Ranking(sources, starting, onward, self._best)
+        return self._rankings[row]
+
+    def _ask(self, row: int, n: int) -> None:
+        """Find the n best arrivals at a node, or as many as there are, and at other nodes what that takes."""
+        asked = [(row, n)]
+        while asked:
+            row, n = asked[-1]
+            ranking = self._ranking(row)
+            if ranking.is_complete or len(ranking.found) >= n:
+                asked.pop()
+            elif ranking.is_followed:
+                ranking.grow()
+            else:
+                _, edge, place = ranking.found[-1]
+                source = self._ranking(int(ranking.sources[edge]))
+                if len(source.found) > place:
+                    ranking.follow(float(ranking.onward[edge]) * source.found[place][0], edge, place + 1)
+                    ranking.is_followed = True
+                elif source.is_complete:
+                    ranking.is_followed = True
+                else:
+                    asked.append((int(ranking.sources[edge]), place + 1))
+
+    def _trace_back(self, place: int) -> tuple[int, ...]:
+        """The rows of a whole path, from its source on."""
+        row, path = _ANSWER, list[int]()
+        while place:
+            self._ask(row, place)
+            _, edge, place = self._rankings[row].found[place - 1]
+            row = int(self._rankings[row].sources[edge])
+            path.append(row)
+        return tuple(reversed(path))
+
+
+def _best_arrivals(
+    edges: sparse.csr_array, levels: np.ndarray, starts: np.ndarray, passing: np.ndarray
+) -> Float[np.ndarray, " n_nodes"]:
+    """The value of the best path to what each node reads; 0 if there is none."""
+    best = np.zeros(len(levels))
     reads = np.diff(edges.indptr) > 0
-    n_at_once = max(1, _MOST_CANDIDATES // (k * (k + 1)))
     for level in np.unique(levels[reads]):
         here = np.flatnonzero(reads & (levels == level))
-        for first in range(0, len(here), n_at_once):
-            at = here[first : first + n_at_once]
-            _extend(edges, at, leaving, out)
-        leaving[here, 1:] = out.value[here] * passing[here, None]
-    return out
-
-
-def _extend(edges: sparse.csr_array, at: np.ndarray, leaving: np.ndarray, out: _Arrivals) -> None:
-    """Fill in the best arrivals at some nodes, whose sources are done."""
-    k = out.value.shape[1]
-    block = sparse.csr_array(edges[at])
-    rows = np.repeat(np.arange(len(at)), np.diff(block.indptr))
-    # an edge with k edges before it whose best paths are better has none of the k best
-    best_by = block.data * leaving.max(1)[block.indices]
-    kept, rank = _first_of_rows(rows, best_by, k)
-    # nor has a path that is worse than the best ones by k edges
-    least = np.zeros(len(at))
-    least[rows[kept[rank == k - 1]]] = best_by[kept[rank == k - 1]]
-    values = block.data[kept, None] * leaving[block.indices[kept]]  # [n_kept, k + 1]
-    values[values < least[rows[kept], None]] = 0
-    best, rank = _first_of_rows(np.repeat(rows[kept], k + 1), values.reshape(-1), k)
-    edge, place = kept[best // (k + 1)], best % (k + 1)
-    target = at[rows[edge]]
-    out.value[target, rank] = values.reshape(-1)[best]
-    out.source[target, rank] = block.indices[edge]
-    out.place[target, rank] = place
-
-
-def _first_of_rows(rows: np.ndarray, values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the k highest positive values of each row stand, and their ranks in it; row by row, the highest first."""
-    positive = np.flatnonzero(values > 0)
-    order = positive[np.lexsort((-values[positive], rows[positive]))]
-    in_row = rows[order]
-    first = np.searchsorted(in_row, in_row)
-    rank = np.arange(len(order)) - first
-    return order[rank < k], rank[rank < k]
-
-
-def _trace_back(arrivals: _Arrivals, row: int, place: int) -> tuple[int, ...]:
-    """The rows of a node's i-th best arrival, from its source on."""
-    path = [row]
-    while place >= 0:
-        row, place = int(arrivals.source[row, place]), int(arrivals.place[row, place]) - 1
-        path.append(row)
-    return tuple(reversed(path))
+        block = sparse.csr_array(edges[here])
+        # as rankings multiply, so that both agree to the last bit
+        onward = (block.data * passing[block.indices]) * best[block.indices]
+        best[here] = np.maximum.reduceat(np.maximum(block.data * starts[block.indices], onward), block.indptr[:-1])
+    return best

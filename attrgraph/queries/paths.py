@@ -1,7 +1,5 @@
 """The strongest paths of a graph as a table."""
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -58,11 +56,10 @@ def _table(
     ids, labels = graph.nodes.index.to_numpy(dtype=object), graph.nodes["label"].to_numpy(dtype=object)
     named = np.where(labels == "", ids, labels)
     response = responses(graph)
-    weight, share = np.zeros(len(found)), np.zeros(len(found))
-    for i, (_, rows) in enumerate(found):
-        at = np.array(rows)
-        weight[i] = np.prod(_at(edges, at)) * np.prod(response[at[1:-1]]) * ends[at[-1]]
-        share[i] = np.prod(_at(shares, at)) * ends[at[-1]]
+    last = [rows[-1] for _, rows in found]
+    between = np.array([np.prod(response[list(rows[1:-1])]) for _, rows in found])
+    weight, share = (_products(matrix, [rows for _, rows in found]) * ends[last] for matrix in (edges, shares))
+    weight = weight * between
     return pd.DataFrame(
         {
             "path": pd.Series([tuple(str(ids[row]) for row in rows) for _, rows in found], dtype=object),
@@ -74,6 +71,11 @@ def _table(
     )
 
 
-def _at(matrix: sparse.csr_array, rows: np.ndarray) -> np.ndarray:
-    """The entries of a path's edges."""
-    return np.array([matrix[target, source] for source, target in pairwise(rows.tolist())])
+def _products(matrix: sparse.csr_array, paths: list[tuple[int, ...]]) -> np.ndarray:
+    """Of the entries of each path's edges."""
+    if not paths:
+        return np.zeros(0)
+    sources, targets = ([row for path in paths for row in path[some]] for some in (slice(-1), slice(1, None)))
+    entries = np.asarray(matrix[targets, sources]).reshape(-1)
+    lengths = [len(path) - 1 for path in paths]
+    return np.multiply.reduceat(entries, np.cumsum([0, *lengths[:-1]]))

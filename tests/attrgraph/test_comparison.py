@@ -157,6 +157,8 @@ def test_prompts_of_other_cities_share_what_asks_for_the_capital(graphs: list[ag
     jaccards = [found.summary()["nodes"]["jaccard"] for found in (by_tokens, by_position)]
     assert jaccards[0] > jaccards[1]
     assert by_tokens.summary()["left_answer"] == "austin"
+    picture = by_tokens.to_dot()
+    assert 'label="austin"' in picture and 'label="dallas / worth"' not in picture  # two tokens are two boxes
 
 
 def test_pictures_of_differences_are_the_same_every_time(tmp_path: Path) -> None:
@@ -164,12 +166,20 @@ def test_pictures_of_differences_are_the_same_every_time(tmp_path: Path) -> None
     text = found.to_dot()
     assert text == ag.diff(six_nodes(), changed_six_nodes()).to_dot()
     lines = {line.split(" [")[0].strip(): line for line in text.splitlines()}
-    assert "style=dashed" in lines['"1_3_2" -> "3_9_2"'] and "style=bold" in lines['"1_4_2" -> "3_10_2"']
-    assert "style=solid" in lines['"E_8_2" -> "0_2_2"'] and "arrowhead=dot" in lines['"E_8_2" -> "0_2_2"']
-    assert "arrowhead=dot" not in lines['"E_7_1" -> "0_1_1"'] and 'tooltip="2 -> 3"' in lines['"E_7_1" -> "0_1_1"']
-    assert '"E_6_0" -> "E_7_1" -> "E_8_2" [style=invis]' in text  # tokens in order
-    assert 'label="feature 3\\ntwo@2"' in lines['"1_3_2"']
-    assert "left (dashed): one two" in text and "nodes: 4 common, 2 left, 3 right" in text
+    left, right, common = (lines[edge] for edge in ('"1_3_2" -> "3_9_2"', '"1_4_2" -> "3_10_2"', '"E_8_2" -> "0_2_2"'))
+    assert "#b35806" in left and "style=dashed" in left and "#542788" in right and "#777777" in common
+    assert "arrowhead=dot" in common and "arrowhead=dot" not in lines['"E_7_1" -> "0_1_1"']
+    assert 'tooltip="2 -> 3"' in lines['"E_7_1" -> "0_1_1"']
+    assert 'label="feature 3\\nL1/3"' in lines['"1_3_2"'] and 'label="logit 9"' in lines['"3_9_2"']
+    # every box over its place, tokens in order
+    x = {
+        name: float(line.split('pos="')[1].split(",")[0])
+        for name, line in lines.items()
+        if "->" not in name and "pos=" in line
+    }
+    assert x['"E_6_0"'] < x['"E_7_1"'] < x['"E_8_2"']
+    assert (x['"1_3_2"'] + x['"1_4_2"']) / 2 == pytest.approx(x['"E_8_2"'])  # side by side
+    assert "Left: one two" in text and "4 nodes in both, 2 left, 3 right; " in text
     draw_diff(found, tmp_path / "d.dot")
     assert (tmp_path / "d.dot").read_text() == text
 
