@@ -48,7 +48,7 @@ def large_empty(like: Tensor, *shape: int) -> Tensor:
     return x
 
 
-def parse_bytes(size: int | str) -> int:
+def parse_bytes(size: int | str, *, name: str = "memory budget") -> int:
     """A number of bytes from a number or from text such as "8G", "512M" or "1.5 GiB" (units are powers of 1024).
 
     Raises:
@@ -57,7 +57,7 @@ def parse_bytes(size: int | str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", str(size).upper())
     n_bytes = int(float(match[1]) * _UNITS[match[2]]) if match else 0
     if n_bytes < 1:
-        raise AttrGraphError(f"memory budget is {size!r}; expected a number of bytes, or a size such as 8G or 512M.")
+        raise AttrGraphError(f"{name} is {size!r}; expected a number of bytes, or a size such as 8G or 512M.")
     return n_bytes
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import GraphFileError
+from attrgraph.formats import MAX_JSON_BYTES
 from attrgraph.graph_files.check_nodes import check_links, check_nodes
-from attrgraph.graph_files.document import MAX_BYTES, read_document
+from attrgraph.graph_files.document import read_document
 from attrgraph.graph_files.flavours import SAFE_NAME
 from attrgraph.graph_files.params import EMPTY_PARAMS, referred_ids
 from attrgraph.graph_files.problems import ANTHROPIC, CIRCUIT_TRACER, EVERY_VIEWER, NEURONPEDIA, US, Findings, Problem
@@ -14,7 +15,7 @@ from attrgraph.graph_files.problems import ANTHROPIC, CIRCUIT_TRACER, EVERY_VIEW
 _NEURONPEDIA_BYTES = (1024, 100 * 2**20)
 
 
-def check_graph_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> list[Problem]:
+def check_graph_file(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> list[Problem]:
     """Everything that is wrong with a graph file, errors first; an empty list for a file that opens everywhere.
 
     Args:

@@ -11,6 +11,7 @@ from attrgraph.graph_files.flavours import (
     COMMON_TYPES,
     FEATURE_TYPES,
     KINDS_BY_TYPE,
+    LARGEST_SHARE,
     PROBABILITY,
     cantor_unpair,
     feature_of_id,
@@ -148,7 +149,7 @@ def _check_influence(nodes: list[Node], findings: Findings) -> None:
         for node in nodes
         if node.get("influence") is not None
         # the last share is a float32 sum and may pass 1 by rounding
-        and not (type(node["influence"]) in (int, float) and 0 <= node["influence"] <= 1 + 1e-6)
+        and not (type(node["influence"]) in (int, float) and 0 <= node["influence"] <= LARGEST_SHARE)
     ]
     what = "nodes whose influence is no cumulative share from 0 to 1"
     findings.add_each("warning", "influence-share", outside, what, CIRCUIT_TRACER, NEURONPEDIA)
@@ -165,7 +166,7 @@ def _check_numbers(nodes: list[Node], schema: Any, findings: Findings) -> None:
     improper = [
         f"{node['node_id']} ({node['token_prob']!r:.30})"
         for node in nodes
-        if _is_number(node.get("token_prob")) and not 0 <= node["token_prob"] <= 1
+        if _is_number(node.get("token_prob")) and not 0 <= node["token_prob"] <= LARGEST_SHARE
     ]
     findings.add_each("error", "probability", improper, "nodes whose token_prob is no probability", US)
     features = [node for node in nodes if node.get("feature_type") in _FEATURE_TYPES]

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from attrgraph.errors import GraphFileError
-from attrgraph.formats import GRAPH_FORMATS
-from attrgraph.graph_files.document import MAX_BYTES
+from attrgraph.formats import GRAPH_FORMATS, MAX_JSON_BYTES
 from attrgraph.graph_files.json_writing import write_json
 from attrgraph.graph_files.loading import load_graph
 from attrgraph.graph_files.native import save_graph
@@ -16,7 +15,7 @@ def convert_graph(
     profile: str = "neuronpedia",
     *,
     overwrite: bool = False,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int = MAX_JSON_BYTES,
 ) -> list[str]:
     """Write a graph file as another, repaired as far as it can be.
 

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from attrgraph.errors import GraphFileError
+from attrgraph.formats import MAX_JSON_BYTES
 
-# Measured: links as every tool writes them take ten times a file's size in memory until the graph stands, two-letter
-# strings, the worst, seventeen times: 4.2 GiB. Neuronpedia takes 100 MiB; 4 million links fit, at 60 bytes each.
-MAX_BYTES = 2**28
 # an object takes at least 64 bytes of memory, however few it has in the file
 _BYTES_PER_OBJECT = 32
 # graphs are 3 deep, results of attention tracing in them 6; Python's parser gives up at about 1000
@@ -48,7 +46,7 @@ class Document:
     n_broken_texts: int
 
 
-def read_document(path: Path, *, max_bytes: int = MAX_BYTES) -> Document:
+def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
     """Parse a JSON file.
 
     Args:
@@ -102,8 +100,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise GraphFileError(
                 f"{path}: is {size / 2**20:.0f} MiB; at most {max_bytes / 2**20:.0f} MiB of JSON are parsed, for the "
-                "memory that takes. Prune the graph, or, if there is memory, pass a larger max_bytes "
-                "to attrgraph.load_graph and save it as .safetensors."
+                "memory that takes. Prune the graph, or, if there is memory, pass a larger max_bytes to "
+                "attrgraph.load_graph, or convert it once: attrgraph convert FILE -o FILE.safetensors --max-bytes 2G."
             )
         with path.open("rb") as file:
             raw = file.read(max_bytes + 1)  # it may have grown

@@ -17,6 +17,8 @@ FEATURE_TYPES = {
 KINDS_BY_TYPE = {name: kind for kind, name in FEATURE_TYPES.items()}
 # what every viewer knows; of the others Neuronpedia knows lorsa, lorsa error, bias and unknown
 COMMON_TYPES = ("cross layer transcoder", "mlp reconstruction error", "embedding", "logit")
+# 1, and the rounding of a float32 sum
+LARGEST_SHARE = 1 + 1e-6
 PROBABILITY = re.compile(r"\(p=([0-9]*\.?[0-9]+)\)")
 OUTPUT = re.compile(r'^(?:Output|Logit) "(.*)" \(p=', re.DOTALL)
 LABELLED = re.compile(r" ?\(p=[0-9]*\.?[0-9]+\)$")

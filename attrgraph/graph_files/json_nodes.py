@@ -10,6 +10,7 @@ from attrgraph.graph import BIAS_ID
 from attrgraph.graph_files.flavours import (
     KINDS_BY_TYPE,
     LABELLED,
+    LARGEST_SHARE,
     OUTPUT,
     PROBABILITY,
     feature_index,
@@ -135,8 +136,9 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
     label = node.get("clerp")
     label = label if isinstance(label, str) else ""
     text, feature, probability = tokens[pos], -1, _number(node, "token_prob")
-    if not 0 <= probability <= 1:
+    if not 0 <= probability <= LARGEST_SHARE:
         raise ValueError(f"{where}: token_prob {probability} is no probability")
+    probability = min(probability, 1.0)
     if kind in FEATURE_KINDS:
         feature = feature_index(node, layer, schema)
     elif kind in ("embedding", "logit"):
@@ -152,9 +154,7 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         text = output[1] if output else stated_text
     cumulative = _number(node, "influence")
     # a logit's has no meaning, and files have null there
-    is_stated = (
-        kind != "logit" and node.get("influence") is not None and 0 <= cumulative <= 1 + 1e-6
-    )  # rounding of a float32 sum
+    is_stated = kind != "logit" and node.get("influence") is not None and 0 <= cumulative <= LARGEST_SHARE
     return {
         "kind": kind,
         "layer": layer,

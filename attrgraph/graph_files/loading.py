@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from attrgraph.errors import GraphFileError
+from attrgraph.formats import MAX_JSON_BYTES
 from attrgraph.graph import Graph
-from attrgraph.graph_files.document import MAX_BYTES, read_document
+from attrgraph.graph_files.document import read_document
 from attrgraph.graph_files.json_reading import from_dict
 from attrgraph.graph_files.native import read_graph
 
 
-def load_graph(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Graph:
+def load_graph(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> Graph:
     """Read a graph: the native `.safetensors`, or JSON as any tool writes it.
 
     JSON may be Anthropic's of 2025-03, circuit-tracer's of schema 0 or 1, EleutherAI's, or Neuronpedia's, with or

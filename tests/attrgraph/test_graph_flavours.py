@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graph_documents import EDGES, FLAVOURS, IDS, NODES, PROBABILITIES, TOKENS, WORDS, attention_document, document
+from graph_documents import (
+    EDGES,
+    FLAVOURS,
+    IDS,
+    NODES,
+    PROBABILITIES,
+    TOKENS,
+    WORDS,
+    attention_document,
+    document,
+    interleaved_document,
+)
 
 import attrgraph as ag
 from attrgraph.drawing.draw import to_dot
@@ -143,6 +154,22 @@ def test_attention_features_take_part_in_influence_scores_and_pruning(tmp_path: 
     assert graph.mean_hops() == pytest.approx(3 * 4 / 5.5, rel=1e-12)
     assert "1_lor_9_3" in to_dot(graph)
     assert graph.to_networkx().number_of_nodes() == 9
+
+
+def test_layers_of_their_own_for_attention_are_read(tmp_path: Path) -> None:
+    graph = loaded(interleaved_document(), tmp_path)
+    assert graph.metadata["flavour"] == "attention" and graph.n_layers == 4
+    features = graph.nodes[graph.nodes["kind"].isin(["feature", "attention feature"])]
+    assert features["feature"].to_dict() == {"0_lor_2_1": 2, "1_4_1": 4, "2_lor_9_3": 9}
+    assert graph.nodes.loc["5_900_3", ["token", "probability"]].tolist() == [" Austin", 1.0]  # was 1 and a rounding
+    assert graph.scores().replacement == pytest.approx(4 / 5.5, rel=1e-12)
+    assert graph.metadata["extra"]["nodes"]["1_4_1"]["sae_name"] == "set-1"
+    output = tmp_path / "written.json"
+    ag.convert_graph(tmp_path / "loaded.json", output)
+    assert not [problem for problem in ag.check_graph_file(output) if problem.severity == "error"]
+    again = ag.load_graph(output)
+    assert again.nodes.drop(columns="label").equals(graph.nodes.drop(columns="label"))
+    assert (again.adjacency != graph.adjacency).nnz == 0
 
 
 def test_an_unknown_type_is_kept_under_its_own_name(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_a_converted_file_passes_and_repairs_are_on_stderr(
     assert "repaired: 1 link" in capsys.readouterr().err
 
 
+def test_larger_files_are_read_when_asked_for(broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    native = str(tmp_path / "g.safetensors")
+    assert main(["convert", broken, "-o", native, "--max-bytes", "1K"]) == 1
+    assert "at most 0 MiB of JSON are parsed" in capsys.readouterr().err
+    assert main(["convert", broken, "-o", native, "--max-bytes", "a lot"]) == 1
+    assert "--max-bytes is 'a lot'; expected a number of bytes, or a size" in capsys.readouterr().err
+    assert main(["convert", broken, "-o", native, "--max-bytes", "1M"]) == 0
+
+
 def test_files_are_listed_as_json(broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     native = str(tmp_path / "g.safetensors")
     assert main(["convert", broken, "-o", native]) == 0

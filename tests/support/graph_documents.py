@@ -131,3 +131,37 @@ def attention_document() -> dict[str, Any]:
         "qk_only_nodes": {"x": ["0_cro_4_1"]},
     }
     return copy.deepcopy(document)
+
+
+def interleaved_document() -> dict[str, Any]:
+    """A graph as OpenMOSS' server answers it: attention and MLPs have layers of their own, the answer the next one.
+
+    There are no jsNodeIds, labels and qParams, layers are numbers, and a feature is its whole record.
+    """
+
+    def node(node_id: str, kind: str, layer: int, pos: int, **more: Any) -> dict[str, Any]:
+        common = {"feature_type": kind, "node_id": node_id, "layer": layer, "ctx_idx": pos}
+        return {**common, "is_target_logit": kind == "logit", "is_from_qk_tracing": False, **more}
+
+    def feature(node_id: str, kind: str, layer: int, pos: int, index: int) -> dict[str, Any]:
+        record = {"feature_index": index, "interpretation": None}
+        more = {"feature": record, "sae_name": f"set-{layer}", "activation": 1.5, "qk_tracing_results": None}
+        return node(node_id, kind, layer, pos, **more)
+
+    nodes = [
+        node("E_101_1", "embedding", -1, 1, token="Fact"),
+        feature("0_2_1", "lorsa", 0, 1, 2),
+        feature("1_4_1", "cross layer transcoder", 1, 1, 4),
+        feature("2_9_3", "lorsa", 2, 3, 9),
+        node("3_error_3", "mlp reconstruction error", 3, 3),
+        node("2_error_3", "lorsa error", 2, 3),
+        node("blocks.0.attn.b_O:3", "bias", 0, 3),
+        node("4_900_3", "logit", 4, 3, token=" Austin", token_prob=1.0000001),
+    ]
+    pairs = [(0, 1, 1.0), (1, 2, 2.0), (2, 3, -1.0), (3, 7, 4.0), (4, 7, 1.0), (5, 7, 0.5), (6, 7, 0.25)]
+    links = [
+        {"source": nodes[source]["node_id"], "target": nodes[target]["node_id"], "weight": weight}
+        for source, target, weight in pairs
+    ]
+    metadata = {"prompt_tokens": TOKENS, "prompt": "".join(TOKENS), "schema_version": 1}
+    return {"metadata": metadata, "nodes": nodes, "links": links}
