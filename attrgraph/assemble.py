@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from torch import Tensor
 
 from attrgraph.graph import BIAS_ID, Graph, with_influence
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.replacement import LocalReplacement
 from attrgraph.selection import EdgeRows
 from attrgraph.targets import LogitTargets
+
+# of edges that are looked through together: a choice, not tuned; some hundred thousand entries
+_ROWS_AT_ONCE = 16
 
 
 def assemble(model: LanguageModel, local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> Graph:
@@ -57,17 +59,22 @@ def _adjacency(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) ->
     n_nodes = n_selected + n_between + n_logits + 1
     node_of = np.append(np.arange(n_selected + n_between), n_nodes - 1)  # logits are never sources
 
-    def to_nodes(block: Tensor) -> sparse.csr_array:
-        edges = sparse.coo_array(block.float().cpu().numpy())
-        return sparse.csr_array((edges.data, (edges.row, node_of[edges.col])), shape=(len(block), n_nodes))
-
-    def empty(n: int) -> sparse.csr_array:
-        return sparse.csr_array((n, n_nodes), dtype=np.float32)
-
-    blocks = [to_nodes(rows.features), empty(n_between), to_nodes(rows.logits), empty(1)]
-    adjacency = sparse.csr_array(sparse.vstack(blocks, format="csr"))
-    adjacency.sort_indices()
-    return adjacency
+    blocks = [block.float().cpu().numpy() for block in (rows.features, rows.logits)]
+    counts = [np.count_nonzero(block, axis=1) for block in blocks]
+    n_edges = int(sum(count.sum() for count in counts))
+    kind = np.int32 if max(n_edges, n_nodes) <= np.iinfo(np.int32).max else np.int64
+    none = np.zeros(n_between, dtype=np.int64)
+    indptr = np.cumsum(np.concatenate([[0], counts[0], none, counts[1], [0]])).astype(kind)
+    data, indices = np.empty(n_edges, dtype=np.float32), np.empty(n_edges, dtype=kind)
+    done = 0
+    for block in blocks:
+        for start in range(0, len(block), _ROWS_AT_ONCE):
+            some = block[start : start + _ROWS_AT_ONCE]
+            at = np.flatnonzero(some)
+            data[done : done + len(at)] = some.reshape(-1)[at]
+            indices[done : done + len(at)] = node_of[at % some.shape[1]]
+            done += len(at)
+    return sparse.csr_array((data, indices, indptr), shape=(n_nodes, n_nodes))
 
 
 def _part(

@@ -15,7 +15,7 @@ from attrgraph.kernels.influence import influence_rows
 from attrgraph.memory import budget_bytes, own_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation
-from attrgraph.selection import SELECTION_ROUND, EdgeRows, check_memory
+from attrgraph.selection import EdgeRows, check_memory, rounds
 from attrgraph.targets import LogitTargets, Targets, choose_targets
 from attrgraph.tracing import check_settings, keeps_patterns, skipped_positions
 
@@ -127,7 +127,8 @@ class _Sample:
         self.sweep = EdgeSweep(local, memory_bytes=memory)
         logit_rows = self.sweep.edges(logits.reads)
         self._once = time.perf_counter() - started
-        first = self._best(logit_rows, local.active.layer[:0], min(n_selected, SELECTION_ROUND))
+        self._rounds = rounds(n_selected)
+        first = self._best(logit_rows, local.active.layer[:0], self._rounds[0] if self._rounds else 0)
         tiles = tiles_of(feature_reads(local, first))
         known = torch.cat([first[tiles[0]], first[tiles[-1]]]).unique() if tiles else first
         rows = torch.cat([logit_rows, self.sweep.edges(feature_reads(local, known))])
@@ -194,11 +195,12 @@ class _Sample:
         slope = (slow - fast) / (most - least) if slow > fast and most > 1.1 * least else slow / max(1.0, most)
         per_tile = max(0.0, slow - slope * most)
         targets = feature_reads(self._local, self._chosen)
-        sweeps = slope * self._work(targets) + per_tile * len(tiles_of(targets))
-        n_rounds = -(-n // SELECTION_ROUND) if is_limited else 0
+        # each round has tiles of its own
+        parts = torch.arange(n).split(self._rounds if is_limited else n)
+        sweeps = sum(slope * self._work(targets[part]) + per_tile * len(tiles_of(targets[part])) for part in parts)
         # a ranking looks at the rows known by then; at the end, what was left out is counted and the rows are copied
-        n_looks = (n_rounds + 1) / 2 + _LOOKS_AT_END if is_limited else 0.0
-        return self._once + sweeps + self._ranking * n * n_looks
+        n_looked_at = sum(int(part[0]) for part in parts) + n * (1 + _LOOKS_AT_END) if is_limited else 0
+        return self._once + sweeps + self._ranking * n_looked_at
 
     def graph_seconds(self) -> float:
         """Of putting nodes and edges together, at the pace of the sample's graphs with and without features."""

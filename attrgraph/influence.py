@@ -83,11 +83,17 @@ def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]
     Raises:
         ValueError: an edge leads to a lower layer, or edges within layers make a cycle or a path of more than 1000.
     """
-    targets, sources = adjacency.nonzero()
-    if bool((layers[sources] < layers[targets]).all()):
+    reads = np.flatnonzero(np.diff(adjacency.indptr))
+    # stored zeros are no edges
+    below = layers[adjacency.indices]
+    if not adjacency.data.all():
+        below = np.where(adjacency.data != 0, below, layers.min(initial=0) - 1)
+    highest = np.maximum.reduceat(below, adjacency.indptr[reads]) if len(reads) else layers[:0]
+    if bool((highest < layers[reads]).all()):
         return layers
-    if bool((layers[sources] > layers[targets]).any()):
+    if bool((highest > layers[reads]).any()):
         raise ValueError("an edge does not lead from a lower to a higher layer; influence needs a graph in layer order")
+    targets, sources = adjacency.nonzero()
     order = np.argsort(sources, kind="stable")
     targets, starts = targets[order], np.searchsorted(sources[order], np.arange(len(layers) + 1))
     waits_for = np.bincount(targets, minlength=len(layers))
@@ -193,7 +199,9 @@ def scores(
     is_error = np.isin(kinds, ERROR_KINDS)
     from_tokens, from_errors = influence[kinds == "embedding"].sum(), influence[is_error].sum()
     flow = influence + weights
-    error_share = np.asarray(row_shares(adjacency)[:, np.flatnonzero(is_error)].sum(1))
+    sizes = abs(adjacency).astype(np.float64)
+    inputs = sizes @ np.ones(len(kinds))
+    error_share = np.divide(sizes @ is_error.astype(np.float64), inputs, out=np.zeros(len(kinds)), where=inputs > 0)
     with np.errstate(invalid="ignore"):
         return Scores(
             float(np.divide(from_tokens, from_tokens + from_errors)),

@@ -14,9 +14,12 @@ from attrgraph.memory import in_words, large_empty
 from attrgraph.replacement import LocalReplacement
 from attrgraph.targets import LogitTargets
 
-# Features expanded between two rankings when not all fit: a larger round ranks less often, on older influence. A
-# choice, not tuned; fixed and recorded, so that the chosen set never depends on memory or chunking.
-SELECTION_ROUND = 256
+# Features expanded between two rankings when not all fit, and, if that is more, which share of those expanded so far:
+# larger rounds rank less often, on older influence, and have more targets of similar positions to sweep together.
+# Measured with 7,500 of 15,011 features at GPT-2's shape on two cores: 20 others than with 256 throughout, the share of
+# influence left out .01676 instead of .01675, edges in 4.6 instead of 5.8 s. Fixed and recorded, so that the chosen set
+# never depends on memory or chunking.
+SELECTION_ROUND, SELECTION_GROWTH = 256, 0.25
 # rows looked at together, as a copy
 _ROWS_AT_ONCE = 16
 # (phase, done, total)
@@ -90,14 +93,22 @@ def _fill(
         fill(n_logits, feature_reads(local))
         return torch.arange(n_active, device=rows.device)
     selected = torch.zeros(0, dtype=torch.int64, device=rows.device)
-    while len(selected) < n_selected:
+    for n_round in rounds(n_selected):
         influence = _influence(local, logits, rows, selected)[0][:n_active]
         influence[selected] = -1.0  # already expanded
-        n_round = min(SELECTION_ROUND, n_selected - len(selected))
         best = influence.sort(descending=True, stable=True).indices[:n_round]
         fill(n_logits + len(selected), feature_reads(local, best))
         selected = torch.cat([selected, best])
     return selected
+
+
+def rounds(n_selected: int) -> list[int]:
+    """How many features are expanded after each ranking, if not all active ones are."""
+    sizes, done = list[int](), 0
+    while done < n_selected:
+        sizes.append(min(max(SELECTION_ROUND, int(SELECTION_GROWTH * done)), n_selected - done))
+        done += sizes[-1]
+    return sizes
 
 
 def check_memory(local: LocalReplacement, n_logits: int, n_selected: int, memory_bytes: int) -> int:

@@ -18,7 +18,7 @@ from attrgraph.graph import Graph
 from attrgraph.memory import budget_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.replacement import build_replacement, measure_deviation
-from attrgraph.selection import SELECTION_ROUND, Progress, compute_rows, input_sum_gap
+from attrgraph.selection import SELECTION_GROWTH, SELECTION_ROUND, Progress, compute_rows, input_sum_gap
 from attrgraph.targets import Targets, choose_targets
 
 
@@ -92,6 +92,7 @@ def trace(
         "desired_logit_prob": desired_logit_prob,
         "max_feature_nodes": max_feature_nodes,
         "selection_round": SELECTION_ROUND,
+        "selection_growth": SELECTION_GROWTH,
         "skipped_positions": is_skipped.nonzero().flatten().tolist(),
     }
     scores = graph.scores()

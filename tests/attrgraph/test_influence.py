@@ -83,6 +83,18 @@ def test_influence_refuses_a_graph_out_of_order() -> None:
         influence.node_influence(upside_down, LAYERS, WEIGHTS)
 
 
+def test_zeros_that_are_stored_are_no_edges() -> None:
+    stored = sparse.csr_array(BY_HAND)
+    # from the answer down to the first node, and all of a row
+    rows, columns = stored.nonzero()
+    downward = sparse.csr_array(
+        (np.append(stored.data, [0.0, 0.0]), (np.append(rows, [0, 0]), np.append(columns, [4, 3]))), shape=stored.shape
+    )
+    assert downward.nnz == stored.nnz + 2 and influence.node_levels(downward, LAYERS) is LAYERS
+    expected = influence.node_influence(stored, LAYERS, WEIGHTS)
+    np.testing.assert_allclose(influence.node_influence(downward, LAYERS, WEIGHTS), expected)
+
+
 @st.composite
 def layered_graphs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Dense adjacency, layers, kinds and weights of a random small graph in layer order."""

@@ -13,6 +13,7 @@ import attrgraph as ag
 from attrgraph.errors import AttrGraphError, PromptError, TargetError, TranscoderError
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.selection import rounds
 
 Build = Callable[..., LanguageModel]
 
@@ -134,6 +135,14 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
         assert again.nodes.index.equals(limited.nodes.index)
         for name in ("data", "indices", "indptr"):
             assert np.array_equal(getattr(again.adjacency, name), getattr(limited.adjacency, name))
+
+
+def test_rounds_of_selection_grow_with_what_is_expanded() -> None:
+    assert rounds(0) == [] and rounds(100) == [100] and rounds(300) == [256, 44]
+    sizes = rounds(7500)
+    assert sum(sizes) == 7500
+    for i, size in enumerate(sizes[:-1]):
+        assert size == max(256, sum(sizes[:i]) // 4)
 
 
 def test_patterns_that_are_not_kept_change_nothing(
