@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROMPT := in the state containing dallas the capital is
 
-.PHONY: demo test shapes lint types imports check clean
+.PHONY: demo test shapes lint types imports check gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attrgraph needs Python 3.11 or newer; set PYTHON=")'
@@ -42,6 +42,13 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 check: test shapes lint types imports
+
+# On a machine with a GPU and a CUDA build of torch: the tests that need one, and the benchmarks, into results/.
+gpu:
+	$(BIN)/pytest -q -m gpu
+	$(BIN)/python benchmarks/roofline.py --device cuda -o benchmarks/results/roofline_gpu.json
+	$(BIN)/python benchmarks/attribution.py --device cuda --shapes gpt2 llama --tokens 16 64 256 1024 -o benchmarks/results/attribution_gpu.json
+	$(BIN)/python benchmarks/train_step.py --device cuda -o benchmarks/results/train_step_gpu.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-out

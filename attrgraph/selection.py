@@ -1,5 +1,6 @@
 """Rows of edges: into the logits, and into active features, the most influential first if not all fit."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,13 +117,20 @@ def check_memory(local: LocalReplacement, n_logits: int, n_selected: int, memory
 
     If not all features fit, in the end there are the rows with all columns and those with columns of chosen features.
     """
-    n_active, n_rows = len(local.active), n_logits + n_selected
-    n_kept = 0 if n_selected == n_active else n_columns(local) - n_active + n_selected
-    n_bytes = n_rows * (n_columns(local) + n_kept) * local.run.embedding.element_size()
+    n_active = len(local.active)
+
+    def bytes_of(n: int) -> int:
+        n_kept = 0 if n == n_active else n_columns(local) - n_active + n
+        return (n_logits + n) * (n_columns(local) + n_kept) * local.run.embedding.element_size()
+
+    n_bytes = bytes_of(n_selected)
     if n_bytes > memory_bytes:
+        # all features take less than nearly all of them
+        n_fitting = bisect_right(range(n_selected), memory_bytes, key=bytes_of) - 1
+        fewer = f"set max_feature_nodes to {n_fitting} or less, or " if n_fitting > 0 else ""
         raise AttrGraphError(
-            f"{n_rows} rows of edges from {n_active} active features take {in_words(n_bytes)}, the memory budget is "
-            f"{in_words(memory_bytes)}; lower max_feature_nodes, or raise the budget."
+            f"{n_logits + n_selected} rows of edges from {n_active} active features take {in_words(n_bytes)}, the "
+            f"memory budget is {in_words(memory_bytes)}; {fewer}raise the budget."
         )
     return n_bytes
 

@@ -36,7 +36,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from work import edge_work, machine, machine_limits, peak_gib
+from work import edge_work, machine, machine_limits, now, peak_gib
 
 import attrgraph as ag
 from attrgraph.adjoint import feature_reads
@@ -188,9 +188,9 @@ def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int, sample:
             next(sources.into(0))  # decoder rows are gathered once, not once for each batch
         batches = chosen[order].split(batch)
         some = batches[min(sample // 2, len(batches) - 1) :: sample]
-        ready = time.perf_counter()
+        ready = now(device)
         rows = torch.cat([grouped_rows(local, sources, part) for part in some])
-        done = time.perf_counter()
+        done = now(device)
         seconds.append(ready - started + (done - ready) * len(batches) / len(some))
     column_of, targets = sources.order.argsort(), torch.cat(some)
     edges = rows[:, column_of[chosen]] * active.activation[chosen]

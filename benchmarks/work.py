@@ -47,6 +47,13 @@ def machine(device: str = "cpu") -> str:
     return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads, {memory:.0f} GiB"
 
 
+def now(device: str) -> float:
+    """The time when all that was asked of the device is done."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def machine_limits(device: str) -> dict[str, float]:
     """Measured: operations a second of a large float32 matrix product, bytes a second of a large copy."""
     n = 2048 if device == "cpu" else 8192
@@ -73,9 +80,7 @@ def peak_gib(device: str) -> float:
 def _fastest(work: Callable[[], object], device: str, n: int = 8) -> float:
     seconds = []
     for _ in range(n):
-        started = time.perf_counter()
+        started = now(device)
         work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(now(device) - started)
     return min(seconds)

@@ -282,8 +282,15 @@ def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> Non
         ag.trace(traced_model(), prompt, batch_size=0)
     with pytest.raises(AttrGraphError, match="a size such as 8G"):
         ag.trace(traced_model(), prompt, memory_budget="lots")
-    with pytest.raises(AttrGraphError, match=r"take .* MiB, the memory budget is 1.0 MiB; lower max_feature_nodes"):
+    with pytest.raises(AttrGraphError, match=r"take .* MiB, the memory budget is 1.0 KiB; raise the budget"):
+        ag.trace(traced_model(), prompt, memory_budget="1K")
+    with pytest.raises(AttrGraphError, match=r"take .* MiB, the memory budget is 1.0 MiB; set max_feature") as refused:
         ag.trace(traced_model(), prompt, memory_budget="1M")
+    fitting = int(str(refused.value).split("max_feature_nodes to ")[1].split()[0])
+    graph = ag.trace(traced_model(), prompt, memory_budget="1M", max_feature_nodes=fitting)
+    assert (graph.nodes["kind"] == "feature").sum() == fitting
+    with pytest.raises(AttrGraphError, match=f"set max_feature_nodes to {fitting} or less"):
+        ag.trace(traced_model(), prompt, memory_budget="1M", max_feature_nodes=fitting + 1)
 
 
 @needs_interpreter
