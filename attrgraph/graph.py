@@ -61,6 +61,10 @@ class Graph:
     prompt_tokens: list[str]
     metadata: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        if not self.adjacency.data.all():  # a zero that is stored would count as an edge
+            object.__setattr__(self, "adjacency", influence.without_zeros(self.adjacency))
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {kind}" for kind, n in self.nodes["kind"].value_counts(sort=False).items())
         return f"Graph({counts}; {self.adjacency.nnz} edges)"
@@ -319,8 +323,8 @@ class Graph:
     def stats(self) -> dict[str, Any]:
         """The graph in numbers that JSON can hold, the bias node left out.
 
-        `nodes` by kind, `edges`, `density` (edges over pairs of a feature or logit and a node in a lower layer),
-        `layers`, `positions`, `depth` (edges of the longest path), `paths` (from embeddings and errors to logits:
+        `nodes` by kind, `edges`, `density` (edges between layers over pairs of a feature or logit and a node in a lower
+        one), `layers`, `positions`, `depth` (edges of the longest path), `paths` (from embeddings and errors to logits:
         exact, often beyond 10^20), `positive_share` (of the sum of |edges|), `in_degree` of features and logits and
         `out_degree` of all but logits (min, median, mean, max), `scores`, `mean_hops`.
         """
@@ -346,11 +350,7 @@ class Graph:
         min_score: float | None = None,
         model: "LanguageModel | None" = None,
     ) -> dict[str, list[str]]:
-        """Groups of features by position (`tokens`), sources and readers (`flow`), or weights (`vectors`).
-
-        Raises:
-            AttrGraphError: as `attrgraph.supernodes.auto_groups`.
-        """
+        """Groups of features by `tokens`, `flow` or `vectors`; see `attrgraph.supernodes.auto_groups`."""
         from attrgraph.supernodes.automatic import auto_groups
 
         return auto_groups(self, by, n, min_score=min_score, model=model)

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
+from attrgraph.errors import AttrGraphError
+
 # attention features and errors are in other tools' graphs; they take part like those of MLPs
 FEATURE_KINDS = ("feature", "attention feature")
 ERROR_KINDS = ("error", "attention error")
@@ -68,7 +70,7 @@ def node_influence(
     """`influence_of_rows` for a whole graph.
 
     Raises:
-        ValueError: an edge leads to a lower layer, or edges within layers make a cycle or too long a path.
+        AttrGraphError: an edge leads to a lower layer, or edges within layers make a cycle or too long a path.
     """
     levels = node_levels(adjacency, layers)
     row_nodes = np.flatnonzero(np.diff(adjacency.indptr))
@@ -81,7 +83,7 @@ def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]
     Else the length of the longest path to it: within a layer, attention features are read by the MLP's.
 
     Raises:
-        ValueError: an edge leads to a lower layer, or edges within layers make a cycle or a path of more than 1000.
+        AttrGraphError: an edge leads to a lower layer, or edges within layers make a cycle or a path of more than 1000.
     """
     reads = np.flatnonzero(np.diff(adjacency.indptr))
     # stored zeros are no edges
@@ -92,7 +94,9 @@ def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]
     if bool((highest < layers[reads]).all()):
         return layers
     if bool((highest > layers[reads]).any()):
-        raise ValueError("an edge does not lead from a lower to a higher layer; influence needs a graph in layer order")
+        raise AttrGraphError(
+            "an edge does not lead from a lower to a higher layer; influence needs a graph in layer order."
+        )
     targets, sources = adjacency.nonzero()
     order = np.argsort(sources, kind="stable")
     targets, starts = targets[order], np.searchsorted(sources[order], np.arange(len(layers) + 1))
@@ -100,7 +104,7 @@ def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]
     levels = np.zeros(len(layers), dtype=np.int64)
     ready = np.flatnonzero(waits_for == 0)
     n_done = 0
-    for level in range(_MAX_LEVELS):
+    for level in range(_MAX_LEVELS + 1):
         levels[ready] = level
         n_done += len(ready)
         if not len(ready):
@@ -111,18 +115,25 @@ def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]
         waits_for[reached] -= counts
         ready = reached[waits_for[reached] == 0]
     if n_done < len(layers):
-        raise ValueError(
+        raise AttrGraphError(
             "an edge does not lead from a lower to a higher layer, and edges within layers make a cycle or a path of "
-            f"more than {_MAX_LEVELS}; influence needs a graph without cycles"
+            f"more than {_MAX_LEVELS}; influence needs a graph without cycles."
         )
     return levels
+
+
+def without_zeros(adjacency: sparse.csr_array) -> sparse.csr_array:
+    """The same edges, and no stored zeros among them."""
+    adjacency = adjacency.copy()
+    adjacency.eliminate_zeros()
+    return adjacency
 
 
 def row_shares(adjacency: sparse.csr_array) -> sparse.csr_array:
     """|adjacency| with every row summing to 1; a zero row stays zero."""
     shares = abs(adjacency).astype(np.float64)
     sums = np.asarray(shares.sum(1))
-    shares.data /= np.repeat(sums, np.diff(shares.indptr))
+    shares.data /= np.repeat(np.where(sums > 0, sums, 1.0), np.diff(shares.indptr))
     return shares
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attrgraph.cli.options import AsJson, Force
+from attrgraph.cli.results import print_json
 from attrgraph.cli.writing import PICTURES, check_outputs, write_graph
 from attrgraph.errors import AttrGraphError, GraphFileError
 
@@ -72,7 +73,7 @@ def group(
 def _read(path: Path) -> dict[str, list[str]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise AttrGraphError(f"{path}: cannot be read as JSON ({e}).") from e
     if not isinstance(found, dict) or not all(isinstance(members, list) for members in found.values()):
         raise AttrGraphError(f'{path}: expected {{"name": ["node id", ...], ...}}.')
@@ -105,11 +106,13 @@ def _print(grouped: "GroupedGraph", score: float, *, as_json: bool, files: list[
             "edges": edges.to_dict("records"),
             "files": [str(path) for path in files],
         }
-        print(json.dumps(values, ensure_ascii=False))
+        print_json(values)
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from attrgraph.drawing.text import visible
 
     console = Console(highlight=False)
     n_single = len(grouped.nodes) - len(grouped.groups)
@@ -125,7 +128,9 @@ def _print(grouped: "GroupedGraph", score: float, *, as_json: bool, files: list[
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for row in grouped.nodes[grouped.nodes["kind"] == "supernode"].itertuples():
         layers = str(row.first_layer) if row.first_layer == row.last_layer else f"{row.first_layer}-{row.last_layer}"
-        table.add_row(Text(row.label), str(row.n_members), f"{row.influence:.4f}", layers, Text(row.tokens))
+        table.add_row(
+            Text(visible(row.label)), str(row.n_members), f"{row.influence:.4f}", layers, Text(visible(row.tokens))
+        )
     console.print(table if grouped.groups else "(no groups)")
     for path in files:
         console.print(Text(f"wrote {path}"), soft_wrap=True)

@@ -8,7 +8,6 @@ import typer
 from attrgraph.cli import options
 from attrgraph.cli.results import AsCsv, check_one_form, print_csv, print_json, print_table
 from attrgraph.cli.writing import check_outputs, write_graph
-from attrgraph.errors import GraphFileError
 
 _SHOWN = ["node_id", "kind", "layer", "pos", "token", "activation", "influence", "label"]
 
@@ -38,10 +37,6 @@ def query(
     found = load_graph(graph).query(expression)
     nodes = found.nodes.reset_index()
     if output is not None:
-        if output.suffix == ".json" and not (nodes["kind"] == "logit").any():
-            raise GraphFileError(
-                f"{output}: no reader opens JSON without a logit; write .safetensors, or add: or kind == 'logit'."
-            )
         write_graph(found.subgraph(), output, profile=profile, force=force)
     if as_csv:
         print_csv(nodes)

@@ -1,8 +1,9 @@
 """A graph in words and numbers: for people as tables, for machines as a dictionary."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from attrgraph.cli.results import print_json
 
 if TYPE_CHECKING:
     from attrgraph.graph import Graph
@@ -35,16 +36,20 @@ def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list
     """Write the summary to stdout."""
     values = as_dict(graph, n_top=n_top, files=files or [])
     if as_json:
-        print(json.dumps(values, ensure_ascii=False))
+        print_json(values)
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from attrgraph.drawing.text import visible
+
     console = Console(highlight=False)
-    answer = values["logits"][0]
-    console.print(Text.assemble(" ".join(values["prompt_tokens"]), " → ", (answer["token"], "bold")), soft_wrap=True)
-    console.print(Text("  ".join(f"{logit['token']} {logit['probability']:.3f}" for logit in values["logits"])))
+    prompt = " ".join(visible(token) for token in values["prompt_tokens"])
+    answers = [(visible(logit["token"]), logit["probability"]) for logit in values["logits"]]
+    first = answers[0][0] if answers else "(no answer in this graph)"
+    console.print(Text.assemble(prompt, " → ", (first, "bold")), soft_wrap=True)
+    console.print(Text("  ".join(f"{token} {probability:.3f}" for token, probability in answers)))
     counts = ", ".join(f"{count} {kind}" for kind, count in values["nodes"].items())
     console.print(Text(f"\nnodes        {counts}; {values['n_edges']} edges"))
     selection = values["selection"]
@@ -69,7 +74,7 @@ def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list
     for row in values["features"]:
         layer = f"{row['layer']} attention" if row["kind"] == "attention feature" else str(row["layer"])
         numbers = f"{row['influence']:.4f}", layer, str(row["feature"]), f"{row['activation']:.3g}"
-        table.add_row(*numbers, Text(f"{row['token']} @{row['pos']}"), Text(row["label"]))
+        table.add_row(*numbers, Text(f"{visible(row['token'])} @{row['pos']}"), Text(visible(row["label"])))
     console.print("\nmost influential features")
     console.print(table if values["features"] else "(none is active)")
     for path in values["files"]:

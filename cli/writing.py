@@ -57,6 +57,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
 def write_graph(graph: "Graph", path: Path, *, profile: str, force: bool) -> None:
     """Write a graph in the format of the file's ending."""
     if path.suffix == ".json":
+        if not (graph.nodes["kind"] == "logit").any():
+            raise GraphFileError(f"{path}: no reader opens JSON without a logit; write .safetensors.")
         graph.to_json(path, profile, overwrite=force)
     elif path.suffix == ".safetensors":
         graph.save(path, overwrite=force)

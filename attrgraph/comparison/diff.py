@@ -143,7 +143,6 @@ def _edges(nodes: pd.DataFrame, left: Graph, right: Graph) -> pd.DataFrame:
         place = np.full(len(graph.nodes), -1, dtype=np.int64)
         place[at[at >= 0]] = np.flatnonzero(at >= 0)
         adjacency = sparse.csr_array(graph.adjacency.astype(np.float64))
-        adjacency.eliminate_zeros()
         weights, shares = adjacency.tocoo(), row_shares(adjacency)
         ends = pd.MultiIndex.from_arrays([place[weights.row], place[weights.col]], names=["target", "source"])
         values = {f"weight_{side}": weights.data, f"share_{side}": shares.data, f"is_{side}": True}

@@ -15,7 +15,7 @@ from attrgraph.drawing.routes import route
 from attrgraph.drawing.scene import Arrow, Box, Scene, feature_text
 from attrgraph.drawing.text import shorten, visible
 from attrgraph.errors import GraphFileError
-from attrgraph.graph_files.flavours import LABELLED, OUTPUT
+from attrgraph.graph_files.flavours import LABELLED, OUTPUT, PROBABILITY
 
 # of boxes and arrows by status; in print they differ by dashes and darkness
 _BOXES = {
@@ -42,8 +42,9 @@ def to_dot(diff: Diff) -> str:
     As in the picture of one graph tokens stand below, layers above one another, and each node over its place in the
     prompts; what differs in look is what is in which graph, as the caption says.
     """
-    boxes, statuses = _boxes(diff)
-    arrows, looks = _arrows(diff)
+    nodes = _drawn(diff)
+    boxes, statuses = _boxes(diff, nodes)
+    arrows, looks = _arrows(diff, nodes)
     scene = Scene(boxes, arrows, n_hidden=0)
     layout = lay_out(scene, diff.left.n_layers)
     lines = opening("difference", layout)
@@ -69,9 +70,24 @@ def draw_diff(diff: Diff, path: str | Path, *, overwrite: bool = False) -> None:
     write_picture(to_dot(diff), path, overwrite=overwrite)
 
 
-def _boxes(diff: Diff) -> tuple[list[Box], list[str]]:
+def _drawn(diff: Diff) -> pd.DataFrame:
+    """The nodes in the order in which they stand side by side: answers by probability."""
+    nodes = diff.nodes
+    probability = [
+        _probability(str(label)) if kind == "logit" else 0.0
+        for kind, label in zip(nodes["kind"], nodes["label"], strict=True)
+    ]
+    return nodes.iloc[np.argsort(-np.array(probability), kind="stable")]
+
+
+def _probability(label: str) -> float:
+    found = PROBABILITY.search(label)
+    return float(found[1]) if found else 0.0
+
+
+def _boxes(diff: Diff, nodes: pd.DataFrame) -> tuple[list[Box], list[str]]:
     """Of nodes, then of places of the prompts where no token is a node, and what is in which graph."""
-    rows = list(diff.nodes.itertuples())
+    rows = list(nodes.itertuples())
     boxes = [_box_of(diff, row) for row in rows]
     statuses = [str(row.status) for row in rows]
     there = {box.pos for box in boxes if box.kind == "embedding"}
@@ -95,6 +111,10 @@ def _box_of(diff: Diff, row: Any) -> Box:
         case "logit":
             output = OUTPUT.match(label)
             name = shorten(output[1] if output else LABELLED.sub("", label))
+            # of a common one there are two, which the graphs by themselves show
+            detail = f"p = {_probability(label):.3f}" if PROBABILITY.search(label) and row.status != "common" else ""
+        case "error" | "attention error":
+            name = kind
         case "feature" | "attention feature":
             name, detail = feature_text(kind, layer, int(row.feature), name)
     return Box(visible(str(row.Index)), kind, layer, place, name, detail, 0.0)
@@ -107,9 +127,9 @@ def _tokens(at: "pd.Series[Any]") -> list[str]:
     )
 
 
-def _arrows(diff: Diff) -> tuple[list[Arrow], list[str]]:
+def _arrows(diff: Diff, nodes: pd.DataFrame) -> tuple[list[Arrow], list[str]]:
     """The least important first, and how each looks."""
-    edges, place = diff.edges, {str(name): i for i, name in enumerate(diff.nodes.index)}
+    edges, place = diff.edges, {str(name): i for i, name in enumerate(nodes.index)}
     weights = edges[["weight_left", "weight_right"]].fillna(0).to_numpy(dtype=np.float64)
     shares = edges[["share_left", "share_right"]].max(axis=1).to_numpy(dtype=np.float64)
     statuses, arrows, looks = edges["status"].to_numpy(), list[Arrow](), list[str]()

@@ -37,7 +37,11 @@ def _kept(graph: Graph) -> str:
     pruning, before = graph.metadata.get("pruning"), graph.metadata.get("pruned_from")
     if pruning is None:
         # other tools' files need not say what they left out
-        state = "the file records no pruning" if "file_metadata" in graph.metadata else "unpruned"
+        stated = (graph.metadata.get("file_metadata") or {}).get("node_threshold")
+        if type(stated) in (int, float) and stated < 1:
+            state = f"pruned before, as the file says (node threshold {stated:g})"
+        else:
+            state = "the file records no pruning" if "file_metadata" in graph.metadata else "unpruned"
         kept = f"{n_nodes} nodes and {n_edges} edges, {state}."
     elif before is None:
         kept = (
@@ -60,7 +64,8 @@ def _thresholds(pruning: Mapping[str, Any]) -> str:
 def _scores(graph: Graph) -> str:
     here = graph.scores()
     whole = graph.metadata.get("scores")
-    if not isinstance(whole, Mapping) or "pruning" not in graph.metadata:
+    # null in JSON if there is no influence
+    if not isinstance(whole, Mapping) or None in whole.values() or "pruning" not in graph.metadata:
         return f"Replacement {here.replacement:.3f}, completeness {here.completeness:.3f}."
     return (
         f"Replacement {whole['replacement']:.3f} (of what is kept: {here.replacement:.3f}), "

@@ -138,11 +138,12 @@ def _check_params(document: dict[str, Any], nodes: list[dict[str, Any]], finding
         found = type(params).__name__ if "qParams" in document else "missing"
         findings.add("warning", "params-missing", f"qParams is {found}, expected an object", CIRCUIT_TRACER, ANTHROPIC)
         return
-    missing = [name for name in EMPTY_PARAMS if name not in params]
+    # circuit-tracer's viewer saves null for nothing
+    missing = [name for name in EMPTY_PARAMS if params.get(name) is None]
     findings.add_each("note", "params-keys", missing, "keys missing in qParams")
     saved, wrong = [], []
     for name, usual in EMPTY_PARAMS.items():
-        value = params.get(name, usual)
+        value = usual if name in missing else params[name]
         if isinstance(usual, list) and isinstance(value, str):
             saved.append(name)
         elif not isinstance(value, type(usual)):

@@ -1,8 +1,8 @@
 """Graphs for other programs: GraphML, GEXF for Gephi, JSON for Cytoscape, tables as CSV and Parquet.
 
-All without the bias node, as JSON files have it. Nodes have the columns of `graph.nodes`, edges `source`, `target`,
-`weight` and `share` (of what the target reads, the sum of |weight| into it). No value is null: where a program would
-show a node without a label, its id stands in for it.
+All without this package's bias node, as in JSON files; bias nodes of other tools stay. Nodes have the columns of
+`graph.nodes`, edges `source`, `target`, `weight` and `share` (of what the target reads, the sum of |weight| into it).
+No value is null: where a program would show a node without a label, its id stands in for it.
 """
 
 import json
@@ -17,11 +17,12 @@ from typing import Any
 
 import networkx as nx
 import pandas as pd
+from scipy import sparse
 
 from attrgraph.drawing.layout import lay_out
 from attrgraph.drawing.scene import make_scene
 from attrgraph.errors import GraphFileError
-from attrgraph.graph import COLUMNS, Graph
+from attrgraph.graph import BIAS_ID, COLUMNS, Graph
 from attrgraph.influence import row_shares
 from attrgraph.output import check_writable, write_whole
 
@@ -65,7 +66,7 @@ def export_graph(graph: Graph, path: str | Path, *, overwrite: bool = False) -> 
         check_parquet(f"{path}: ")
     for file in export_files(path):
         check_writable(file, overwrite=overwrite)
-    graph = graph.without_bias()
+    graph = without_own_bias(graph)
     cleaner = _Cleaner(_SURROGATE if path.suffix in (".cyjs", ".parquet") else _NOT_IN_XML)
     if path.suffix in _TABLES:
         # the file that was asked for comes last: when it is there, all is there
@@ -93,6 +94,13 @@ def check_parquet(where: str) -> None:
     """Raise GraphFileError, with this before the message, if no Parquet files can be written."""
     if find_spec("pyarrow") is None:
         raise GraphFileError(f"{where}Parquet needs pyarrow; install it with: pip install pyarrow. CSV needs nothing.")
+
+
+def without_own_bias(graph: Graph) -> Graph:
+    """Without the node for all that is constant; other tools' bias nodes stand for single biases."""
+    kept = graph.nodes.index != BIAS_ID
+    adjacency = sparse.csr_array(graph.adjacency[kept][:, kept])
+    return Graph(graph.nodes[kept], adjacency, graph.prompt_tokens, graph.metadata)
 
 
 class _Cleaner:

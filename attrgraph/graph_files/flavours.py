@@ -19,13 +19,16 @@ KINDS_BY_TYPE = {name: kind for kind, name in FEATURE_TYPES.items()}
 COMMON_TYPES = ("cross layer transcoder", "mlp reconstruction error", "embedding", "logit")
 # 1, and the rounding of a float32 sum
 LARGEST_SHARE = 1 + 1e-6
-PROBABILITY = re.compile(r"\(p=([0-9]*\.?[0-9]+)\)")
-OUTPUT = re.compile(r'^(?:Output|Logit) "(.*)" \(p=', re.DOTALL)
-LABELLED = re.compile(r" ?\(p=[0-9]*\.?[0-9]+\)$")
+_SHARE = r"[0-9]*\.?[0-9]+(?:e-?[0-9]+)?"
+PROBABILITY = re.compile(rf"\(p=({_SHARE})\)")
+OUTPUT = re.compile(r'^(?:Output|Logit|output:) "(.*)" \(p=', re.DOTALL)
+LABELLED = re.compile(rf" ?\(p={_SHARE}\)$")
 SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 # 18 digits fit into an int64
 _FEATURE_ID = re.compile(r"(\d{1,9})_(?:[A-Za-z]+_)?(\d{1,18})_\d+")
-_TOKEN_ID = re.compile(r"[A-Za-z0-9]+_(-?\d{1,18})_\d+")
+# EleutherAI's: position, layer, feature
+_INTERMEDIATE_ID = re.compile(r"intermediate_\d+_(\d{1,9})_(\d{1,18})")
+_TOKEN_ID = re.compile(r"(?:[A-Z]|\d{1,9})_(-?\d{1,18})_\d+")
 _INTEGER = re.compile(r"-?\d{1,18}")
 
 
@@ -49,8 +52,11 @@ def integer(value: Any) -> int | None:
 
 
 def feature_of_id(node_id: str, layer: int) -> int | None:
-    """The feature's index in `layer_feature_pos` and `layer_cro_feature_pos`, if the id names that layer."""
-    parts = _FEATURE_ID.fullmatch(node_id)
+    """The feature's index in `layer_feature_pos`, `layer_cro_feature_pos` and `intermediate_pos_layer_feature`.
+
+    None if the id does not name that layer.
+    """
+    parts = _FEATURE_ID.fullmatch(node_id) or _INTERMEDIATE_ID.fullmatch(node_id)
     return int(parts[2]) if parts and int(parts[1]) == layer else None
 
 

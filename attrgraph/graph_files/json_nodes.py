@@ -52,14 +52,25 @@ class NodeTable:
 
 
 def read_nodes(
-    raw_nodes: list[dict[str, Any]], tokens: list[str], schema: Any, flavour: str, repairs: list[str]
+    raw_nodes: list[dict[str, Any]], metadata: dict[str, Any], flavour: str, repairs: list[str]
 ) -> NodeTable:
     """Rows of the node table; copies of a node are left out, and other repairs made as `repairs` then says.
+
+    Args:
+        raw_nodes: of the file.
+        metadata: of the file, with `prompt_tokens`.
+        flavour: see `flavour_of`.
+        repairs: sentences, to which this adds.
 
     Raises:
         KeyError, TypeError, ValueError: a node lacks something or has it of a wrong type.
     """
-    n_layers = _n_layers(raw_nodes, has_attention=flavour == "attention")
+    for node in raw_nodes:
+        lacking = [name for name in ("feature_type", "layer", "ctx_idx") if name not in node]
+        if lacking:
+            raise ValueError(f"node {node['node_id']!r:.60} has no {lacking[0]}")
+    n_layers = _n_layers(raw_nodes, integer(metadata.get("n_layers")), has_attention=flavour == "attention")
+    tokens, schema = metadata["prompt_tokens"], metadata.get("schema_version")
     rows: list[dict[str, Any]] = []
     ids: list[str] = []
     places: dict[str, list[int]] = {}
@@ -101,16 +112,22 @@ def read_nodes(
     return NodeTable(nodes, n_layers, places, reads, renamed, extra)
 
 
-def _n_layers(raw_nodes: list[dict[str, Any]], *, has_attention: bool) -> int:
-    """Logits stand at layer n_layers + 1 in most files, at n_layers in some; no feature is that high."""
+def _n_layers(raw_nodes: list[dict[str, Any]], stated: int | None, *, has_attention: bool) -> int:
+    """Logits stand at layer n_layers + 1 in most files, at n_layers in some; no feature is that high.
+
+    EleutherAI's stand at -1: then it is what the file says, or one above the highest feature.
+    """
     inside = [integer(n["layer"]) for n in raw_nodes if _kind(n) in (*FEATURE_KINDS, *ERROR_KINDS)]
     highest = max((layer for layer in inside if layer is not None), default=-1)
     logit_layers = {integer(n["layer"]) for n in raw_nodes if _kind(n) == "logit"}
+    if not logit_layers:
+        raise ValueError("there is no logit node; a graph explains at least one")
     if len(logit_layers) != 1:
         raise ValueError(f"logit nodes stand at layers {sorted(map(str, logit_layers))}, expected one layer")
     (logit_layer,) = logit_layers
-    if logit_layer is None:
-        return highest + 1
+    if logit_layer in (None, -1):
+        return highest + 1 if stated is None or not highest < stated <= _MAX_LAYERS else stated
+    assert logit_layer is not None
     if not 0 <= logit_layer <= _MAX_LAYERS + 1:
         raise ValueError(f"logit nodes stand at layer {logit_layer}, expected one from 0 to {_MAX_LAYERS + 1}")
     # files with attention features have them at n_layers
@@ -135,7 +152,9 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
     layer = _layer(node, kind, n_layers)
     label = node.get("clerp")
     label = label if isinstance(label, str) else ""
-    text, feature, probability = tokens[pos], -1, _number(node, "token_prob")
+    own_text = node["token"] if isinstance(node.get("token"), str) else None
+    text = tokens[pos] if own_text is None else own_text
+    feature, probability = -1, _number(node, "token_prob")
     if not 0 <= probability <= LARGEST_SHARE:
         raise ValueError(f"{where}: token_prob {probability} is no probability")
     probability = min(probability, 1.0)
@@ -150,8 +169,7 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         stated_probability, output = PROBABILITY.search(label), OUTPUT.match(label)
         if not probability and stated_probability:
             probability = min(1.0, float(stated_probability[1]))
-        stated_text = node["token"] if isinstance(node.get("token"), str) else LABELLED.sub("", label)
-        text = output[1] if output else stated_text
+        text = output[1] if output else LABELLED.sub("", label) if own_text is None else own_text
     cumulative = _number(node, "influence")
     # a logit's has no meaning, and files have null there
     is_stated = kind != "logit" and node.get("influence") is not None and 0 <= cumulative <= LARGEST_SHARE
@@ -199,6 +217,8 @@ def _number(node: dict[str, Any], name: str) -> float:
 def _name(row: dict[str, Any], raw_id: str, n_layers: int) -> str:
     """The id of a node, as all of this package's graphs have it; of kinds that it never traces, the file's."""
     layer, feature, pos = row["layer"], row["feature"], row["pos"]
+    if row["kind"] in ("embedding", "logit") and feature < 0:
+        return raw_id  # which token of the vocabulary it is nobody says
     match row["kind"]:
         case "feature":
             return f"{layer}_{feature}_{pos}"

@@ -10,9 +10,11 @@ from scipy import sparse
 from attrgraph.errors import GraphFileError
 from attrgraph.graph import KINDS, Graph, node_table, with_influence
 from attrgraph.graph_files.check import check_content
-from attrgraph.graph_files.flavours import flavour_of
+from attrgraph.graph_files.flavours import KINDS_BY_TYPE, flavour_of, integer
 from attrgraph.graph_files.json_nodes import NodeTable, read_nodes
+from attrgraph.graph_files.own_metadata import check_own_metadata
 from attrgraph.graph_files.params import counted, own_labels, read_params, referred_ids
+from attrgraph.influence import FEATURE_KINDS
 
 _TOP_KEYS = ("metadata", "qParams", "nodes", "links")
 _LINK_KEYS = ("source", "target", "weight")
@@ -50,10 +52,10 @@ def _graph(document: Any) -> Graph:
         repairs.append("qParams added, which were missing")
         params = {}
     flavour = flavour_of(metadata, raw_nodes, referred_ids(params))
-    table = read_nodes(raw_nodes, tokens, metadata.get("schema_version"), flavour, repairs)
+    table = read_nodes(raw_nodes, metadata, flavour, repairs)
     adjacency, extra_links = _edges(links, table, repairs)
     names = _references(raw_nodes, table, js_first=flavour == "anthropic")
-    nodes = _labelled(table.nodes, params, names, repairs)
+    nodes = _labelled(table.nodes, params, names, _numbered(raw_nodes, table), repairs)
 
     order = np.lexsort((nodes["pos"], nodes["layer"], nodes["kind"].map(KINDS.index)))
     nodes, adjacency = nodes.iloc[order], sparse.csr_array(adjacency[order][:, order])
@@ -110,8 +112,9 @@ def _our_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     if ours is not None:
         if not isinstance(ours, dict):
             raise TypeError(f"metadata.attrgraph is a {type(ours).__name__}, expected an object")
+        check_own_metadata(ours)
         return {**ours, "file_metadata": theirs}
-    taken = {"prompt": str(metadata.get("prompt", "")), "file_metadata": theirs}
+    taken = {"prompt": str(metadata.get("prompt") or ""), "file_metadata": theirs}
     pruning = metadata.get("pruning_settings")
     names = ("node_threshold", "edge_threshold")
     if isinstance(pruning, dict) and all(type(pruning.get(name)) in (int, float) for name in names):
@@ -124,7 +127,7 @@ def _edges(
 ) -> tuple[sparse.csr_array, list[list[Any]]]:
     """The adjacency, and `[source, target, {key: value}]` for links with other keys."""
     n_nodes = len(table.nodes)
-    names = table.nodes.index
+    names, layers = table.nodes.index, table.nodes["layer"].tolist()
     weights = _weights(links)
     ends = np.full((2, len(links)), -1, dtype=np.int64)
     dangling, shared, extra = [], [], []
@@ -141,8 +144,11 @@ def _edges(
             turn = seen.get((source, target), 0)
             seen[source, target] = turn + 1
             shared.append(f"{source} -> {target}")
+        # of nodes that share an id, only some can be in this place
         readers = [place for place in targets if table.reads[place]] or targets
-        ends[:, i] = sources[min(turn, len(sources) - 1)], readers[0]
+        pairs = [(s, t) for t in readers for s in sources if layers[s] < layers[t]]
+        pairs = pairs or [(s, readers[0]) for s in sources]
+        ends[:, i] = pairs[min(turn, len(pairs) - 1)]
         if len(link) > len(_LINK_KEYS):
             others = {name: value for name, value in link.items() if name not in _LINK_KEYS}
             extra.append([str(names[ends[0, i]]), str(names[ends[1, i]]), others])
@@ -159,6 +165,12 @@ def _edges(
     if adjacency.nnz < len(values):
         n_more = len(values) - adjacency.nnz
         repairs.append(f"{n_more} links between nodes that have one already added to it: direct effects add up")
+    if not np.isfinite(adjacency.data).all():
+        raise ValueError("the weights of links between the same two nodes add up to more than a float32 holds")
+    n_sums = int((adjacency.data == 0).sum())
+    if n_sums:
+        repairs.append(f"{n_sums} edges left out whose links add up to 0")
+        adjacency.eliminate_zeros()
     return adjacency, extra
 
 
@@ -166,8 +178,8 @@ def _weights(links: list[dict[str, Any]]) -> np.ndarray:
     """[n_links] float32."""
     values = [link["weight"] for link in links]
     for kind in set(map(type, values)) - {int, float}:
-        wrong = next(value for value in values if type(value) is kind)
-        raise TypeError(f"a link's weight is {wrong!r:.60}, expected a number")
+        i = next(i for i, value in enumerate(values) if type(value) is kind)
+        raise TypeError(f"links[{i}].weight is {values[i]!r:.60}, expected a number")
     weights = np.array(values, dtype=np.float64)
     if not (np.abs(weights) <= np.finfo(np.float32).max).all():
         raise ValueError("a link's weight is not finite in float32")
@@ -185,8 +197,22 @@ def _references(raw_nodes: list[dict[str, Any]], table: NodeTable, *, js_first: 
     return {**by_id, **by_js} if js_first else {**by_js, **by_id}
 
 
+def _numbered(raw_nodes: list[dict[str, Any]], table: NodeTable) -> dict[str, list[str]]:
+    """The graph's node ids for each feature's number as the file has it, in text."""
+    out: dict[str, list[str]] = {}
+    for node in raw_nodes:
+        if KINDS_BY_TYPE.get(node["feature_type"]) in FEATURE_KINDS and integer(node.get("feature")) is not None:
+            places = table.places[node["node_id"]]
+            out.setdefault(str(node["feature"]), []).extend(str(table.nodes.index[place]) for place in places)
+    return out
+
+
 def _labelled(
-    nodes: pd.DataFrame, params: dict[str, Any], names: dict[str, list[str]], repairs: list[str]
+    nodes: pd.DataFrame,
+    params: dict[str, Any],
+    names: dict[str, list[str]],
+    numbered: dict[str, list[str]],
+    repairs: list[str],
 ) -> pd.DataFrame:
     """The nodes with the labels that a user gave in `qParams.clerps`, which no two viewers read alike."""
     if "clerps" not in params:
@@ -195,6 +221,8 @@ def _labelled(
     if given is None:
         repairs.append("qParams.clerps left out, which is neither pairs nor a mapping")
         return nodes
+    # circuit-tracer's viewer saves a feature's number in the file, and means it at every position
+    names = {**numbered, **names}
     labels = {name: label for item, label in dict(given).items() for name in names.get(item, []) if label}
     lost = [item for item, _ in given if item not in names]
     if labels:

@@ -79,6 +79,14 @@ def _document(graph: Graph, profile: str) -> tuple[dict[str, Any], list[str]]:
     repairs: list[str] = []
     extra = {"document": {}, "nodes": {}, "links": [], **_dict(graph.metadata, "extra")}
     nodes = [{**_node(row, profile, graph.n_layers), **extra["nodes"].get(row.Index, {})} for row in table.itertuples()]
+    for node, row in zip(nodes, table.itertuples(), strict=True):
+        # as when prompts with other words were put together
+        if (
+            row.kind != "logit"
+            and 0 <= row.pos < len(graph.prompt_tokens)
+            and row.token != graph.prompt_tokens[row.pos]
+        ):
+            node["token"] = row.token
     _label_logits(nodes, table, repairs)
     strange = {node["feature_type"] for node in nodes} - set(COMMON_TYPES)
     if strange and profile != "neuronpedia":
@@ -220,5 +228,5 @@ def _node(row: Any, profile: str, n_layers: int) -> dict[str, Any]:
         "jsNodeId": js_id if profile == "circuit-tracer" else row.Index,
         "clerp": row.label,
         "influence": None if kind == "logit" else float(row.cumulative_influence),
-        "activation": float(row.activation) if kind in FEATURE_KINDS else None,
+        "activation": float(row.activation) if kind in FEATURE_KINDS or row.activation else None,
     }

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from attrgraph.errors import GraphFileError
 from attrgraph.graph import COLUMNS, KINDS, Graph, node_table
+from attrgraph.graph_files.own_metadata import check_own_metadata
 from attrgraph.output import write_whole
 
 FORMAT, FORMAT_VERSION = "attrgraph-graph", 1
@@ -71,6 +72,7 @@ def read_graph(path: Path) -> Graph:
         metadata, tokens = header["metadata"], header["prompt_tokens"]
         if not (isinstance(metadata, dict) and isinstance(metadata["n_layers"], int) and isinstance(tokens, list)):
             raise TypeError("its metadata or prompt tokens are of a wrong type")
+        check_own_metadata(metadata)
         return Graph(nodes, adjacency, tokens, metadata)
     except (SafetensorError, KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError, OSError) as e:
         if isinstance(e, GraphFileError):

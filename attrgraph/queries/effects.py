@@ -61,7 +61,8 @@ def responses(graph: Graph) -> Float[np.ndarray, " n_nodes"]:
     activation: np.ndarray = graph.nodes["activation"].to_numpy()
     reads = np.diff(graph.adjacency.indptr) > 0
     is_between = reads & (np.bincount(graph.adjacency.indices, minlength=len(reads)) > 0)
-    is_known = np.isfinite(activation) & (activation != 0)
+    # of a smaller one the inverse is no number
+    is_known = np.isfinite(activation) & (np.abs(activation) >= np.finfo(np.float64).tiny)
     out: np.ndarray = np.where(is_between, np.nan, 0.0)
     np.divide(1.0, activation, out=out, where=is_between & is_known)
     return out

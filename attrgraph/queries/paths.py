@@ -56,10 +56,8 @@ def _table(
     ids, labels = graph.nodes.index.to_numpy(dtype=object), graph.nodes["label"].to_numpy(dtype=object)
     named = np.where(labels == "", ids, labels)
     response = responses(graph)
-    last = [rows[-1] for _, rows in found]
-    between = np.array([np.prod(response[list(rows[1:-1])]) for _, rows in found])
-    weight, share = (_products(matrix, [rows for _, rows in found]) * ends[last] for matrix in (edges, shares))
-    weight = weight * between
+    every = [rows for _, rows in found]
+    weight, share = _products(edges, every, response, ends), _products(shares, every, np.ones(len(ends)), ends)
     return pd.DataFrame(
         {
             "path": pd.Series([tuple(str(ids[row]) for row in rows) for _, rows in found], dtype=object),
@@ -71,11 +69,16 @@ def _table(
     )
 
 
-def _products(matrix: sparse.csr_array, paths: list[tuple[int, ...]]) -> np.ndarray:
-    """Of the entries of each path's edges."""
+def _products(
+    matrix: sparse.csr_array, paths: list[tuple[int, ...]], passing: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
+    """Of each path: of its edges, each with the factor of its target, which is another one for the last."""
     if not paths:
         return np.zeros(0)
     sources, targets = ([row for path in paths for row in path[some]] for some in (slice(-1), slice(1, None)))
-    entries = np.asarray(matrix[targets, sources]).reshape(-1)
-    lengths = [len(path) - 1 for path in paths]
-    return np.multiply.reduceat(entries, np.cumsum([0, *lengths[:-1]]))
+    lengths = np.array([len(path) - 1 for path in paths])
+    is_last = np.zeros(lengths.sum(), dtype=bool)
+    is_last[lengths.cumsum() - 1] = True
+    # edge by edge: all edges, or all factors, may have a product that is no number
+    terms = np.asarray(matrix[targets, sources]).reshape(-1) * np.where(is_last, ends[targets], passing[targets])
+    return np.multiply.reduceat(terms, lengths.cumsum() - lengths)

@@ -12,21 +12,21 @@ from attrgraph.influence import ERROR_KINDS, FEATURE_KINDS, node_levels
 def stats(graph: Graph) -> dict[str, Any]:
     """Counts, sizes, degrees, paths and scores; see `Graph.stats`."""
     graph = graph.without_bias()
-    adjacency, kinds = graph.adjacency.copy(), graph.nodes["kind"].to_numpy(dtype=object)
-    adjacency.eliminate_zeros()
+    adjacency, kinds = graph.adjacency, graph.nodes["kind"].to_numpy(dtype=object)
     layers = graph.nodes["layer"].to_numpy()
     levels = node_levels(adjacency, layers)
     can_read = np.isin(kinds, (*FEATURE_KINDS, "logit", "unknown"))
     is_source = kinds != "logit"
     n_lower = np.searchsorted(np.sort(layers[is_source]), layers[can_read])
     n_possible, n_edges = int(n_lower.sum()), int(adjacency.nnz)
+    leads_up = layers[adjacency.indices] < np.repeat(layers, np.diff(adjacency.indptr))
     sizes = np.abs(adjacency.data.astype(np.float64))
     in_degree = np.diff(adjacency.indptr)
     out_degree = np.bincount(adjacency.indices, minlength=len(kinds))
     return {
         "nodes": {kind: int((kinds == kind).sum()) for kind in KINDS if (kinds == kind).any()},
         "edges": n_edges,
-        "density": n_edges / n_possible if n_possible else 0.0,
+        "density": int(leads_up.sum()) / n_possible if n_possible else 0.0,
         "layers": graph.n_layers,
         "positions": len(graph.prompt_tokens),
         "depth": _depth(adjacency, levels),

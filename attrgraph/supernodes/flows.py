@@ -45,13 +45,9 @@ def flows_of(graph: Graph) -> Flows:
         AttrGraphError: an edge leads down, or edges make a cycle.
     """
     edges = sparse.csr_array(graph.adjacency.astype(np.float64))
-    edges.eliminate_zeros()
     layers, weights = graph.nodes["layer"].to_numpy(), graph.weights
-    try:
-        influence = node_influence(edges, layers, weights)
-        levels = node_levels(edges, layers)
-    except ValueError as e:
-        raise AttrGraphError(f"{e}.") from e
+    influence = node_influence(edges, layers, weights)
+    levels = node_levels(edges, layers)
     shares = row_shares(edges)
     flow = shares.copy()
     flow.data *= np.repeat(influence + weights, np.diff(flow.indptr))

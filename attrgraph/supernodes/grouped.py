@@ -67,7 +67,8 @@ class GroupedGraph:
                 "target": names[rows],
                 "source": names[columns],
                 "flow": flow.data[order],
-                "weight": np.asarray(self.adjacency[rows, columns]).reshape(-1),
+                # scipy has no empty selection of entries
+                "weight": np.asarray(self.adjacency[rows, columns]).reshape(-1) if len(rows) else np.zeros(0),
             }
         )
 

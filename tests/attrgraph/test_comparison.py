@@ -158,7 +158,7 @@ def test_prompts_of_other_cities_share_what_asks_for_the_capital(graphs: list[ag
     assert jaccards[0] > jaccards[1]
     assert by_tokens.summary()["left_answer"] == "austin"
     picture = by_tokens.to_dot()
-    assert 'label="austin"' in picture and 'label="dallas / worth"' not in picture  # two tokens are two boxes
+    assert 'label="austin\\np = ' in picture and 'label="dallas / worth"' not in picture  # two tokens are two boxes
 
 
 def test_pictures_of_differences_are_the_same_every_time(tmp_path: Path) -> None:

@@ -203,7 +203,10 @@ def test_pruning_settings_of_others_may_be_missing_or_empty(graph: ag.Graph, tmp
         document["links"][0]["weight"] = 0.0
         (tmp_path / f"{i}.json").write_text(json.dumps(document))
         again = ag.load_graph(tmp_path / f"{i}.json")
-        assert "the file records no pruning" in again.to_dot()
+        assert "pruned before, as the file says (node threshold 0.8)" in again.to_dot()
+        document["metadata"]["node_threshold"] = 1.0
+        (tmp_path / f"{i}-whole.json").write_text(json.dumps(document))
+        assert "the file records no pruning" in ag.load_graph(tmp_path / f"{i}-whole.json").to_dot()
         assert again.adjacency.nnz == len(document["links"]) - 1
 
 

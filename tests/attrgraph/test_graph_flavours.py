@@ -373,7 +373,7 @@ def test_any_value_in_any_field_loads_or_ends_in_one_error(value: Any, tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["links"][0].update(weight="1.5"), "a link's weight is '1.5', expected a number"),
+        (lambda d: d["links"][0].update(weight="1.5"), r"links\[0\].weight is '1.5', expected a number"),
         (lambda d: d["nodes"][0].update(ctx_idx="1"), "ctx_idx is '1', expected an integer"),
         (lambda d: d["nodes"][0].update(ctx_idx=4), "beyond the prompt's 4 tokens"),
         (lambda d: d["nodes"][0].update(layer="top"), "layer is 'top', expected a number"),
@@ -382,7 +382,7 @@ def test_any_value_in_any_field_loads_or_ends_in_one_error(value: Any, tmp_path:
         (lambda d: d["nodes"][0].update(node_id="x", feature=None), "feature is None, expected an integer"),
         (lambda d: d["nodes"][0].update(activation="high"), "activation is 'high', expected a number"),
         (lambda d: d["metadata"].update(prompt_tokens=[1, 2]), "prompt_tokens is not a list of texts"),
-        (lambda d: d.update(nodes=d["nodes"][:-2]), "expected one layer"),
+        (lambda d: d.update(nodes=d["nodes"][:-2]), "there is no logit node"),
         (lambda d: d["links"].append({"source": "2_3_3", "target": "0_7_1", "weight": 1}), "lower to a higher layer"),
         (lambda d: d["links"].append({"source": "2_3_3", "target": "2_3_3", "weight": 1}), "a cycle"),
     ],

@@ -118,6 +118,43 @@ def test_paths_without_activations_are_ranked_by_share_only() -> None:
     assert found["weight"].isna().tolist() == [len(path) > 2 for path in found["path"]]
 
 
+@pytest.mark.parametrize(("edge", "activation"), [(0.05, 0.05), (1e6, 1e6), (0.07, 0.0725)])
+def test_weights_of_long_paths_are_numbers(edge: float, activation: float) -> None:
+    """The product of all edges, or of all activations, is beyond what a float64 holds."""
+    n_layers = 250
+    rows = [
+        ("embedding", -1, 0, 5),
+        *(("feature", layer, 0, 0) for layer in range(n_layers)),
+        ("logit", n_layers, 1, 7),
+    ]
+    graph = make_graph(rows, n_layers, np.random.default_rng(0), 0.0)
+    n = len(rows)
+    edges = sparse.csr_array(
+        (np.full(n - 1, edge, dtype=np.float32), (np.arange(1, n), np.arange(n - 1))), shape=(n, n)
+    )
+    active = np.where(graph.nodes["kind"] == "feature", activation, 0.0)
+    graph = Graph(graph.nodes.assign(activation=active, probability=0.0), edges, graph.prompt_tokens, graph.metadata)
+    source, target = graph.nodes.index[[0, -1]]
+    expected = float(np.float32(edge)) * (float(np.float32(edge)) / activation) ** n_layers
+    for by in ("share", "abs"):
+        found = graph.paths(source, target, by=by)
+        assert found["weight"].tolist() == [pytest.approx(expected, rel=1e-9)]
+    assert graph.effect(source, target) == pytest.approx(expected, rel=1e-9)
+
+
+def test_hundreds_of_paths_take_no_longer_than_some() -> None:
+    rng = np.random.default_rng(0)
+    rows = [("feature", layer, 0, i) for layer in range(12) for i in range(60)]
+    rows += [("embedding", -1, pos, 5 + pos) for pos in range(2)] + [("logit", 12, 1, 0)]
+    graph = make_graph(rows, 12, rng, 0.4)
+    found = graph.paths(k=2000)
+    assert len(found) == 2000 and found["share"].is_monotonic_decreasing and found["path"].is_unique
+    for row in found.iloc[::97].itertuples():
+        assert (row.weight, row.share) == pytest.approx(
+            weigh(graph, row.path, graph.nodes["probability"].iloc[-1]), rel=1e-9
+        )
+
+
 def test_unlabelled_nodes_stand_with_their_ids() -> None:
     rows = [("embedding", -1, 0, 5), ("logit", 1, 1, 7)]
     graph = make_graph(rows, 1, np.random.default_rng(0), 1.0)

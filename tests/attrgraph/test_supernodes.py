@@ -68,6 +68,12 @@ def test_what_flows_inside_a_group_is_no_edge() -> None:
     assert flow_of(grouped, B, "ac")[0] == pytest.approx(2 / 5)
 
 
+def test_a_graph_without_edges_has_none_between_groups() -> None:
+    bare = six_nodes().query("kind == 'embedding'").subgraph()
+    edges = bare.group({"both": list(bare.nodes.index)}).edges()
+    assert len(edges) == 0 and list(edges.columns) == ["target", "source", "flow", "weight"]
+
+
 def test_groups_of_one_are_the_graph() -> None:
     graph = six_nodes()
     grouped = graph.group({})

@@ -9,6 +9,7 @@ import pytest
 
 import attrgraph as ag
 from attrgraph.cli.main import main
+from attrgraph.graph import Graph
 
 DALLAS = "in the state containing dallas the capital is"
 STRONG = "kind == 'feature' and influence > 0.02"
@@ -171,3 +172,43 @@ def test_bad_questions_give_one_line(
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     assert main(arguments) == 2
+
+
+def test_what_terminals_and_readers_stumble_over_is_told(
+    traced: ag.Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = "a\rb\x1b[31m"
+    nodes = traced.prune(0.5).nodes.copy()
+    nodes["token"] = token
+    path = tmp_path / "odd.safetensors"
+    Graph(nodes, traced.prune(0.5).adjacency, traced.prompt_tokens, traced.metadata).save(path)
+    every = "layer > -2"
+    assert main(["query", str(path), every, "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
+    assert [row["token"] for row in rows] == [token] * len(nodes)
+    for command in (["query", str(path), every], ["info", str(path)]):
+        assert main(command) == 0
+        out = capsys.readouterr().out
+        assert "\x1b[31m" not in out and "\r" not in out and "a\\rb" in out
+
+
+def test_a_graph_without_an_answer_has_valid_json(
+    traced: ag.Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "part.safetensors")
+    traced.query("kind == 'feature'").subgraph().save(path)
+
+    def no_constants(name: str) -> None:
+        raise AssertionError(name)
+
+    for command in (
+        ["info", path],
+        ["group", path, "--by", "tokens"],
+        ["union", path, path, "-o", f"{path}2.safetensors"],
+    ):
+        assert main([*command, "--json"]) == 0
+        json.loads(capsys.readouterr().out, parse_constant=no_constants)
+    assert main(["info", path]) == 0
+    assert "no answer in this graph" in capsys.readouterr().out
+    assert main(["union", path, path, "-o", str(tmp_path / "u.json")]) == 1
+    assert "no reader opens JSON without a logit" in capsys.readouterr().err

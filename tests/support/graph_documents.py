@@ -165,3 +165,29 @@ def interleaved_document() -> dict[str, Any]:
     ]
     metadata = {"prompt_tokens": TOKENS, "prompt": "".join(TOKENS), "schema_version": 1}
     return {"metadata": metadata, "nodes": nodes, "links": links}
+
+
+def eleutherai_document() -> dict[str, Any]:
+    """A graph as EleutherAI's attribute saves it: ids of its own, answers at layer -1, hardly any qParams."""
+
+    def node(node_id: str, kind: str, layer: str, pos: int, **more: Any) -> dict[str, Any]:
+        common = {"feature_type": kind, "layer": layer, "node_id": node_id, "jsNodeId": f"{node_id}-0", "feature": None}
+        common |= {"ctx_idx": pos, "run_idx": 0, "reverse_ctx_idx": 0, "clerp": "", "token_prob": 0.0}
+        return {**common, "is_target_logit": False, "influence": 0.5, **more}
+
+    feature = "cross layer transcoder"
+    nodes = [
+        node("output_3_0", "logit", "-1", 3, clerp='output: " Austin" (p=0.750)', token_prob=0.75),
+        node("output_3_1", "logit", "-1", 3, clerp='output: " Texas" (p=0.125)', token_prob=0.125),
+        *(node(f"input_{pos}", "embedding", "E", pos) for pos in range(4)),
+        node("intermediate_1_0_488", feature, "0", 1, feature=pair(0, 488)),
+        node("intermediate_3_2_7", feature, "2", 3, feature=pair(2, 7)),
+        node("error_1_0", "mlp reconstruction error", "0", 1),
+    ]
+    pairs = [("input_1", "intermediate_1_0_488", 2.0), ("intermediate_1_0_488", "intermediate_3_2_7", 1.5)]
+    pairs += [("error_1_0", "intermediate_3_2_7", 0.5), ("intermediate_3_2_7", "output_3_0", 3.0)]
+    pairs += [("input_3", "output_3_1", -1.0)]
+    metadata = {"slug": "e", "scan": "e", "prompt_tokens": TOKENS, "prompt": "".join(TOKENS), "title_prefix": ""}
+    metadata |= {"n_layers": 4, "node_sep_threshold": 0.0001, "node_threshold": 0.8}
+    links = [{"source": source, "target": target, "weight": weight} for source, target, weight in pairs]
+    return copy.deepcopy({"metadata": metadata, "nodes": nodes, "links": links, "qParams": {"linkType": "both"}})
