@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from attrgraph.tracing import check_settings, keeps_patterns, skipped_positions
 _GRAPH_FEATURES = 4000
 # a ranking, its share left out, and a copy: each about as long as a ranking
 _LOOKS_AT_END = 3
+# of the sample's most work over its least: with less, noise decides about the line through them
+_LEAST_SPREAD = 2.0
 _Result = TypeVar("_Result")
 
 
@@ -128,19 +131,21 @@ class _Sample:
         logit_rows = self.sweep.edges(logits.reads)
         self._once = time.perf_counter() - started
         self._rounds = rounds(n_selected)
-        first = self._best(logit_rows, local.active.layer[:0], self._rounds[0] if self._rounds else 0)
+        n_first = self._rounds[0] if self._rounds else 0
+        least, first = _timed(lambda: self._best(logit_rows, local.active.layer[:0], n_first))
         tiles = tiles_of(feature_reads(local, first))
         known = torch.cat([first[tiles[0]], first[tiles[-1]]]).unique() if tiles else first
         rows = torch.cat([logit_rows, self.sweep.edges(feature_reads(local, known))])
-        # (work, seconds) of two tiles that differ much; what they read is in memory by now
+        # (work, seconds) of the logits and of two tiles, which may differ much; what they read is in memory by now
+        sampled = [logits.reads, *(feature_reads(local, first[tile]) for tile in (tiles[:1] + tiles[-1:]))]
         self._sweeps = [
             (self._work(targets), _timed(lambda targets=targets: self.sweep.edges(targets))[0])  # type: ignore[misc]
-            for targets in (feature_reads(local, first[tile]) for tile in (tiles[:1] + tiles[-1:]))
+            for targets in sampled
         ]
         # the features that a trace would choose, as far as these rows tell
-        ranking = time.perf_counter()
-        self._chosen = self._best(rows, known, n_selected)
-        self._ranking = (time.perf_counter() - ranking) / len(rows)
+        ranking, self._chosen = _timed(lambda: self._best(rows, known, n_selected))
+        # of a ranking through hardly any rows, and of each more
+        self._ranking = least, max(0.0, ranking - least) / max(1, len(known))
         sample = self._chosen[:: -(-n_selected // _GRAPH_FEATURES) or 1]
         self._graphs = [self._graph_rows(rows, features) for features in (sample, sample[:0])]
 
@@ -189,18 +194,26 @@ class _Sample:
     def edge_seconds(self) -> float:
         """Of all sweeps, and of ranking what they found between them."""
         n, is_limited = self._n_selected, self._n_selected < len(self._local.active)
-        if not self._sweeps:
+        if not n:
             return self._once
-        (most, slow), (least, fast) = max(self._sweeps), min(self._sweeps)
-        slope = (slow - fast) / (most - least) if slow > fast and most > 1.1 * least else slow / max(1.0, most)
-        per_tile = max(0.0, slow - slope * most)
+        slope, per_tile = self._pace()
         targets = feature_reads(self._local, self._chosen)
         # each round has tiles of its own
         parts = torch.arange(n).split(self._rounds if is_limited else n)
         sweeps = sum(slope * self._work(targets[part]) + per_tile * len(tiles_of(targets[part])) for part in parts)
         # a ranking looks at the rows known by then; at the end, what was left out is counted and the rows are copied
-        n_looked_at = sum(int(part[0]) for part in parts) + n * (1 + _LOOKS_AT_END) if is_limited else 0
-        return self._once + sweeps + self._ranking * n_looked_at
+        n_looked_at = [*(int(part[0]) for part in parts), *[n] * (1 + _LOOKS_AT_END)] if is_limited else []
+        rankings = sum(self._ranking[0] + self._ranking[1] * n_rows for n_rows in n_looked_at)
+        return self._once + sweeps + rankings
+
+    def _pace(self) -> tuple[float, float]:
+        """Seconds by multiplication, and of each tile besides: a line through the sample, if that is known from it."""
+        work, seconds = np.array(self._sweeps).T
+        if work.max() > _LEAST_SPREAD * work.min():
+            slope, per_tile = np.polyfit(work, seconds, 1)
+            if slope > 0 and per_tile > 0:
+                return float(slope), float(per_tile)
+        return float(seconds[1:].sum() / max(1.0, work[1:].sum())), 0.0
 
     def graph_seconds(self) -> float:
         """Of putting nodes and edges together, at the pace of the sample's graphs with and without features."""

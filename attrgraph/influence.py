@@ -210,7 +210,9 @@ def scores(
     is_error = np.isin(kinds, ERROR_KINDS)
     from_tokens, from_errors = influence[kinds == "embedding"].sum(), influence[is_error].sum()
     flow = influence + weights
-    sizes = abs(adjacency).astype(np.float64)
+    # only read, so that it can share the places of its entries
+    places = adjacency.indices, adjacency.indptr
+    sizes = sparse.csr_array((np.abs(adjacency.data, dtype=np.float64), *places), shape=adjacency.shape)
     inputs = sizes @ np.ones(len(kinds))
     error_share = np.divide(sizes @ is_error.astype(np.float64), inputs, out=np.zeros(len(kinds)), where=inputs > 0)
     with np.errstate(invalid="ignore"):

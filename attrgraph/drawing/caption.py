@@ -38,7 +38,7 @@ def _kept(graph: Graph) -> str:
     if pruning is None:
         # other tools' files need not say what they left out
         stated = (graph.metadata.get("file_metadata") or {}).get("node_threshold")
-        if type(stated) in (int, float) and stated < 1:
+        if isinstance(stated, int | float) and not isinstance(stated, bool) and stated < 1:
             state = f"pruned before, as the file says (node threshold {stated:g})"
         else:
             state = "the file records no pruning" if "file_metadata" in graph.metadata else "unpruned"
