@@ -85,6 +85,7 @@ def measure(path: Path, n_repeats: int) -> dict[str, Any]:
         "influence": lambda: graph.influence(),
         "effect": lambda: graph.effect(source, target),
         "10 best paths": lambda: graph.paths(k=10),
+        "1,000 best paths": lambda: graph.paths(k=1000),
         "query": lambda: graph.query("kind == 'feature' and layer > 10 and influence > 0.0001"),
         "scores": lambda: graph.scores(),
         "stats": lambda: graph.stats(),
@@ -102,7 +103,7 @@ def measure(path: Path, n_repeats: int) -> dict[str, Any]:
 def draw(figure: Any, results: list[dict[str, Any]]) -> None:
     axes = figure.subplots()
     edges = [found["n_edges"] for found in results]
-    for name, marker in zip(results[0]["seconds"], "os^DvP*X", strict=True):
+    for name, marker in zip(results[0]["seconds"], "os^DvP*Xd", strict=True):
         axes.plot(edges, [found["seconds"][name] for found in results], marker=marker, markersize=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="edges", ylabel="seconds")
     axes.legend(fontsize="small")
