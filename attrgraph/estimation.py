@@ -23,8 +23,8 @@ from attrgraph.tracing import check_settings, keeps_patterns, skipped_positions
 # features of the largest graph that is put together for an estimate
 _GRAPH_FEATURES = 4000
 # By entry of the kept rows: these, the edges in them, and two copies of those at most; by node: objects of Python and
-# pandas. Measured: 875 MiB for 7,500 features at GPT-2's shape, 3 to 13 MiB on the demo.
-_ENTRY_BYTES, _NODE_BYTES = 16, 8192
+# pandas. Measured: 870 to 930 MiB for 7,500 features at GPT-2's shape, 3 to 13 MiB on the demo.
+_ENTRY_BYTES, _NODE_BYTES = 16, 12288
 # a ranking, its share left out, and a copy: each about as long as a ranking
 _LOOKS_AT_END = 3
 # of the sample's most work over its least: with less, noise decides about the line through them
