@@ -16,14 +16,14 @@ Source: Ameisen et al. 2025, "Circuit Tracing", section "Constructing an Attribu
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attrgraph.kernels.edge_rows import edge_rows
+from attrgraph.kernels.edge_rows import Writes, edge_rows
 from attrgraph.memory import large_empty
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.frozen import FrozenNorm
@@ -33,6 +33,8 @@ from attrgraph.sources import BLOCK_BYTES, Sources
 # targets of a tile: more make larger matrix products and read decoder rows less often, but take more memory and share
 # fewer positions
 TILE_ROWS = 128
+# share of a tile's rows x positions that two tiles instead must save: each reads decoder rows for itself
+WORTH_A_CUT = 0.25
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ def n_above(targets: ReadVectors, n_layers: int) -> list[int]:
     return counts
 
 
+def reach(tile: ReadVectors, above: Sequence[int]) -> list[int]:
+    """How many positions matter to those of a tile that have joined above layer 0, 1, ...: up to their last."""
+    ends = [0, *(tile.pos.cummax(0).values + 1).tolist()]
+    return [ends[n_joined] for n_joined in above]
+
+
 def tiles_of(targets: ReadVectors) -> list[Int[Tensor, " n_tile"]]:
     """Which targets are swept together.
 
@@ -83,7 +91,18 @@ def tiles_of(targets: ReadVectors) -> list[Int[Tensor, " n_tile"]]:
     after the other, from the top layer down.
     """
     by_pos = targets.pos.argsort(stable=True).split(TILE_ROWS) if len(targets) else ()
-    return [part[targets.layer[part].argsort(stable=True, descending=True)] for part in by_pos]
+    parts = [part for some in by_pos for part in _cut(some, targets.pos[some] + 1)]
+    return [part[targets.layer[part].argsort(stable=True, descending=True)] for part in parts]
+
+
+def _cut(part: Int[Tensor, " n"], n_pos: Int[Tensor, " n"]) -> list[Int[Tensor, " n_tile"]]:
+    """Targets in ascending order of positions, cut where that saves enough of rows x positions, most first."""
+    n_before = torch.arange(1, len(part) + 1, device=part.device)
+    saved, at = (n_before * (n_pos[-1] - n_pos)).max(0)
+    if int(saved) <= WORTH_A_CUT * len(part) * int(n_pos[-1]):
+        return [part]
+    end = int(at) + 1
+    return _cut(part[:end], n_pos[:end]) + _cut(part[end:], n_pos[end:])
 
 
 class EdgeSweep:
@@ -99,18 +118,19 @@ class EdgeSweep:
     def __init__(self, local: LocalReplacement, *, memory_bytes: int = 2**30, max_targets: int | None = None) -> None:
         run, size = local.run, local.run.embedding.element_size()
         self._local, self.sources = local, Sources(local)
-        passage_bytes = [_Passage.n_bytes(local, layer) for layer in range(run.n_layers)]
+        passage_bytes = [Passage.n_bytes(local, layer) for layer in range(run.n_layers)]
         kept_bytes = self.sources.n_bytes + sum(passage_bytes)
         memory_bytes = max(0, memory_bytes - run.pattern_bytes)
         is_kept = kept_bytes <= memory_bytes // 2
         self.sources.is_kept = is_kept
-        self._passages: list[_Passage] | None = [_Passage(local, i) for i in range(run.n_layers)] if is_kept else None
-        # adjoints and what is on its way through attention, edges, and the edges again in the order of columns
-        tile_bytes = TILE_ROWS * size * (2 * run.n_pos * run.embedding.shape[1] + 2 * n_columns(local))
+        self._passages: list[Passage] | None = [Passage(local, i) for i in range(run.n_layers)] if is_kept else None
+        # adjoints and what is on its way through attention, and edges
+        tile_bytes = TILE_ROWS * size * (2 * run.n_pos * run.embedding.shape[1] + n_columns(local))
         most = max(1, memory_bytes // tile_bytes)
         # tiles share the reading of decoder rows: with those kept, nothing is gained by sweeping several at once
-        self._n_tiles = 1 if is_kept else min(most, -(-(max_targets or len(local.active) + 1) // TILE_ROWS))
-        self.n_bytes = self._n_tiles * tile_bytes + (kept_bytes if is_kept else BLOCK_BYTES + max(passage_bytes))
+        n_tiles = 1 if is_kept else min(most, -(-(max_targets or len(local.active) + 1) // TILE_ROWS))
+        self._n_together = 1 if is_kept else n_tiles * TILE_ROWS
+        self.n_bytes = n_tiles * tile_bytes + (kept_bytes if is_kept else BLOCK_BYTES + max(passage_bytes))
 
     def edges(
         self,
@@ -128,16 +148,25 @@ class EdgeSweep:
         """
         if out is None:
             out = large_empty(self._local.run.embedding, len(targets), n_columns(self._local)).zero_()
-        every = tiles_of(targets)
-        for start in range(0, len(every), self._n_tiles):
-            some = every[start : start + self._n_tiles]
-            tiles = [_Tile(self._local, targets[part], self.sources) for part in some]
+        for together in self.tiles_together(targets):
+            tiles = [_Tile(self._local, targets[part], self.sources) for part in together]
             self._sweep(tiles)
-            for part, tile in zip(some, tiles, strict=True):
+            for part, tile in zip(together, tiles, strict=True):
                 tile.write(out, part, self.sources.order)
                 if progress is not None:
                     progress(len(part))
         return out
+
+    def tiles_together(self, targets: ReadVectors) -> list[list[Int[Tensor, " n_tile"]]]:
+        """The tiles of each sweep, which reads for all of them at once."""
+        sweeps, n_together = list[list[Tensor]](), 0
+        for tile in tiles_of(targets):
+            n_together += len(tile)
+            if not sweeps or n_together > self._n_together:
+                sweeps.append([])
+                n_together = len(tile)
+            sweeps[-1].append(tile)
+        return sweeps
 
     def _sweep(self, tiles: list["_Tile"]) -> None:
         """Carry the tiles' adjoints from the top to the bottom, and fill their edges on the way."""
@@ -145,18 +174,28 @@ class EdgeSweep:
         for tile in tiles:
             tile.join(run.n_layers, run.final_norm)
         for layer in reversed(range(run.n_layers)):
-            for writes in self.sources.into(layer):
+            for writes in self.writes(layer, max(tile.reach[layer + 1] for tile in tiles)):
                 for tile in tiles:
-                    n = tile.n_above[layer + 1]
-                    if n and writes.first_pos < tile.n_pos:
-                        edge_rows(tile.g[:n], writes, tile.edges[:n])
-            passage = _Passage(self._local, layer) if self._passages is None else self._passages[layer]
+                    n, n_pos = tile.n_above[layer + 1], tile.reach[layer + 1]
+                    if writes.first_pos < n_pos:
+                        edge_rows(tile.g[:n, :n_pos], writes, tile.edges[:n])
+            if not any(tile.n_above[layer] for tile in tiles):
+                continue
+            passage = self.passage(layer)
             for tile in tiles:
                 passage.take(tile)
         for tile in tiles:
             tile.embeddings[:] = tile.dots(len(tile.g), [run.embedding])[:, :, 0].T
             if run.position_embedding is not None:
                 tile.bias += tile.dots(len(tile.g), [run.position_embedding]).sum((0, 2))
+
+    def writes(self, layer: int, n_pos: int) -> Iterator[Writes]:
+        """What is written at a layer and the first positions."""
+        return self.sources.into(layer, n_pos)
+
+    def passage(self, layer: int) -> "Passage":
+        """The way past a layer."""
+        return Passage(self._local, layer) if self._passages is None else self._passages[layer]
 
 
 class _Tile:
@@ -171,8 +210,9 @@ class _Tile:
         # in the order of `sources`, by the unit of activation
         self.edges = large_empty(run.embedding, n, sources.n_columns(self.n_pos)).zero_()
         self.errors, self.embeddings = new(n, run.n_layers, self.n_pos), new(n, self.n_pos)
-        self.bias = targets.constant.clone()
+        self.bias = targets.constant.to(run.embedding, copy=True)
         self.n_above = n_above(targets, run.n_layers)
+        self.reach = reach(targets, self.n_above)
         self.n_spread = 0  # of these have passed attention: the others' adjoints are still at one position
 
     def join(self, layer: int, norm: FrozenNorm | None) -> None:
@@ -191,18 +231,21 @@ class _Tile:
         return torch.bmm(self.g[:n].transpose(0, 1), written)
 
     def write(self, out: Tensor, rows: Tensor, order: Tensor) -> None:
-        """Put the edges where they belong."""
+        """Put the edges where they belong: into zeros."""
         active, n_pos, run = self.local.active, self.n_pos, self.local.run
         columns = order[: self.edges.shape[1]]
-        whole = out.new_zeros(len(rows), out.shape[1])
-        whole.index_copy_(1, columns, self.edges.mul_(active.activation[columns]))
-        between = whole[:, len(active) : -1].unflatten(1, (run.n_layers + 1, run.n_pos))
-        between[:, :-1, :n_pos], between[:, -1, :n_pos] = self.errors, self.embeddings
-        whole[:, -1] = self.bias
-        out[rows] = whole
+        edges = self.edges.mul_(active.activation[columns])
+        if out.device.type == "cpu":  # quicker than all at once
+            for row, of_row in zip(rows.tolist(), edges, strict=True):
+                out[row].index_copy_(0, columns, of_row)
+        else:
+            out[rows[:, None], columns] = edges
+        between = out[:, len(active) : -1].unflatten(1, (run.n_layers + 1, run.n_pos))
+        between[rows, :-1, :n_pos], between[rows, -1, :n_pos] = self.errors, self.embeddings
+        out[rows, -1] = self.bias
 
 
-class _Passage:
+class Passage:
     """The way of adjoints from above one layer to below it."""
 
     def __init__(self, local: LocalReplacement, layer: int) -> None:

@@ -1,19 +1,31 @@
 """What a trace will cost, before it is paid: nodes and bytes counted, seconds from a sample of the work."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
-from attrgraph.adjoint import EdgeSweep, ReadVectors, feature_reads, n_above, tiles_of
+from attrgraph.adjoint import (
+    TILE_ROWS,
+    EdgeSweep,
+    Passage,
+    ReadVectors,
+    feature_reads,
+    n_above,
+    n_columns,
+    reach,
+    tiles_of,
+)
 from attrgraph.assemble import assemble
 from attrgraph.errors import TranscoderError
+from attrgraph.kernels.edge_rows import Writes
 from attrgraph.kernels.influence import influence_rows
-from attrgraph.memory import budget_bytes, own_bytes
+from attrgraph.memory import budget_bytes, large_empty, own_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.replacement import LocalReplacement, build_replacement, measure_deviation
 from attrgraph.selection import EdgeRows, check_memory, rounds
@@ -27,8 +39,8 @@ _GRAPH_FEATURES = 4000
 _ENTRY_BYTES, _NODE_BYTES = 16, 12288
 # a ranking, its share left out, and a copy: each about as long as a ranking
 _LOOKS_AT_END = 3
-# of the sample's most work over its least: with less, noise decides about the line through them
-_LEAST_SPREAD = 2.0
+# of tiles one in so many is timed, within these limits
+_TILES_PER_SAMPLE, _LEAST_TILES, _MOST_TILES = 8, 1, 6
 _Result = TypeVar("_Result")
 
 
@@ -120,36 +132,88 @@ def estimate(
     )
 
 
+class _TimedSweep(EdgeSweep):
+    """Also counts the decoder rows and passages that the tiles of a sweep share, and the seconds of getting them."""
+
+    def __init__(self, local: LocalReplacement, *, memory_bytes: int) -> None:
+        super().__init__(local, memory_bytes=memory_bytes)
+        self.start()
+
+    def start(self) -> None:
+        """Count from zero."""
+        self.n_read, self.reading = np.zeros(2), np.zeros(2)  # rows, passages
+
+    def writes(self, layer: int, n_pos: int) -> Iterator[Writes]:
+        self.n_read[0] += self.sources.n_writes(layer, n_pos)
+        every = super().writes(layer, n_pos)
+        while True:
+            seconds, writes = _timed(lambda: next(every, None))
+            self.reading[0] += seconds
+            if writes is None:
+                return
+            yield writes
+
+    def passage(self, layer: int) -> Passage:
+        self.n_read[1] += 1
+        seconds, passage = _timed(lambda: EdgeSweep.passage(self, layer))
+        self.reading[1] += seconds
+        return passage
+
+
 class _Sample:
-    """The sweeps of the logits and of two tiles of features, timed, and what they say about the others."""
+    """A sweep of the logits and of some tiles of features, timed, and what they say about the others."""
 
     def __init__(
         self, model: LanguageModel, local: LocalReplacement, logits: LogitTargets, n_selected: int, memory: int
     ) -> None:
         self._model, self._local, self._logits, self._n_selected = model, local, logits, n_selected
-        EdgeSweep(local, memory_bytes=memory).edges(logits.reads)
-        started = time.perf_counter()
-        self.sweep = EdgeSweep(local, memory_bytes=memory)
-        logit_rows = self.sweep.edges(logits.reads)
-        self._once = time.perf_counter() - started
-        self._rounds = rounds(n_selected)
-        n_first = self._rounds[0] if self._rounds else 0
-        least, first = _timed(lambda: self._best(logit_rows, local.active.layer[:0], n_first))
-        tiles = tiles_of(feature_reads(local, first))
-        known = torch.cat([first[tiles[0]], first[tiles[-1]]]).unique() if tiles else first
+        self._is_limited = n_selected < len(local.active)
+        self._sizes = rounds(n_selected) if self._is_limited else [n_selected]
+
+        def sweep_logits() -> tuple[_TimedSweep, Tensor]:
+            sweep = _TimedSweep(local, memory_bytes=memory)
+            return sweep, sweep.edges(logits.reads)
+
+        once, (self.sweep, logit_rows) = _timed(sweep_logits)
+        self.sweep.start()
+        # memory that nobody has written to is slow the first time
+        n_rows, n_few = len(logits) + n_selected, min(len(logits) + n_selected, TILE_ROWS)
+        filling, _ = _timed(lambda: large_empty(local.run.embedding, n_few, n_columns(local)).zero_())
+        self._once = once + filling * n_rows / n_few
+        none = local.active.layer[:0]
+        least, first = _timed(lambda: self._best(logit_rows, none, sum(self._sizes[:1])))
+        tiles = self._tiles(first)
+        known = torch.cat([none, *(first[tile[::2]] for tile in (tiles[:1] + tiles[1:][-1:]))])
         rows = torch.cat([logit_rows, self.sweep.edges(feature_reads(local, known))])
-        # (work, seconds) of the logits and of two tiles, which may differ much; what they read is in memory by now
-        sampled = [logits.reads, *(feature_reads(local, first[tile]) for tile in (tiles[:1] + tiles[-1:]))]
-        self._sweeps = [
-            (self._work(targets), _timed(lambda targets=targets: self.sweep.edges(targets))[0])  # type: ignore[misc]
-            for targets in sampled
-        ]
         # the features that a trace would choose, as far as these rows tell
-        ranking, self._chosen = _timed(lambda: self._best(rows, known, n_selected))
+        ranking, chosen = _timed(lambda: self._best(rows, known, n_selected))
         # of a ranking through hardly any rows, and of each more
         self._ranking = least, max(0.0, ranking - least) / max(1, len(known))
-        sample = self._chosen[:: -(-n_selected // _GRAPH_FEATURES) or 1]
-        self._graphs = [self._graph_rows(rows, features) for features in (sample, sample[:0])]
+        self._rounds = chosen.split(self._sizes)
+        self._time_tiles([part[tile] for part in self._rounds for tile in self._tiles(part)])
+        some = chosen[:: -(-n_selected // _GRAPH_FEATURES) or 1]
+        self._graphs = [self._graph_rows(rows, features) for features in (some, none)]
+
+    def _tiles(self, features: Tensor) -> list[Tensor]:
+        return tiles_of(feature_reads(self._local, features))
+
+    def _time_tiles(self, tiles: list[Tensor]) -> None:
+        """Sweep some of the tiles: those with least and most work, and others each in the middle of a share of all."""
+        targets = [feature_reads(self._local, tile) for tile in tiles]
+        works = [self._work(tile) for tile in targets]
+        order = sorted(range(len(tiles)), key=works.__getitem__)
+        n_timed = min(_MOST_TILES, max(_LEAST_TILES, len(tiles) // _TILES_PER_SAMPLE))
+        reached = np.cumsum([works[i] for i in order])
+        quantiles = (np.arange(n_timed) + 0.5) / n_timed
+        middle = [order[at] for at in np.searchsorted(reached, quantiles * reached[-1])] if tiles else []
+        # multiplications and seconds, but for reading
+        self._sweeps = [(works[i], self._seconds(targets[i])) for i in {*order[:1], *middle, *order[-1:]}]
+
+    def _seconds(self, targets: ReadVectors) -> float:
+        """Of a sweep, but for what its tiles share."""
+        before = self.sweep.reading.sum()
+        seconds, _ = _timed(lambda: self.sweep.edges(targets))
+        return seconds - float(self.sweep.reading.sum() - before)
 
     def _graph_rows(self, rows: Tensor, chosen: Tensor) -> EdgeRows:
         """Rows of a graph of these features: as a trace's in size and in where they may not be zero, not in value."""
@@ -183,39 +247,48 @@ class _Sample:
         """Multiplications of a sweep."""
         run, total = self._local.run, 0.0
         for tile in tiles_of(targets):
-            n_pos = int(targets.pos[tile].max()) + 1
             above = n_above(targets[tile], run.n_layers)
+            n_pos = reach(targets[tile], above)
             for layer, block in enumerate(run.blocks):
                 n_heads, d_model, d_head = block.attention.W_O.shape
-                projections = n_pos * d_model * d_head * (n_heads + len(block.attention.W_V))
-                mixing = n_pos**2 * n_heads * d_head
+                projections = n_pos[0] * d_model * d_head * (n_heads + len(block.attention.W_V))
+                mixing = n_pos[0] ** 2 * n_heads * d_head
                 total += above[layer] * (projections + mixing)
-                total += above[layer + 1] * d_model * self.sweep.sources.n_writes(layer, n_pos)
+                total += above[layer + 1] * d_model * self.sweep.sources.n_writes(layer, n_pos[layer + 1])
         return total
+
+    def _n_read(self, targets: ReadVectors) -> tuple[int, int]:
+        """Decoder rows and passages: for each sweep, those that any of its tiles needs."""
+        n_layers, n_rows, n_passages = self._local.run.n_layers, 0, 0
+        for together in self.sweep.tiles_together(targets):
+            tiles = [targets[tile] for tile in together]
+            n_pos = [max(of) for of in zip(*(reach(tile, n_above(tile, n_layers)) for tile in tiles), strict=True)]
+            n_rows += sum(self.sweep.sources.n_writes(layer, n_pos[layer + 1]) for layer in range(n_layers))
+            n_passages += sum(n > 0 for n in n_pos[:n_layers])
+        return n_rows, n_passages
 
     def edge_seconds(self) -> float:
         """Of all sweeps, and of ranking what they found between them."""
-        n, is_limited = self._n_selected, self._n_selected < len(self._local.active)
+        n = self._n_selected
         if not n:
             return self._once
         slope, per_tile = self._pace()
-        targets = feature_reads(self._local, self._chosen)
-        # each round has tiles of its own
-        parts = torch.arange(n).split(self._rounds if is_limited else n)
-        sweeps = sum(slope * self._work(targets[part]) + per_tile * len(tiles_of(targets[part])) for part in parts)
+        reading, sweeps = self.sweep.reading / self.sweep.n_read.clip(1), 0.0
+        for features in self._rounds:  # each has tiles of its own
+            targets = feature_reads(self._local, features)
+            sweeps += slope * self._work(targets) + per_tile * len(tiles_of(targets))
+            sweeps += float(reading @ self._n_read(targets))
         # a ranking looks at the rows known by then; at the end, what was left out is counted and the rows are copied
-        n_looked_at = [*(int(part[0]) for part in parts), *[n] * (1 + _LOOKS_AT_END)] if is_limited else []
+        n_looked_at = [sum(self._sizes[:i]) for i in range(len(self._sizes))] + [n] * (1 + _LOOKS_AT_END)
         rankings = sum(self._ranking[0] + self._ranking[1] * n_rows for n_rows in n_looked_at)
-        return self._once + sweeps + rankings
+        return self._once + sweeps + (rankings if self._is_limited else 0.0)
 
     def _pace(self) -> tuple[float, float]:
-        """Seconds by multiplication, and of each tile besides: a line through the sample, if that is known from it."""
+        """Seconds by multiplication, and of each tile besides: least squares through the sample, neither below zero."""
         work, seconds = np.array(self._sweeps).T
-        if work.max() > _LEAST_SPREAD * work.min():
-            slope, per_tile = np.polyfit(work, seconds, 1)
-            if slope > 0 and per_tile > 0:
-                return float(slope), float(per_tile)
-        return float(seconds[1:].sum() / max(1.0, work[1:].sum())), 0.0
+        scale = max(1.0, work.max())  # of columns that are alike in size
+        slope, per_tile = nnls(np.stack([work / scale, np.ones(len(work))], 1), seconds)[0]
+        return float(slope / scale), float(per_tile)
 
     def graph_seconds(self) -> float:
         """Of putting nodes and edges together, at the pace of the sample's graphs with and without features."""
@@ -230,6 +303,13 @@ class _Sample:
 
 def _timed(work: Callable[[], _Result]) -> tuple[float, _Result]:
     """Seconds, and what the work gave."""
-    started = time.perf_counter()
+    started = _now()
     done = work()
-    return time.perf_counter() - started, done
+    return _now() - started, done
+
+
+def _now() -> float:
+    """The time when all that was asked of a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -150,7 +150,7 @@ def smallest_kept(scores: Float[np.ndarray, " n"], threshold: float) -> float:
     """The least score in the smallest set of highest scores that holds `threshold` of their sum.
 
     A hair less, so that scores which differ by rounding only are kept or dropped together: both edges of a feature with
-    one input and one output have the same score.
+    one input and one output have the same score. A share that misses the threshold by rounding only holds it.
     """
     if not len(scores) or scores.sum() <= 0:
         return 0.0
@@ -158,7 +158,9 @@ def smallest_kept(scores: Float[np.ndarray, " n"], threshold: float) -> float:
     if threshold >= 1:
         return float(descending[-1])
     share = np.cumsum(descending) / descending.sum()
-    return float(descending[min(int(np.searchsorted(share, threshold)), len(descending) - 1)]) * (1 - _ROUNDING)
+    return float(descending[min(int(np.searchsorted(share, threshold * (1 - _ROUNDING))), len(descending) - 1)]) * (
+        1 - _ROUNDING
+    )
 
 
 def prune(

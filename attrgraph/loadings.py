@@ -157,8 +157,8 @@ def _written(local: LocalReplacement, node: Any, name: str) -> _Written:
     activation, index = active.activation[rows][is_it][0], active.feature[rows][is_it]
     by_layer = {}
     for into in range(layer, layer + local.transcoders.n_targets(layer)):
-        vector = activation * local.transcoders.decoder_rows(layer, into, index, run.embedding)[0]
-        by_layer[into] = _to_stream(local, into, pos, vector)
+        row = local.transcoders.decoder_rows(layer, into, index, out=run.embedding.new_empty(1, run.embedding.shape[1]))
+        by_layer[into] = _to_stream(local, into, pos, activation * row[0])
     return _Written(layer, pos, None, by_layer)
 
 

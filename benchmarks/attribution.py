@@ -185,7 +185,7 @@ def run_grouped(folder: Path, n_tokens: int, batch: int, n_repeats: int, sample:
         sources = Sources(local)
         sources.is_kept = sources.n_bytes < free_bytes(model.device) // 2
         if sources.is_kept:
-            next(sources.into(0))  # decoder rows are gathered once, not once for each batch
+            next(sources.into(0, n_tokens))  # decoder rows are gathered once, not once for each batch
         batches = chosen[order].split(batch)
         some = batches[min(sample // 2, len(batches) - 1) :: sample]
         ready = now(device)
@@ -229,7 +229,7 @@ def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> 
         gradients = torch.autograd.grad((seen * reads_at).sum(), outs[:below]) if below else ()
     rows, errors = run.embedding.new_zeros(n, len(active)), run.embedding.new_zeros(n, run.n_layers, run.n_pos)
     for layer, gradient in enumerate(gradients):
-        for writes in sources.into(layer):
+        for writes in sources.into(layer, run.n_pos):
             edge_rows(gradient, writes, rows)
         errors[:, layer] = torch.einsum("rpd,pd->rp", gradient, local.errors[layer])
     return rows

@@ -225,15 +225,17 @@ class Transcoders:
         return W_enc, b_enc
 
     def decoder_rows(
-        self, source: int, target: int, features: Int[Tensor, " n"], like: Tensor
+        self, source: int, target: int, features: Int[Tensor, " n"], *, out: Float[Tensor, "n d_model"]
     ) -> Float[Tensor, "n d_model"]:
         """What features of layer `source` write into layer `target` per unit of activation; only these rows are read.
 
         Args:
-            like: a tensor of the wanted type, on the wanted device.
+            out: where the rows go, in its type and on its device; returned.
         """
-        W_dec = self.layers[source].W_dec
-        return W_dec[:, target - source].index_select(0, features.to(W_dec.device)).to(like)
+        table = self.layers[source].W_dec[:, target - source]
+        if (table.dtype, table.device) == (out.dtype, out.device):
+            return torch.index_select(table, 0, features, out=out)
+        return out.copy_(table.index_select(0, features.to(table.device)))
 
     def written(
         self, layer: int, active: ActiveFeatures, activations: Float[Tensor, " n_active_in_layer"], n_pos: int

@@ -153,7 +153,7 @@ def test_result_depends_on_no_amount_of_memory(traced_model: Build, prompt: list
     targets = feature_reads(local)
     assert len(targets) > 2 * adjoint.TILE_ROWS
     whole = EdgeSweep(local).edges(targets)
-    two_tiles = 2 * adjoint.TILE_ROWS * 4 * (len(prompt) * D_MODEL + 2 * whole.shape[1])
+    two_tiles = 2 * adjoint.TILE_ROWS * 4 * (2 * len(prompt) * D_MODEL + whole.shape[1])
     for memory_bytes in (0, two_tiles):
         assert torch.equal(EdgeSweep(local, memory_bytes=memory_bytes).edges(targets), whole)
 
@@ -169,11 +169,12 @@ def test_sources_come_in_their_columns_and_are_counted(
     ours = sources.Sources(local)
     for layer in range(local.run.n_layers):
         found, n_blocks = {}, 0
-        for writes in ours.into(layer):
+        assert max(writes.first_pos + len(writes.columns) for writes in ours.into(layer, 3)) == 3
+        for writes in ours.into(layer, n_pos):
             n_blocks += 1
             for i, column in enumerate(writes.columns):
                 rows = writes.vector[writes.offsets[i] : writes.offsets[i + 1]]
-                found |= {int(ours.order[column + j]): row for j, row in enumerate(rows)}
+                found |= {int(ours.order[column + j]): row.clone() for j, row in enumerate(rows)}
                 assert all(int(active.pos[ours.order[column + j]]) == writes.first_pos + i for j in range(len(rows)))
         assert n_blocks > 1
         first = 0 if is_cross_layer else layer
@@ -191,9 +192,22 @@ def test_result_hardly_depends_on_the_tiles(
 ) -> None:
     local = replace_locally(traced_model("llama"), prompt)
     whole = EdgeSweep(local).edges(feature_reads(local))
-    for n_rows in (1, 37):
+    for n_rows, worth_a_cut in ((1, 0.25), (37, 0.0), (128, 1.0)):
         monkeypatch.setattr(adjoint, "TILE_ROWS", n_rows)
+        monkeypatch.setattr(adjoint, "WORTH_A_CUT", worth_a_cut)
         torch.testing.assert_close(EdgeSweep(local).edges(feature_reads(local)), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_tiles_are_cut_where_that_saves_enough() -> None:
+    positions = torch.tensor([40, 2, 39, 1, 0, 40, 2, 38, 1, 40] * 20)
+    layers = torch.arange(200) % 3
+    targets = adjoint.ReadVectors(layers, positions, torch.zeros(200, 1), torch.zeros(200))
+    tiles = adjoint.tiles_of(targets)
+    assert torch.cat(tiles).sort().values.tolist() == list(range(200))
+    # 128 targets in the order of positions: 100 at 0 to 2, 28 at 38 and 39; then 72 at 39 and 40
+    assert [len(tile) for tile in tiles] == [100, 28, 72]
+    assert [sorted({*positions[tile].tolist()}) for tile in tiles] == [[0, 1, 2], [38, 39], [39, 40]]
+    assert all((layers[tile].diff() <= 0).all() for tile in tiles)
 
 
 def test_later_positions_have_no_edge(traced_model: Build, prompt: list[int]) -> None:

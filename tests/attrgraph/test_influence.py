@@ -74,6 +74,10 @@ def test_smallest_kept_takes_as_few_as_hold_the_share() -> None:
     assert influence.smallest_kept(scores, 0.7) == pytest.approx(3.0)
     assert influence.smallest_kept(scores, 0.71) == pytest.approx(2.0)
     assert influence.smallest_kept(scores, 1.0) == pytest.approx(1.0)
+    thirds = np.array([0.1, 0.1, 0.1])  # 0.1 / 0.3 is less than 1 / 3 in floating point
+    assert (thirds >= influence.smallest_kept(thirds, 1 / 3)).all()
+    halves = np.array([0.35232816, 0.2, 0.1 + 0.05232816])
+    assert influence.smallest_kept(halves, 0.5) == pytest.approx(0.35232816)
     assert influence.smallest_kept(np.array([]), 0.5) == 0.0
 
 
@@ -190,8 +194,8 @@ def _prune_densely(
         running = 0.0
         for score in sorted(scores.flatten(), reverse=True):
             running += score
-            if running / max(scores.sum(), 1e-300) >= share:
-                return float(score) * (1 - 1e-9)  # rounding must not part equal scores
+            if running / max(scores.sum(), 1e-300) >= share * (1 - 1e-9):  # rounding decides about nothing
+                return float(score) * (1 - 1e-9)
         return 0.0
 
     node_scores = influence_of(adjacency)

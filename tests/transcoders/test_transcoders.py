@@ -54,8 +54,11 @@ def test_features_and_reconstruction_equal_the_plain_formula(kind: dict[str, obj
         for i in range(n_targets):
             assert_close(written[:, i], 2 * dense[layer] @ weights.W_dec[:, i])
             features = active.feature[rows]
-            found = transcoders.decoder_rows(layer, layer + i, features, written)
-            assert torch.equal(found, weights.W_dec[features, i])
+            out = written.new_empty(len(features), D_MODEL)
+            found = transcoders.decoder_rows(layer, layer + i, features, out=out)
+            assert found is out and torch.equal(found, weights.W_dec[features, i])
+            found = transcoders.decoder_rows(layer, layer + i, features, out=out.double())
+            assert torch.equal(found, weights.W_dec[features, i].double())
 
 
 @every_kind
