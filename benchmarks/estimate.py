@@ -65,9 +65,11 @@ def pages() -> int:
 
 
 def measure(model: ag.LanguageModel, prompt: Any, max_feature_nodes: int, n_rounds: int) -> dict[str, Any]:
-    estimated, seconds, growths, totals = [], [], [], []
+    estimated, estimating, seconds, growths, totals = [], [], [], [], []
     for _ in range(n_rounds):
+        started = time.perf_counter()
         cost = ag.estimate(model, prompt, max_feature_nodes=max_feature_nodes)
+        estimating.append(time.perf_counter() - started)
         estimated.append(sum(cost.seconds.values()))
         started = time.perf_counter()
         graph = ag.trace(model, prompt, max_feature_nodes=max_feature_nodes)
@@ -80,6 +82,7 @@ def measure(model: ag.LanguageModel, prompt: Any, max_feature_nodes: int, n_roun
         totals.append(peak.most)
     return {
         "estimated_seconds": estimated,
+        "estimating_seconds": estimating,
         "seconds": seconds,
         "ratio": statistics.median(estimated) / statistics.median(seconds),
         "estimated_mib": cost.peak_bytes / 2**20,
