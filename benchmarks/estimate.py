@@ -1,6 +1,7 @@
 """Estimates beside what then happens: `python benchmarks/estimate.py [-o OUT.json]`.
 
-The shipped demo and an untrained model of GPT-2-small's shape; each case estimates and traces in turns, in one process.
+The shipped demo and untrained models of `attribution.py`'s shapes; each case estimates and traces in turns, in one
+process.
 Seconds are medians; memory is what a trace adds to the process's own (not mapped) pages at its peak, and what these are
 in all. Linux only.
 """
@@ -28,10 +29,18 @@ CASES = {
     "demo": ("demo", DALLAS, 7500),
     "demo, 50 features": ("demo", DALLAS, 50),
     "demo, 25 tokens": ("demo", " ".join([DALLAS] * 3), 7500),
-    "gpt2, 16 tokens, 1,000 features": ("gpt2", 16, 1000),
-    "gpt2, 16 tokens, 7,500 features": ("gpt2", 16, 7500),
-    "gpt2, 64 tokens, 1,000 features": ("gpt2", 64, 1000),
-    "per-layer, 16 tokens, 1,000 features": ("per-layer", 16, 1000),
+    "GPT-2 cross-layer, 16 tokens, 1,000 features": ("gpt2 cross-layer", 16, 1000),
+    "GPT-2 cross-layer, 16 tokens, 7,500 features": ("gpt2 cross-layer", 16, 7500),
+    "GPT-2 cross-layer, 64 tokens, 1,000 features": ("gpt2 cross-layer", 64, 1000),
+    "GPT-2 cross-layer, 256 tokens, 1,000 features": ("gpt2 cross-layer", 256, 1000),
+    "GPT-2 per-layer, 16 tokens, 1,000 features": ("gpt2 per-layer", 16, 1000),
+    "GPT-2 per-layer, 16 tokens, 7,500 features": ("gpt2 per-layer", 16, 7500),
+    "Llama cross-layer, 16 tokens, 1,000 features": ("llama cross-layer", 16, 1000),
+    "Llama cross-layer, 64 tokens, 1,000 features": ("llama cross-layer", 64, 1000),
+    "Llama cross-layer, 256 tokens, 1,000 features": ("llama cross-layer", 256, 1000),
+    "Llama per-layer, 16 tokens, 1,000 features": ("llama per-layer", 16, 1000),
+    "Llama per-layer, 64 tokens, 7,500 features": ("llama per-layer", 64, 7500),
+    "Llama per-layer, 256 tokens, 1,000 features": ("llama per-layer", 256, 1000),
 }
 
 
@@ -104,18 +113,19 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         loaded = {"demo": ag.load_model("demo")}
-        for which in ("gpt2", "per-layer"):
-            folder = Path(temporary) / which
-            folder.mkdir()
-            build(folder, "gpt2", is_cross_layer=which == "gpt2", active_share=0.0118)
-            loaded[which] = ag.load_model(folder / "model", transcoders=folder / "transcoders", device="cpu")
         for name, (which, given, rows) in CASES.items():
+            if which not in loaded:
+                folder = Path(temporary) / which
+                folder.mkdir()
+                shape, kind = which.split()
+                build(folder, shape, is_cross_layer=kind == "cross-layer", active_share=0.0118)
+                loaded[which] = ag.load_model(folder / "model", transcoders=folder / "transcoders", device="cpu")
             model = loaded[which]
             prompt = given if isinstance(given, str) else prompt_ids(given, model.d_vocab).tolist()
             found = measure(model, prompt, rows, arguments.rounds)
             report["cases"][name] = found
             print(
-                f"{name:<36} estimated / measured: {found['ratio']:.2f} seconds, "
+                f"{name:<46} estimated / measured: {found['ratio']:.2f} seconds, "
                 f"{found['estimated_mib']:.0f} / {found['peak_mib']:.0f} MiB more, "
                 f"{found['estimated_total_mib']:.0f} / {found['total_mib']:.0f} MiB in all",
                 flush=True,

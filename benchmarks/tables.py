@@ -20,7 +20,7 @@ def attribution_table(report: dict[str, Any]) -> str:
         ours, grouped = found["ours"], _fastest(found.get("grouped", {}))
         case = [_SHAPES[found["shape"]], _KINDS[found["kind"]], f"{found['n_tokens']:,}", f"{found['rows']:,}"]
         if "seconds" not in ours:
-            rows.append([*case, "", str(ours["failed"]).split(": ", 1)[-1], *[""] * 5])
+            rows.append([*case, "", str(ours["failed"]).split(": ", 1)[-1], *[""] * 4])
             continue
         seconds = median(ours["seconds"])
         rows.append(
@@ -32,11 +32,10 @@ def attribution_table(report: dict[str, Any]) -> str:
                 _beside(grouped, seconds),
                 _beside(_fastest(found.get("circuit-tracer", {})), seconds),
                 f"{ours['work']['share_of_flop_per_second']:.0%}",
-                f"{ours['estimated_seconds'] / seconds:.2f}",
             ]
         )
     names = "shape, transcoders, tokens, rows, active, seconds, memory, grouped autograd, circuit-tracer, operations"
-    return _table([*names.split(", "), "estimate"], rows)
+    return _table(names.split(", "), rows)
 
 
 def _fastest(results: dict[str, Any]) -> dict[str, Any]:
@@ -70,12 +69,33 @@ def roofline_table(report: dict[str, Any]) -> str:
     return _table(["operation", "file", "tokens", "median", "range", "of the roofline"], rows)
 
 
+def estimate_table(report: dict[str, Any]) -> str:
+    """A row a case: what was said, over what then happened."""
+    rows = [
+        [
+            name,
+            f"{median(found['seconds']):.2f} s",
+            f"{found['ratio']:.2f}",
+            f"{found['peak_mib']:,.0f} MiB",
+            f"{found['estimated_mib'] / found['peak_mib']:.2f}",
+            f"{found['estimated_total_mib'] / found['total_mib']:.2f}",
+            f"{median(found['estimating_seconds']):.2f} s",
+        ]
+        for name, found in report["cases"].items()
+    ]
+    return _table(["case", "trace", "estimate", "adds", "estimate", "of the process", "estimating takes"], rows)
+
+
 def _table(names: list[str], rows: list[list[str]]) -> str:
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"attribution": attribution_table, "roofline": roofline_table}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "attribution": attribution_table,
+    "roofline": roofline_table,
+    "estimate": estimate_table,
+}
 
 
 def with_tables(text: str) -> str:
