@@ -124,8 +124,9 @@ class EdgeSweep:
         is_kept = kept_bytes <= memory_bytes // 2
         self.sources.is_kept = is_kept
         self._passages: list[Passage] | None = [Passage(local, i) for i in range(run.n_layers)] if is_kept else None
-        # adjoints and what is on its way through attention, and edges
-        tile_bytes = TILE_ROWS * size * (2 * run.n_pos * run.embedding.shape[1] + n_columns(local))
+        # adjoints, in parallel blocks twice, and edges
+        n_adjoints = 2 if any(block.is_parallel for block in run.blocks) else 1
+        tile_bytes = TILE_ROWS * size * (n_adjoints * run.n_pos * run.embedding.shape[1] + n_columns(local))
         most = max(1, memory_bytes // tile_bytes)
         # tiles share the reading of decoder rows: with those kept, nothing is gained by sweeping several at once
         n_tiles = 1 if is_kept else min(most, -(-(max_targets or len(local.active) + 1) // TILE_ROWS))

@@ -135,8 +135,8 @@ def estimate(
 class _TimedSweep(EdgeSweep):
     """Also counts the decoder rows and passages that the tiles of a sweep share, and the seconds of getting them."""
 
-    def __init__(self, local: LocalReplacement, *, memory_bytes: int) -> None:
-        super().__init__(local, memory_bytes=memory_bytes)
+    def __init__(self, local: LocalReplacement, *, memory_bytes: int, max_targets: int) -> None:
+        super().__init__(local, memory_bytes=memory_bytes, max_targets=max_targets)
         self.start()
 
     def start(self) -> None:
@@ -171,7 +171,8 @@ class _Sample:
         self._sizes = rounds(n_selected) if self._is_limited else [n_selected]
 
         def sweep_logits() -> tuple[_TimedSweep, Tensor]:
-            sweep = _TimedSweep(local, memory_bytes=memory)
+            # no more are ever asked for at a time
+            sweep = _TimedSweep(local, memory_bytes=memory, max_targets=max(len(logits), *self._sizes, 0))
             return sweep, sweep.edges(logits.reads)
 
         sweep_logits()  # the first takes memory from the system, which costs more

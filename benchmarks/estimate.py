@@ -103,6 +103,9 @@ def measure(model: ag.LanguageModel, prompt: Any, max_feature_nodes: int, n_roun
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "cases", nargs="*", default=list(CASES), help="all by default; others stay as OUT.json has them"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
@@ -113,7 +116,8 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         loaded = {"demo": ag.load_model("demo")}
-        for name, (which, given, rows) in CASES.items():
+        for name in arguments.cases:
+            which, given, rows = CASES[name]
             if which not in loaded:
                 folder = Path(temporary) / which
                 folder.mkdir()
@@ -131,6 +135,9 @@ def main() -> None:
                 flush=True,
             )
     if arguments.output:
+        earlier = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else report
+        found = {**earlier["cases"], **report["cases"]}
+        report["cases"] = {name: found[name] for name in CASES if name in found}
         arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

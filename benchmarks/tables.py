@@ -48,7 +48,8 @@ def _beside(result: dict[str, Any], seconds: float) -> str:
     if not result:
         return ""
     if "seconds" not in result:
-        return str(result["failed"])
+        # a process that the system killed
+        return {"ended with -9": "out of memory"}.get(result["failed"], str(result["failed"]))
     sampled = "" if result.get("n_sampled") == result.get("n_batches") else "\\*"
     return f"{median(result['seconds']) / seconds:.1f}x{sampled}, {result['peak_gib']:.1f} GiB"
 
