@@ -35,7 +35,7 @@ from attrgraph.tracing import check_settings, keeps_patterns, skipped_positions
 # features of the largest graph that is put together for an estimate
 _GRAPH_FEATURES = 4000
 # By entry of the kept rows: these, the edges in them, and two copies of those at most; by node: objects of Python and
-# pandas. Measured: 870 to 930 MiB for 7,500 features at GPT-2's shape, 3 to 13 MiB on the demo.
+# pandas. Measured: 790 to 890 MiB for 7,500 features at GPT-2's shape, 2 to 12 MiB on the demo.
 _ENTRY_BYTES, _NODE_BYTES = 16, 12288
 # a ranking, its share left out, and a copy: each about as long as a ranking
 _LOOKS_AT_END = 3
@@ -84,8 +84,8 @@ def estimate(
 ) -> Estimate:
     """Run the model, encode, and sweep a sample of targets; see `trace` for the arguments and errors.
 
-    Counts are those that `trace` will have. Seconds are of this machine as busy as it is now: the sample's, times the
-    operations that all targets need over those of the sample.
+    Counts are those that `trace` will have. Seconds are of this machine as busy as it is now: of some tiles of
+    targets, carried over to all by their operations, and of decoder rows read, by their number.
     """
     if model.transcoders is None:
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
@@ -172,7 +172,7 @@ class _Sample:
 
         def sweep_logits() -> tuple[_TimedSweep, Tensor]:
             # no more are ever asked for at a time
-            sweep = _TimedSweep(local, memory_bytes=memory, max_targets=max(len(logits), *self._sizes, 0))
+            sweep = _TimedSweep(local, memory_bytes=memory, max_targets=max([len(logits), *self._sizes]))
             return sweep, sweep.edges(logits.reads)
 
         sweep_logits()  # the first takes memory from the system, which costs more
@@ -184,32 +184,29 @@ class _Sample:
         self._once = once + filling * n_rows / n_few
         none = local.active.layer[:0]
         least, first = _timed(lambda: self._best(logit_rows, none, sum(self._sizes[:1])))
-        tiles = self._tiles(first)
+        tiles = tiles_of(feature_reads(local, first))
         known = torch.cat([none, *(first[tile[::2]] for tile in (tiles[:1] + tiles[1:][-1:]))])
         rows = torch.cat([logit_rows, self.sweep.edges(feature_reads(local, known))])
         # the features that a trace would choose, as far as these rows tell
         ranking, chosen = _timed(lambda: self._best(rows, known, n_selected))
         # of a ranking through hardly any rows, and of each more
         self._ranking = least, max(0.0, ranking - least) / max(1, len(known))
-        self._rounds = chosen.split(self._sizes)
-        self._time_tiles([part[tile] for part in self._rounds for tile in self._tiles(part)])
+        # each has tiles of its own
+        self._rounds = [feature_reads(local, features) for features in chosen.split(self._sizes)]
+        self._time([targets[tile] for targets in self._rounds for tile in tiles_of(targets)])
         some = chosen[:: -(-n_selected // _GRAPH_FEATURES) or 1]
         self._graphs = [self._graph_rows(rows, features) for features in (some, none)]
 
-    def _tiles(self, features: Tensor) -> list[Tensor]:
-        return tiles_of(feature_reads(self._local, features))
-
-    def _time_tiles(self, tiles: list[Tensor]) -> None:
+    def _time(self, tiles: list[ReadVectors]) -> None:
         """Sweep some of the tiles: those with least and most work, and others each in the middle of a share of all."""
-        targets = [feature_reads(self._local, tile) for tile in tiles]
-        works = [self._work(tile) for tile in targets]
+        works = [self._work(tile) for tile in tiles]
         order = sorted(range(len(tiles)), key=works.__getitem__)
         n_timed = min(_MOST_TILES, max(_LEAST_TILES, len(tiles) // _TILES_PER_SAMPLE))
         reached = np.cumsum([works[i] for i in order])
         quantiles = (np.arange(n_timed) + 0.5) / n_timed
         middle = [order[at] for at in np.searchsorted(reached, quantiles * reached[-1])] if tiles else []
         # multiplications and seconds, but for reading
-        self._sweeps = [(works[i], self._seconds(targets[i])) for i in {*order[:1], *middle, *order[-1:]}]
+        self._sweeps = [(works[i], self._seconds(tiles[i])) for i in {*order[:1], *middle, *order[-1:]}]
 
     def _seconds(self, targets: ReadVectors) -> float:
         """Of a sweep, but for what its tiles share."""
@@ -276,8 +273,7 @@ class _Sample:
             return self._once
         slope, per_tile = self._pace()
         reading, sweeps = self.sweep.reading / self.sweep.n_read.clip(1), 0.0
-        for features in self._rounds:  # each has tiles of its own
-            targets = feature_reads(self._local, features)
+        for targets in self._rounds:
             sweeps += slope * self._work(targets) + per_tile * len(tiles_of(targets))
             sweeps += float(reading @ self._n_read(targets))
         # a ranking looks at the rows known by then; at the end, what was left out is counted and the rows are copied

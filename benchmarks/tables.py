@@ -84,7 +84,7 @@ def estimate_table(report: dict[str, Any]) -> str:
         ]
         for name, found in report["cases"].items()
     ]
-    return _table(["case", "trace", "estimate", "adds", "estimate", "of the process", "estimating takes"], rows)
+    return _table(["case", "trace", "said", "it adds", "said", "process: said", "estimating"], rows)
 
 
 def _table(names: list[str], rows: list[list[str]]) -> str:

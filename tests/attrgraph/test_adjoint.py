@@ -36,6 +36,7 @@ SETTINGS = [
     {"activation": "topk", "skip": True, "read_point": "mlp.hook_in", "write_point": "mlp.hook_out"},
     {"cross_layer": False, "read_point": "ln2.hook_normalized"},
 ]
+MLP_HOOKS: dict[str, object] = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
 SETTING_NAMES = ["clt-relu", "plt-jumprelu-skip", "clt-topk-skip-mlp-hooks", "plt-normalized"]
 all_settings = pytest.mark.parametrize("settings", SETTINGS, ids=SETTING_NAMES)
 
@@ -148,8 +149,13 @@ def _logits_with_features_held(local: LocalReplacement, *, without: int | None =
     return run.W_U @ run.final_norm.apply(stream)[-1]
 
 
-def test_result_depends_on_no_amount_of_memory(traced_model: Build, prompt: list[int]) -> None:
-    local = replace_locally(traced_model("llama"), prompt)
+@pytest.mark.parametrize(("family", "points"), [("llama", {}), ("gemma2", MLP_HOOKS)])
+def test_result_depends_on_no_amount_of_memory(
+    family: str, points: dict[str, object], traced_model: Build, prompt: list[int]
+) -> None:
+    """Also where a norm lies between MLP and stream: written rows pass it after they are read."""
+    local = replace_locally(traced_model(family, **points), prompt)
+    assert (local.write_norm(0) is not None) == bool(points)
     targets = feature_reads(local)
     assert len(targets) > 2 * adjoint.TILE_ROWS
     whole = EdgeSweep(local).edges(targets)
