@@ -39,13 +39,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from work import edge_work, machine, machine_limits, now, peak_gib
 
 import attrgraph as ag
-from attrgraph.adjoint import feature_reads
+from attrgraph.attribution.replacement import LocalReplacement, build_replacement
+from attrgraph.attribution.sources import Sources
+from attrgraph.attribution.sweep import feature_reads
 from attrgraph.kernels.edge_rows import edge_rows
 from attrgraph.memory import free_bytes
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.replacement import LocalReplacement, build_replacement
-from attrgraph.sources import Sources
 from attrgraph.transcoders import LayerWeights, TranscoderConfig, Transcoders, save_transcoders
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from measure import city_pairs
 from scipy.stats import spearmanr
 
 import attrgraph as ag
 from attrgraph.demo import world
-from attrgraph.demo.measure import city_pairs
 from attrgraph.evaluation.statistics import interval, resample
-from attrgraph.experiments import features_at
+from attrgraph.interventions.swap import features_at
 from attrgraph.validation.controls import matched
 from attrgraph.validation.subject import Subject
 

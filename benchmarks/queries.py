@@ -23,8 +23,8 @@ import pandas as pd
 from scipy import sparse
 
 import attrgraph as ag
-from attrgraph.graph import with_influence
-from attrgraph.pictures import draw_figure
+from attrgraph.influence.influence import with_influence
+from attrgraph.viz.figures import draw_figure
 
 N_NODES, N_LAYERS, N_POS, N_LOGITS = 10_000, 24, 60, 10
 N_EDGES = (30_000, 100_000, 300_000, 1_000_000)

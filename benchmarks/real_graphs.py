@@ -18,7 +18,7 @@ import networkx as nx
 import numpy as np
 
 import attrgraph as ag
-from attrgraph.formats import PROFILES
+from attrgraph.files import PROFILES
 
 # what a format may number or word in its own way
 _COMPARED = ["kind", "layer", "pos", "feature", "activation", "probability", "cumulative_influence", "label"]

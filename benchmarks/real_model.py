@@ -46,9 +46,9 @@ def measure(model: Path, text: Path, scratch: Path, options: list[str], prompt: 
     results: dict[str, Any] = {"model": model.name, "options": " ".join(options), "prompt": prompt}
     for name, kind in SETS.items():
         attrgraph("train", model, "--text", text, kind, *options, "-o", scratch / name, "--json")
-    beside = ["--beside", scratch / "per_layer"]
+    beside = ["--compare-with", scratch / "per_layer"]
     report = json.loads(attrgraph("evaluate", model, scratch / "cross_layer", "--text", text, *beside, "--json"))
-    others = dict(zip(("per_layer", "top_k_neurons"), report.pop("beside").values(), strict=True))
+    others = dict(zip(("per_layer", "top_k_neurons"), report.pop("compared").values(), strict=True))
     for name, measured in {"cross_layer": report, **others}.items():
         for layer in measured["per_layer"]:
             del layer["density"]

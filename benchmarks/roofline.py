@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from work import machine, machine_limits, now
 
-from attrgraph.adjoint import TILE_ROWS
+from attrgraph.attribution.sweep import TILE_ROWS
 from attrgraph.kernels.edge_rows import Writes, edge_rows
 from attrgraph.kernels.encode_sparse import encode_sparse, encode_sparse_reference
-from attrgraph.kernels.influence import influence_rows
+from attrgraph.kernels.influence_rows import influence_rows
 from attrgraph.kernels.mix_heads import mix_heads, mix_heads_reference
 
 N_LAYERS, D_MODEL, N_HEADS, D_HEAD, N_FEATURES, N_ACTIVE = 12, 768, 12, 64, 4096, 48
@@ -113,7 +113,7 @@ CASES = {
     "edge_rows": edge_rows_case,
     "mix_heads": mix_heads_case,
     "encode_sparse": encode_sparse_case,
-    "influence": influence_case,
+    "influence_rows": influence_case,
 }
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
 _SHAPES = {"gpt2": "GPT-2", "llama": "Llama"}
 _KINDS = {"cross_layer_transcoder": "cross-layer", "transcoder_set": "per-layer"}
-_OPS = {"edge_rows": "edges", "mix_heads": "attention", "encode_sparse": "encoding", "influence": "influence"}
+_OPS = {"edge_rows": "edges", "mix_heads": "attention", "encode_sparse": "encoding", "influence_rows": "influence"}
 
 
 def attribution_table(report: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from attrgraph.adjoint import TILE_ROWS, ReadVectors
-from attrgraph.replacement import LocalReplacement
-from attrgraph.sources import Sources
+from attrgraph.attribution.replacement import LocalReplacement
+from attrgraph.attribution.sources import Sources
+from attrgraph.attribution.sweep import TILE_ROWS, ReadVectors
 
 
 def edge_work(local: LocalReplacement, targets: ReadVectors) -> dict[str, float]:

@@ -16,7 +16,7 @@ def check(
 
     Example: attrgraph check theirs.json
     """
-    from attrgraph.graph_files.check import check_graph_file
+    from attrgraph.io.check import check_graph_file
 
     found = {str(path): check_graph_file(path) for path in graphs}
     if as_json:

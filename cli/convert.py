@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attrgraph.cli.writing import ENDINGS, check_outputs, write_graph
-from attrgraph.formats import GRAPH_FORMATS, MAX_JSON_BYTES
+from attrgraph.files import GRAPH_FORMATS, MAX_JSON_BYTES
 
 
 def convert(
@@ -29,11 +29,11 @@ def convert(
 
     limit = parse_bytes(max_bytes, name="--max-bytes")
     if output.suffix in GRAPH_FORMATS:
-        from attrgraph.graph_files.convert import convert_graph
+        from attrgraph.graph.convert import convert_graph
 
         repairs = convert_graph(graph, output, profile, overwrite=force, max_bytes=limit)
     else:
-        from attrgraph.graph_files.loading import load_graph
+        from attrgraph.graph.load_graph import load_graph
 
         loaded = load_graph(graph, max_bytes=limit)
         write_graph(loaded, output, profile=profile, force=force)

@@ -13,7 +13,7 @@ from attrgraph.errors import GraphFileError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attrgraph.comparison import Diff
+    from attrgraph.graph.comparison import Diff
 
 _TABLES = ("nodes", "edges")
 
@@ -42,9 +42,9 @@ def diff(
         if output.suffix not in (".dot", *PICTURES):
             raise GraphFileError(f"{output}: a picture is one of .dot, {', '.join(PICTURES)}.")
         check_outputs([output], profile="neuronpedia", force=force)
-    from attrgraph.comparison import diff as compare
-    from attrgraph.comparison.diff_dot import draw_diff
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.comparison import diff as compare
+    from attrgraph.graph.load_graph import load_graph
+    from attrgraph.viz.diff_dot import draw_diff
 
     found = compare(load_graph(left), load_graph(right), align=align)
     if output is not None:

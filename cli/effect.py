@@ -9,7 +9,7 @@ from attrgraph.cli import options
 from attrgraph.cli.results import print_json
 
 if TYPE_CHECKING:
-    from attrgraph.graph import Graph
+    from attrgraph.graph.graph import Graph
 
 
 def effect(
@@ -26,7 +26,7 @@ def effect(
 
     Example: attrgraph effect dallas.safetensors E_145_5 5_45_8 --avoid 0_-1_5
     """
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.load_graph import load_graph
 
     loaded = load_graph(graph)
     value = loaded.effect(source, target, through=through or None, avoid=avoid or None)

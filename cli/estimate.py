@@ -31,9 +31,9 @@ def estimate(
     options.check_named(model, transcoders)
     asked = options.as_prompt(prompt, ids=ids)
 
-    from attrgraph.estimation import estimate as estimate_prompt
+    from attrgraph.attribution.estimate import estimate as estimate_prompt
     from attrgraph.memory import in_words
-    from attrgraph.models.loading import load_model
+    from attrgraph.models.load_model import load_model
 
     loaded = load_model(model, transcoders, dtype, device, revision)
     cost = estimate_prompt(loaded, asked, max_feature_nodes=max_feature_nodes, memory_budget=memory_budget)

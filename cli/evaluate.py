@@ -20,7 +20,7 @@ def evaluate(
         list[Path],
         typer.Option(help="Text (a document a line), JSON lines, Parquet, or a datasets folder. Repeatable."),
     ],
-    beside: Annotated[
+    compare_with: Annotated[
         list[str] | None, typer.Option(help="Other transcoders of the model to show beside these. Repeatable.")
     ] = None,
     neurons: Annotated[
@@ -51,9 +51,9 @@ def evaluate(
 
     Intervals in the table are 95%, by bootstrap over documents.
 
-    Example: attrgraph evaluate demo demo --text sentences.txt --beside demo-per-layer
+    Example: attrgraph evaluate demo demo --text sentences.txt --compare-with demo-per-layer
     """
-    names = [transcoders, *(beside or [])]
+    names = [transcoders, *(compare_with or [])]
     for name in names:
         if names.count(name) > 1:
             raise TranscoderError(f"{name}: is named twice; its column would show twice.")
@@ -62,8 +62,8 @@ def evaluate(
     from attrgraph.cli.evaluation_table import print_tables
     from attrgraph.cli.progress import progress_bar
     from attrgraph.evaluation import Split, choose_split, compare, draw_evaluation, read_rows
-    from attrgraph.models.loading import load_model, named_transcoders
-    from attrgraph.output import write_whole
+    from attrgraph.files import write_whole
+    from attrgraph.models.load_model import load_model, named_transcoders
 
     with progress_bar() as progress:
         progress("load", 0, 1)
@@ -89,14 +89,14 @@ def evaluate(
 
 def _check_outputs(output: Path | None, figure: Path | None, *, force: bool) -> None:
     """Raise for an output that could not be written, before any work is done."""
-    from attrgraph.output import check_writable
+    from attrgraph.files import check_writable
 
     if output is not None:
         if output.suffix != ".json":
             raise AttrGraphError(f"{output}: unknown ending {output.suffix!r}; the report is written as .json.")
         check_writable(output, overwrite=force)
     if figure is not None:
-        from attrgraph.pictures import check_drawable
+        from attrgraph.viz.figures import check_drawable
 
         check_drawable(figure)
         check_writable(figure, overwrite=force)
@@ -105,4 +105,4 @@ def _check_outputs(output: Path | None, figure: Path | None, *, force: bool) -> 
 def _report(found: "dict[str, Evaluation]", name: str) -> dict[str, Any]:
     """Of the first set at the top, of the others by name."""
     others = {other: evaluation.to_dict() for other, evaluation in found.items() if other != name}
-    return {**found[name].to_dict(), "beside": others}
+    return {**found[name].to_dict(), "compared": others}

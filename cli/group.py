@@ -12,8 +12,8 @@ from attrgraph.cli.writing import PICTURES, check_outputs, write_graph
 from attrgraph.errors import AttrGraphError, GraphFileError
 
 if TYPE_CHECKING:
-    from attrgraph.graph import Graph
-    from attrgraph.supernodes import GroupedGraph
+    from attrgraph.graph.graph import Graph
+    from attrgraph.graph.groups import GroupedGraph
 
 _ENDINGS = (".json", ".safetensors", ".dot", *PICTURES)
 
@@ -52,8 +52,8 @@ def group(
         check_outputs([output], profile=profile, force=force)
         if output.suffix not in _ENDINGS:
             raise GraphFileError(f"{output}: groups go into files with one of the endings {', '.join(_ENDINGS)}.")
-    from attrgraph.graph_files.loading import load_graph
-    from attrgraph.supernodes import grouping_score, groups_of
+    from attrgraph.graph.groups import grouping_score, groups_of
+    from attrgraph.graph.load_graph import load_graph
 
     loaded = load_graph(graph)
     if groups is not None:
@@ -81,14 +81,14 @@ def _read(path: Path) -> dict[str, list[str]]:
 
 
 def _model(graph: "Graph") -> Any:
-    from attrgraph.provenance import load_traced_model
+    from attrgraph.attribution.provenance import load_traced_model
 
     return load_traced_model(graph)
 
 
 def _write(graph: "Graph", grouped: "GroupedGraph", path: Path, *, profile: str, force: bool) -> None:
-    from attrgraph.drawing.draw import draw_graph
-    from attrgraph.supernodes import with_groups
+    from attrgraph.graph.groups import with_groups
+    from attrgraph.viz.draw import draw_graph
 
     if path.suffix in (".dot", *PICTURES):
         draw_graph(graph, path, groups=grouped.groups, overwrite=force)
@@ -112,7 +112,7 @@ def _print(grouped: "GroupedGraph", score: float, *, as_json: bool, files: list[
     from rich.table import Table
     from rich.text import Text
 
-    from attrgraph.drawing.text import visible
+    from attrgraph.viz.text import visible
 
     console = Console(highlight=False)
     n_single = len(grouped.nodes) - len(grouped.groups)

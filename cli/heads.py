@@ -13,7 +13,7 @@ from attrgraph.errors import TranscoderError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attrgraph.graph import Graph
+    from attrgraph.graph.graph import Graph
     from attrgraph.models.language_model import LanguageModel
 
 
@@ -62,7 +62,7 @@ def heads(
         raise typer.BadParameter("give GRAPH SOURCE TARGET, or --prompt with --layer, --head, --query and --key.")
     if model is None and (transcoders, dtype, device, revision) != (None,) * 4:
         raise typer.BadParameter("with a graph, --transcoders, --dtype, --device and --revision need a --model.")
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.load_graph import load_graph
 
     loaded = load_graph(graph)
     traced = None if model is None else load(dtype or loaded.metadata.get("dtype", "float32"))
@@ -72,7 +72,7 @@ def heads(
 def _load(
     model: str | None, transcoders: str | None, dtype: str, *, device: str | None, revision: str | None
 ) -> "LanguageModel":
-    from attrgraph.models.loading import load_model
+    from attrgraph.models.load_model import load_model
 
     return load_model(model or "demo", transcoders, dtype, device or "auto", revision)
 
@@ -80,7 +80,7 @@ def _load(
 def _explain_edge(
     graph: "Graph", source: str, target: str, model: "LanguageModel | None", *, n_top: int, as_json: bool
 ) -> None:
-    from attrgraph.loadings import head_loadings
+    from attrgraph.attribution.heads import head_loadings
 
     loadings = head_loadings(graph, source, target, model=model)
     strongest = loadings.sort_values("effect", key=abs, ascending=False, kind="stable")
@@ -109,7 +109,7 @@ def _explain_edge(
 def _explain_score(
     model: "LanguageModel", prompt: str | list[int], place: tuple[int, int, int, int], *, n_top: int, as_json: bool
 ) -> None:
-    from attrgraph.attention_scores import explain_attention
+    from attrgraph.attribution.qk import explain_attention
 
     found = explain_attention(model, prompt, *place)
     pairs, kinds = found.pairs(n_top), found.by_kind()

@@ -17,6 +17,6 @@ def info(
 
     Example: attrgraph info dallas.json
     """
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.load_graph import load_graph
 
     print_summary(load_graph(graph), as_json=as_json, n_top=top)

@@ -13,7 +13,7 @@ from attrgraph.cli.settings import parse_node, parse_setting
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attrgraph.perturbation import Effect
+    from attrgraph.interventions.intervene import Effect
 
 
 def intervene(
@@ -55,8 +55,8 @@ def intervene(
     if figure is not None:
         if scales is None:
             raise typer.BadParameter("--figure shows doses; give --doses too.")
-        from attrgraph.output import check_writable
-        from attrgraph.pictures import check_drawable
+        from attrgraph.files import check_writable
+        from attrgraph.viz.figures import check_drawable
 
         check_drawable(figure)
         check_writable(figure, overwrite=force)
@@ -64,7 +64,7 @@ def intervene(
     sets = [] if scales else [parse_setting(one) for one in setting]
     nodes = [parse_node(one) for one in setting] if scales else []
     from attrgraph.cli.progress import progress_bar
-    from attrgraph.models.loading import load_model
+    from attrgraph.models.load_model import load_model
 
     with progress_bar() as progress:
         progress("load", 0, 1)
@@ -72,12 +72,12 @@ def intervene(
         progress("load", 1, 1)
     how: dict[str, Any] = {"mode": mode, "upto_layer": upto_layer}
     if scales is not None:
-        from attrgraph.experiments import doses as dose_curve
+        from attrgraph.interventions.swap import dose_response
 
-        _print_doses(dose_curve(loaded, asked, nodes, scales=scales, **how), figure, as_json=as_json, force=force)
+        _print_doses(dose_response(loaded, asked, nodes, scales=scales, **how), figure, as_json=as_json, force=force)
         return
-    from attrgraph.generation import generate
-    from attrgraph.perturbation import intervene as change
+    from attrgraph.interventions.generate import generate
+    from attrgraph.interventions.intervene import intervene as change
 
     effect = change(loaded, asked, sets, **how)
     texts: dict[str, str] = {}
@@ -122,7 +122,7 @@ def print_effect(effect: "Effect", *, n_top: int, texts: dict[str, str], as_json
 
 def _print_doses(curve: "pd.DataFrame", figure: Path | None, *, as_json: bool, force: bool) -> None:
     if figure is not None:
-        from attrgraph.pictures import draw_figure
+        from attrgraph.viz.figures import draw_figure
 
         draw_figure(lambda canvas: _draw_doses(canvas, curve), figure, size=(5.0, 3.2), overwrite=force)
     if as_json:

@@ -29,7 +29,7 @@ def paths(
     Example: attrgraph paths dallas.json --source E_145_5 -k 5
     """
     check_one_form(as_json=as_json, as_csv=as_csv)
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.load_graph import load_graph
 
     found = load_graph(graph).paths(source or None, target or None, k=k, by=by)
     if as_json:

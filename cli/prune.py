@@ -23,7 +23,7 @@ def prune(
     Example: attrgraph prune dallas.safetensors -o small.json --node-threshold 0.6
     """
     check_outputs([output], profile=profile, force=force)
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.load_graph import load_graph
 
     pruned = load_graph(graph).prune(node_threshold, edge_threshold)
     write_graph(pruned, output, profile=profile, force=force)

@@ -32,7 +32,7 @@ def query(
     check_one_form(as_json=as_json, as_csv=as_csv)
     if output is not None:
         check_outputs([output], profile=profile, force=force)
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.load_graph import load_graph
 
     found = load_graph(graph).query(expression)
     nodes = found.nodes.reset_index()

@@ -38,8 +38,8 @@ def render(
             f"{output}: unknown ending {output.suffix!r}; expected one of {', '.join(PICTURES)}, .dot."
         )
     check_outputs([output], profile="neuronpedia", force=force)
-    from attrgraph.drawing.draw import draw_graph
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.load_graph import load_graph
+    from attrgraph.viz.draw import draw_graph
 
     thresholds = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
     asked = {name: value for name, value in thresholds.items() if value is not None}

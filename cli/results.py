@@ -42,7 +42,7 @@ def print_table(table: "pd.DataFrame", *, empty: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from attrgraph.drawing.text import visible
+    from attrgraph.viz.text import visible
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in table.columns:

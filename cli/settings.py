@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from attrgraph.errors import InterventionError
 
 if TYPE_CHECKING:
-    from attrgraph.interventions import Place, Set
+    from attrgraph.interventions.intervention import Intervention, Place
 
 _SETTING = re.compile(r"(?P<node>[^=*+]+)(?P<how>[=*+])(?P<number>.+)")
 _PLACE = re.compile(r"(\d+)/(\d+)@(\d*)(?:(:)(\d*))?")
 _HOW = {"=": "value", "*": "scale", "+": "add"}
 
 
-def parse_setting(text: str) -> "Set":
+def parse_setting(text: str) -> "Intervention":
     """`3/458@8=0` sets a value, `3/458@8*-1` a multiple, `3/458@8+2` adds; for the node see `parse_node`.
 
     Raises:
         InterventionError: it is not of this form.
     """
-    from attrgraph.interventions import Set
+    from attrgraph.interventions.intervention import Intervention
 
     match = _SETTING.fullmatch(text.strip())
     try:
@@ -35,10 +35,10 @@ def parse_setting(text: str) -> "Set":
     node = parse_node(match["node"])
     match _HOW[match["how"]]:
         case "value":
-            return Set(node, value=number)
+            return Intervention(node, value=number)
         case "scale":
-            return Set(node, scale=number)
-    return Set(node, add=number)
+            return Intervention(node, scale=number)
+    return Intervention(node, add=number)
 
 
 def parse_node(text: str) -> "Place":

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from attrgraph.cli.results import print_json
 
 if TYPE_CHECKING:
-    from attrgraph.graph import Graph
+    from attrgraph.graph.graph import Graph
 
 
 def as_dict(graph: "Graph", *, n_top: int, files: list[Path]) -> dict[str, Any]:
     """Logits, scores, checks, node counts, and the most influential features."""
-    from attrgraph.influence import FEATURE_KINDS
+    from attrgraph.schema import FEATURE_KINDS
 
     nodes = graph.nodes.reset_index()
     logits = nodes[nodes["kind"] == "logit"].sort_values("probability", ascending=False, kind="stable")
@@ -42,7 +42,7 @@ def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list
     from rich.table import Table
     from rich.text import Text
 
-    from attrgraph.drawing.text import visible
+    from attrgraph.viz.text import visible
 
     console = Console(highlight=False)
     prompt = " ".join(visible(token) for token in values["prompt_tokens"])

@@ -47,10 +47,10 @@ def swap(
         raise typer.BadParameter("give --take-out and --put-in, or --at.")
     places = None if at is None else _places(at)
     a, b = (options.as_prompt(prompt, ids=ids) for prompt in (prompt_a, prompt_b))
-    from attrgraph.experiments import features_at
-    from attrgraph.experiments import swap as swap_features
-    from attrgraph.models.loading import load_model
-    from attrgraph.tracing import trace
+    from attrgraph.attribution.trace import trace
+    from attrgraph.interventions.swap import features_at
+    from attrgraph.interventions.swap import swap as swap_features
+    from attrgraph.models.load_model import load_model
 
     loaded = load_model(model, transcoders, dtype, device, revision)
     how: dict[str, Any] = {"dose": dose, "align": align, "mode": mode, "upto_layer": upto_layer}

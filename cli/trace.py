@@ -10,10 +10,10 @@ from attrgraph.cli.summary import print_summary
 from attrgraph.cli.trace_many import trace_prompts
 from attrgraph.cli.writing import ENDINGS, check_format, check_outputs, write_graph
 from attrgraph.errors import TargetError
-from attrgraph.prompts import read_prompts
+from attrgraph.prompts.prompt_file import read_prompts
 
 if TYPE_CHECKING:
-    from attrgraph.targets import Targets
+    from attrgraph.attribution.targets import Targets
 
 
 def trace(
@@ -79,9 +79,9 @@ def trace(
     targets = _targets(target, minus)
     asked = None if prompt is None else options.as_prompt(prompt, ids=ids)
 
+    from attrgraph.attribution.trace import trace as trace_prompt
     from attrgraph.cli.progress import progress_bar
-    from attrgraph.models.loading import load_model
-    from attrgraph.tracing import trace as trace_prompt
+    from attrgraph.models.load_model import load_model
 
     settings: dict[str, Any] = {
         "max_n_logits": max_n_logits,
@@ -121,6 +121,6 @@ def _targets(target: list[str] | None, minus: str | None) -> "Targets":
         return list(target) if target else None
     if target is None or len(target) != 1:
         raise TargetError("--minus needs exactly one --target; it explains the difference of the two.")
-    from attrgraph.targets import LogitDifference
+    from attrgraph.attribution.targets import LogitDifference
 
     return LogitDifference(target[0], minus)

@@ -11,7 +11,7 @@ from attrgraph.errors import AttrGraphError, GraphFileError
 
 if TYPE_CHECKING:
     from attrgraph.models.language_model import LanguageModel
-    from attrgraph.prompts import NamedPrompt
+    from attrgraph.prompts.prompt_file import NamedPrompt
 
 # no prompt can have this name
 _RECORD = ".prompts.json"
@@ -37,7 +37,7 @@ def trace_prompts(
         GraphFileError: the folder holds graphs made with other settings, or cannot be written.
         AttrGraphError: some prompts could not be traced; each was named on stderr.
     """
-    from attrgraph.tracing import trace
+    from attrgraph.attribution.trace import trace
 
     assert model.transcoders is not None
     made_by = {"model": model.source, "transcoders": model.transcoders.source, **settings}
@@ -75,7 +75,7 @@ def _record(
 
     Forced, the graphs of these prompts are removed first: none may stay that is made from something else.
     """
-    from attrgraph.output import write_whole
+    from attrgraph.files import write_whole
 
     made_by = json.loads(json.dumps(made_by))
     digests = {row.name: row.digest for row in prompts}

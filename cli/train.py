@@ -86,15 +86,15 @@ def train(
     if (not text) == (self_generate is None):
         raise TrainingError("name the corpus with --text FILE (repeatable), or with --self-generate N_TOKENS.")
     if figure is not None:
-        from attrgraph.output import check_writable
-        from attrgraph.pictures import check_drawable
+        from attrgraph.files import check_writable
+        from attrgraph.viz.figures import check_drawable
 
         check_drawable(figure)
         check_writable(figure, overwrite=force)
     import torch
 
     from attrgraph.cli.training_progress import training_progress
-    from attrgraph.models.loading import load_model
+    from attrgraph.models.load_model import load_model
     from attrgraph.training.corpora import training_rows
     from attrgraph.training.train import RunSettings
     from attrgraph.training.train import train as train_on
@@ -130,7 +130,7 @@ def train(
     if measured is None:
         return
     if figure is not None:
-        from attrgraph.training.figure import draw_curves
+        from attrgraph.training.loss_figure import draw_curves
 
         draw_curves(output / "metrics.jsonl", figure, asked_l0=settings.l0, overwrite=force)
     _print_result(measured, settings, output, as_json=as_json)

@@ -27,8 +27,8 @@ def union(
     Example: attrgraph union dallas.json chicago.json -o both.json --min-count 2
     """
     check_outputs([output], profile=profile, force=force)
-    from attrgraph.comparison import union as unite
-    from attrgraph.graph_files.loading import load_graph
+    from attrgraph.graph.comparison import union as unite
+    from attrgraph.graph.load_graph import load_graph
 
     united = unite([load_graph(path) for path in graphs], min_count=min_count, align=align)
     write_graph(united, output, profile=profile, force=force)

@@ -30,7 +30,7 @@ def validate(
     paraphrase: Annotated[
         list[str] | None, typer.Option(help="A prompt that should be answered for the same reasons. Repeatable.")
     ] = None,
-    beside: Annotated[
+    compare_with: Annotated[
         str | None, typer.Option(help="Other transcoders, such as demo-per-layer: how many hops do they show?")
     ] = None,
     n_nodes: Annotated[int, typer.Option("--nodes", min=1, help="Most nodes taken out one by one.")] = 256,
@@ -49,7 +49,7 @@ def validate(
 
     Example: attrgraph validate "in the state containing dallas the capital is" -o report.html
     """
-    from attrgraph.output import check_writable
+    from attrgraph.files import check_writable
     from attrgraph.validation import check_report
 
     outputs = output or []
@@ -65,10 +65,10 @@ def validate(
     elif (transcoders, dtype, device, revision) != (None,) * 4:
         raise typer.BadParameter("with a graph, --transcoders, --dtype, --device and --revision need a --model.")
 
+    from attrgraph.attribution.provenance import load_traced_model
     from attrgraph.cli.progress import progress_bar
-    from attrgraph.graph_files.loading import load_graph
-    from attrgraph.models.loading import load_model, named_transcoders
-    from attrgraph.provenance import load_traced_model
+    from attrgraph.graph.load_graph import load_graph
+    from attrgraph.models.load_model import load_model, named_transcoders
     from attrgraph.validation import validate as put_to_the_test
 
     with progress_bar() as progress:
@@ -88,7 +88,7 @@ def validate(
             mode=mode,
             supernodes=groups,
             paraphrases=paraphrase or [],
-            beside=None if beside is None else named_transcoders(beside, loaded.device),
+            compare_with=None if compare_with is None else named_transcoders(compare_with, loaded.device),
             n_nodes=n_nodes,
             n_controls=n_controls,
             seed=seed,

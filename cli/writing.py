@@ -6,12 +6,12 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
-from attrgraph.drawing import MOST_NODES_DRAWN as MOST_NODES_DRAWN
 from attrgraph.errors import GraphFileError
-from attrgraph.formats import NO_GRAPHVIZ, PICTURE_FORMATS, PROFILES
+from attrgraph.files import NO_GRAPHVIZ, PICTURE_FORMATS, PROFILES
+from attrgraph.viz import MOST_NODES_DRAWN as MOST_NODES_DRAWN
 
 if TYPE_CHECKING:
-    from attrgraph.graph import Graph
+    from attrgraph.graph.graph import Graph
 
 PICTURES = tuple(f".{name}" for name in PICTURE_FORMATS)
 _EXPORTS = (".graphml", ".gexf", ".cyjs", ".csv", ".parquet")
@@ -20,7 +20,7 @@ ENDINGS = (".json", ".safetensors", ".dot", *PICTURES, *_EXPORTS)
 
 def check_outputs(paths: Sequence[Path], *, profile: str, force: bool) -> None:
     """Raise for an output that could not be written, before any work is done."""
-    from attrgraph.output import check_writable
+    from attrgraph.files import check_writable
 
     files = [file for path in paths for file in files_of(path)]
     for path in paths:
@@ -40,7 +40,7 @@ def check_format(ending: str, *, profile: str, where: str = "") -> None:
     if ending in PICTURES and which("dot") is None:
         raise GraphFileError(f"{where}{NO_GRAPHVIZ}")
     if ending == ".parquet":
-        from attrgraph.graph_files.exports import check_parquet
+        from attrgraph.io.exports import check_parquet
 
         check_parquet(where)
 
@@ -49,7 +49,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """The files that writing a graph to this name makes: a table of edges has one of nodes beside it."""
     if path.suffix not in _EXPORTS:
         return (path,)
-    from attrgraph.graph_files.exports import export_files
+    from attrgraph.io.exports import export_files
 
     return export_files(path)
 
@@ -63,7 +63,7 @@ def write_graph(graph: "Graph", path: Path, *, profile: str, force: bool) -> Non
     elif path.suffix == ".safetensors":
         graph.save(path, overwrite=force)
     elif path.suffix in _EXPORTS:
-        from attrgraph.graph_files.exports import export_graph
+        from attrgraph.io.exports import export_graph
 
         n_replaced = export_graph(graph, path, overwrite=force)
         if n_replaced:
@@ -72,6 +72,6 @@ def write_graph(graph: "Graph", path: Path, *, profile: str, force: bool) -> Non
                 file=sys.stderr,
             )
     else:
-        from attrgraph.drawing.draw import draw_graph
+        from attrgraph.viz.draw import draw_graph
 
         draw_graph(graph, path, overwrite=force)

@@ -18,7 +18,7 @@ print(features[["layer", "pos", "token", "influence", "label"]].to_string())
 
 # The first hop is features for cities in texas. Turned round, the model no longer says austin.
 texas = small.nodes.query("label == 'city in texas'").index.tolist()
-turned = ag.intervene(model, DALLAS, ag.Set(texas, scale=-1.0))
+turned = ag.intervene(model, DALLAS, ag.Intervention(texas, scale=-1.0))
 print("texas turned round:", ", ".join(f"{token} {share:.2f}" for token, share in turned.top_after[:3]))
 
 # The second hop follows the first: with chicago's features in place of dallas's, the answer is that state's capital.

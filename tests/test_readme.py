@@ -57,14 +57,14 @@ def test_printed_verdict_is_what_the_demo_gets(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "module",
     [
-        "attrgraph.tracing",
-        "attrgraph.models.loading",
-        "attrgraph.perturbation",
-        "attrgraph.generation",
-        "attrgraph.experiments",
-        "attrgraph.loadings",
-        "attrgraph.attention_scores",
-        "attrgraph.validation.run",
+        "attrgraph.attribution.trace",
+        "attrgraph.models.load_model",
+        "attrgraph.interventions.intervene",
+        "attrgraph.interventions.generate",
+        "attrgraph.interventions.swap",
+        "attrgraph.attribution.heads",
+        "attrgraph.attribution.qk",
+        "attrgraph.validation.validate",
     ],
 )
 def test_docstring_examples_run(module: str) -> None:

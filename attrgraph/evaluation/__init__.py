@@ -1,10 +1,10 @@
 """What transcoders are worth on a text: errors, sparsity, the replacement model's answers, graph scores, intervals."""
 
 from attrgraph.evaluation.compare import compare
-from attrgraph.evaluation.figure import draw_evaluation
+from attrgraph.evaluation.evaluate import evaluate
+from attrgraph.evaluation.evaluation_figure import draw_evaluation
 from attrgraph.evaluation.neurons import NEURONS, TopNeurons, neuron_baseline
 from attrgraph.evaluation.report import Evaluation
-from attrgraph.evaluation.run import evaluate
 from attrgraph.evaluation.split import Split, choose_split, read_rows
 from attrgraph.evaluation.stand_ins import Reconstruction, StandIn
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from attrgraph.activations import TokenBatch
-from attrgraph.corpus import TokenRows
+from attrgraph.data.activations import TokenBatch
+from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import PromptError
 from attrgraph.models.language_model import LanguageModel
 

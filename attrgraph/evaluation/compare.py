@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from attrgraph.corpus import TokenRows
+from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError
+from attrgraph.evaluation.evaluate import evaluate
 from attrgraph.evaluation.neurons import NEURONS, neuron_baseline
 from attrgraph.evaluation.report import Evaluation
-from attrgraph.evaluation.run import evaluate
 from attrgraph.evaluation.stand_ins import TranscoderStandIn
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.selection import Progress
+from attrgraph.progress import Progress
 from attrgraph.transcoders import Transcoders
 
 

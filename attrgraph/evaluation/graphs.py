@@ -4,11 +4,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from attrgraph.corpus import TokenRows
+from attrgraph.attribution.trace import trace
+from attrgraph.data.corpus import TokenRows
 from attrgraph.evaluation.batches import count_measured
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.selection import Progress
-from attrgraph.tracing import trace
+from attrgraph.progress import Progress
 from attrgraph.transcoders import Transcoders
 
 # of each prompt: long enough for an answer to depend on several words, short enough to be traced in seconds

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from attrgraph.activations import TokenBatch, pad_rows
-from attrgraph.corpus import TokenRows
+from attrgraph.data.activations import TokenBatch, pad_rows
+from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import PromptError, ResultError
 from attrgraph.evaluation.batches import (
     NO_TARGET,
@@ -22,10 +22,10 @@ from attrgraph.evaluation.batches import (
 )
 from attrgraph.evaluation.stand_ins import StandIn
 from attrgraph.evaluation.statistics import Sums, blocks_of_documents
-from attrgraph.live_replacement import divergence
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import ReplaceMlp, replaced_mlps
-from attrgraph.selection import Progress
+from attrgraph.models.live_replacement import divergence
+from attrgraph.progress import Progress
 
 # numbers in one of the arrays that comparing distributions makes
 _COMPARED_AT_ONCE = 2**24

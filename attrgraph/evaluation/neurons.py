@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attrgraph.activations import pad_rows
-from attrgraph.corpus import TokenRows
+from attrgraph.data.activations import pad_rows
+from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError, PromptError
 from attrgraph.evaluation.batches import index_batches, observed_inputs
 from attrgraph.evaluation.stand_ins import Reconstruction

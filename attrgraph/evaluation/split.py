@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import yaml
 
-from attrgraph.corpus import TokenRows, read_corpus
-from attrgraph.documents import Documents
+from attrgraph.data.corpus import TokenRows, read_corpus
+from attrgraph.data.documents import Documents
 from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attrgraph.live_replacement import replace_with
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
+from attrgraph.models.live_replacement import replace_with
 from attrgraph.transcoders import Transcoders
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from attrgraph.corpus import TokenRows, read_corpus, split_rows
+from attrgraph.data.corpus import TokenRows, read_corpus, split_rows
+from attrgraph.data.self_generate import self_generate
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.self_generate import self_generate
 
 
 def training_rows(

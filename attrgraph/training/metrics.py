@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attrgraph.activations import agreement_on, batches_of_similar_length
-from attrgraph.corpus import TokenRows
+from attrgraph.data.activations import agreement_on, batches_of_similar_length
+from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import TrainingError
+from attrgraph.files import write_whole
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.output import write_whole
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attrgraph.corpus import TokenRows
+from attrgraph.data.corpus import TokenRows
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders.training.config import TrainConfig
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import yaml
 
-from attrgraph.activation_cache import ActivationCache, cache_size_bytes
-from attrgraph.activations import LiveRounds, divergence_on_rows
-from attrgraph.corpus import TokenRows
+from attrgraph.data.activation_cache import ActivationCache, cache_size_bytes
+from attrgraph.data.activations import LiveRounds, divergence_on_rows
+from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import TrainingError
 from attrgraph.evaluation import Evaluation, evaluate
+from attrgraph.files import write_whole
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.output import write_whole
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
 from attrgraph.training.record import run_record
@@ -24,9 +24,9 @@ from attrgraph.transcoders.folder import check_replaceable
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import export_transcoders, gather_features
-from attrgraph.transcoders.training.run import Divergence, Hooks, train_transcoders
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.streams import Rounds
+from attrgraph.transcoders.training.trainer import Divergence, Hooks, train_transcoders
 
 # of held-out rows that the card's figures are measured on
 _MEASURED_TOKENS = 50_000

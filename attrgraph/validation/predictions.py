@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from attrgraph.graph import Graph
+from attrgraph.graph.graph import Graph
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,13 @@
 """What a validation found: tables, facts, and the verdict in words."""
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from attrgraph.errors import AttrGraphError
-from attrgraph.graph import Graph
-from attrgraph.output import write_whole
-from attrgraph.pictures import check_matplotlib
-
-FORMATS = (".html", ".json")
-# tables in the order in which they are shown
-TABLES = (
-    "agreement",
-    "by_depth",
-    "rankings",
-    "necessity",
-    "sufficiency",
-    "doses",
-    "paths",
-    "supernodes",
-    "nodes",
-    "error_share",
-    "stability",
-    "paraphrases",
-    "beside",
-)
+from attrgraph.graph.graph import Graph
+from attrgraph.validation import report
 
 
 @dataclass(frozen=True)
@@ -56,7 +34,7 @@ class Validation:
             sufficiency: whether the top k features keep the answer when all other ones are taken out;
             doses: the answer's logit as nodes are scaled, predicted and measured;
             paths, supernodes, nodes: one by one; error_share: of influence by layer; stability: the graph under other
-            thresholds; paraphrases: other prompts' top features; beside: a graph by other transcoders.
+            thresholds; paraphrases: other prompts' top features; compared: a graph by other transcoders.
         graph: what was validated.
         settings: of the validation.
     """
@@ -80,7 +58,9 @@ class Validation:
         return {
             "verdict": [vars(statement) for statement in self.verdict],
             "facts": _plain(self.facts),
-            "tables": {name: _plain(self.tables[name].to_dict("records")) for name in TABLES if name in self.tables},
+            "tables": {
+                name: _plain(self.tables[name].to_dict("records")) for name in report.HEADINGS if name in self.tables
+            },
             "prompt_tokens": self.graph.prompt_tokens,
             "provenance": {
                 name: _plain(self.graph.metadata[name])
@@ -90,30 +70,7 @@ class Validation:
             "settings": _plain(self.settings),
         }
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the report: one `.html` file with figures that opens offline (needs matplotlib), or `.json`.
-
-        Raises:
-            AttrGraphError: another ending, or no matplotlib for `.html`.
-            GraphFileError: the file exists and `overwrite` is not set, or it cannot be written.
-        """
-        path = Path(path)
-        check_report(path)
-        if path.suffix == ".html":
-            from attrgraph.validation.html import to_html
-
-            text = to_html(self)
-        else:
-            text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-        write_whole(path, lambda file: file.write_text(text, encoding="utf-8"), overwrite=overwrite)
-
-
-def check_report(path: Path) -> None:
-    """Raise AttrGraphError unless a report can be written there: an unknown ending, or no matplotlib for figures."""
-    if path.suffix not in FORMATS:
-        raise AttrGraphError(f"{path}: unknown ending {path.suffix!r}; a report is written as {' or '.join(FORMATS)}.")
-    if path.suffix == ".html":
-        check_matplotlib()
+    save = report.save
 
 
 def _plain(value: Any) -> Any:

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
+from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import AttrGraphError
-from attrgraph.graph import Graph
-from attrgraph.interventions import Changes, FeatureKey, Set, resolve
+from attrgraph.graph.graph import Graph
+from attrgraph.interventions.intervene import Effect, effects_of, take_apart
+from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, resolve
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.perturbation import Effect, effects_of, take_apart
-from attrgraph.replacement import LocalReplacement
 
 # so many experiments are resolved at a time: a choice, not tuned
 _AT_ONCE = 64
@@ -147,7 +147,7 @@ class Subject:
     def _changes(self, rows: Sequence[int], also: Sequence[FeatureKey], scale: float) -> Changes:
         ids = self.graph.nodes.index
         nodes = [*(ids[row] for row in rows), *also]
-        return resolve(self.local, [Set(nodes, scale=scale)]) if nodes else Changes.none(self.local)
+        return resolve(self.local, [Intervention(nodes, scale=scale)]) if nodes else Changes.none(self.local)
 
     def _read(self, effects: Sequence[Effect]) -> "Measured":
         tokens = torch.tensor(self.graph.nodes["feature"].to_numpy()[self.logits])

@@ -36,8 +36,8 @@ def judge(
     lines.append(_sufficiency(tables["sufficiency"], facts, mode))
     if "paths" in tables and len(tables["paths"]):
         lines.append(_paths(tables["paths"]))
-    if "beside" in tables:
-        lines.append(_beside(tables["beside"]))
+    if "compared" in tables:
+        lines.append(_compared(tables["compared"]))
     if "paraphrases" in tables:
         lines.append(_paraphrases(tables["paraphrases"]))
     return lines
@@ -144,8 +144,8 @@ def _paths(paths: pd.DataFrame) -> Statement:
     return Statement("note", f"{happens} when the path's source is taken out, which edges cannot foresee.")
 
 
-def _beside(beside: pd.DataFrame) -> Statement:
-    ours, theirs = beside.to_dict("records")
+def _compared(compared: pd.DataFrame) -> Statement:
+    ours, theirs = compared.to_dict("records")
     gap = theirs["mean_hops"] - ours["mean_hops"]
     said = (
         f"other transcoders ({theirs['kind']}) explain the answer in {theirs['mean_hops']:.2f} hops, these "

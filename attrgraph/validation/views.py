@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from attrgraph.graph import Graph
+from attrgraph.attribution.trace import trace
+from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.tracing import trace
 from attrgraph.transcoders import Transcoders
 
 _NODE_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -78,7 +78,7 @@ def paraphrases(model: LanguageModel, graph: Graph, prompts: Sequence[Prompt]) -
     return pd.DataFrame(rows)
 
 
-def beside(model: LanguageModel, graph: Graph, transcoders: Transcoders) -> pd.DataFrame:
+def compared(model: LanguageModel, graph: Graph, transcoders: Transcoders) -> pd.DataFrame:
     """Scores and mean hops of the graph, and of the graph that other transcoders give of the same prompt and answers.
 
     A cross-layer transcoder can write the result of two steps at once: then its graph shows one hop where a per-layer

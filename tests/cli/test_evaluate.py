@@ -13,7 +13,7 @@ from tiny import make_transcoders
 import attrgraph as ag
 from attrgraph.cli.evaluate import evaluate as verb
 from attrgraph.cli.main import main
-from attrgraph.corpus import is_held_out, read_corpus
+from attrgraph.data.corpus import is_held_out, read_corpus
 from attrgraph.evaluation import choose_split, evaluate
 from attrgraph.evaluation.split import DEFAULT_SHARE
 from attrgraph.transcoders import save_transcoders
@@ -61,17 +61,17 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
 def test_json_has_the_measures_of_the_transcoders_and_of_what_is_beside(
     text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = run_json(capsys, "demo", "demo", "--text", text, "--beside", "demo-per-layer", "--n-graphs", 2)
-    assert list(report["beside"]) == ["demo-per-layer", "top-k neurons"]
-    for evaluation in (report, *report["beside"].values()):
+    report = run_json(capsys, "demo", "demo", "--text", text, "--compare-with", "demo-per-layer", "--n-graphs", 2)
+    assert list(report["compared"]) == ["demo-per-layer", "top-k neurons"]
+    for evaluation in (report, *report["compared"].values()):
         assert all(isinstance(evaluation[name], float) for name in MEASURES)
         assert list(evaluation["intervals"]) == INTERVALS
         assert [layer["layer"] for layer in evaluation["per_layer"]] == [0, 1, 2, 3]
         assert evaluation["n_documents"] == 10
         assert evaluation["model"]["id"] == "demo"
         assert list(evaluation["text"]) == [str(text)]
-    assert report["nmse"] < report["beside"]["top-k neurons"]["nmse"]
-    assert report["graphs"]["n"] == 2 and report["beside"]["top-k neurons"]["graphs"]["n"] == 0
+    assert report["nmse"] < report["compared"]["top-k neurons"]["nmse"]
+    assert report["graphs"]["n"] == 2 and report["compared"]["top-k neurons"]["graphs"]["n"] == 0
     low, high = report["intervals"]["nmse"]
     assert low < report["nmse"] < high
     assert (report["split"], report["held_out_share"]) == ("all", None)
@@ -82,7 +82,7 @@ def test_result_is_that_of_the_library_function(text: Path, capsys: pytest.Captu
     model = ag.load_model("demo")
     expected = evaluate(model, model.transcoders, read_corpus(model, [text]), n_graphs=0).to_dict()
     assert {name: report[name] for name in expected} == expected
-    assert report["beside"] == {}
+    assert report["compared"] == {}
 
 
 def test_tables_show_measures_intervals_and_layers(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +128,7 @@ def test_documents_that_were_trained_on_are_left_out(
     assert held_out["n_documents"] == n_held_out
     assert str(trained) in held_out["split_reason"]
     # a set beside it that was trained on them counts too; so does reading less of the file
-    beside = run_json(capsys, "demo", "demo", "--beside", trained, "--text", text, *options, "--max-documents", 9)
+    beside = run_json(capsys, "demo", "demo", "--compare-with", trained, "--text", text, *options, "--max-documents", 9)
     assert beside["split"] == "held-out"
 
     everything = run_json(capsys, "demo", trained, "--text", text, *options, "--all")
@@ -173,8 +173,8 @@ def test_help_shows_the_example(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["nowhere", "demo"], "nowhere: no such folder"),
         (["demo", "./nowhere"], "nowhere: no such folder"),
-        (["demo", "demo", "--beside", "./nowhere"], "nowhere: no such folder"),
-        (["demo", "demo", "--beside", "demo"], "demo: is named twice"),
+        (["demo", "demo", "--compare-with", "./nowhere"], "nowhere: no such folder"),
+        (["demo", "demo", "--compare-with", "demo"], "demo: is named twice"),
         (["demo", "small"], "the model has 4 layers x d_model 128"),
         (["demo", "demo", "--text", "nowhere.txt"], "nowhere.txt: no such file"),
         (["demo", "demo", "-o", "report.txt"], "unknown ending '.txt'; the report is written as .json"),

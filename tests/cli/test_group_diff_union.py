@@ -10,8 +10,8 @@ import pytest
 
 import attrgraph as ag
 from attrgraph.cli.main import main
-from attrgraph.comparison import union_nodes
-from attrgraph.supernodes import grouping_score, groups_of
+from attrgraph.graph.comparison import union_nodes
+from attrgraph.graph.groups import grouping_score, groups_of
 
 PROMPT = "in the state containing {} the capital is"
 

@@ -11,7 +11,7 @@ import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.cli.settings import parse_node, parse_setting
 from attrgraph.errors import InterventionError
-from attrgraph.experiments import features_at
+from attrgraph.interventions.swap import features_at
 from attrgraph.transcoders import save_transcoders
 from attrgraph.validation import validate
 
@@ -43,22 +43,22 @@ def refuse(name: str) -> None:
 
 # -- intervene ---------------------------------------------------------------------------------------------------------
 
-SETTINGS: list[tuple[str, ag.Set]] = [
-    ("3/458@8=0", ag.Set((3, 458, 8), value=0.0)),
-    ("3/458@8*-1.5", ag.Set((3, 458, 8), scale=-1.5)),
-    ("3/458@8+-2e-1", ag.Set((3, 458, 8), add=-0.2)),
-    ("3_458_8 = 2", ag.Set("3_458_8", value=2.0)),
-    ("3_-1_8*0", ag.Set("3_-1_8", scale=0.0)),
-    ("E_145_5*0", ag.Set("E_145_5", scale=0.0)),
-    ("1/1023@5:=1", ag.Set((1, 1023, slice(5, None)), value=1.0)),
-    ("1/1023@:6=1", ag.Set((1, 1023, slice(None, 6)), value=1.0)),
-    ("1/1023@2:5+1", ag.Set((1, 1023, slice(2, 5)), add=1.0)),
-    ("1/1023@:*0", ag.Set((1, 1023, slice(None)), scale=0.0)),
+SETTINGS: list[tuple[str, ag.Intervention]] = [
+    ("3/458@8=0", ag.Intervention((3, 458, 8), value=0.0)),
+    ("3/458@8*-1.5", ag.Intervention((3, 458, 8), scale=-1.5)),
+    ("3/458@8+-2e-1", ag.Intervention((3, 458, 8), add=-0.2)),
+    ("3_458_8 = 2", ag.Intervention("3_458_8", value=2.0)),
+    ("3_-1_8*0", ag.Intervention("3_-1_8", scale=0.0)),
+    ("E_145_5*0", ag.Intervention("E_145_5", scale=0.0)),
+    ("1/1023@5:=1", ag.Intervention((1, 1023, slice(5, None)), value=1.0)),
+    ("1/1023@:6=1", ag.Intervention((1, 1023, slice(None, 6)), value=1.0)),
+    ("1/1023@2:5+1", ag.Intervention((1, 1023, slice(2, 5)), add=1.0)),
+    ("1/1023@:*0", ag.Intervention((1, 1023, slice(None)), scale=0.0)),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), SETTINGS)
-def test_a_setting_is_what_the_library_takes(text: str, expected: ag.Set) -> None:
+def test_a_setting_is_what_the_library_takes(text: str, expected: ag.Intervention) -> None:
     found = parse_setting(text)
     assert (found.each(), found.value, found.scale, found.add) == (
         expected.each(),
@@ -73,7 +73,11 @@ def test_intervene_gives_what_the_library_gives(mode: str, capsys: pytest.Captur
     texts = ["3/458@8*-1", "1/1023@3:6+2", "E_145_5*0"]
     arguments = [part for text in texts for part in ("--set", text)]
     found = run_json(capsys, "intervene", DALLAS, *arguments, "--mode", mode, "--top", "4")
-    sets = [ag.Set((3, 458, 8), scale=-1.0), ag.Set((1, 1023, slice(3, 6)), add=2.0), ag.Set("E_145_5", scale=0.0)]
+    sets = [
+        ag.Intervention((3, 458, 8), scale=-1.0),
+        ag.Intervention((1, 1023, slice(3, 6)), add=2.0),
+        ag.Intervention("E_145_5", scale=0.0),
+    ]
     effect = ag.intervene(ag.load_model("demo"), DALLAS, sets, mode=mode)
     assert found["top_after"] == [list(pair) for pair in effect.top_after]
     assert found["top_before"][0][0] == "austin"
@@ -90,7 +94,7 @@ def test_intervene_as_text_goes_on_with_new_tokens(capsys: pytest.CaptureFixture
     assert lines[0].startswith("before    austin") and lines[1].startswith("after     ")
     assert "KL" in lines[2] and "mode constrained" in lines[2]
     model = ag.load_model("demo")
-    sets = [ag.Set(node, scale=-1.0) for node in ("1_1023_5", "1_815_5", "1_738_5")]
+    sets = [ag.Intervention(node, scale=-1.0) for node in ("1_1023_5", "1_815_5", "1_738_5")]
     for name, changes in (("unchanged", []), ("changed", sets)):
         text = ag.generate(model, DALLAS, changes, max_new_tokens=3).text
         assert f"{name:<10}{text}" in lines
@@ -107,7 +111,9 @@ def test_doses_are_a_table_and_a_figure(tmp_path: Path, capsys: pytest.CaptureFi
     assert out.splitlines()[-1] == f"wrote {path}" and len(out.splitlines()) == 6
     assert path.read_text().startswith("<?xml")
     found = run_json(capsys, *arguments, "--mode", "free")
-    curve = ag.doses(ag.load_model("demo"), DALLAS, ["3_458_8", "1_1023_5"], scales=(-1.0, 0.0, 1.0, 2.0), mode="free")
+    curve = ag.dose_response(
+        ag.load_model("demo"), DALLAS, ["3_458_8", "1_1023_5"], scales=(-1.0, 0.0, 1.0, 2.0), mode="free"
+    )
     assert found == curve.reset_index().to_dict("records")
     assert main([*arguments, "--figure", str(path)]) == 1
     assert "pass --force" in capsys.readouterr().err
@@ -141,7 +147,7 @@ def test_named_features_are_swapped(graph: ag.Graph, capsys: pytest.CaptureFixtu
     assert found["kl"] == by_hand.effect.kl and found["is_swapped"] is by_hand.is_swapped
     assert "control_is_swapped" not in found
     only_out = run_json(capsys, "swap", DALLAS, CHICAGO, "--take-out", out_of[0])
-    effect = ag.intervene(model, DALLAS, ag.Set(out_of[0], scale=0.0))
+    effect = ag.intervene(model, DALLAS, ag.Intervention(out_of[0], scale=0.0))
     assert only_out["kl"] == pytest.approx(effect.kl) and only_out["is_swapped"] is False
     assert run(capsys, "swap", DALLAS, CHICAGO, *named, "--dose", "0").startswith(
         "answers  austin, springfield; the first"
@@ -169,7 +175,16 @@ def test_a_prompt_is_validated_and_reported(tmp_path: Path, capsys: pytest.Captu
     groups = tmp_path / "groups.json"
     groups.write_text('{"texas": ["1_1023_5", "1_815_5"]}')
     outputs = [part for page in pages for part in ("-o", str(page))]
-    more = ["--supernodes", str(groups), "--paraphrase", CHICAGO, "--beside", "demo-per-layer", "--mode", "frozen"]
+    more = [
+        "--supernodes",
+        str(groups),
+        "--paraphrase",
+        CHICAGO,
+        "--compare-with",
+        "demo-per-layer",
+        "--mode",
+        "frozen",
+    ]
     out = run(capsys, "validate", DALLAS, *FAST, *more, *outputs)
     assert out.startswith(f"<bos> {DALLAS} → austin 0.99")
     assert "good  Its edges are exact" in out and "hops" in out and "paraphrases" in out
@@ -177,7 +192,7 @@ def test_a_prompt_is_validated_and_reported(tmp_path: Path, capsys: pytest.Captu
     assert pages[0].read_text(encoding="utf-8").startswith("<!doctype html>")
     written = json.loads(pages[1].read_text(encoding="utf-8"))
     assert {row["supernode"] for row in written["tables"]["supernodes"]} == {"texas"}
-    assert [row["kind"] for row in written["tables"]["beside"]] == ["cross_layer_transcoder", "transcoder_set"]
+    assert [row["kind"] for row in written["tables"]["compared"]] == ["cross_layer_transcoder", "transcoder_set"]
     assert written["settings"] | {"n_nodes": 12, "n_controls": 2, "mode": "frozen"} == written["settings"]
     before = [page.read_bytes() for page in pages]
     assert main(["validate", DALLAS, *FAST, *outputs]) == 1
@@ -230,7 +245,7 @@ def test_a_saved_graph_is_validated_on_the_model_that_it_names(
         (["validate", DALLAS, "-o", "r.json", "-o", "r.json"], "is named twice"),
         (["validate", DALLAS, "--mode", "thawed"], "mode is 'thawed'"),
         (["validate", DALLAS, "--supernodes", "nowhere.json"], "cannot be read as JSON"),
-        (["validate", DALLAS, "--beside", "./nowhere"], "nowhere: no such folder"),
+        (["validate", DALLAS, "--compare-with", "./nowhere"], "nowhere: no such folder"),
         (["validate", DALLAS, "--model", "nowhere"], "name its transcoders"),
     ],
 )

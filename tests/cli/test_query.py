@@ -9,7 +9,7 @@ import pytest
 
 import attrgraph as ag
 from attrgraph.cli.main import main
-from attrgraph.graph import Graph
+from attrgraph.graph.graph import Graph
 
 DALLAS = "in the state containing dallas the capital is"
 STRONG = "kind == 'feature' and influence > 0.02"

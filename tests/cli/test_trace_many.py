@@ -8,7 +8,7 @@ import pytest
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import PromptError
-from attrgraph.prompts import read_prompts
+from attrgraph.prompts.prompt_file import read_prompts
 
 DALLAS = "in the state containing dallas the capital is"
 LINES = (
@@ -95,7 +95,7 @@ def test_graphs_of_different_make_never_lie_together(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("attrgraph.tracing.trace", stop)
+        patch.setattr("attrgraph.attribution.trace.trace", stop)
         assert main([*arguments, "6", "--force"]) != 0
     assert [path.name for path in folder.iterdir()] == [".prompts.json"]
 

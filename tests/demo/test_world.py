@@ -4,10 +4,10 @@ import random
 from collections import Counter
 
 import pytest
+from labels import things_at
+from packing import ROW_LENGTH, WEIGHT_OF_FREE_WORDS, SentencePacker, pad_sentences
 
 from attrgraph.demo import world
-from attrgraph.demo.labels import things_at
-from attrgraph.demo.packing import ROW_LENGTH, WEIGHT_OF_FREE_WORDS, SentencePacker, pad_sentences
 
 
 def test_sizes_are_as_documented() -> None:

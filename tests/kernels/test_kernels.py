@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from attrgraph.kernels import encode_sparse, influence, mix_heads
+from attrgraph.kernels import encode_sparse, mix_heads
+from attrgraph.kernels import influence_rows as influence_rows_module
 from attrgraph.kernels.edge_rows import Writes, edge_rows, edge_rows_reference
 from attrgraph.kernels.encode_sparse import encode_sparse_reference
-from attrgraph.kernels.influence import influence_rows, influence_rows_reference
+from attrgraph.kernels.influence_rows import influence_rows, influence_rows_reference
 from attrgraph.kernels.mix_heads import mix_heads_reference
 
 
@@ -90,7 +91,7 @@ def test_encode_sparse_some_features_at_a_time(
 def test_influence_of_levels_is_that_of_one_row_after_the_other(
     n_rows: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(influence, "_BLOCK_BYTES", 3 * 12 * 8)  # three rows at a time
+    monkeypatch.setattr(influence_rows_module, "_BLOCK_BYTES", 3 * 12 * 8)  # three rows at a time
     n_columns = 12
     level = torch.tensor([9, 9, 2, 1, 2, 1, 1, 2, 0])[:n_rows]
     column = torch.tensor([-1, -1, 5, 3, 6, 2, 4, 7, 1])[:n_rows]

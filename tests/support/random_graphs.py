@@ -9,7 +9,9 @@ import pandas as pd
 from hypothesis import strategies as st
 from scipy import sparse
 
-from attrgraph.graph import Graph, node_table, with_influence
+from attrgraph.graph.graph import Graph
+from attrgraph.influence.influence import with_influence
+from attrgraph.schema import node_table
 
 N_POS = 2
 

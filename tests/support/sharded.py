@@ -8,13 +8,13 @@ import torch
 from tiny import make_model
 from toy import SparseWorld
 
-from attrgraph.activations import LiveRounds
+from attrgraph.data.activations import LiveRounds
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import gather_features
 from attrgraph.transcoders.training.parameters import FeatureDictionary
-from attrgraph.transcoders.training.run import Hooks, train_transcoders
 from attrgraph.transcoders.training.shards import Shards, process_group
+from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
 KINDS = ("batchtopk", "topk", "jumprelu")
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import attrgraph as ag
-from attrgraph.graph import node_table, with_influence
+from attrgraph.influence.influence import with_influence
+from attrgraph.schema import node_table
 
 # one row a node: kind, layer, pos, feature, activation, probability
 Row = tuple[str, int, int, int, float, float]

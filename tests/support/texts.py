@@ -6,7 +6,7 @@ import torch
 from tiny import BOS, D_VOCAB, N_LAYERS
 from torch import Tensor
 
-from attrgraph.corpus import TokenRows
+from attrgraph.data.corpus import TokenRows
 from attrgraph.models.language_model import LanguageModel
 
 # lengths differ, so that batches need padding; one row is nothing but BOS

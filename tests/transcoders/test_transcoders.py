@@ -11,7 +11,7 @@ from tiny import D_MODEL, N_FEATURES, N_LAYERS, make_transcoders
 from torch.testing import assert_close
 
 from attrgraph.errors import ResultError, TranscoderError
-from attrgraph.live_replacement import replace_with
+from attrgraph.models.live_replacement import replace_with
 from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
 from attrgraph.transcoders import transcoders as transcoders_module
 

@@ -14,8 +14,8 @@ from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import export_transcoders
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
-from attrgraph.transcoders.training.run import Hooks, train_transcoders
 from attrgraph.transcoders.training.shards import Shards
+from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
 FRESH = SparseWorld(seed=9)
 

@@ -1,0 +1,77 @@
+"""Where a graph's numbers come from, and the model that a graph names loaded again."""
+
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from attrgraph.demo.shipped import SHIPPED
+from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
+from attrgraph.graph.graph import Graph
+from attrgraph.graph.origin import check_traced_model
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.load_model import load_model
+
+_version = cache(version)  # looking one up reads files
+
+
+def provenance_of(model: LanguageModel) -> dict[str, Any]:
+    """Where the numbers come from. Nothing here changes between two runs of the same thing."""
+    transcoders = model.transcoders
+    assert transcoders is not None  # trace has refused before
+    return {
+        "generator": {"name": "attrgraph", "version": _version("attrgraph")},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "transformers", "numpy", "scipy")},
+        },
+        "model": {**model.source, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
+        "transcoders": {
+            **transcoders.source,
+            "kind": transcoders.config.model_kind,
+            "scan": transcoders.config.scan,
+            "n_features": transcoders.n_features,
+            "read_point": transcoders.config.feature_input_hook,
+            "write_point": transcoders.config.feature_output_hook,
+        },
+        "dtype": str(model.hf_model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+    }
+
+
+def load_traced_model(graph: Graph) -> LanguageModel:
+    """The model and the transcoders that a graph names, in the precision in which it was traced.
+
+    Raises:
+        ModelLoadError, TranscoderError: the graph does not say where they are, they are not there any more, or their
+            files have changed.
+    """
+    name, revision = _where(graph, "model", ModelLoadError)
+    dictionaries, pinned = _where(graph, "transcoders", TranscoderError)
+    model = load_model(
+        name,
+        dictionaries if pinned is None else f"{dictionaries}@{pinned}",
+        dtype=str(graph.metadata.get("dtype", "float32")),
+        revision=revision,
+    )
+    check_traced_model(graph, model)
+    return model
+
+
+def _where(graph: Graph, what: str, error: type[AttrGraphError]) -> tuple[str, str | None]:
+    """The name under which to load the graph's model or transcoders, and the revision on the hub."""
+    recorded = graph.metadata.get(what, {})
+    name, revision = recorded.get("id"), recorded.get("revision")
+    if not name or not (revision or recorded.get("digest")):
+        said = f"{name}, without a digest or a revision" if name else "nothing"
+        raise error(
+            f"the graph says of its {what}: {said}; so they cannot be found again, or not be known for the same. "
+            "Load the model yourself and give it as model=..."
+        )
+    if not revision and name not in SHIPPED and not Path(name).expanduser().is_dir():
+        raise error(
+            f"{name}: the folder of the graph's {what} is not there. Load it from where it is now and give it as "
+            "model=...; its digest is compared."
+        )
+    return str(name), str(revision) if revision else None

@@ -1,0 +1,254 @@
+"""A corpus as rows of tokens: documents read one after another, each cut into rows that a model can run on."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from attrgraph.data.documents import Documents
+from attrgraph.errors import CorpusError
+from attrgraph.models.language_model import LanguageModel
+
+Split = Literal["train", "held-out", "all"]
+
+# tokenised at once: enough for a fast tokenizer's threads, little beside the tokens that are kept
+_BATCH_CHARACTERS = 2**20
+# Stray unknown tokens are harmless: BabyLlama's newline is one, and a few foreign words are in any text. Text that a
+# tokenizer was not made for is far above: 76% of a Russian sentence are unknown to BabyLlama's.
+_MAX_UNKNOWN_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Documents as rows of tokens. Two documents never share a row; a long document has several.
+
+    Args:
+        rows: int64, on the CPU, none longer than the model's context.
+        document: of each row, the index of its document: 0 to n_documents - 1, ascending.
+        sources: path as it was given -> digest of what was read there.
+        bos_token_id: the token that was put in front of every row; None if none was.
+    """
+
+    rows: list[Int[Tensor, " _n_pos"]]  # the underscore: rows differ in length
+    document: list[int]
+    sources: dict[str, str]
+    bos_token_id: int | None = None
+
+    @property
+    def n_documents(self) -> int:
+        return self.document[-1] + 1 if self.document else 0
+
+    @property
+    def n_tokens(self) -> int:
+        """All tokens but the BOS put in front of each row."""
+        return sum(self._n_tokens(row) for row in self.rows)
+
+    def digest(self) -> str:
+        """Of the token ids: it differs where tokenizer, row length or split differ, which `sources` do not tell."""
+        return rows_digest(self.rows)
+
+    def first_tokens(self, n_tokens: int) -> "TokenRows":
+        """The first rows that together have at least `n_tokens` tokens; all if they have fewer."""
+        n_rows = n_seen = 0
+        while n_rows < len(self.rows) and n_seen < n_tokens:
+            n_seen += self._n_tokens(self.rows[n_rows])
+            n_rows += 1
+        return replace(self, rows=self.rows[:n_rows], document=self.document[:n_rows])
+
+    def _n_tokens(self, row: Tensor) -> int:
+        return len(row) - (self.bos_token_id is not None)
+
+
+def read_corpus(
+    model: LanguageModel,
+    paths: Sequence[str | Path],
+    *,
+    split: Split = "all",
+    held_out_share: float = 0.05,
+    text_field: str = "text",
+    max_documents: int | None = None,
+    max_row_length: int | None = None,
+) -> TokenRows:
+    """Read documents and cut them into rows of tokens, in the order of the files.
+
+    A text file holds one document a line, a .jsonl file one JSON object a line, a folder a Hugging Face dataset
+    (`save_to_disk`) or .parquet, .jsonl or .txt files. Lines without text are no documents. Each row begins with BOS
+    if the model has one; a document that spells BOS out at its beginning gets no second one.
+
+    Args:
+        split: which documents. A document is held out or not by a hash of its text alone (`is_held_out`): it is on
+            the same side in every file and every run, and its duplicates stay with it.
+        held_out_share: the expected share of held-out documents.
+        text_field: where the text is in .jsonl, .parquet and datasets.
+        max_documents: read only the first so many, before they are split.
+        max_row_length: in tokens with BOS; the model's context if None.
+
+    Returns:
+        The rows; their `sources` are digests of what was read, which is the whole file unless `max_documents` ended it.
+
+    Raises:
+        CorpusError: a file cannot be read as what it is, the tokenizer does not fit, no document is left, or a setting
+            cannot work.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> rows = read_corpus(ag.load_model("demo"), ["stories.txt"], split="train")
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    if split not in get_args(Split):
+        raise CorpusError(f"split is {split!r}; expected one of {', '.join(get_args(Split))}.")
+    _check_share(held_out_share)
+    if max_documents is not None and max_documents < 1:
+        raise CorpusError(f"max_documents is {max_documents}; expected at least 1.")
+    cutter = _RowCutter(model, max_row_length)
+    documents = Documents(paths, text_field)
+    n_documents = 0
+
+    def of_split() -> Iterator[str]:
+        nonlocal n_documents
+        for text in islice(documents, max_documents):
+            n_documents += 1
+            if split == "all" or is_held_out(text.encode(), held_out_share) == (split == "held-out"):
+                yield text
+
+    rows, document = [], []
+    for index, pieces in enumerate(pieces for batch in _batches(of_split()) for pieces in cutter.cut(batch)):
+        rows.extend(pieces)
+        document.extend([index] * len(pieces))
+    if n_documents == 0:
+        names = ", ".join(str(path) for path in paths) or "no file was given"
+        raise CorpusError(f"empty corpus: no document with text was found ({names}).")
+    cutter.check_unknown_share()
+    if not rows:
+        raise _empty_split(split, n_documents, held_out_share)
+    return TokenRows(rows, document, documents.sources(), cutter.bos_token_id)
+
+
+def is_held_out(content: bytes, held_out_share: float) -> bool:
+    """Whether a document with this content is held out: its SHA-256, as a fraction of 1, is below the share."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") < held_out_share * 2**64
+
+
+def rows_digest(rows: Iterable[Int[Tensor, " _n_pos"]]) -> str:
+    """SHA-256 of rows: of each its length and its ids, as 64-bit integers."""
+    total = hashlib.sha256()
+    for row in rows:
+        total.update(len(row).to_bytes(8, "little") + _bytes(row))
+    return f"sha256:{total.hexdigest()}"
+
+
+def split_rows(rows: TokenRows, held_out_share: float) -> tuple[TokenRows, TokenRows]:
+    """Split rows whose text is not known (samples) into those to train on and those held out.
+
+    As in `read_corpus`, but by a hash of each document's token ids: equal documents stay together, and a document's
+    side does not depend on which others there are.
+
+    Returns:
+        To train on, and held out; both with the `sources` of the whole.
+
+    Raises:
+        CorpusError: one of the two would be empty, or the share is none.
+    """
+    _check_share(held_out_share)
+    contents = [b""] * rows.n_documents
+    for row, document in zip(rows.rows, rows.document, strict=True):
+        contents[document] += _bytes(row)
+    held_out = [is_held_out(content, held_out_share) for content in contents]
+
+    def side(split: Split) -> TokenRows:
+        documents = [document for document, is_out in enumerate(held_out) if is_out == (split == "held-out")]
+        if not documents:
+            raise _empty_split(split, rows.n_documents, held_out_share)
+        numbers = {document: number for number, document in enumerate(documents)}
+        kept = [i for i, document in enumerate(rows.document) if document in numbers]
+        of_side = [numbers[rows.document[i]] for i in kept]
+        return replace(rows, rows=[rows.rows[i] for i in kept], document=of_side)
+
+    return side("train"), side("held-out")
+
+
+def _bytes(row: Tensor) -> bytes:
+    return row.numpy().astype("<i8").tobytes()
+
+
+def _check_share(held_out_share: float) -> None:
+    if not 0 <= held_out_share < 1:
+        raise CorpusError(f"held_out_share is {held_out_share}; expected at least 0 and less than 1.")
+
+
+def _empty_split(split: Split, n_documents: int, held_out_share: float) -> CorpusError:
+    if split == "all":
+        return CorpusError(f"empty corpus: none of its {n_documents} documents has a token.")
+    return CorpusError(
+        f"the corpus has {n_documents} documents, and none of them is in the {split} split "
+        f"(held_out_share={held_out_share:g}, by a hash of each document); "
+        f"give more documents, or a {'larger' if split == 'held-out' else 'smaller'} held_out_share."
+    )
+
+
+class _RowCutter:
+    """Turns texts into rows of tokens."""
+
+    def __init__(self, model: LanguageModel, max_row_length: int | None) -> None:
+        if model.tokenizer is None:
+            raise CorpusError(
+                f"the model {model.source['id']} has no tokenizer, so it cannot read text; "
+                "put its tokenizer into its folder, or train on samples of the model itself."
+            )
+        length = model.n_context if max_row_length is None else max_row_length
+        if not 2 <= length <= model.n_context:
+            raise CorpusError(f"max_row_length is {length}; expected 2 to {model.n_context}, the model's context.")
+        self._tokenizer: Any = model.tokenizer
+        self._d_vocab = model.d_vocab
+        self.bos_token_id = model.bos_token_id
+        self._in_front = [] if model.bos_token_id is None else [model.bos_token_id]
+        self._check_known(self._in_front)
+        self._n_body = length - len(self._in_front)
+        self._n_tokens = self._n_unknown = 0
+
+    def cut(self, texts: list[str]) -> Iterator[list[Tensor]]:
+        """The rows of each text that has tokens."""
+        # verbose=False: the tokenizer would log that a document is longer than the context, which is meant here
+        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for ids in encoded["input_ids"]:
+            body = ids[1:] if ids[:1] == self._in_front else ids
+            if body:
+                self._check_known(body)
+                self._n_tokens += len(body)
+                self._n_unknown += body.count(self._tokenizer.unk_token_id)
+                starts = range(0, len(body), self._n_body)
+                yield [torch.tensor(self._in_front + body[i : i + self._n_body]) for i in starts]
+
+    def check_unknown_share(self) -> None:
+        if self._n_unknown > _MAX_UNKNOWN_SHARE * self._n_tokens:
+            raise CorpusError(
+                f"{self._n_unknown / self._n_tokens:.0%} of the corpus's tokens are {self._tokenizer.unk_token}, the "
+                f"tokenizer's unknown token (at most {_MAX_UNKNOWN_SHARE:.0%} are accepted): the tokenizer does not "
+                "seem to fit the text. Was it made for another language or model?"
+            )
+
+    def _check_known(self, ids: list[int]) -> None:
+        if ids and max(ids) >= self._d_vocab:
+            raise CorpusError(
+                f"the tokenizer gave token id {max(ids)}, the model's vocabulary ends at {self._d_vocab - 1}; "
+                "is it another model's tokenizer?"
+            )
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,129 @@
+"""The model's own samples as a corpus: for models whose text is not at hand."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attrgraph.data.corpus import TokenRows, rows_digest
+from attrgraph.errors import CorpusError, ResultError
+from attrgraph.models.language_model import LanguageModel
+
+# The default length of samples from models with longer contexts: keys and values are kept for every token of a batch,
+# and 32 samples of 512 tokens need under 4 GiB even at 4 KiB a token and layer in 48 layers.
+_DEFAULT_LENGTH = 512
+
+
+def self_generate(
+    model: LanguageModel,
+    n_tokens: int,
+    *,
+    seed: int = 0,
+    length: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 0.95,
+    batch_size: int = 32,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> TokenRows:
+    """Sample documents from the model, each beginning with BOS and a row of its own.
+
+    A sample ends before a token that ends a text (EOS, or BOS, which begins the next one), or at `length`. A model
+    without BOS begins each sample with a token drawn uniformly from its vocabulary, which then counts as a token.
+    Random numbers come from a generator of their own on the CPU: the global state is neither used nor changed, and the
+    same seed and settings give the same rows on the same machine.
+
+    Args:
+        n_tokens: generate at least so many, not counting BOS; samples beyond the one that reaches it are dropped.
+        length: of the longest sample, with BOS; the model's context, or 512 if that is less.
+        temperature: logits are divided by it.
+        top_p: sample from the most probable tokens that together have this probability.
+        batch_size: samples at a time.
+        progress: called as `progress("samples", tokens done, n_tokens)`.
+
+    Raises:
+        CorpusError: a setting cannot work, or the model ends every text at its beginning.
+        ResultError: the model's logits are not finite.
+    """
+    length = min(model.n_context, _DEFAULT_LENGTH) if length is None else length
+    if not 2 <= length <= model.n_context:
+        raise CorpusError(f"length is {length}; expected 2 to {model.n_context}, the model's context.")
+    if n_tokens < 1 or batch_size < 1:
+        raise CorpusError(f"n_tokens is {n_tokens} and batch_size {batch_size}; expected at least 1.")
+    if not temperature > 0 or not 0 < top_p <= 1:
+        raise CorpusError(f"temperature is {temperature} and top_p {top_p}; expected above 0, and top_p at most 1.")
+    generator = torch.Generator().manual_seed(seed)
+    bos = model.bos_token_id
+    rows: list[Tensor] = []
+    n_done = 0
+    while n_done < n_tokens:
+        if bos is None:
+            first = torch.randint(model.d_vocab, (batch_size,), generator=generator)
+        else:
+            first = torch.full((batch_size,), bos)
+        samples = [row for row in _sample(model, first, length, temperature, top_p, generator) if len(row) > 1]
+        if not samples:
+            raise CorpusError(
+                f"the model ended all of {batch_size} samples at their first token; it does not write text by itself, "
+                "so give it a corpus."
+            )
+        for row in samples:
+            if n_done < n_tokens:
+                rows.append(row)
+                n_done += len(row) - (bos is not None)
+        if progress is not None:
+            progress("samples", min(n_done, n_tokens), n_tokens)
+    return TokenRows(rows, list(range(len(rows))), {"self-generated": rows_digest(rows)}, bos)
+
+
+@torch.no_grad()
+def _sample(
+    model: LanguageModel,
+    first: Int[Tensor, " batch"],
+    length: int,
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """One batch of samples, each cut before the first token that ends it.
+
+    `generate` is not used: it fills what it is not told from the model's own generation settings (top-k 50, a
+    repetition penalty, ...), which differ from model to model and would bend the samples away from its distribution.
+    """
+    ends = torch.tensor(sorted(_ends(model)), dtype=torch.int64)
+    columns, cache = [first], None
+    is_over = torch.zeros(len(first), dtype=torch.bool)
+    while len(columns) < length and not bool(is_over.all()):
+        token_ids = columns[-1][:, None].to(model.device)
+        out: Any = model.hf_model(input_ids=token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        draws = torch.rand(len(first), generator=generator)
+        columns.append(_draw(out.logits[:, -1].float() / temperature, top_p, draws))
+        is_over |= torch.isin(columns[-1], ends)
+    for row in torch.stack(columns, dim=1):
+        end = torch.isin(row[1:], ends).nonzero()
+        yield row[: 1 + int(end[0])].clone() if len(end) else row.clone()
+
+
+def _draw(
+    logits: Float[Tensor, "batch d_vocab"], top_p: float, draws: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """For each row the token at which the nucleus's cumulative probability passes the draw's share of it."""
+    if not bool(torch.isfinite(logits).all()):
+        raise ResultError("the model's logits are not finite: its weights hold NaN or infinite values, or overflow.")
+    probabilities, tokens = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    cumulative = probabilities.cumsum(-1)
+    n_kept = ((cumulative - probabilities) < top_p).sum(-1, keepdim=True)  # [batch, 1], at least 1
+    targets = draws.to(logits.device)[:, None] * cumulative.gather(1, n_kept - 1)
+    chosen = torch.searchsorted(cumulative, targets, right=True).minimum(n_kept - 1)  # rounding could pass the end
+    return tokens.gather(1, chosen)[:, 0].cpu()
+
+
+def _ends(model: LanguageModel) -> set[int]:
+    """Tokens that end a text: EOS of the model and of its tokenizer, and BOS."""
+    ends = {model.bos_token_id, getattr(model.tokenizer, "eos_token_id", None)}
+    for config in (model.config, model.hf_model.generation_config):
+        eos = getattr(config, "eos_token_id", None)
+        ends.update(eos if isinstance(eos, list) else [eos])
+    return {token for token in ends if token is not None}

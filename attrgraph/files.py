@@ -1,0 +1,64 @@
+"""Files that appear whole or not at all, and are never overwritten by accident."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from attrgraph.errors import GraphFileError
+
+PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
+# graph files that come back as they were; JSON without the bias node
+GRAPH_FORMATS = (".json", ".safetensors")
+# Measured: links as every tool writes them take ten times a file's size in memory until the graph stands, two-letter
+# strings, the worst, seventeen times: 4.2 GiB. Neuronpedia takes 100 MiB; 4 million links fit, at 60 bytes each.
+MAX_JSON_BYTES = 2**28
+PICTURE_FORMATS = ("svg", "png", "pdf")
+NO_GRAPHVIZ = (
+    "drawing needs the program dot of Graphviz (apt install graphviz, brew install graphviz); "
+    "JSON and DOT files need no program."
+)
+
+
+def write_whole(path: str | Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
+    """Let `write` fill a temporary file beside `path`, then give it its name.
+
+    Raises:
+        GraphFileError: the file exists and `overwrite` is not set, or the folder cannot be written.
+    """
+    path = Path(path)
+    check_writable(path, overwrite=overwrite)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as e:
+        raise GraphFileError(f"{path}: cannot be written ({e}).") from e
+
+
+def _umask() -> int:
+    """The process's; it can only be read by setting it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def check_writable(path: str | Path, *, overwrite: bool) -> None:
+    """Raise GraphFileError if `write_whole` would refuse: to be asked before long work, not after it."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise GraphFileError(f"{path}: exists; choose another name or pass --force (overwrite=True).")
+    if path.is_dir():
+        raise GraphFileError(f"{path}: is a folder; give a file name.")
+    if not path.parent.is_dir():
+        raise GraphFileError(f"{path}: the folder {path.parent} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise GraphFileError(f"{path}: the folder {path.parent} is not writable.")

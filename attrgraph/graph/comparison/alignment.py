@@ -1,0 +1,113 @@
+"""Which positions of prompts correspond, and nodes by what they are at such a place."""
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from attrgraph.errors import AttrGraphError
+
+if TYPE_CHECKING:
+    from attrgraph.graph.graph import Graph
+
+ALIGNMENTS = ("end", "position", "tokens")
+# what a node is, whatever graph it is in; `copy` tells nodes apart that are the same in all of these
+KEY = ["kind", "layer", "feature", "place", "copy"]
+
+# a position of either prompt, or None where one of them has none
+Pair = tuple[int | None, int | None]
+
+
+def align(left: Sequence[str], right: Sequence[str], how: str) -> list[Pair]:
+    """The places of two prompts, in order: the position in each.
+
+    Args:
+        left, right: tokens.
+        how: `position`: as counted from the start; `end`: from the end; `tokens`: equal tokens in order, as many as
+            `difflib` finds, and what stands between them from its end, so that the last token of one name is at the
+            place of the last token of another.
+
+    Raises:
+        AttrGraphError: an unknown way.
+    """
+    n, m = len(left), len(right)
+    if how == "position":
+        return _beside(range(n), range(m), from_end=False)
+    if how == "end":
+        return _beside(range(n), range(m), from_end=True)
+    if how != "tokens":
+        raise AttrGraphError(f"align={how!r}; expected one of {', '.join(ALIGNMENTS)}.")
+    # the matcher prefers what comes first in its first list: in one order always, so that left and right can change
+    if (m, list(right)) < (n, list(left)):
+        return [(ours, theirs) for theirs, ours in align(right, left, how)]
+    places: list[Pair] = []
+    for what, a, b, c, d in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        places += _beside(range(a, b), range(c, d), from_end=what != "equal")
+    return places
+
+
+def _beside(left: range, right: range, *, from_end: bool) -> list[Pair]:
+    n = max(len(left), len(right))
+    ours, theirs = ([None] * (n - len(each)) for each in (left, right))
+    if from_end:
+        return list(zip([*ours, *left], [*theirs, *right], strict=True))
+    return list(zip([*left, *ours], [*right, *theirs], strict=True))
+
+
+def keyed(graph: "Graph", places: Sequence[int], n_places: int) -> pd.DataFrame:
+    """The node table with the columns of `KEY`, `at` (the row) and `name`: the id, with the place for the position.
+
+    Logits stand at the last place whatever their position, and the bias node at place -1.
+
+    Args:
+        graph: whose nodes these are.
+        places: of each of its positions.
+        n_places: of all graphs that are compared.
+    """
+    nodes = graph.nodes.reset_index()
+    positions, kinds = nodes["pos"].to_numpy(), nodes["kind"].to_numpy()
+    has_place = positions >= 0
+    place = np.full(len(nodes), -1, dtype=np.int64)
+    place[has_place] = np.asarray(places, dtype=np.int64)[positions[has_place]]
+    place[kinds == "logit"] = n_places - 1
+    nodes["place"], nodes["at"] = place, np.arange(len(nodes))
+    nodes["copy"] = nodes.groupby(KEY[:-1]).cumcount()
+    nodes["name"] = [
+        _name(str(node), int(pos), int(at)) for node, pos, at in zip(nodes["node_id"], positions, place, strict=True)
+    ]
+    return nodes.set_index(KEY)
+
+
+def _name(node: str, pos: int, place: int) -> str:
+    head, separator, tail = node.rpartition("_")
+    return f"{head}_{place}" if separator and tail == str(pos) else node
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, those that occur again with a number after a dash."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return unique
+
+
+def check_comparable(graphs: "Sequence[Graph]") -> None:
+    """Raise AttrGraphError unless a feature's number means the same in all graphs, as far as they say."""
+    first = graphs[0]
+    for number, graph in enumerate(graphs[1:], start=2):
+        if graph.n_layers != first.n_layers:
+            raise AttrGraphError(
+                f"graph {number} is of {graph.n_layers} layers, the first of {first.n_layers}; "
+                "graphs of one model and its transcoders can be compared."
+            )
+        ours, theirs = (each.metadata.get("transcoders") or {} for each in (first, graph))
+        for key in ("digest", "revision", "kind", "n_features"):
+            if ours.get(key) and theirs.get(key) and ours[key] != theirs[key]:
+                raise AttrGraphError(
+                    f"graph {number} was traced with other transcoders than the first: {key} {theirs[key]}, "
+                    f"not {ours[key]}; one feature number would mean two things. Trace both with the same ones."
+                )

@@ -1,0 +1,188 @@
+"""What two graphs have in common, and what only one of them has."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from attrgraph.graph.comparison.alignment import Pair, check_comparable, keyed, unique_names
+from attrgraph.graph.comparison.alignment import align as positions_of
+from attrgraph.influence.influence import row_shares
+from attrgraph.viz import diff_dot
+
+if TYPE_CHECKING:
+    from attrgraph.graph.graph import Graph
+
+STATUSES = ("common", "left", "right")
+
+
+@dataclass(frozen=True, eq=False)
+class Diff:
+    """Two graphs, node by node and edge by edge.
+
+    A node is the same if its kind, layer, feature (of embeddings and logits: token) and place are; logits are at the
+    last place always. Bias nodes are left out. `status` is "common", "left" (in the left graph only) or "right". What
+    a graph does not have is NaN there and counts as 0 in `delta`, which is right minus left. In a pruned graph what is
+    not there may just be weak: compare graphs as traced where that matters.
+
+    Attributes:
+        left, right: the graphs.
+        places: one row a place: `left_pos`, `right_pos` (-1 if the prompt has no position there), `left_token`,
+            `right_token` ("" then).
+        nodes: index `node` (the id, with the place for the position). Columns: `kind`, `layer`, `place`, `feature`,
+            `label`, `status`, then `activation` and `influence` as `_left`, `_right` and `_delta`.
+        edges: columns `source` and `target` (of `nodes`), `status`, `weight_left`, `weight_right`, `weight_delta`,
+            `share_left`, `share_right` (of the target's |input|).
+    """
+
+    left: "Graph"
+    right: "Graph"
+    places: pd.DataFrame
+    nodes: pd.DataFrame
+    edges: pd.DataFrame
+
+    def __repr__(self) -> str:
+        nodes, edges = (
+            ", ".join(f"{int((table['status'] == status).sum())} {status}" for status in STATUSES)
+            for table in (self.nodes, self.edges)
+        )
+        return f"Diff(nodes: {nodes}; edges: {edges})"
+
+    def summary(self) -> dict[str, Any]:
+        """The comparison in numbers that JSON can hold; None where there is nothing to divide by.
+
+        `nodes`, `edges`: how many of each status, and `jaccard`: common over all. `influence_overlap`: the sum over
+        nodes of the smaller share of influence, over the sum of the larger one; each graph's influence is divided by
+        its sum. `edge_correlation`: Pearson's, of the weights of common edges. `left_answer`, `right_answer`: the most
+        probable logits' tokens, and `is_answer_changed`.
+        """
+        shares = [self.nodes[f"influence_{side}"].fillna(0).to_numpy() for side in ("left", "right")]
+        ours, theirs = (each / each.sum() if each.sum() > 0 else each for each in shares)
+        common = self.edges[self.edges["status"] == "common"]
+        answers = [_answer(graph) for graph in (self.left, self.right)]
+        return {
+            "nodes": _counts(self.nodes),
+            "edges": _counts(self.edges),
+            "influence_overlap": _overlap(ours, theirs),
+            "edge_correlation": _correlation(common["weight_left"].to_numpy(), common["weight_right"].to_numpy()),
+            "left_answer": answers[0],
+            "right_answer": answers[1],
+            "is_answer_changed": answers[0] != answers[1],
+        }
+
+    to_dot = diff_dot.to_dot
+
+
+def diff(left: "Graph", right: "Graph", *, align: str = "end") -> Diff:
+    """Compare two graphs of one model and its transcoders; see `Diff`.
+
+    Args:
+        left, right: of two prompts, or of one prompt traced twice; pruned or not.
+        align: which positions correspond: `end`: counted from the end; `position`: from the start; `tokens`: equal
+            tokens do, as `difflib` matches them, and what stands between them from its end.
+
+    Raises:
+        AttrGraphError: an unknown alignment, or graphs with other layers or transcoders.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> model = ag.load_model("demo")
+        >>> prompt = "in the state containing {} the capital is"
+        >>> graphs = [ag.trace(model, prompt.format(city)).prune() for city in ("dallas", "chicago")]
+        >>> ag.diff(*graphs).summary()["right_answer"]
+        'springfield'
+    """
+    check_comparable([left, right])
+    left, right = left.without_bias(), right.without_bias()
+    pairs = positions_of(left.prompt_tokens, right.prompt_tokens, align)
+    tables = []
+    for side, graph in enumerate((left, right)):
+        place_of = {pair[side]: place for place, pair in enumerate(pairs)}
+        tables.append(keyed(graph, [place_of[pos] for pos in range(len(graph.prompt_tokens))], len(pairs)))
+    nodes = _nodes(*tables)
+    edges = _edges(nodes, left, right)
+    return Diff(left, right, _places(pairs, left, right), nodes.drop(columns=["at_left", "at_right"]), edges)
+
+
+def _places(pairs: list[Pair], left: "Graph", right: "Graph") -> pd.DataFrame:
+    columns: dict[str, list[Any]] = {}
+    for name, graph, side in (("left", left, 0), ("right", right, 1)):
+        columns[f"{name}_pos"] = [-1 if pair[side] is None else pair[side] for pair in pairs]
+        columns[f"{name}_token"] = ["" if pos < 0 else graph.prompt_tokens[pos] for pos in columns[f"{name}_pos"]]
+    order = ["left_pos", "right_pos", "left_token", "right_token"]
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(pairs), name="place"))[order]
+
+
+def _nodes(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """The nodes of both in an order that does not depend on which is left; `at_` is their row in each graph."""
+    columns = ["activation", "influence", "label", "name", "at"]
+    both = ours[columns].add_suffix("_left").join(theirs[columns].add_suffix("_right"), how="outer")
+    both = both.reset_index().sort_values(["layer", "place", "kind", "feature", "copy"], kind="stable")
+    is_left, is_right = both["at_left"].notna(), both["at_right"].notna()
+    names = both["name_left"].where(is_left, both["name_right"])
+    pairs = zip(both["label_left"].where(is_left, both["label_right"]), both["label_right"], is_right, strict=True)
+    # a logit's label holds its probability in its own graph; which one is taken must not depend on which is left
+    labels = [min(ours, theirs) if has_right else ours for ours, theirs, has_right in pairs]
+    table = both[["kind", "layer", "place", "feature"]].assign(label=labels, status=_statuses(is_left, is_right))
+    for name in ("activation", "influence"):
+        table[[f"{name}_left", f"{name}_right"]] = both[[f"{name}_left", f"{name}_right"]]
+        table[f"{name}_delta"] = table[f"{name}_right"].fillna(0) - table[f"{name}_left"].fillna(0)
+    for side in ("left", "right"):
+        table[f"at_{side}"] = both[f"at_{side}"].fillna(-1).astype("int64")
+    table.index = pd.Index(unique_names([str(name) for name in names]), name="node", dtype="str")
+    return table
+
+
+def _edges(nodes: pd.DataFrame, left: "Graph", right: "Graph") -> pd.DataFrame:
+    parts = []
+    for side, graph in (("left", left), ("right", right)):
+        at = nodes[f"at_{side}"].to_numpy()
+        place = np.full(len(graph.nodes), -1, dtype=np.int64)
+        place[at[at >= 0]] = np.flatnonzero(at >= 0)
+        adjacency = sparse.csr_array(graph.adjacency.astype(np.float64))
+        weights, shares = adjacency.tocoo(), row_shares(adjacency)
+        ends = pd.MultiIndex.from_arrays([place[weights.row], place[weights.col]], names=["target", "source"])
+        values = {f"weight_{side}": weights.data, f"share_{side}": shares.data, f"is_{side}": True}
+        parts.append(pd.DataFrame(values, index=ends))
+    both = parts[0].join(parts[1], how="outer").sort_index().reset_index()
+    is_left, is_right = both["is_left"].notna(), both["is_right"].notna()
+    names = nodes.index.to_numpy()
+    return pd.DataFrame(
+        {
+            "source": names[both["source"].to_numpy(dtype=np.int64)],
+            "target": names[both["target"].to_numpy(dtype=np.int64)],
+            "status": _statuses(is_left, is_right),
+            "weight_left": both["weight_left"],
+            "weight_right": both["weight_right"],
+            "weight_delta": both["weight_right"].fillna(0) - both["weight_left"].fillna(0),
+            "share_left": both["share_left"],
+            "share_right": both["share_right"],
+        }
+    )
+
+
+def _statuses(is_left: "pd.Series[bool]", is_right: "pd.Series[bool]") -> np.ndarray:
+    return np.where(is_left & is_right, "common", np.where(is_left, "left", "right"))
+
+
+def _counts(table: pd.DataFrame) -> dict[str, Any]:
+    counts: dict[str, Any] = {status: int((table["status"] == status).sum()) for status in STATUSES}
+    return {**counts, "jaccard": counts["common"] / len(table) if len(table) else None}
+
+
+def _overlap(ours: np.ndarray, theirs: np.ndarray) -> float | None:
+    whole = np.maximum(ours, theirs).sum()
+    return float(np.minimum(ours, theirs).sum() / whole) if whole > 0 else None
+
+
+def _correlation(ours: np.ndarray, theirs: np.ndarray) -> float | None:
+    if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return None
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+def _answer(graph: "Graph") -> str | None:
+    logits = graph.nodes[graph.nodes["kind"] == "logit"]
+    return str(logits["token"].iloc[int(logits["probability"].to_numpy().argmax())]) if len(logits) else None

@@ -1,0 +1,142 @@
+"""The attribution graph: a table of nodes and a sparse matrix of edges."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from attrgraph.errors import AttrGraphError
+from attrgraph.graph import effects, expressions, flow, neighbors, paths, select, stats, without
+from attrgraph.graph.groups import automatic, grouped
+from attrgraph.influence import pruning, scores
+from attrgraph.influence.influence import without_zeros
+from attrgraph.io import json_writing, native, networkx_graph
+from attrgraph.viz import draw
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What caused a model's answer, as a directed acyclic graph in layer order.
+
+    Attributes:
+        nodes: one row a node, index `node_id`. Columns: `kind` (feature, error, embedding, logit, bias), `layer` (-1
+            for embeddings and bias, n_layers for logits), `pos` (-1 for bias), `feature` (index in its layer;
+            vocabulary id for embeddings and logits; -1 otherwise), `token` (at the node's position, or the logit's
+            own), `activation` (of a feature; what a logit reads; 0 otherwise), `probability` (of a logit's token; 0
+            otherwise), `influence` on the weighted logits over all paths, `cumulative_influence` (share held by this
+            node and all more influential ones), `label`.
+        adjacency: float32 CSR `A[target, source]`, in the order of `nodes`: the direct effect of the source on what the
+            target reads. With its bias edge a row sums to the target's activation.
+        prompt_tokens: the prompt's tokens as text.
+        metadata: where the graph comes from: versions, digests, dtype, settings, scores, checks.
+    """
+
+    nodes: pd.DataFrame
+    adjacency: sparse.csr_array
+    prompt_tokens: list[str]
+    metadata: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.adjacency.data.all():  # a zero that is stored would count as an edge
+            object.__setattr__(self, "adjacency", without_zeros(self.adjacency))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {kind}" for kind, n in self.nodes["kind"].value_counts(sort=False).items())
+        return f"Graph({counts}; {self.adjacency.nnz} edges)"
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.metadata["n_layers"])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[n_nodes] weight of each logit in influence: its probability; 0 for other nodes."""
+        return np.where(self.nodes["kind"] == "logit", self.nodes["probability"], 0.0).astype(np.float64)
+
+    def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> "Graph":
+        """Keep the most influential nodes and edges; see `influence.pruning`. The bias node is left out.
+
+        Nodes keep the `influence` they had. The thresholds are recorded in `metadata["pruning"]`, how many nodes and
+        edges there were before in `metadata["pruned_from"]`.
+
+        Raises:
+            AttrGraphError: a threshold is not between 0 and 1.
+        """
+        for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
+            if not 0 <= value <= 1:
+                raise AttrGraphError(f"{name} is {value}; expected a number between 0 and 1.")
+        graph = self.without_bias()
+        kept = pruning.prune(
+            graph.adjacency,
+            graph.nodes["layer"].to_numpy(),
+            graph.nodes["kind"].to_numpy(),
+            graph.weights,
+            node_threshold=node_threshold,
+            edge_threshold=edge_threshold,
+        )
+        thresholds = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        before: dict[str, Any] = {"nodes": len(graph.nodes), "edges": graph.adjacency.nnz}
+        if "pruning" in self.metadata:
+            before["pruning"] = self.metadata["pruning"]
+        return self.replace(
+            nodes=graph.nodes[kept.nodes],
+            adjacency=sparse.csr_array(kept.adjacency[kept.nodes][:, kept.nodes]),
+            metadata={
+                **self.metadata,
+                "pruned_from": self.metadata.get("pruned_from", before),
+                "pruning": thresholds,
+            },
+        )
+
+    def mean_hops(self) -> float:
+        """Mean number of features on a path from tokens and errors to the answer; see `influence.scores`.
+
+        The bias node is left out. Two sets of transcoders can explain one answer equally well with different numbers
+        of hops: features that write into several layers can do in one what the model does in two.
+
+        Source: path lengths are compared in Ameisen et al. 2025, "Circuit Tracing", section "Attribution Graph
+        Evaluation", transformer-circuits.pub/2025/attribution-graphs/methods.html; the warning is from "Cross-layer
+        transcoders are incentivized to learn unfaithful circuits", 2026, openreview.net/forum?id=8sE1yCPnbR
+        """
+        graph = self.without_bias()
+        return scores.mean_hops(
+            graph.adjacency, graph.nodes["layer"].to_numpy(), graph.nodes["kind"].to_numpy(), graph.weights
+        )
+
+    def without_bias(self) -> "Graph":
+        """The same graph without its bias node."""
+        kept = (self.nodes["kind"] != "bias").to_numpy()
+        if kept.all():
+            return self
+        adjacency = sparse.csr_array(self.adjacency[kept][:, kept])
+        return self.replace(nodes=self.nodes[kept], adjacency=adjacency)
+
+    def replace(self, **parts: Any) -> "Graph":
+        """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`."""
+        return replace(self, **parts)
+
+    # questions to the graph
+    scores = without.scores
+    select = select.select
+    query = expressions.query
+    predecessors = neighbors.predecessors
+    successors = neighbors.successors
+    ancestors = neighbors.ancestors
+    descendants = neighbors.descendants
+    neighborhood = neighbors.neighborhood
+    influence = effects.influence
+    effect = effects.effect
+    paths = paths.paths
+    flow = flow.flow
+    stats = stats.stats
+    without = without.without
+    # groups of nodes
+    group = grouped.group
+    auto_groups = automatic.auto_groups
+    # files and pictures
+    save = native.save_graph
+    to_json = json_writing.write_json
+    to_networkx = networkx_graph.to_networkx
+    to_dot = draw.to_dot

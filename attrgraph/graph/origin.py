@@ -1,0 +1,51 @@
+"""Whether a model can be the one that a graph was traced on."""
+
+from typing import TYPE_CHECKING, Any
+
+from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
+
+if TYPE_CHECKING:
+    from attrgraph.graph.graph import Graph
+    from attrgraph.models.language_model import LanguageModel
+
+
+def check_traced_model(graph: "Graph", model: "LanguageModel") -> None:
+    """Raise unless the model can be the one that the graph was traced on, by sizes, precision and files' digests.
+
+    Raises:
+        TranscoderError: the model has no transcoders, or others.
+        ModelLoadError: it is another model, or runs in another precision.
+    """
+    if model.transcoders is None:
+        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
+    config = model.transcoders.config
+    ours: dict[str, Any] = {
+        **model.source,
+        "family": model.family.name,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "d_vocab": model.d_vocab,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    recorded = {**graph.metadata.get("model", {}), "n_layers": graph.n_layers}
+    if "dtype" in graph.metadata:
+        recorded["dtype"] = graph.metadata["dtype"]
+    _compare("model", ours, recorded, ModelLoadError)
+    theirs: dict[str, Any] = {
+        **model.transcoders.source,
+        "kind": config.model_kind,
+        "n_features": model.transcoders.n_features,
+        "read_point": config.feature_input_hook,
+        "write_point": config.feature_output_hook,
+    }
+    _compare("transcoders", theirs, graph.metadata.get("transcoders", {}), TranscoderError)
+
+
+def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: type[AttrGraphError]) -> None:
+    for key, value in ours.items():
+        # the same files may lie in two places
+        if key != "id" and recorded.get(key) and value and recorded[key] != value:
+            raise error(
+                f"{what} {ours['id']}: its {key} is {value}; the graph was traced with {recorded[key]}. "
+                f"Take the {what} that the graph was traced with, or trace again."
+            )

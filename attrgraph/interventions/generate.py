@@ -1,0 +1,210 @@
+"""Go on with a text while nodes are changed.
+
+Every new token is the one that `intervene` makes the most probable on the text so far. Changes refer to what the
+unchanged model does on the same text: it runs beside the changed one as the other row of a batch of two, so that its
+activations and MLP outputs are there when they are needed, with a key-value cache as without.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrgraph.attribution.replacement import LocalReplacement
+from attrgraph.errors import InterventionError
+from attrgraph.interventions.intervene import held_layers, live_read, take_apart
+from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, Positions, add_changes, resolve
+from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.live import replaced_mlps
+
+_LIVE_MODES = ("constrained", "free")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """New tokens."""
+
+    token_ids: list[int]
+    tokens: list[str]
+    text: str
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompt: Prompt,
+    interventions: Intervention | Sequence[Intervention] = (),
+    *,
+    max_new_tokens: int = 20,
+    mode: str = "constrained",
+    upto_layer: int | None = None,
+    use_cache: bool = True,
+    skip_positions: str | Sequence[int] | None = "bos",
+) -> Generated:
+    """Go on with a prompt, token by most probable token, with some nodes changed.
+
+    Args:
+        model: a language model with transcoders.
+        prompt: as for `trace`.
+        interventions: as for `intervene`. At positions given as an open slice (`(3, 458, slice(8, None))`) a feature is
+            set at new tokens too.
+        max_new_tokens: the end, unless the model's context or its end-of-text token comes first.
+        mode, upto_layer: constrained or free, as for `intervene`; what is frozen in the other modes does not exist for
+            tokens that are new.
+        use_cache: keep keys and values instead of running the whole text for every token; the text is the same.
+        skip_positions: as for `trace`.
+
+    Raises:
+        InterventionError: as `intervene`, or a mode with frozen attention.
+        PromptError, TranscoderError: as for `trace`.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> prompt = "in the state containing dallas the capital is"
+        >>> ag.generate(ag.load_model("demo"), prompt, max_new_tokens=1).text
+        'austin'
+    """
+    if max_new_tokens < 0:
+        raise InterventionError(f"max_new_tokens is {max_new_tokens}; expected 0 or more.")
+    if mode not in _LIVE_MODES:
+        raise InterventionError(f"mode is {mode!r}; text can be generated in mode {' or '.join(_LIVE_MODES)}.")
+    local = take_apart(model, prompt, skip_positions)
+    sets = [interventions] if isinstance(interventions, Intervention) else interventions
+    token_ids, new_ids, cache = local.run.token_ids.tolist(), list[int](), None
+    # the last token is predicted, not read
+    n_new, ends = min(max_new_tokens, model.n_context - len(token_ids) + 1), _ends_of_text(model)
+    steering = _Steering(model, local, sets, (mode, upto_layer), len(token_ids) + n_new)
+    fed = token_ids
+    while len(new_ids) < n_new:
+        start = len(token_ids) + len(new_ids) - len(fed)
+        rows = torch.tensor([fed, fed], device=model.device)
+        with steering.at(start, len(fed)):
+            out = model.hf_model(input_ids=rows, past_key_values=cache, use_cache=use_cache, logits_to_keep=1)
+        new_ids.append(int(out.logits[1, -1].argmax()))
+        if new_ids[-1] in ends:
+            break
+        cache, fed = (out.past_key_values, new_ids[-1:]) if use_cache else (None, token_ids + new_ids)
+    tokens = [model.token_text(i) for i in new_ids]
+    text = "".join(tokens) if model.tokenizer is None else str(model.tokenizer.decode(new_ids))
+    return Generated(new_ids, tokens, text)
+
+
+class _Steering:
+    """What is set where, and the MLP outputs that follow."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        local: LocalReplacement,
+        sets: Sequence[Intervention],
+        held: tuple[str, int | None],
+        n_total: int,
+    ) -> None:
+        """`held`: mode and upto_layer; `n_total`: positions that the text can come to have."""
+        mode, upto_layer = held
+        self._model, self._local, self._is_free = model, local, mode == "free"
+        fixed, self._several = _split(sets, local.run.n_pos)
+        if sets and not fixed and not self._several:
+            raise InterventionError("nothing is set; name at least one node.")
+        self._fixed = resolve(local, fixed) if fixed else Changes.none(local)
+        layers = [self._check(layer, feature, where, n_total) for _, layer, feature, where in self._several]
+        self._n_held = held_layers(local.run.n_layers, self._fixed.layers + layers, mode, upto_layer)
+        self._writes = self._fixed.writes(local, own_layer_only=self._is_free)
+
+    def at(self, start: int, n: int) -> AbstractContextManager[None]:
+        """While the model runs on `n` tokens from position `start` on."""
+        embedding = _cut(self._fixed.embedding, start, n)
+        writes = _cut(self._writes, start, n)
+
+        def change(layer: int, stream: Tensor, out: Tensor) -> Tensor:
+            features = self._set_at(layer, self._model.to_engine(stream[0]), start)
+            add_changes(writes, self._local.transcoders, features, own_layer_only=self._is_free)
+            is_held = layer < self._n_held
+            if not (is_held or self._is_free):
+                return out
+            return torch.stack([out[0], out[0 if is_held else 1] + writes[layer].to(out)])
+
+        point = self._local.transcoders.config.feature_output_hook
+        rows = torch.stack([torch.zeros_like(embedding), embedding])
+        return replaced_mlps(self._model, change, point=point, embedding=rows)
+
+    def _set_at(self, layer: int, stream: Tensor, start: int) -> dict[FeatureKey, tuple[float, float]]:
+        """Features of one layer that are set at several positions, those counted from `start`: before and after."""
+        here = [(one, feature, places) for one, at, feature, places in self._several if at == layer]
+        if not here:
+            return {}
+        positions = range(start, start + len(stream))
+        is_skipped = _cut(self._local.is_skipped, start, len(stream))
+        read = live_read(self._model, self._local.transcoders, layer, stream)
+        active = self._local.transcoders.encode_one(layer, read, is_skipped).by_key
+        found: dict[FeatureKey, tuple[float, float]] = {}
+        for one, feature, places in here:
+            for i, pos in enumerate(positions):
+                if not _covers(places, pos) or bool(is_skipped[i]):
+                    continue
+                if (layer, feature, i) in found or (layer, feature, pos) in self._fixed.features:
+                    raise InterventionError(f"node {(layer, feature, pos)} is set twice; set it once.")
+                now = active.get((layer, feature, i), 0.0)
+                found[layer, feature, i] = now, one.activation(now)
+        return found
+
+    def _check(self, layer: int, feature: int, positions: Positions, n_total: int) -> int:
+        n_features = self._local.transcoders.n_features
+        if not 0 <= layer < len(n_features) or not 0 <= feature < n_features[layer]:
+            raise InterventionError(
+                f"feature {feature} of layer {layer} does not exist; there are {len(n_features)} layers of "
+                f"{n_features[0]} features."
+            )
+        if not any(_covers(positions, pos) for pos in range(n_total)):
+            raise InterventionError(f"{(layer, feature, positions)}: the text does not reach any of these positions.")
+        return layer
+
+
+def _split(
+    sets: Sequence[Intervention], n_prompt: int
+) -> tuple[list[Intervention], list[tuple[Intervention, int, int, Positions]]]:
+    """Nodes at one position of the prompt, and the other features: how they are set, layer, feature, positions."""
+    fixed, several = list[Intervention](), list[tuple[Intervention, int, int, Positions]]()
+    for one in sets:
+        for node in one.each():
+            if isinstance(node, str) or (isinstance(node[2], int) and node[2] < n_prompt):
+                fixed.append(replace(one, nodes=[node]))
+            else:
+                several.append((one, node[0], node[1], _counted(node[2], n_prompt)))
+    return fixed, several
+
+
+def _counted(positions: Positions, n_prompt: int) -> Positions:
+    """A slice that counts from the end of the prompt as one that counts from its beginning."""
+    if not isinstance(positions, slice):
+        return positions
+    start, stop = (max(0, n_prompt + i) if i is not None and i < 0 else i for i in (positions.start, positions.stop))
+    return slice(start, stop, positions.step)
+
+
+def _covers(positions: Positions, pos: int) -> bool:
+    if isinstance(positions, slice):
+        return pos in range(pos + 1)[positions]
+    return pos == positions if isinstance(positions, int) else pos in positions
+
+
+def _cut(x: Tensor, start: int, n: int) -> Tensor:
+    """Positions of the prompt's [..., n_pos, d_model] or [n_pos]; zeros beyond the prompt."""
+    dim = 0 if x.ndim == 1 else -2
+    shape = list(x.shape)
+    shape[dim] = n
+    out, part = x.new_zeros(shape), x.narrow(dim, min(start, x.shape[dim]), max(0, min(n, x.shape[dim] - start)))
+    out.narrow(dim, 0, part.shape[dim]).copy_(part)
+    return out
+
+
+def _ends_of_text(model: LanguageModel) -> set[int]:
+    """Tokens that end a text, by the tokenizer and the model's configurations."""
+    found = set[int]()
+    for settings in (model.tokenizer, model.config, getattr(model.hf_model, "generation_config", None)):
+        ends: Any = getattr(settings, "eos_token_id", None)
+        found.update(ends if isinstance(ends, list | tuple) else [] if ends is None else [ends])
+    return found

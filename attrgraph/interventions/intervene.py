@@ -1,0 +1,339 @@
+"""Change nodes of a run and see what follows, with more or less of the model held as it was.
+
+Four modes, from the graph's own assumptions to none:
+
+- frozen: attention patterns, norm scales, all other features and errors stay: what an edge predicts, exactly;
+- frozen-attention: patterns, scales and errors stay; features above recompute;
+- constrained: MLP outputs up to a layer are what they were plus what the changed nodes write; above it, and in
+  attention everywhere, the true model goes on;
+- free: the true model goes on everywhere; a changed feature's write into its own layer comes to the MLP's output there.
+  What a cross-layer feature writes into layers above is left to the true MLPs: they see the change, and counting both
+  would count it twice.
+
+Source: Ameisen et al. 2025, "Circuit Tracing", appendix "Interventions",
+transformer-circuits.pub/2025/attribution-graphs/methods.html
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attrgraph.attribution.replacement import (
+    LocalReplacement,
+    add_written,
+    build_replacement,
+    run_replaced,
+)
+from attrgraph.attribution.trace import keeps_patterns, skipped_positions
+from attrgraph.errors import InterventionError, TranscoderError
+from attrgraph.interventions.intervention import Changes, Intervention, resolve
+from attrgraph.memory import budget_bytes
+from attrgraph.models.frozen import norm_before
+from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.live import live_run
+from attrgraph.models.live_replacement import divergence
+from attrgraph.transcoders import ActiveFeatures, Transcoders
+
+MODES = ("frozen", "frozen-attention", "constrained", "free")
+# What attention patterns and kept streams of the rows of a batch may take: a choice, not tuned.
+_BATCH_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What followed from an intervention, at the last position."""
+
+    mode: str
+    logits_before: Float[Tensor, " d_vocab"]
+    logits_after: Float[Tensor, " d_vocab"]
+    uncapped_change: Float[Tensor, " d_vocab"]  # of the logits before soft-capping, which edges explain
+    kl: float  # KL(before || after) of the next token, in nats
+    top_before: list[tuple[str, float]]  # the most probable tokens
+    top_after: list[tuple[str, float]]
+    # layer, pos, feature, before, after: activations of features active before or after, or set; in mode "frozen",
+    # after is what a feature would read, whatever its activation function says
+    features: pd.DataFrame
+
+    @property
+    def is_flipped(self) -> bool:
+        """Whether another token has become the most probable one."""
+        return int(self.logits_before.argmax()) != int(self.logits_after.argmax())
+
+
+def intervene(
+    model: LanguageModel,
+    prompt: Prompt,
+    interventions: Intervention | Sequence[Intervention],
+    *,
+    mode: str = "constrained",
+    upto_layer: int | None = None,
+    skip_positions: str | Sequence[int] | None = "bos",
+) -> Effect:
+    """Run a prompt with some nodes changed.
+
+    Args:
+        model: a language model with transcoders.
+        prompt: as for `trace`.
+        interventions: which nodes are set to what.
+        mode: frozen, frozen-attention, constrained or free; see the module.
+        upto_layer: in mode constrained, the last layer whose MLP output is held; by default the highest at which a
+            feature or an error is set. What set features write into layers above it is left to the true MLPs.
+        skip_positions: as for `trace`.
+
+    Raises:
+        InterventionError: a node that the run does not have, a mode that does not exist, or an `upto_layer` below a
+            node that is set.
+        PromptError, TranscoderError: as for `trace`.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> prompt = "in the state containing dallas the capital is"
+        >>> effect = ag.intervene(ag.load_model("demo"), prompt, ag.Intervention("3_458_8", scale=0.0))
+        >>> effect.kl > 0
+        True
+    """
+    one = [interventions] if isinstance(interventions, Intervention) else interventions
+    return intervene_many(model, prompt, [one], mode=mode, upto_layer=upto_layer, skip_positions=skip_positions)[0]
+
+
+def intervene_many(
+    model: LanguageModel,
+    prompt: Prompt,
+    several: Sequence[Sequence[Intervention]],
+    *,
+    mode: str = "constrained",
+    upto_layer: int | None = None,
+    skip_positions: str | Sequence[int] | None = "bos",
+) -> list[Effect]:
+    """`intervene` several times on one prompt, which is run and taken apart once; live modes go through in batches.
+
+    Each effect is what it would be alone, but for rounding: matrix products of batches add up in another order.
+
+    Args:
+        model: a language model with transcoders.
+        prompt: as for `trace`.
+        several: for each effect, which nodes are set to what.
+        mode, upto_layer, skip_positions: as for `intervene`.
+
+    Raises:
+        As `intervene`.
+    """
+    local = take_apart(model, prompt, skip_positions)
+    return effects_of(model, local, [resolve(local, each) for each in several], mode=mode, upto_layer=upto_layer)
+
+
+@torch.no_grad()
+def take_apart(
+    model: LanguageModel, prompt: Prompt, skip_positions: str | Sequence[int] | None = "bos"
+) -> LocalReplacement:
+    """The local replacement model of a prompt, which interventions change.
+
+    Raises:
+        PromptError, TranscoderError: as for `trace`.
+    """
+    if model.transcoders is None:
+        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
+    token_ids = model.tokenize(prompt)
+    is_kept = keeps_patterns(model, len(token_ids), budget_bytes(None, torch.device(model.device)))
+    run = model.run(token_ids, keep_patterns=is_kept)
+    return build_replacement(run, model.transcoders, skipped_positions(model, token_ids, skip_positions))
+
+
+@torch.no_grad()
+def effects_of(
+    model: LanguageModel,
+    local: LocalReplacement,
+    changes: Sequence[Changes],
+    *,
+    mode: str,
+    upto_layer: int | None = None,
+) -> list[Effect]:
+    """What follows from each of several changes of one prompt's run; see `intervene`."""
+    if mode not in MODES:
+        raise InterventionError(f"mode is {mode!r}; expected one of {', '.join(MODES)}.")
+    n_held = [held_layers(local.run.n_layers, one.layers, mode, upto_layer) for one in changes]
+    match mode:
+        case "frozen":
+            return [_uncapped_effect(model, local, one, mode, *_frozen(local, one)) for one in changes]
+        case "frozen-attention":
+            return _frozen_attention_effects(model, local, changes)
+    found, step = [], _rows_at_once(model, local)
+    for start in range(0, len(changes), step):
+        rows = slice(start, start + step)
+        found += _live(model, local, changes[rows], torch.tensor(n_held[rows]), mode)
+    return found
+
+
+def _frozen_attention_effects(
+    model: LanguageModel, local: LocalReplacement, changes: Sequence[Changes]
+) -> list[Effect]:
+    """Beside a run that is encoded anew too: in half precision, rounding then moves features and turns some on or off.
+
+    There, what is set begins at what it was recorded to be, so that scaling by 1 changes nothing.
+    """
+    is_half = model.dtype.itemsize < 4
+    shared, found = None if is_half else _frozen_attention(local, Changes.none(local)), []
+    for one in changes:
+        unchanged, before = shared or _frozen_attention(local, one.undone(local))
+        logits, activations = _frozen_attention(local, one)
+        change = logits - unchanged
+        found.append(_uncapped_effect(model, local, one, "frozen-attention", change, activations, before))
+    return found
+
+
+def _uncapped_effect(
+    model: LanguageModel,
+    local: LocalReplacement,
+    one: Changes,
+    mode: str,
+    change: Tensor,
+    activations: ActiveFeatures,
+    unchanged: ActiveFeatures | None = None,
+) -> Effect:
+    """Of a change of the uncapped logits. The model's own logits are not used: in half precision they are rounded."""
+    uncapped = local.run.uncapped_logits
+    before, after = model.soft_cap(uncapped), model.soft_cap(uncapped + change)
+    features = _compare(local.active if unchanged is None else unchanged, activations, one)
+    return _effect(model, mode, (before, after, change), features)
+
+
+def _effect(model: LanguageModel, mode: str, logits: tuple[Tensor, Tensor, Tensor], features: pd.DataFrame) -> Effect:
+    """`logits`: before, after, and the change before soft-capping."""
+    before, after, change = logits
+    kl = float(divergence(before, after))
+    return Effect(mode, before, after, change, kl, _top(model, before), _top(model, after), features)
+
+
+def held_layers(n_layers: int, layers: Sequence[int], mode: str, upto_layer: int | None) -> int:
+    """How many layers, from the bottom, have their MLP outputs held when something is set at these layers.
+
+    Raises:
+        InterventionError: `upto_layer` in another mode than constrained, or out of range.
+    """
+    if mode != "constrained":
+        if upto_layer is not None:
+            raise InterventionError(f"upto_layer is for mode 'constrained'; the mode is {mode!r}.")
+        return 0
+    highest = max(layers, default=-1)
+    last = highest if upto_layer is None else upto_layer
+    if not highest <= last < n_layers:
+        raise InterventionError(
+            f"upto_layer is {last}; expected {max(highest, 0)} (the highest layer at which something is set) to "
+            f"{n_layers - 1}."
+        )
+    return last + 1
+
+
+def _frozen(local: LocalReplacement, changes: Changes) -> tuple[Tensor, ActiveFeatures]:
+    """Change of uncapped logits, and what features would read: the changes alone, carried up through linear maps."""
+    run, active, transcoders = local.run, local.active, local.transcoders
+    stream, writes, read_changes = changes.embedding, changes.writes(local), []
+    for layer, block in enumerate(run.blocks):
+        attended = block.attend_linear(stream)
+        middle = stream if block.is_parallel else stream + attended
+        norm, write_norm = local.read_norm(layer), local.write_norm(layer)
+        read = middle if norm is None else norm.linear(middle)
+        rows = active.in_layer(layer)
+        W_enc, _ = transcoders.encoder_rows(layer, active.feature[rows], read)
+        read_changes.append((read[active.pos[rows]] * W_enc).sum(-1))
+        skip = transcoders.skip(layer, read)
+        out = writes[layer] if skip is None else writes[layer] + skip
+        stream = stream + attended + (out if write_norm is None else write_norm.linear(out))
+    activation = active.activation + torch.cat(read_changes)
+    would_read = ActiveFeatures(active.layer, active.pos, active.feature, activation)
+    return run.W_U @ run.final_norm.linear(stream)[-1], would_read
+
+
+def _frozen_attention(local: LocalReplacement, changes: Changes) -> tuple[Tensor, ActiveFeatures]:
+    """Uncapped logits of the local replacement model with features recomputed, and their activations."""
+    outs, parts = list(local.errors + local.constants + changes.errors), list[ActiveFeatures]()
+
+    def out_at(layer: int, read: Tensor) -> Tensor:
+        active = _with_set(local.transcoders.encode_one(layer, read, local.is_skipped), changes, layer)
+        parts.append(active)
+        add_written(outs, local.transcoders, active, layer, active.activation)
+        out: Tensor = outs[layer]
+        return out
+
+    return run_replaced(local, local.run.embedding + changes.embedding, out_at), ActiveFeatures.join(parts)
+
+
+def _with_set(active: ActiveFeatures, changes: Changes, layer: int) -> ActiveFeatures:
+    """One layer's features, those that are set with their new activations."""
+    here = {key: after for key, (_, after) in changes.features.items() if key[0] == layer}
+    if not here:
+        return active
+    keys = torch.tensor([(layer, pos, feature) for layer, feature, pos in here], device=active.layer.device)
+    return active.with_set(keys, active.activation.new_tensor(list(here.values())))
+
+
+def _rows_at_once(model: LanguageModel, local: LocalReplacement) -> int:
+    """How many changed runs go through together."""
+    n_pos, config = local.run.n_pos, model.config
+    # eager attention holds scores, mask and pattern
+    n_entries = 3 * int(config.num_attention_heads) * n_pos**2 + model.n_layers * n_pos * model.d_model + model.d_vocab
+    return max(1, _BATCH_BYTES // (local.run.embedding.element_size() * n_entries))
+
+
+def _live(
+    model: LanguageModel, local: LocalReplacement, changes: Sequence[Changes], n_held: Tensor, mode: str
+) -> list[Effect]:
+    """The true model's runs with MLP outputs changed; in a row's lowest `n_held` layers held at the recorded ones."""
+    run, point, is_free = local.run, local.transcoders.config.feature_output_hook, mode == "free"
+    writes = torch.stack([one.writes(local, own_layer_only=is_free) for one in changes])
+
+    def change(layer: int, _: Tensor, out: Tensor) -> Tensor:
+        if is_free:
+            return out + writes[:, layer].to(out)
+        if layer >= int(n_held.max()):
+            return out
+        is_held = (layer < n_held).to(out.device)[:, None, None]
+        return torch.where(is_held, (run.blocks[layer].written(point) + writes[:, layer]).to(out), out)
+
+    embedding = torch.stack([one.embedding for one in changes])
+    live = live_run(model, run.token_ids, change, point=point, embedding=embedding)
+    found = []
+    for row, one in enumerate(changes):
+        activations = _encode(model, local, [stream[row] for stream in live.mlp_streams])
+        logits = run.logits, live.logits[row], live.uncapped_logits[row] - run.uncapped_logits
+        found.append(_effect(model, mode, logits, _compare(local.active, activations, one)))
+    return found
+
+
+def _encode(model: LanguageModel, local: LocalReplacement, mlp_streams: Sequence[Tensor]) -> ActiveFeatures:
+    """Features of a run, from what enters its MLP norms."""
+    reads = [live_read(model, local.transcoders, layer, stream) for layer, stream in enumerate(mlp_streams)]
+    return local.transcoders.encode(reads, local.is_skipped)
+
+
+def live_read(
+    model: LanguageModel, transcoders: Transcoders, layer: int, stream: Float[Tensor, "n_pos d_model"]
+) -> Float[Tensor, "n_pos d_model"]:
+    """What a layer's transcoder reads when this enters the MLP's norm, the norm having the scale that it then has."""
+    norm = norm_before(transcoders.config.feature_input_hook, model.mlp_norm_of(layer, stream))
+    return stream if norm is None else norm.apply(stream)
+
+
+def _compare(before: ActiveFeatures, after: ActiveFeatures, changes: Changes) -> pd.DataFrame:
+    """Activations before and after of all features active in either, or set."""
+    set_to = [(layer, pos, feature, *values) for (layer, feature, pos), values in changes.features.items()]
+    parts = [torch.stack([active.layer, active.pos, active.feature], 1).cpu() for active in (before, after)]
+    parts.append(torch.tensor([row[:3] for row in set_to], dtype=torch.int64).reshape(-1, 3))
+    keys, place = torch.cat(parts).unique(dim=0, return_inverse=True)
+    at_before, at_after, at_set = place.split([len(part) for part in parts])
+    values = torch.zeros(len(keys), 2, dtype=torch.float64)
+    values[at_before, 0] = before.activation.cpu().double()
+    values[at_after, 1] = after.activation.cpu().double()
+    values[at_set] = torch.tensor([row[3:] for row in set_to], dtype=torch.float64).reshape(-1, 2)
+    columns = dict(zip(("layer", "pos", "feature"), keys.T.numpy(), strict=True))
+    return pd.DataFrame({**columns, "before": values[:, 0].numpy(), "after": values[:, 1].numpy()})
+
+
+def _top(model: LanguageModel, logits: Tensor, n: int = 5) -> list[tuple[str, float]]:
+    best = logits.double().softmax(-1).topk(min(n, len(logits)))
+    pairs: Iterable[tuple[int, float]] = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(model.token_text(i), probability) for i, probability in pairs]

@@ -1,0 +1,152 @@
+"""From a JSON file to the document in it, in bounded memory and time, whatever the file holds."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attrgraph.errors import GraphFileError
+from attrgraph.files import MAX_JSON_BYTES
+
+# an object takes at least 64 bytes of memory, however few it has in the file
+_BYTES_PER_OBJECT = 32
+# graphs are 3 deep, results of attention tracing in them 6; Python's parser gives up at about 1000
+_MAX_DEPTH = 100
+_CHUNK = 2**20
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_MAGIC = {
+    b"\x1f\x8b": "is compressed with gzip; unpack it first (gunzip)",
+    b"PK": "is a zip archive (PyTorch's .pt is one too), not JSON; export the graph as JSON with the tool that made it",
+    b"\x80": "is a pickle, which could run any code when opened; export the graph as JSON with the tool that made it",
+    b"\xff\xfe": "is UTF-16, not UTF-8; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16, not UTF-8; save it as UTF-8",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a JSON file holds, and what its notation alone has wrong.
+
+    Attributes:
+        content: the parsed value; a key that is repeated in one object has its last value.
+        size: of the file, in bytes.
+        constants: every NaN, Infinity and -Infinity in it, which are no JSON.
+        repeated_keys: keys that stand more than once in one object.
+        n_broken_texts: strings with half a surrogate pair, now replaced by U+FFFD.
+    """
+
+    content: Any
+    size: int
+    constants: list[str]
+    repeated_keys: list[str]
+    n_broken_texts: int
+
+
+def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
+    """Parse a JSON file.
+
+    Args:
+        path: of the file.
+        max_bytes: the largest file that is parsed; reading takes 10 times its size in memory, 17 at worst.
+
+    Raises:
+        GraphFileError: the file is too large, empty, compressed, a pickle, not UTF-8, not JSON, or nested too deep.
+    """
+    raw = _read(path, max_bytes)
+    size, (depth, n_objects) = len(raw), _scan(raw)
+    if depth > _MAX_DEPTH:
+        raise GraphFileError(f"{path}: is nested {depth} deep; a graph is nested at most {_MAX_DEPTH} deep.")
+    if n_objects > max_bytes // _BYTES_PER_OBJECT:
+        raise GraphFileError(
+            f"{path}: holds {n_objects} objects and lists, at most {max_bytes // _BYTES_PER_OBJECT} are parsed, for "
+            f"the memory they take; prune the graph, or raise max_bytes={max_bytes}."
+        )
+    constants: list[str] = []
+    repeated: list[str] = []
+
+    def to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            repeated.extend(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        return values
+
+    def to_constant(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
+    may_have_surrogates = b"\\ud" in raw or b"\\uD" in raw
+    try:
+        text = raw.decode("utf-8-sig")  # editors on Windows put a byte order mark
+        del raw  # the text is as large
+        content = json.loads(text, object_pairs_hook=to_object, parse_constant=to_constant)
+    except UnicodeDecodeError as e:
+        byte = e.object[e.start]
+        raise GraphFileError(f"{path}: is not UTF-8 (byte {byte:#04x} at {e.start}); save it as UTF-8.") from e
+    except (ValueError, RecursionError) as e:
+        raise GraphFileError(f"{path}: is not JSON ({e}); is it truncated?") from e
+    n_broken = 0
+    if may_have_surrogates:
+        content, n_broken = _without_surrogates(content)
+    return Document(content, size, constants, repeated, n_broken)
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise GraphFileError(
+                f"{path}: is {size / 2**20:.0f} MiB; at most {max_bytes / 2**20:.0f} MiB of JSON are parsed, for the "
+                "memory that takes. Prune the graph, or, if there is memory, pass a larger max_bytes to "
+                "attrgraph.load_graph, or convert it once: attrgraph convert FILE -o FILE.safetensors --max-bytes 2G."
+            )
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)  # it may have grown
+    except OSError as e:
+        raise GraphFileError(f"{path}: cannot be read ({e}).") from e
+    if not raw.strip():
+        raise GraphFileError(f"{path}: is empty.")
+    for magic, what in _MAGIC.items():
+        if raw.startswith(magic):
+            raise GraphFileError(f"{path}: {what}.")
+    return raw
+
+
+def _scan(raw: bytes) -> tuple[int, int]:
+    """Greatest depth and number of objects and lists, outside of strings, without parsing."""
+    deepest = depth = n_objects = 0
+    is_inside, carry = np.uint8(0), b""
+    for start in range(0, len(raw), _CHUNK):
+        piece = carry + raw[start : start + _CHUNK]
+        # a run of backslashes at the end decides about the quote that begins the next piece
+        n_last = len(piece) - len(piece.rstrip(b"\\"))
+        carry = b"\\" * (n_last % 2)
+        piece = piece[: len(piece) - n_last].replace(b"\\\\", b"").replace(b'\\"', b"")
+        if not piece:
+            continue
+        codes = np.frombuffer(piece, dtype=np.uint8)
+        inside = np.bitwise_xor.accumulate((codes == ord('"')).astype(np.uint8)) ^ is_inside
+        outside, is_inside = inside == 0, inside[-1]
+        opens = outside & ((codes == ord("[")) | (codes == ord("{")))
+        closes = outside & ((codes == ord("]")) | (codes == ord("}")))
+        depths = depth + np.cumsum(opens.astype(np.int64) - closes)
+        deepest, depth = max(deepest, int(depths.max())), int(depths[-1])
+        n_objects += int(opens.sum())
+    return deepest, n_objects
+
+
+def _without_surrogates(value: Any) -> tuple[Any, int]:
+    """The value with halves of surrogate pairs replaced, which no UTF-8 file can hold, and how many texts had one."""
+    if isinstance(value, str):
+        text, n = _LONE_SURROGATE.subn("\ufffd", value)
+        return text, int(n > 0)
+    if isinstance(value, list):
+        items = [_without_surrogates(item) for item in value]
+        return [item for item, _ in items], sum(n for _, n in items)
+    if isinstance(value, dict):
+        pairs = [(_without_surrogates(name), _without_surrogates(item)) for name, item in value.items()]
+        return {name: item for (name, _), (item, _) in pairs}, sum(a + b for (_, a), (_, b) in pairs)
+    return value, 0

@@ -1,0 +1,226 @@
+"""Graphs as JSON, the way other tools' viewers read and write them.
+
+Profiles differ in ids and numbers only. `neuronpedia` is what every viewer accepts: Cantor-paired features, jsNodeId
+equal to node_id. `circuit-tracer` has its jsNodeIds, which group a feature over positions. `anthropic` has plain
+feature numbers and is keyed by jsNodeId. In every profile `influence` is the cumulative share: 0 is most important.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrgraph.errors import GraphFileError
+from attrgraph.files import PROFILES, write_whole
+from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair, cantor_unpair
+from attrgraph.io.params import counted, write_params
+from attrgraph.schema import BIAS_ID, FEATURE_KINDS, PROBABILITY
+
+if TYPE_CHECKING:
+    from attrgraph.graph.graph import Graph
+
+__all__ = ["cantor_pair", "cantor_unpair", "to_dict", "to_document", "write_json"]
+
+# what has its own place in a file and is not repeated in metadata.attrgraph
+_ELSEWHERE = ("extra", "qParams", "problems", "file_metadata")
+
+
+def write_json(graph: "Graph", path: str | Path, profile: str = "neuronpedia", *, overwrite: bool = True) -> list[str]:
+    """Write the graph without its bias node, compact and whole.
+
+    Returns:
+        What had to be changed for viewers to read it, one sentence each.
+
+    Raises:
+        GraphFileError: an unknown profile, metadata that JSON cannot hold, or the file cannot be written.
+    """
+    document, repairs = to_document(graph, profile)
+    try:
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        content = text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as e:
+        raise GraphFileError(f"{path}: the graph holds what JSON cannot ({e}).") from e
+    write_whole(path, lambda temporary: temporary.write_bytes(content), overwrite=overwrite)
+    return repairs
+
+
+def to_dict(graph: "Graph", profile: str) -> dict[str, Any]:
+    """The JSON document of a profile."""
+    return to_document(graph, profile)[0]
+
+
+def to_document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
+    """The JSON document of a profile, and what had to be changed for viewers to read it, one sentence each.
+
+    Keys of other tools' files that the graph still has in `metadata["extra"]` and `metadata["file_metadata"]` are
+    written where they were.
+
+    Raises:
+        GraphFileError: an unknown profile, or metadata of a wrong type.
+    """
+    if profile not in PROFILES:
+        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
+    try:
+        return _document(graph, profile)
+    except (TypeError, KeyError, AttributeError) as e:
+        raise GraphFileError(f"the graph's metadata are not what a graph has ({type(e).__name__}: {e}).") from e
+
+
+def _document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
+    # other tools' bias nodes stand for single biases; this package's for all that is constant
+    kept = graph.nodes.index != BIAS_ID
+    table, adjacency = graph.nodes[kept], graph.adjacency[kept][:, kept].tocoo()
+    repairs: list[str] = []
+    extra = {"document": {}, "nodes": {}, "links": [], **_dict(graph.metadata, "extra")}
+    nodes = [{**_node(row, profile, graph.n_layers), **extra["nodes"].get(row.Index, {})} for row in table.itertuples()]
+    for node, row in zip(nodes, table.itertuples(), strict=True):
+        # as when prompts with other words were put together
+        if (
+            row.kind != "logit"
+            and 0 <= row.pos < len(graph.prompt_tokens)
+            and row.token != graph.prompt_tokens[row.pos]
+        ):
+            node["token"] = row.token
+    _label_logits(nodes, table, repairs)
+    strange = {node["feature_type"] for node in nodes} - set(COMMON_TYPES)
+    if strange and profile != "neuronpedia":
+        repairs.append(f"{counted(sorted(strange), 'feature type')} kept, which viewers of this profile do not know")
+    ids = table.index.to_numpy()
+    others = {(source, target): values for source, target, values in extra["links"]}
+    links = [
+        {"source": source, "target": target, "weight": float(weight), **others.get((source, target), {})}
+        for source, target, weight in zip(ids[adjacency.col], ids[adjacency.row], adjacency.data, strict=True)
+    ]
+    document = {
+        "metadata": _metadata(graph, profile, repairs),
+        "qParams": write_params(graph.metadata.get("qParams") or {}, set(map(str, ids)), repairs),
+        "nodes": nodes,
+        "links": links,
+    }
+    return {**extra["document"], **document}, repairs
+
+
+def _dict(metadata: dict[str, Any], name: str) -> dict[str, Any]:
+    value = metadata.get(name) or {}
+    if not isinstance(value, dict):
+        raise GraphFileError(f"the graph's metadata[{name!r}] is a {type(value).__name__}; expected a dictionary.")
+    return value
+
+
+def _label_logits(nodes: list[dict[str, Any]], table: Any, repairs: list[str]) -> None:
+    """Give every logit the `(p=...)` without which viewers throw."""
+    changed = []
+    for node, token, probability in zip(nodes, table["token"], table["probability"], strict=True):
+        if node["feature_type"] == "logit" and not PROBABILITY.search(node["clerp"]):
+            label = node["clerp"] or f'Output "{token}"'
+            node["clerp"] = f"{label} (p={probability:.3f})"
+            changed.append(node["node_id"])
+    if changed:
+        repairs.append(f"the label of {counted(changed, 'logit')} given the (p=...) that viewers need")
+
+
+def _slug(text: str, default: str) -> str:
+    """Only what viewers accept in names: letters, digits, dot, dash, underscore."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:60] or default
+
+
+def _metadata(graph: "Graph", profile: str, repairs: list[str]) -> dict[str, Any]:
+    """This package's own, with what the file that the graph came from has beside and instead of it."""
+    written, theirs = _own_metadata(graph), _dict(graph.metadata, "file_metadata")
+    if theirs:
+        # nothing is said in the name of the tool that made the graph
+        own = ("slug", "scan", "prompt_tokens", "prompt", "node_threshold")
+        written = {**{name: written[name] for name in own}, **theirs, "attrgraph": written["attrgraph"]}
+        written |= {"prompt_tokens": graph.prompt_tokens, "prompt": str(theirs.get("prompt") or written["prompt"])}
+        pruning = graph.metadata.get("pruning")
+        if pruning is not None:
+            written["node_threshold"] = pruning["node_threshold"]
+            written["pruning_settings"] = {**_if_dict(theirs.get("pruning_settings")), **pruning}
+        elif type(written["node_threshold"]) not in (int, float):
+            repairs.append(f"node_threshold {written['node_threshold']!r:.60} became 1.0")
+            written["node_threshold"] = 1.0
+    for name in ("slug", "scan"):
+        stated = written[name]
+        if not isinstance(stated, str) or (profile == "neuronpedia" and not SAFE_NAME.fullmatch(stated)):
+            written[name] = _slug(str(stated), "unknown")
+            repairs.append(f"{name} {stated!r:.60} became {written[name]!r}")
+    written.pop("schema_version", None)
+    if profile != "anthropic":
+        written["schema_version"] = 1
+    _state_source_set(written)
+    return written
+
+
+def _own_metadata(graph: "Graph") -> dict[str, Any]:
+    ours = graph.metadata
+    scan = _dict(ours, "transcoders").get("scan") or _dict(ours, "model").get("id") or "unknown"
+    scan = _slug("-".join(map(str, scan)) if isinstance(scan, list) else str(scan), "unknown")
+    pruning = ours.get("pruning", {"node_threshold": 1.0, "edge_threshold": 1.0})
+    settings = _dict(ours, "settings")
+    prompt = str(ours.get("prompt") or "".join(graph.prompt_tokens))
+    return {
+        "slug": _slug(prompt, "graph"),
+        "scan": scan,
+        "transcoder_list": [],
+        "prompt_tokens": graph.prompt_tokens,
+        "prompt": prompt,
+        "node_threshold": pruning["node_threshold"],
+        "info": {
+            "description": "attribution graph",
+            "creator_name": "attrgraph",
+            "source_urls": [],
+            "generator": {**ours.get("generator", {"name": "attrgraph", "version": ""}), "url": ""},
+            "neuronpedia_source_set": scan,
+        },
+        "generation_settings": {
+            key: settings[key] for key in ("max_n_logits", "desired_logit_prob", "max_feature_nodes") if key in settings
+        },
+        "pruning_settings": pruning,
+        "feature_details": {"neuronpedia_source_set": scan},
+        "attrgraph": {name: value for name, value in ours.items() if name not in _ELSEWHERE},
+    }
+
+
+def _state_source_set(metadata: dict[str, Any]) -> None:
+    """Neuronpedia reads the source set in one of two places, by what it does: a file has it in both or in none."""
+    places = ("info", "feature_details")
+    stated = [_if_dict(metadata.get(place)).get("neuronpedia_source_set") for place in places]
+    source_set = next((name for name in stated if name), None)
+    for place, name in zip(places, stated, strict=True):
+        if source_set and not name and isinstance(metadata.get(place, {}), dict):
+            metadata[place] = {**metadata.get(place, {}), "neuronpedia_source_set": source_set}
+
+
+def _if_dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _node(row: Any, profile: str, n_layers: int) -> dict[str, Any]:
+    layer, feature, pos, kind = int(row.layer), int(row.feature), int(row.pos), str(row.kind)
+    number: int | None = feature
+    if kind in FEATURE_KINDS and profile != "anthropic":
+        number = cantor_pair(layer, feature)
+    elif kind == "embedding":
+        number = pos
+    js_id = {
+        "feature": f"{layer}_{feature}-0",
+        "error": f"{layer}_{pos}-0",
+        "embedding": f"E_{feature}-{pos}",
+        "logit": f"L_{feature}-{pos}",
+    }.get(kind, row.Index)
+    return {
+        "node_id": row.Index,
+        "feature": number,
+        "layer": {"embedding": "E", "logit": str(n_layers + 1)}.get(kind, str(layer)),
+        "ctx_idx": pos,
+        "feature_type": FEATURE_TYPES[kind],
+        "token_prob": float(row.probability),
+        "is_target_logit": kind == "logit",
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        # a feature's positions share this id in circuit-tracer's viewer; elsewhere it must be unique
+        "jsNodeId": js_id if profile == "circuit-tracer" else row.Index,
+        "clerp": row.label,
+        "influence": None if kind == "logit" else float(row.cumulative_influence),
+        "activation": float(row.activation) if kind in FEATURE_KINDS or row.activation else None,
+    }

@@ -1,0 +1,157 @@
+"""Load a language model and its transcoders from a folder, the Hugging Face hub, or the package itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from attrgraph.demo.shipped import SHIPPED, shipped_folder
+from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelError
+from attrgraph.models.families import family_of
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.transcoders import Transcoders, load_transcoders
+from attrgraph.transcoders.hub import resolve_folder
+
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+_FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def load_model(
+    name: str | Path,
+    transcoders: str | Path | Transcoders | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+) -> LanguageModel:
+    """A language model ready to trace.
+
+    Args:
+        name: "demo" for the shipped model; a folder in Hugging Face format; or `owner/repo` on the hub.
+        transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`), "demo" (cross-layer, the
+            default for the demo), "demo-per-layer", or a set already in memory. None leaves the model without.
+        dtype: in which the model runs: float32, float64, bfloat16 or float16. Edges are computed in at least float32.
+        device: "auto" takes a GPU if there is one; else a torch device such as "cpu" or "cuda:1".
+        revision: branch, tag or commit of the model on the hub.
+
+    Raises:
+        ModelLoadError, UnsupportedModelError, TranscoderError: what is wrong with which folder.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> ag.load_model("demo")
+        LanguageModel(Llama, 4 layers x 128, demo)
+    """
+    if dtype not in _DTYPES:
+        raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
+    where = _resolve_device(device)
+    if str(name) == "demo":
+        folder, source = shipped_folder("model"), {"id": "demo"}
+        source |= {"digest": resolve_folder(str(folder), revision=None, patterns=[], error=ModelLoadError)[1]["digest"]}
+        transcoders = transcoders or "demo"
+    else:
+        folder, source = resolve_folder(str(name), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
+    if isinstance(transcoders, str | Path):
+        transcoders = named_transcoders(transcoders, where)
+    hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
+    return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, source=source)
+
+
+def named_transcoders(name: str | Path, device: str | torch.device) -> Transcoders:
+    """The shipped set "demo" or "demo-per-layer", or one from a folder or the hub."""
+    if str(name) not in SHIPPED:
+        return load_transcoders(name, device=device)
+    shipped = load_transcoders(shipped_folder(SHIPPED[str(name)]), device=device)
+    source = {**shipped.source, "id": str(name)}
+    return Transcoders(shipped.layers, shipped.config, source=source, labels=shipped.labels)
+
+
+def _resolve_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as e:
+        raise AttrGraphError(f"device {device!r} is not available here; use auto, cpu, or cuda:N.") from e
+    return where
+
+
+def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(f"{folder}: has no config.json; expected a model in Hugging Face format.")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:  # transformers lets many kinds of error out of a bad config.json
+        raise UnsupportedModelError(
+            f"{folder}/config.json: not a configuration that transformers knows ({_first_line(e)})."
+        ) from e
+    family_of(config)  # refuse before reading weights
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(f"{folder}: quantised weights are not supported; load the model unquantised.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelLoadError(f"{folder}: holds no *.safetensors; convert the weights (pickled ones are never opened).")
+    try:
+        with _no_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation="eager",
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as e:  # as above: bad sizes, unknown activations, truncated files
+        raise ModelLoadError(f"{folder}: its weights cannot be read ({_first_line(e)}).") from e
+    model: PreTrainedModel
+    model, info = loaded
+    wrong = [*info["missing_keys"], *(str(item) for item in info["mismatched_keys"])]
+    if wrong:
+        raise ModelLoadError(f"{folder}: weights are missing or of the wrong shape: {', '.join(sorted(wrong)[:5])}.")
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The folder's tokenizer; None if it has none."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    if not any((folder / name).is_file() for name in names):
+        return None
+    try:
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except ValueError:
+            # a class name of another transformers version; tokenizer.json says everything by itself
+            if not (folder / "tokenizer.json").is_file():
+                raise
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:
+        raise ModelLoadError(f"{folder}: its tokenizer cannot be read ({_first_line(e)}).") from e
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing its own bar on stderr."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()

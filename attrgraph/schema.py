@@ -1,0 +1,107 @@
+"""What a graph's table of nodes holds: kinds, columns, ids and labels of nodes, in one place."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+from scipy import sparse
+
+# files keep a kind as its place in this tuple; the last three are in other tools' graphs only
+KINDS = ("feature", "error", "embedding", "logit", "bias", "attention feature", "attention error", "unknown")
+# attention features and errors are in other tools' graphs; they take part like those of MLPs
+FEATURE_KINDS = ("feature", "attention feature")
+ERROR_KINDS = ("error", "attention error")
+BIAS_ID = "B"
+# columns of the node table and their types; "str" is what pandas calls text
+COLUMNS = {
+    "kind": "str",
+    "layer": "int64",
+    "pos": "int64",
+    "feature": "int64",
+    "token": "str",
+    "activation": "float64",
+    "probability": "float64",
+    "influence": "float64",
+    "cumulative_influence": "float64",
+    "label": "str",
+}
+# of a logit's label: its probability, the text before it, and both at the end
+_SHARE = r"[0-9]*\.?[0-9]+(?:e-?[0-9]+)?"
+PROBABILITY = re.compile(rf"\(p=({_SHARE})\)")
+OUTPUT = re.compile(r'^(?:Output|Logit|output:) "(.*)" \(p=', re.DOTALL)
+LABELLED = re.compile(rf" ?\(p={_SHARE}\)$")
+
+
+class GraphParts(NamedTuple):
+    """What a `Graph` is made of, as files are read."""
+
+    nodes: pd.DataFrame
+    adjacency: sparse.csr_array
+    prompt_tokens: list[str]
+    metadata: dict[str, Any]
+
+
+def node_table(nodes: pd.DataFrame) -> pd.DataFrame:
+    """The table with its columns in order and of their types."""
+    return nodes[list(COLUMNS)].astype(COLUMNS)
+
+
+def node_id(kind: str, layer: int, pos: int, feature: int = -1, *, n_layers: int = 0) -> str | None:
+    """The id of a node; None for kinds that have no rule.
+
+    Args:
+        kind: one of `KINDS`.
+        layer: of features and errors.
+        pos: the node's position.
+        feature: a feature's index in its layer; the vocabulary id of an embedding or a logit.
+        n_layers: of the model: logits stand above its layers.
+    """
+    match kind:
+        case "feature":
+            return f"{layer}_{feature}_{pos}"
+        case "error":
+            return f"{layer}_-1_{pos}"
+        case "attention feature":
+            return f"{layer}_lor_{feature}_{pos}"
+        case "attention error":
+            return f"{layer}_error_attn_{pos}"
+        case "embedding":
+            return f"E_{feature}_{pos}"
+        case "logit":
+            return f"{n_layers + 1}_{feature}_{pos}"
+        case "bias":
+            return BIAS_ID
+    return None
+
+
+def node_label(kind: str, layer: int, feature: int, token: str, probability: float = 0.0) -> str:
+    """What a node is called as long as nobody has named it."""
+    match kind:
+        case "feature":
+            return f"L{layer} feature {feature}"
+        case "error" | "attention error":
+            return f"L{layer} {kind}"
+        case "embedding":
+            return f'Emb: "{token}"'
+        case "logit":
+            return f'Output "{token}" (p={probability:.3f})'
+    return kind
+
+
+def with_names(nodes: pd.DataFrame, labels: Mapping[tuple[int, int], str], *, n_layers: int) -> pd.DataFrame:
+    """The nodes with their ids as index and a column `label`.
+
+    Args:
+        nodes: columns `kind`, `layer`, `pos`, `feature`, `token`, and `probability` if there are logits.
+        labels: of features, by layer and feature.
+        n_layers: of the model.
+    """
+    ids, names = [], []
+    for row in nodes.itertuples():
+        place = (row.kind, row.layer, row.pos, row.feature)
+        ids.append(node_id(*place, n_layers=n_layers))
+        label = labels.get((row.layer, row.feature)) if row.kind == "feature" else None
+        name = node_label(row.kind, row.layer, row.feature, row.token, getattr(row, "probability", 0.0))
+        names.append(name if label is None else label)
+    return nodes.assign(label=names).set_axis(pd.Index(ids, name="node_id", dtype="str"))

@@ -1,0 +1,240 @@
+"""The experiments of a validation: nodes are taken out one by one and in sets, beside random controls."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from attrgraph.interventions.swap import SCALES
+from attrgraph.progress import Progress
+from attrgraph.validation.agreement import agreement, rank_correlation, share
+from attrgraph.validation.controls import matched
+from attrgraph.validation.path_tests import follow, strongest_paths
+from attrgraph.validation.predictions import predict
+from attrgraph.validation.subject import Measured, Subject
+
+# in which no feature responds to another: effects are those along edges alone
+HELD_MODES = ("frozen", "constrained")
+_SIZES = (1, 2, 5, 10, 20, 50, 100)
+_N_DOSED = 5  # most influential features that get a dose curve each
+# Effects of random rankings are averaged over so many.
+_N_RANDOM = 100
+
+
+@dataclass
+class Bench:
+    """Runs experiments on one graph, and keeps what several tables need."""
+
+    subject: Subject
+    mode: str
+    n_controls: int
+    n_resamples: int
+    seed: int
+    progress: Progress
+    _ablated: Measured | None = None
+    _sampled: Int[np.ndarray, " n_sampled"] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def one_by_one(
+        self, sampled: Int[np.ndarray, " n_sampled"], modes: Iterable[str], named: Mapping[str, list[int]]
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """Take nodes out one by one, and supernodes: `agreement`, `by_depth`, `nodes`, `supernodes`, and facts."""
+        self._sampled, graph = sampled, self.subject.graph
+        sets = [[int(row)] for row in sampled] + [list(rows) for rows in named.values()]
+        predictions = predict(graph, self.subject.relative(sets))
+        at_answer = int(np.flatnonzero(self.subject.logits == self.subject.answer)[0])
+        n, rows, by_depth, groups = len(sampled), [], [], []
+        nodes = graph.nodes.iloc[sampled][
+            ["kind", "layer", "pos", "feature", "token", "label", "influence"]
+        ].reset_index()
+        facts: dict[str, Any] = {}
+        for mode in modes:
+            measured = self._measure(f"take out ({mode})", sets, mode)
+            self._ablated = measured  # of the last mode, that which ranks
+            predicted = predictions.direct if mode in HELD_MODES else predictions.total
+            edges = self._edges(predicted[:, :n], measured)
+            x, y = predicted[self.subject.answer], measured.logits[at_answer]
+            rows.append({"what": "edges", "mode": mode, **self._agree(edges["x"], edges["y"], edges["group"])})
+            rows.append({"what": "nodes", "mode": mode, **self._agree(x[:n], y[:n], np.arange(n))})
+            if named:
+                rows.append({"what": "supernodes", "mode": mode, **self._agree(x[n:], y[n:], np.arange(len(named)))})
+            for depth in np.unique(edges["depth"]):
+                at = edges["depth"] == depth
+                found = self._agree(edges["x"][at], edges["y"][at], edges["group"][at])
+                by_depth.append({"mode": mode, "depth": int(depth), **found})
+            nodes[f"predicted_{mode}"], nodes[f"measured_{mode}"] = x[:n], y[:n]
+            nodes[f"flips_{mode}"] = measured.is_flipped[:n]
+            groups += [
+                {
+                    "supernode": name,
+                    "mode": mode,
+                    "predicted": x[i],
+                    "measured": y[i],
+                    "flips": bool(measured.is_flipped[i]),
+                }
+                for i, name in enumerate(named, start=n)
+            ]
+            if mode == "frozen":
+                facts["frozen_error"] = _relative_error(
+                    np.concatenate([edges["x"], x]), np.concatenate([edges["y"], y])
+                )
+        tables = {"agreement": pd.DataFrame(rows), "by_depth": pd.DataFrame(by_depth), "nodes": nodes}
+        if named:
+            tables["supernodes"] = pd.DataFrame(groups)
+        return tables, facts
+
+    def rankings(self) -> pd.DataFrame:
+        """How well ways to rank the sampled features agree with what taking them out does to the answer's logit."""
+        subject, nodes = self.subject, self.subject.graph.nodes
+        is_feature = subject.kinds[self._sampled] == "feature"
+        rows = self._sampled[is_feature]
+        at_answer = int(np.flatnonzero(subject.logits == subject.answer)[0])
+        assert self._ablated is not None  # nodes have been taken out before
+        effect = np.abs(self._ablated.logits[at_answer, : len(self._sampled)][is_feature])
+        predictions = predict(subject.graph, subject.relative([[int(row)] for row in rows]))
+        scores = {
+            "influence": nodes["influence"].to_numpy()[rows],
+            "total effect": np.abs(predictions.total[subject.answer]),
+            "direct edge": np.abs(predictions.direct[subject.answer]),
+            "activation": nodes["activation"].to_numpy()[rows],
+        }
+        table = [
+            {"ranking": name, **rank_correlation(each, effect, **self._bootstrap)} for name, each in scores.items()
+        ]
+        rng = np.random.default_rng(self.seed)
+        random = [
+            rank_correlation(rng.permutation(len(rows)) * 1.0, effect, n_resamples=2)["spearman"]
+            for _ in range(_N_RANDOM)
+        ]
+        known = np.array([each for each in random if each is not None])
+        low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (None, None)
+        mean = float(known.mean()) if len(known) else None
+        table.append(
+            {"ranking": "random", "n": len(rows), "spearman": mean, "spearman_low": low, "spearman_high": high}
+        )
+        return pd.DataFrame(table)
+
+    def necessity(self) -> pd.DataFrame:
+        """Take out the k most influential features; then as many others, matched on layer and activation."""
+        order = self.subject.by_influence
+        chosen = {k: order[:k] for k in self._sizes()}
+        return self._beside_controls("necessity", chosen, lambda rows: rows, is_rest=False)
+
+    def sufficiency(self) -> pd.DataFrame:
+        """Keep the k most influential features and take out all other active ones; then keep as many matched ones."""
+        features = self.subject.features
+        kept = {k: self.subject.by_influence[:k] for k in self._sizes()}
+        return self._beside_controls("sufficiency", kept, lambda rows: np.setdiff1d(features, rows), is_rest=True)
+
+    def doses(self, named: Mapping[str, list[int]]) -> pd.DataFrame:
+        """The answer's logit as influential features, the first 20 of them together, and supernodes are scaled."""
+        subject, order = self.subject, self.subject.by_influence
+        labels = subject.graph.nodes["label"]
+        sets = {f"{labels.iloc[row]} ({labels.index[row]})": [int(row)] for row in order[:_N_DOSED]}
+        sets |= {"the 20 most influential features": order[:20].tolist(), **named}
+        at_answer, rows = int(np.flatnonzero(subject.logits == subject.answer)[0]), []
+        for done, scale in enumerate(SCALES):
+            measured = subject.measure(list(sets.values()), mode=self.mode, scale=scale)
+            predicted = predict(subject.graph, subject.relative(sets.values(), scale))
+            chosen = predicted.direct if self.mode in HELD_MODES else predicted.total
+            self.progress("doses", done + 1, len(SCALES))
+            rows += [
+                {
+                    "nodes": name,
+                    "scale": scale,
+                    "predicted": chosen[subject.answer, i],
+                    "measured": measured.logits[at_answer, i],
+                    "probability": measured.probability[i],
+                }
+                for i, name in enumerate(sets)
+            ]
+        return pd.DataFrame(rows)
+
+    def paths(self, n: int) -> pd.DataFrame:
+        """The strongest paths to the answer, each followed on its own; see `paths.follow`."""
+        found = []
+        for done, (part, path) in enumerate(ways := strongest_paths(self.subject, n)):
+            found.append({"share": part, **follow(self.subject, path)})
+            self.progress("paths", done + 1, len(ways))
+        return pd.DataFrame(found)
+
+    def agreement_of_paths(self, paths: pd.DataFrame) -> pd.DataFrame:
+        """As a row of the table `agreement`."""
+        x, y = paths["predicted"].to_numpy(), paths["measured"].to_numpy()
+        return pd.DataFrame([{"what": "paths", "mode": "frozen", **self._agree(x, y, np.arange(len(paths)))}])
+
+    @property
+    def _bootstrap(self) -> dict[str, int]:
+        return {"n_resamples": self.n_resamples, "seed": self.seed}
+
+    def _agree(self, x: np.ndarray, y: np.ndarray, group: np.ndarray) -> dict[str, int | float | None]:
+        return agreement(x, y, group, **self._bootstrap)
+
+    def _sizes(self) -> list[int]:
+        """How many features are taken out or kept: at most half, so that there are others to compare with."""
+        return [k for k in _SIZES if 2 * k <= len(self.subject.features)] or [1]
+
+    def _measure(self, phase: str, sets: Sequence[Sequence[int]], mode: str) -> Measured:
+        done = 0
+
+        def report(n: int) -> None:
+            nonlocal done
+            done += n
+            self.progress(phase, done, len(sets))
+
+        return self.subject.measure(sets, mode=mode, done=report)
+
+    def _edges(self, predicted: np.ndarray, measured: Measured) -> dict[str, np.ndarray]:
+        """Pairs of a node taken out and a feature above it: all that can have an effect, and all that are said to."""
+        features, nodes = self.subject.features, self.subject.graph.nodes
+        layers, positions = nodes["layer"].to_numpy(), nodes["pos"].to_numpy()
+        depth = layers[features, None] - layers[self._sampled]
+        can_act = positions[features, None] >= positions[self._sampled]
+        # a feature that is taken out changes by what it was, whatever the graph says
+        target, experiment = np.nonzero((depth > 0) & (can_act | (predicted[features] != 0)))
+        return {
+            "x": predicted[features[target], experiment],
+            "y": measured.features[target, experiment],
+            "group": experiment,
+            "depth": depth[target, experiment],
+        }
+
+    def _beside_controls(
+        self,
+        phase: str,
+        chosen: Mapping[int, np.ndarray],
+        take_out: Callable[[np.ndarray], np.ndarray],
+        *,
+        is_rest: bool,
+    ) -> pd.DataFrame:
+        """A row for each k: what happens with the chosen features, and how often with random ones."""
+        nodes, pool = self.subject.graph.nodes, self.subject.features
+        rows = []
+        for done, (k, top) in enumerate(chosen.items()):
+            drawn = [matched(nodes, top, pool, self.seed + i) for i in range(self.n_controls)]
+            controls = [each for each in drawn if len(each)]  # none where no layer has another feature
+            sets = [take_out(rows).tolist() for rows in (top, *controls)]
+            measured = self.subject.measure(sets, mode=self.mode, with_unselected=is_rest)
+            self.progress(phase, done + 1, len(chosen))
+            flips = share(measured.is_flipped[1:])
+            rows.append(
+                {
+                    "k": k,
+                    "flips": bool(measured.is_flipped[0]),
+                    "probability": measured.probability[0],
+                    "control_flips": flips["share"],
+                    "control_flips_low": flips["share_low"],
+                    "control_flips_high": flips["share_high"],
+                    "control_probability": float(measured.probability[1:].mean()) if controls else None,
+                    "control_size": float(np.mean([len(each) for each in controls])) if controls else None,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def _relative_error(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Of all predictions together: the norm of the difference over that of the measurement."""
+    size = float(np.linalg.norm(measured))
+    return float(np.linalg.norm(predicted - measured)) / size if size else float(np.linalg.norm(predicted))

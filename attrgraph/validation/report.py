@@ -1,0 +1,157 @@
+"""A validation as JSON, or as one HTML file that opens offline: no scripts, no links to elsewhere, figures embedded."""
+
+import json
+from base64 import b64encode
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from attrgraph.errors import AttrGraphError
+from attrgraph.files import write_whole
+from attrgraph.validation.report_figures import draw_all
+from attrgraph.viz.figures import check_matplotlib
+
+if TYPE_CHECKING:
+    from attrgraph.validation.result import Validation
+
+FORMATS = (".html", ".json")
+
+# tables in the order in which they are shown
+HEADINGS = {
+    "agreement": "Agreement of predicted with measured changes",
+    "by_depth": "Agreement on what features read, by layers above",
+    "rankings": "Ways to rank features, against the effect of taking each out",
+    "necessity": "The top k features taken out",
+    "sufficiency": "All but the top k features taken out",
+    "doses": "Doses",
+    "paths": "The strongest paths, followed one by one",
+    "supernodes": "Supernodes",
+    "nodes": "Nodes, one by one",
+    "error_share": "Errors' share of influence by layer",
+    "stability": "The pruned graph at other thresholds",
+    "paraphrases": "Paraphrases",
+    "compared": "Other transcoders",
+}
+# of long tables only so many rows are shown; the JSON report has all
+_MOST_ROWS = 60
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; font-size: 12.5px; } .wide { overflow-x: auto; }
+th, td { padding: 2px 8px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+td.text, th.text { text-align: left; } img { max-width: 100%; }
+ul.verdict { list-style: none; padding: 0; }
+ul.verdict li { padding: 4px 10px; border-left: 5px solid #999; margin: 4px 0; }
+ul.verdict li.good { border-color: #009e73; } ul.verdict li.fair { border-color: #e69f00; }
+ul.verdict li.weak { border-color: #d55e00; background: #fff3ea; }
+.level { font-weight: 600; display: inline-block; width: 3.2rem; }
+details { margin-top: 1rem; } .small { color: #555; font-size: 13px; }
+"""
+
+
+def save(validation: "Validation", path: str | Path, *, overwrite: bool = True) -> None:
+    """Write the report: one `.html` file with figures that opens offline (needs matplotlib), or `.json`.
+
+    Raises:
+        AttrGraphError: another ending, or no matplotlib for `.html`.
+        GraphFileError: the file exists and `overwrite` is False, or it cannot be written.
+    """
+    path = Path(path)
+    check_report(path)
+    if path.suffix == ".html":
+        text = to_html(validation)
+    else:
+        text = json.dumps(validation.to_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"), overwrite=overwrite)
+
+
+def check_report(path: Path) -> None:
+    """Raise AttrGraphError unless a report can be written there: an unknown ending, or no matplotlib for figures."""
+    if path.suffix not in FORMATS:
+        raise AttrGraphError(f"{path}: unknown ending {path.suffix!r}; a report is written as {' or '.join(FORMATS)}.")
+    if path.suffix == ".html":
+        check_matplotlib()
+
+
+def to_html(validation: "Validation") -> str:
+    """The page. The same validation gives the same text, with the same matplotlib."""
+    facts, answer = validation.facts, escape(str(validation.facts["answer"]))
+    prompt = escape(" ".join(validation.graph.prompt_tokens))
+    title = f"{prompt} → <b>{answer}</b> {facts['probability']:.3f}"
+    verdict = "\n".join(
+        f'<li class="{line.level}"><span class="level">{line.level}</span> {escape(line.text)}</li>'
+        for line in validation.verdict
+    )
+    figures = "\n".join(_figure(escape(name), svg) for name, svg in draw_all(validation).items())
+    tables = "\n".join(
+        f"<details><summary>{HEADINGS[name]}</summary>{_table(validation.tables[name])}</details>"
+        for name in HEADINGS
+        if name in validation.tables and len(validation.tables[name])
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Validation of an attribution graph</title><style>{_STYLE}</style></head>
+<body>
+<h1>{title}</h1>
+<ul class="verdict">
+{verdict}
+</ul>
+<p class="small">Nodes are taken out of the model, and what follows is compared with what the graph's edges predict.
+Each mode lets more respond: frozen, nothing; constrained, attention and norms, while MLP outputs are held;
+frozen-attention, features; free, everything. In the last, what a cross-layer feature writes above its own layer is left
+to the true MLPs, though predictions count it. Sets are taken out in mode {validation.settings["mode"]}. Intervals are
+95%: of correlations by bootstrap over experiments, with the ranks of the whole sample; of shares Wilson's; of random
+rankings from 100 of them. Random features are matched on layer and activation.</p>
+{figures}
+<h2>Tables</h2>
+{tables}
+<p class="small">{escape(_provenance(validation))}</p>
+</body></html>
+"""
+
+
+def _figure(title: str, svg: bytes) -> str:
+    return f'<h2>{title}</h2><img alt="{title}" src="data:image/svg+xml;base64,{b64encode(svg).decode()}">'
+
+
+def _table(table: pd.DataFrame) -> str:
+    is_text = [not pd.api.types.is_numeric_dtype(table[name]) for name in table]
+    head = "".join(
+        f"<th{_class(text)}>{escape(str(name).replace('_', ' '))}</th>"
+        for name, text in zip(table, is_text, strict=True)
+    )
+    rows = "\n".join(
+        "<tr>"
+        + "".join(f"<td{_class(text)}>{_cell(value)}</td>" for value, text in zip(row, is_text, strict=True))
+        + "</tr>"
+        for row in table.head(_MOST_ROWS).itertuples(index=False)
+    )
+    more = (
+        f"<p class=small>{len(table) - _MOST_ROWS} more rows are in the JSON report.</p>"
+        if len(table) > _MOST_ROWS
+        else ""
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>{more}'
+
+
+def _class(is_text: bool) -> str:
+    return ' class="text"' if is_text else ""
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+
+
+def _provenance(validation: "Validation") -> str:
+    metadata = validation.graph.metadata
+    parts = []
+    for what in ("model", "transcoders"):
+        source = metadata.get(what, {})
+        parts.append(f"{what} {source.get('id')} ({source.get('revision') or source.get('digest') or 'in memory'})")
+    parts += [f"{name} {version}" for name, version in metadata.get("versions", {}).items()]
+    parts += [f"{name} {value}" for name, value in validation.settings.items()]
+    return "; ".join(parts)

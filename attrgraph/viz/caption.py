@@ -1,0 +1,92 @@
+"""What stands under a picture: the question and the answer, what was left out, and how to read it."""
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from attrgraph.viz.scene import Scene
+from attrgraph.viz.text import ELLIPSIS, shorten, visible
+
+if TYPE_CHECKING:
+    from attrgraph.graph.graph import Graph
+
+# arrows with less are drawn thin and light
+LIGHT_BELOW = 0.05
+_MOST_PROMPT_CHARACTERS, _MOST_ANSWERS = 300, 3
+
+
+def caption_of(graph: "Graph", scene: Scene, *, min_share: float) -> list[str]:
+    """Paragraphs of plain text."""
+    return [_question(graph), f"{_kept(graph)} {_scores(graph)}", _reading(scene, min_share)]
+
+
+def _question(graph: "Graph") -> str:
+    tokens = graph.prompt_tokens
+    # tokens of words have no spaces, those of subwords bring theirs
+    joined = ("" if any(token.startswith((" ", "\u2581", "\u0120")) for token in tokens) else " ").join(tokens)
+    prompt = visible(str(graph.metadata.get("prompt") or joined))
+    if len(prompt) > _MOST_PROMPT_CHARACTERS:  # its end is what is answered
+        prompt = ELLIPSIS + prompt[1 - _MOST_PROMPT_CHARACTERS :]
+    answers = graph.nodes[graph.nodes["kind"] == "logit"].sort_values("probability", ascending=False, kind="stable")
+    named = [f"{shorten(visible(str(row.token)))} (p = {row.probability:.3f})" for row in answers.itertuples()]
+    more = f", {len(named) - _MOST_ANSWERS} more" if len(named) > _MOST_ANSWERS else ""
+    return f"Prompt: {prompt} → {', '.join(named[:_MOST_ANSWERS]) or 'no answer in this graph'}{more}"
+
+
+def _kept(graph: "Graph") -> str:
+    shown = graph.without_bias()
+    n_nodes, n_edges = len(shown.nodes), shown.adjacency.nnz
+    pruning, before = graph.metadata.get("pruning"), graph.metadata.get("pruned_from")
+    if pruning is None:
+        # other tools' files need not say what they left out
+        stated = (graph.metadata.get("file_metadata") or {}).get("node_threshold")
+        if isinstance(stated, int | float) and not isinstance(stated, bool) and stated < 1:
+            state = f"pruned before, as the file says (node threshold {stated:g})"
+        else:
+            state = "the file records no pruning" if "file_metadata" in graph.metadata else "unpruned"
+        kept = f"{n_nodes} nodes and {n_edges} edges, {state}."
+    elif before is None:
+        kept = (
+            f"{n_nodes} nodes and {n_edges} edges of a graph pruned before ({_thresholds(pruning)}); the file does not "
+            "say how many there were."
+        )
+    else:
+        kept = (
+            f"Pruned to {n_nodes} of {before['nodes']} nodes and {n_edges} of {before['edges']} edges "
+            f"({_thresholds(pruning)})"
+        )
+        kept += f"; the graph was pruned before ({_thresholds(before['pruning'])})." if "pruning" in before else "."
+    return kept if len(shown.nodes) == len(graph.nodes) else f"{kept} The bias node is not drawn."
+
+
+def _thresholds(pruning: Mapping[str, Any]) -> str:
+    return f"node threshold {pruning['node_threshold']:g}, edge threshold {pruning['edge_threshold']:g}"
+
+
+def _scores(graph: "Graph") -> str:
+    here = graph.scores()
+    whole = graph.metadata.get("scores")
+    # null in JSON if there is no influence
+    if not isinstance(whole, Mapping) or None in whole.values() or "pruning" not in graph.metadata:
+        return f"Replacement {here.replacement:.3f}, completeness {here.completeness:.3f}."
+    return (
+        f"Replacement {whole['replacement']:.3f} (of what is kept: {here.replacement:.3f}), "
+        f"completeness {whole['completeness']:.3f} ({here.completeness:.3f})."
+    )
+
+
+def _reading(scene: Scene, min_share: float) -> str:
+    parts = [f"Width of an edge: its share of its target's input, light below {LIGHT_BELOW:.0%}."]
+    if scene.n_hidden:
+        edges = "edge is" if scene.n_hidden == 1 else "edges are"
+        parts.append(f"{scene.n_hidden} {edges} not drawn, each with less than {100 * min_share:g}% of it.")
+    parts.append("Darkness of a box: its influence on the answer.")
+    if any(box.kind == "group" for box in scene.boxes):
+        parts.append("A double box stands for several nodes; their edges to others are added up.")
+    return " ".join(parts)
+
+
+def most_influence(scene: Scene) -> float:
+    """The influence of the darkest box."""
+    found = [box.influence for box in scene.boxes if isfinite(box.influence)]
+    return max(found, default=0.0)
