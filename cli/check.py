@@ -1,27 +1,32 @@
 """`attrgraph check`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from attrgraph.cli import options
+from attrgraph.cli.output import print_json
+
 
 def check(
-    graphs: Annotated[list[Path], typer.Argument(help="Graph files: .json of any tool, or .safetensors.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
+    graphs: Annotated[list[Path], options.argument("GRAPH", "Graph files: .json of any tool, or .safetensors.")],
+    as_json: options.AsJson = False,
 ) -> None:
-    """Say what is wrong with graph files, and which viewers it breaks. Exit 1 if anything is an error.
+    """Say what is wrong with graph files, and for which viewers.
 
-    Example: attrgraph check theirs.json
+    The exit code is 1 if anything is an error.
+
+    \b
+    Example:
+      attrgraph check theirs.json
     """
     from attrgraph.io.check import check_graph_file
 
     found = {str(path): check_graph_file(path) for path in graphs}
     if as_json:
-        named = [{"file": name, "problems": [asdict(problem) for problem in found[name]]} for name in found]
-        print(json.dumps(named, ensure_ascii=False))
+        print_json([{"file": name, "problems": [asdict(one) for one in found[name]]} for name in found])
     else:
         for name, problems in found.items():
             for problem in problems:

@@ -1,59 +1,57 @@
 """`attrgraph diff`."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrgraph.cli.options import AsJson, Force
-from attrgraph.cli.writing import PICTURES, check_outputs
-from attrgraph.errors import GraphFileError
+from attrgraph.cli import options
+from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table, print_text
+from attrgraph.cli.render import check_picture
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from attrgraph.graph.comparison import Diff
+    from attrgraph.graph.comparison.diff import Diff
 
 _TABLES = ("nodes", "edges")
 
 
 def diff(
-    left: Annotated[Path, typer.Argument(help="A graph file.")],
-    right: Annotated[Path, typer.Argument(help="Another, of the same model and transcoders.")],
+    left: Annotated[Path, options.argument("LEFT", "A graph file.")],
+    right: Annotated[Path, options.argument("RIGHT", "Another, of the same model and transcoders.")],
     align: Annotated[
-        str, typer.Option(help="Which positions correspond: counted from the end, by position, or equal tokens.")
+        str, options.option("WAY", "Positions counted from the end, from the start, or by equal tokens.")
     ] = "end",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A picture of both: .dot .svg .png .pdf.")
+        Path | None, options.option("FILE", "A picture of both: .svg .png .pdf .dot.", "-o", "--output")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="Nodes in the table of the largest changes.")] = 10,
-    as_csv: Annotated[str | None, typer.Option("--csv", help="Print this table instead: nodes or edges.")] = None,
-    as_json: AsJson = False,
-    force: Force = False,
+    top: options.Top = 10,
+    as_csv: Annotated[str | None, options.option("TABLE", "Print this table as CSV: nodes or edges.", "--csv")] = None,
+    as_json: options.AsJson = False,
+    force: options.Force = False,
 ) -> None:
-    """Compare two graphs: which nodes and edges both have, and which only one.
+    """Compare two graphs: what both have, and what only one.
 
-    Example: attrgraph diff dallas.json chicago.json --align tokens -o both.svg
+    \b
+    Example:
+      attrgraph diff dallas.json chicago.json --align tokens -o both.svg
     """
-    if as_csv is not None and (as_json or as_csv not in _TABLES):
-        raise typer.BadParameter("--csv prints nodes or edges, and not together with --json.")
-    if output is not None:
-        if output.suffix not in (".dot", *PICTURES):
-            raise GraphFileError(f"{output}: a picture is one of .dot, {', '.join(PICTURES)}.")
-        check_outputs([output], profile="neuronpedia", force=force)
+    check_one_form(as_json=as_json, as_csv=as_csv)
+    if as_csv not in (None, *_TABLES):
+        raise typer.BadParameter(f"--csv is {as_csv!r}; expected nodes or edges.")
+    files = [] if output is None else [output]
+    for file in files:
+        check_picture(file, force=force)
     from attrgraph.graph.comparison import diff as compare
     from attrgraph.graph.load_graph import load_graph
     from attrgraph.viz.diff_dot import draw_diff
 
     found = compare(load_graph(left), load_graph(right), align=align)
-    if output is not None:
-        draw_diff(found, output, overwrite=force)
+    for file in files:
+        draw_diff(found, file, overwrite=force)
     if as_csv is not None:
-        table = found.nodes.reset_index() if as_csv == "nodes" else found.edges
-        print(table.to_csv(index=False), end="")
-        return
-    _print(found, as_json=as_json, n_top=top, files=[output] if output is not None else [])
+        print_csv(found.nodes.reset_index() if as_csv == "nodes" else found.edges)
+    else:
+        _print(found, as_json=as_json, n_top=top, files=files)
 
 
 def _print(found: "Diff", *, as_json: bool, n_top: int, files: list[Path]) -> None:
@@ -61,41 +59,22 @@ def _print(found: "Diff", *, as_json: bool, n_top: int, files: list[Path]) -> No
     changed = found.nodes[found.nodes["influence_delta"] != 0].reset_index()
     changed = changed.sort_values("influence_delta", key=abs, ascending=False, kind="stable").head(n_top)
     if as_json:
-        values = {**summary, "changed": _records(changed), "files": [str(path) for path in files]}
-        print(json.dumps(values, ensure_ascii=False))
+        print_json({**summary, "changed": changed.to_dict("records"), "files": list(map(str, files))})
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    console.print(Text(f"answers    {summary['left_answer']}, {summary['right_answer']}"))
+    print_text(f"answers    {summary['left_answer']}, {summary['right_answer']}")
     for name in _TABLES:
         counts = summary[name]
-        console.print(
+        print_text(
             f"{name:<10} {counts['common']} common, {counts['left']} left only, {counts['right']} right only; "
             f"Jaccard {_number(counts['jaccard'])}"
         )
-    console.print(f"influence  {_number(summary['influence_overlap'])} of it in common")
-    console.print(f"weights    of common edges correlate by {_number(summary['edge_correlation'])}\n")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("left", "right", "change"):
-        table.add_column(name, justify="right")
-    for name in ("node", "label"):
-        table.add_column(name)
-    for row in changed.itertuples():
-        sides = ("-" if value != value else f"{value:.4f}" for value in (row.influence_left, row.influence_right))
-        table.add_row(*sides, f"{row.influence_delta:+.4f}", Text(row.node), Text(row.label))
-    console.print("influence that changed most")
-    console.print(table if len(changed) else "(none changed)")
-    for path in files:
-        console.print(Text(f"wrote {path}"), soft_wrap=True)
-
-
-def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Rows for JSON, which has no NaN."""
-    rows = table.to_dict("records")
-    return [{key: None if value != value else value for key, value in row.items()} for row in rows]
+    print_text(f"influence  {_number(summary['influence_overlap'])} of it in common")
+    print_text(f"weights    of common edges correlate by {_number(summary['edge_correlation'])}")
+    print_text("\ninfluence that changed most")
+    names = {"influence_left": "left", "influence_right": "right", "influence_delta": "change"}
+    shown = changed[[*names, "node", "label"]].rename(columns=names)
+    print_table(shown, formats={"left": ".4f", "right": ".4f", "change": "+.4f"}, empty="(none changed)")
+    print_files(files)
 
 
 def _number(value: float | None) -> str:

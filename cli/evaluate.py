@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from attrgraph.cli import options
+from attrgraph.cli.intervene import check_figure
+from attrgraph.cli.output import print_json
 from attrgraph.errors import AttrGraphError, TranscoderError
 
 if TYPE_CHECKING:
@@ -14,44 +14,44 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="demo, a folder, or owner/repo on the Hugging Face hub.")],
-    transcoders: Annotated[str, typer.Argument(help="demo, demo-per-layer, a folder, or owner/repo.")],
-    text: Annotated[
-        list[Path],
-        typer.Option(help="Text (a document a line), JSON lines, Parquet, or a datasets folder. Repeatable."),
-    ],
+    model: Annotated[str, options.argument("MODEL", "demo, a folder, or owner/repo.")],
+    transcoders: Annotated[str, options.argument("TRANSCODERS", "demo, demo-per-layer, a folder, or owner/repo.")],
+    text: Annotated[list[Path], options.option("FILE", options.TEXT_HELP)],
     compare_with: Annotated[
-        list[str] | None, typer.Option(help="Other transcoders of the model to show beside these. Repeatable.")
+        list[str] | None, options.option("NAME", "Other transcoders of the model. Repeatable.")
     ] = None,
     neurons: Annotated[
-        bool, typer.Option("--neurons/--no-neurons", help="Show the model's own top-k neurons at equal L0 too.")
+        bool, options.flag("Also the model's own top-k neurons at equal L0.", "--neurons/--no-neurons")
     ] = True,
-    n_graphs: Annotated[int, typer.Option(min=0, help="Prompts traced for the graph scores.")] = 10,
+    n_graphs: Annotated[int, options.option("N", "Prompts traced for graph scores.", min=0)] = 10,
     max_documents: Annotated[
-        int | None, typer.Option(min=1, help="Read only the first so many, before held-out ones are chosen.")
+        int | None, options.option("N", "Read only the first N, before held-out ones are chosen.", min=1)
     ] = None,
     held_out: Annotated[
         bool | None,
-        typer.Option(
+        options.flag(
+            "Which documents. Default: those held out in training, if transcoders given here were trained on "
+            "this text; else all.",
             "--held-out/--all",
-            help="Which documents. Default: held-out ones of text that a set here was trained on, else all.",
         ),
     ] = None,
-    text_field: Annotated[str, typer.Option(help="JSON lines, Parquet, datasets: the field with the text.")] = "text",
-    figure: Annotated[
-        Path | None, typer.Option(help="Picture: .svg .png .pdf; needs matplotlib (attrgraph[draw]).")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the report: .json.")] = None,
+    text_field: options.TextField = "text",
+    figure: Annotated[Path | None, options.option("FILE", "Picture: .svg .png .pdf (needs attrgraph[draw]).")] = None,
+    output: Annotated[Path | None, options.option("FILE", "Report: .json.", "-o", "--output")] = None,
     dtype: options.Dtype = "float32",
     device: options.Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: options.AsJson = False,
     force: options.Force = False,
 ) -> None:
-    """Measure transcoders on a text: errors, sparsity, answers with all MLPs replaced, graph scores.
+    """Measure transcoders on a text.
 
-    Intervals in the table are 95%, by bootstrap over documents.
+    Reconstruction errors, sparsity, answers with all MLPs replaced, graph scores. Intervals in the table are 95%, by
+    bootstrap over documents.
 
-    Example: attrgraph evaluate demo demo --text sentences.txt --compare-with demo-per-layer
+    \b
+    Example:
+      attrgraph evaluate demo demo --text sentences.txt \\
+        --compare-with demo-per-layer
     """
     names = [transcoders, *(compare_with or [])]
     for name in names:
@@ -82,7 +82,7 @@ def evaluate(
     if figure is not None:
         draw_evaluation(list(found.values()), path=figure, overwrite=force)
     if as_json:
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        print_json(report)
     else:
         print_tables(found, documents=f"{choice.split} documents ({choice.reason})", files=outputs)
 
@@ -96,10 +96,7 @@ def _check_outputs(output: Path | None, figure: Path | None, *, force: bool) -> 
             raise AttrGraphError(f"{output}: unknown ending {output.suffix!r}; the report is written as .json.")
         check_writable(output, overwrite=force)
     if figure is not None:
-        from attrgraph.viz.figures import check_drawable
-
-        check_drawable(figure)
-        check_writable(figure, overwrite=force)
+        check_figure(figure, force=force)
 
 
 def _report(found: "dict[str, Evaluation]", name: str) -> dict[str, Any]:

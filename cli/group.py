@@ -1,136 +1,108 @@
 """`attrgraph group`."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrgraph.cli.options import AsJson, Force
-from attrgraph.cli.results import print_json
-from attrgraph.cli.writing import PICTURES, check_outputs, write_graph
-from attrgraph.errors import AttrGraphError, GraphFileError
+from attrgraph.cli import options
+from attrgraph.cli.output import print_files, print_json, print_table, print_text
+from attrgraph.cli.settings import read_groups
+from attrgraph.cli.writing import PICTURES, Saving
+from attrgraph.errors import GraphFileError
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
     from attrgraph.graph.groups import GroupedGraph
 
-_ENDINGS = (".json", ".safetensors", ".dot", *PICTURES)
+_DRAWN = (".dot", *PICTURES)
+_ENDINGS = (".json", ".safetensors", *_DRAWN)
 
 
+@options.with_groups
 def group(
-    graph: Annotated[Path, typer.Argument(help="A graph file, best pruned.")],
-    by: Annotated[str | None, typer.Option(help="Find groups: tokens, flow or vectors (of the traced model).")] = None,
-    groups: Annotated[Path | None, typer.Option(help='Take these: a JSON file {"name": ["node id", ...]}.')] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="With --by: so many groups at most.")] = None,
+    graph: options.GraphFile,
+    saving: Saving,
+    by: Annotated[
+        str | None, options.option("WAY", "Find groups by tokens, flow, or vectors (of the traced model).")
+    ] = None,
+    groups: Annotated[Path | None, options.option("FILE", 'Take groups from JSON {"name": ["node id", ...]}.')] = None,
+    n: Annotated[int | None, options.option("N", "With --by: at most this many groups.", "--n", min=1)] = None,
     min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="With --by: keep this share of flow. Default: 0.9.")
+        float | None, options.option("SHARE", "With --by: keep this share of flow. Default: 0.9.", min=0, max=1)
     ] = None,
     allow_cycles: Annotated[
-        bool, typer.Option("--allow-cycles", help="Take groups that influence flows out of and back into.")
+        bool, options.flag("Allow groups that influence leaves and comes back to.", "--allow-cycles")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help=".json or .safetensors: the graph with groups; .dot .svg .png .pdf: them."),
+        options.option(
+            "FILE",
+            "The graph with its groups as .json or .safetensors, or a picture of them as .svg .png .pdf .dot.",
+            "-o",
+            "--output",
+        ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="JSON: neuronpedia, circuit-tracer or anthropic.")] = "neuronpedia",
-    as_json: AsJson = False,
-    force: Force = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Put nodes together to groups, and show what influence flows between them.
+    """Put nodes into groups, and show the flow between them.
 
-    Without --by and --groups, the groups are those that the graph's file has.
+    Without --by and --groups, the groups are those in the graph's file.
 
-    Examples: attrgraph group small.json --by tokens -o grouped.svg;
-    attrgraph group small.json --groups mine.json -o grouped.json
+    \b
+    Examples:
+      attrgraph group small.json --by tokens -o grouped.svg
+      attrgraph group small.json --groups mine.json -o grouped.json
     """
     if by is not None and groups is not None:
         raise typer.BadParameter("give --by or --groups, not both.")
     if by is None and (n is not None or min_score is not None):
         raise typer.BadParameter("--n and --min-score need --by.")
-    if output is not None:
-        check_outputs([output], profile=profile, force=force)
-        if output.suffix not in _ENDINGS:
-            raise GraphFileError(f"{output}: groups go into files with one of the endings {', '.join(_ENDINGS)}.")
+    files = [] if output is None else [output]
+    for file in files:
+        saving.check(file)
+        if file.suffix not in _ENDINGS:
+            raise GraphFileError(f"{file}: groups are written with one of the endings {', '.join(_ENDINGS)}.")
     from attrgraph.graph.groups import grouping_score, groups_of
     from attrgraph.graph.load_graph import load_graph
 
     loaded = load_graph(graph)
     if groups is not None:
-        chosen = _read(groups)
+        chosen = read_groups(groups)
     elif by is None:
         chosen = groups_of(loaded)
         if not chosen:
             raise GraphFileError(f"{graph}: has no groups of its own; give --by or --groups.")
     else:
-        chosen = loaded.auto_groups(by, n, min_score=min_score, model=_model(loaded) if by == "vectors" else None)
+        model = options.ModelOptions().load(loaded) if by == "vectors" else None
+        chosen = loaded.auto_groups(by, n, min_score=min_score, model=model)
     grouped = loaded.group(chosen, allow_cycles=allow_cycles)
-    if output is not None:
-        _write(loaded, grouped, output, profile=profile, force=force)
-    _print(grouped, grouping_score(loaded, chosen), as_json=as_json, files=[output] if output is not None else [])
+    for file in files:
+        _write(loaded, grouped, file, saving)
+    _print(grouped, grouping_score(loaded, chosen), as_json=as_json, files=files)
 
 
-def _read(path: Path) -> dict[str, list[str]]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise AttrGraphError(f"{path}: cannot be read as JSON ({e}).") from e
-    if not isinstance(found, dict) or not all(isinstance(members, list) for members in found.values()):
-        raise AttrGraphError(f'{path}: expected {{"name": ["node id", ...], ...}}.')
-    return found
-
-
-def _model(graph: "Graph") -> Any:
-    from attrgraph.attribution.provenance import load_traced_model
-
-    return load_traced_model(graph)
-
-
-def _write(graph: "Graph", grouped: "GroupedGraph", path: Path, *, profile: str, force: bool) -> None:
+def _write(graph: "Graph", grouped: "GroupedGraph", path: Path, saving: Saving) -> None:
     from attrgraph.graph.groups import with_groups
     from attrgraph.viz.draw import draw_graph
 
-    if path.suffix in (".dot", *PICTURES):
-        draw_graph(graph, path, groups=grouped.groups, overwrite=force)
+    if path.suffix in _DRAWN:
+        draw_graph(graph, path, groups=grouped.groups, overwrite=saving.force)
     else:
-        write_graph(with_groups(graph, grouped.groups), path, profile=profile, force=force)
+        saving.write(with_groups(graph, grouped.groups), path)
 
 
 def _print(grouped: "GroupedGraph", score: float, *, as_json: bool, files: list[Path]) -> None:
     edges = grouped.edges()
     if as_json:
-        values = {
-            "groups": grouped.groups,
-            "score": score,
-            "nodes": grouped.nodes.reset_index().to_dict("records"),
-            "edges": edges.to_dict("records"),
-            "files": [str(path) for path in files],
-        }
-        print_json(values)
+        tables = {"nodes": grouped.nodes.reset_index().to_dict("records"), "edges": edges.to_dict("records")}
+        print_json({"groups": grouped.groups, "score": score, **tables, "files": list(map(str, files))})
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from attrgraph.viz.text import visible
-
-    console = Console(highlight=False)
     n_single = len(grouped.nodes) - len(grouped.groups)
-    console.print(f"{len(grouped.groups)} groups, {n_single} single nodes, {len(edges)} edges; score {score:.3f}\n")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, side in (
-        ("group", "left"),
-        ("nodes", "right"),
-        ("influence", "right"),
-        ("layers", "left"),
-        ("at", "left"),
-    ):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
-    for row in grouped.nodes[grouped.nodes["kind"] == "supernode"].itertuples():
-        layers = str(row.first_layer) if row.first_layer == row.last_layer else f"{row.first_layer}-{row.last_layer}"
-        table.add_row(
-            Text(visible(row.label)), str(row.n_members), f"{row.influence:.4f}", layers, Text(visible(row.tokens))
-        )
-    console.print(table if grouped.groups else "(no groups)")
-    for path in files:
-        console.print(Text(f"wrote {path}"), soft_wrap=True)
+    print_text(f"{len(grouped.groups)} groups, {n_single} single nodes, {len(edges)} edges; score {score:.3f}\n")
+    shown = grouped.nodes[grouped.nodes["kind"] == "supernode"]
+    first, last = shown["first_layer"].astype(str), shown["last_layer"].astype(str)
+    shown = shown.assign(layers=first.where(first == last, first + "-" + last))
+    names = {"label": "group", "n_members": "nodes", "influence": "influence", "layers": "layers", "tokens": "at"}
+    print_table(shown[list(names)].rename(columns=names), formats={"influence": ".4f"}, empty="(no groups)")
+    print_files(files)

@@ -1,21 +1,15 @@
 """`attrgraph info`."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from attrgraph.cli import options
 from attrgraph.cli.summary import print_summary
 
 
-def info(
-    graph: Annotated[Path, typer.Argument(help="A graph file: .safetensors or .json.")],
-    top: Annotated[int, typer.Option(min=0, help="Features in the summary.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-) -> None:
+def info(graph: options.GraphFile, top: options.Top = 10, as_json: options.AsJson = False) -> None:
     """Say what is in a graph file.
 
-    Example: attrgraph info dallas.json
+    \b
+    Example:
+      attrgraph info dallas.json
     """
     from attrgraph.graph.load_graph import load_graph
 

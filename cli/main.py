@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from attrgraph.cli import options
 from attrgraph.cli.check import check
 from attrgraph.cli.convert import convert
 from attrgraph.cli.diff import diff
@@ -19,6 +20,7 @@ from attrgraph.cli.paths import paths
 from attrgraph.cli.prune import prune
 from attrgraph.cli.query import query
 from attrgraph.cli.render import render
+from attrgraph.cli.shell import shell_of
 from attrgraph.cli.swap import swap
 from attrgraph.cli.trace import trace
 from attrgraph.cli.train import train
@@ -30,7 +32,7 @@ app = typer.Typer(
     help="Why did the language model say that? Exact attribution graphs from transcoders.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help needs less room, and marks flags by having no value
 )
 for verb in (
     trace,
@@ -66,13 +68,13 @@ def _print_version(is_wanted: bool) -> bool:
 
 
 @app.callback()
-def options(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")] = False,
+def before_the_verb(
+    traceback: Annotated[bool, options.flag("Show the whole traceback of an error.", "--traceback")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """What comes before the verb; `main` looks for --traceback itself."""
+    """Options before the verb; `main` looks for --traceback itself."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,6 +90,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"attrgraph: {e}", file=sys.stderr)
         return 1
     return 0
+
+
+app.command()(shell_of(app, main))
 
 
 def run() -> None:

@@ -1,32 +1,29 @@
 """`attrgraph paths`."""
 
-from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from attrgraph.cli import options
-from attrgraph.cli.results import AsCsv, check_one_form, print_csv, print_json, print_table
+from attrgraph.cli.output import check_one_form, print_csv, print_json, print_table
 
 
 def paths(
-    graph: Annotated[Path, typer.Argument(help="A graph file: .safetensors or .json.")],
+    graph: options.GraphFile,
     source: Annotated[
-        list[str] | None, typer.Option(help="A node id; may be repeated. Default: all embeddings and errors.")
+        list[str] | None, options.option("NODE", "Where paths start. Repeatable. Default: all embeddings and errors.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="A node id; may be repeated. Default: the logits, by probability.")
+        list[str] | None, options.option("NODE", "Where paths end. Repeatable. Default: the logits, by probability.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many paths.")] = 10,
-    by: Annotated[
-        str, typer.Option(help="share, abs, positive or negative: what the strongest have most of.")
-    ] = "share",
+    k: Annotated[int, options.option("N", "How many paths.", "-k")] = 10,
+    by: Annotated[str, options.option("RANKING", "Strongest by share, abs, positive or negative weight.")] = "share",
     as_json: options.AsJson = False,
-    as_csv: AsCsv = False,
+    as_csv: options.AsCsv = False,
 ) -> None:
     """List the strongest paths through a graph.
 
-    Example: attrgraph paths dallas.json --source E_145_5 -k 5
+    \b
+    Example:
+      attrgraph paths dallas.json --source E_145_5 -k 5
     """
     check_one_form(as_json=as_json, as_csv=as_csv)
     from attrgraph.graph.load_graph import load_graph

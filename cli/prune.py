@@ -1,30 +1,51 @@
 """`attrgraph prune`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from attrgraph.cli import options
 from attrgraph.cli.summary import print_summary
-from attrgraph.cli.writing import check_outputs, write_graph
+from attrgraph.cli.writing import Saving
+from attrgraph.influence.thresholds import EDGE_THRESHOLD, NODE_THRESHOLD
+
+if TYPE_CHECKING:
+    from attrgraph.graph.graph import Graph
 
 
+@dataclass(frozen=True)
+class PruneOptions:
+    """How much of a graph is kept."""
+
+    node_threshold: Annotated[
+        float, options.option("SHARE", "Nodes that hold this share of influence are kept.", min=0, max=1)
+    ] = NODE_THRESHOLD
+    edge_threshold: Annotated[
+        float, options.option("SHARE", "Edges that hold this share of theirs are kept.", min=0, max=1)
+    ] = EDGE_THRESHOLD
+
+    def prune(self, graph: "Graph") -> "Graph":
+        """The pruned graph."""
+        return graph.prune(self.node_threshold, self.edge_threshold)
+
+
+@options.with_groups
 def prune(
-    graph: Annotated[Path, typer.Argument(help="A graph file, best an unpruned .safetensors.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the pruned graph.")],
-    node_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of influence to keep.")] = 0.8,
-    edge_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of edge influence to keep.")] = 0.98,
-    profile: Annotated[str, typer.Option(help="JSON: neuronpedia, circuit-tracer or anthropic.")] = "neuronpedia",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
+    graph: options.GraphFile,
+    output: Annotated[Path, options.option("FILE", "Where to write the pruned graph.", "-o", "--output")],
+    pruning: PruneOptions,
+    saving: Saving,
+    as_json: options.AsJson = False,
 ) -> None:
     """Keep the most influential nodes and edges of a graph.
 
-    Example: attrgraph prune dallas.safetensors -o small.json --node-threshold 0.6
+    \b
+    Example:
+      attrgraph prune dallas.safetensors -o small.json --node-threshold 0.6
     """
-    check_outputs([output], profile=profile, force=force)
+    saving.check(output)
     from attrgraph.graph.load_graph import load_graph
 
-    pruned = load_graph(graph).prune(node_threshold, edge_threshold)
-    write_graph(pruned, output, profile=profile, force=force)
+    pruned = pruning.prune(load_graph(graph))
+    saving.write(pruned, output)
     print_summary(pruned, as_json=as_json, files=[output])

@@ -5,39 +5,38 @@ from typing import Annotated
 
 import typer
 
-from attrgraph.cli.options import Force
-from attrgraph.cli.writing import PICTURES, check_outputs
+from attrgraph.cli import options
+from attrgraph.cli.output import print_text
+from attrgraph.cli.writing import PICTURES, Saving
 from attrgraph.errors import GraphFileError
 
 
 def render(
-    graph: Annotated[Path, typer.Argument(help="A graph file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: .svg .png .pdf .dot.")],
+    graph: options.GraphFile,
+    output: Annotated[Path, options.option("FILE", "One of .svg .png .pdf .dot.", "-o", "--output")],
     node_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Prune first: share of influence to keep.")
+        float | None, options.option("SHARE", "Prune first: share of influence to keep.", min=0, max=1)
     ] = None,
     edge_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Prune first: share of edge influence to keep.")
+        float | None, options.option("SHARE", "Prune first: share of edge influence to keep.", min=0, max=1)
     ] = None,
     min_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out edges with less of their target's input; 0.02 is 2%.")
+        float, options.option("SHARE", "Leave out edges that are less of their target's input.", min=0, max=1)
     ] = 0.0,
     group: Annotated[
-        list[str] | None, typer.Option(help='NAME=ID,ID,...: draw these nodes as one box: "texas=1_815_5,1_1023_5".')
+        list[str] | None, options.option("NAME=NODE,...", 'Draw these nodes as one box: "texas=1_815_5,1_1023_5".')
     ] = None,
-    caption: Annotated[bool, typer.Option(help="Write below what was asked, what was left out, and scales.")] = True,
-    force: Force = False,
+    caption: Annotated[bool, options.flag("Say below what was asked, what was left out, and the scales.")] = True,
+    force: options.Force = False,
 ) -> None:
-    """Draw a graph: tokens at the bottom, layers upward, the answer on top.
+    """Draw a graph: tokens below, layers upward, the answer on top.
 
-    Example: attrgraph render dallas.safetensors -o dallas.svg --node-threshold 0.6 --min-share 0.02
+    \b
+    Example:
+      attrgraph render dallas.safetensors -o dallas.svg --min-share 0.02
     """
     groups = _groups(group or [])
-    if output.suffix not in (*PICTURES, ".dot"):
-        raise GraphFileError(
-            f"{output}: unknown ending {output.suffix!r}; expected one of {', '.join(PICTURES)}, .dot."
-        )
-    check_outputs([output], profile="neuronpedia", force=force)
+    check_picture(output, force=force)
     from attrgraph.graph.load_graph import load_graph
     from attrgraph.viz.draw import draw_graph
 
@@ -46,7 +45,14 @@ def render(
     loaded = load_graph(graph)
     pruned = loaded.prune(**asked) if asked else loaded
     draw_graph(pruned, output, groups=groups, min_share=min_share, caption=caption, overwrite=force)
-    print(output)
+    print_text(str(output))
+
+
+def check_picture(path: Path, *, force: bool) -> None:
+    """Raise for a picture that could not be written, before any work is done."""
+    if path.suffix not in (*PICTURES, ".dot"):
+        raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(PICTURES)}, .dot.")
+    Saving(force=force).check(path)
 
 
 def _groups(texts: list[str]) -> dict[str, list[str]]:

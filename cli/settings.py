@@ -1,10 +1,12 @@
-"""Interventions as text: `LAYER/FEATURE@POSITION=VALUE`."""
+"""Interventions as text, `LAYER/FEATURE@POSITION=VALUE`, and groups of nodes in JSON files."""
 
+import json
 import re
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrgraph.errors import InterventionError
+from attrgraph.errors import GraphFileError, InterventionError
 
 if TYPE_CHECKING:
     from attrgraph.interventions.intervention import Intervention, Place
@@ -52,3 +54,21 @@ def parse_node(text: str) -> "Place":
             raise InterventionError(f"{text!r} names no position; expected LAYER/FEATURE@POSITION.")
         return int(layer), int(feature), int(start)
     return int(layer), int(feature), slice(int(start) if start else None, int(stop) if stop else None)
+
+
+def read_groups(path: Path) -> dict[str, list[str]]:
+    """Groups of nodes: `{"name": ["node id", ...], ...}`.
+
+    Raises:
+        GraphFileError: the file cannot be read, or holds something else.
+    """
+    try:
+        groups = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise GraphFileError(f"{path}: cannot be read as JSON ({e}).") from e
+    is_right = isinstance(groups, dict) and all(
+        isinstance(nodes, list) and all(isinstance(node, str) for node in nodes) for nodes in groups.values()
+    )
+    if not is_right:
+        raise GraphFileError(f'{path}: expected JSON of the form {{"name": ["node id", ...], ...}}.')
+    return dict(groups)

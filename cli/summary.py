@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrgraph.cli.results import print_json
+from attrgraph.cli.output import print_files, print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -16,6 +16,7 @@ def as_dict(graph: "Graph", *, n_top: int, files: list[Path]) -> dict[str, Any]:
     nodes = graph.nodes.reset_index()
     logits = nodes[nodes["kind"] == "logit"].sort_values("probability", ascending=False, kind="stable")
     features = nodes[nodes["kind"].isin(FEATURE_KINDS)].nlargest(n_top, "influence")
+    columns = ["node_id", "kind", "layer", "feature", "pos", "token", "activation", "influence", "label"]
     return {
         "prompt_tokens": graph.prompt_tokens,
         "logits": logits[["node_id", "token", "probability"]].to_dict("records"),
@@ -25,9 +26,7 @@ def as_dict(graph: "Graph", *, n_top: int, files: list[Path]) -> dict[str, Any]:
         "n_unknown_tokens": graph.metadata.get("n_unknown_tokens", 0),
         "nodes": nodes["kind"].value_counts(sort=False).to_dict(),
         "n_edges": int(graph.adjacency.nnz),
-        "features": features[
-            ["node_id", "kind", "layer", "feature", "pos", "token", "activation", "influence", "label"]
-        ].to_dict("records"),
+        "features": features[columns].to_dict("records"),
         "files": [str(path) for path in files],
     }
 
@@ -38,44 +37,57 @@ def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list
     if as_json:
         print_json(values)
         return
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from attrgraph.viz.text import visible
 
-    console = Console(highlight=False)
     prompt = " ".join(visible(token) for token in values["prompt_tokens"])
     answers = [(visible(logit["token"]), logit["probability"]) for logit in values["logits"]]
     first = answers[0][0] if answers else "(no answer in this graph)"
-    console.print(Text.assemble(prompt, " → ", (first, "bold")), soft_wrap=True)
-    console.print(Text("  ".join(f"{token} {probability:.3f}" for token, probability in answers)))
+    print_text(Text.assemble(prompt, " → ", (first, "bold")))
+    print_text("  ".join(f"{token} {probability:.3f}" for token, probability in answers))
     counts = ", ".join(f"{count} {kind}" for kind, count in values["nodes"].items())
-    console.print(Text(f"\nnodes        {counts}; {values['n_edges']} edges"))
+    print_text(f"\nnodes        {counts}; {values['n_edges']} edges")
     selection = values["selection"]
     if selection and selection["n_selected"] < selection["n_active"]:
-        console.print(
+        print_text(
             f"chosen       {selection['n_selected']} of {selection['n_active']} active features; the others are "
             f"{selection['unselected_share']:.1%} of the input"
         )
     scores, checks = values["scores"], values["checks"]
-    console.print(f"scores       replacement {scores['replacement']:.3f}, completeness {scores['completeness']:.3f}")
+    print_text(f"scores       replacement {scores['replacement']:.3f}, completeness {scores['completeness']:.3f}")
     if checks:
-        console.print(
+        print_text(
             f"exactness    logits to {checks['logit_deviation']:.1e}, input sums to {checks['input_sum_gap']:.1e}"
         )
     if values["n_unknown_tokens"]:
-        console.print(f"note         {values['n_unknown_tokens']} tokens of the prompt are unknown to the tokenizer")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("influence", "layer", "feature", "activation"):
-        table.add_column(name, justify="right")
-    table.add_column("at")
-    table.add_column("label")
-    for row in values["features"]:
-        layer = f"{row['layer']} attention" if row["kind"] == "attention feature" else str(row["layer"])
-        numbers = f"{row['influence']:.4f}", layer, str(row["feature"]), f"{row['activation']:.3g}"
-        table.add_row(*numbers, Text(f"{visible(row['token'])} @{row['pos']}"), Text(visible(row["label"])))
-    console.print("\nmost influential features")
-    console.print(table if values["features"] else "(none is active)")
-    for path in values["files"]:
-        console.print(Text(f"wrote {path}"), soft_wrap=True)
+        print_text(f"note         {values['n_unknown_tokens']} tokens of the prompt are unknown to the tokenizer")
+    print_text("\nmost influential features")
+    _print_features(values["features"])
+    print_files(values["files"])
+
+
+def _print_features(features: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    from attrgraph.viz.text import visible
+
+    rows = [
+        {
+            "influence": row["influence"],
+            "layer": f"{row['layer']} attention" if row["kind"] == "attention feature" else row["layer"],
+            "feature": row["feature"],
+            "activation": row["activation"],
+            "at": f"{visible(row['token'])} @{row['pos']}",
+            "label": row["label"],
+        }
+        for row in features
+    ]
+    formats = {"influence": ".4f", "activation": ".3g"}
+    print_table(pd.DataFrame(rows), formats=formats, empty="(none is active)")
+
+
+def name_of(graph: "Graph", node: str) -> str:
+    """A node's id and label."""
+    label = graph.nodes.loc[node, "label"]
+    return f"{node} ({label})" if label else node

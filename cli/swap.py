@@ -9,40 +9,36 @@ from attrgraph.cli.intervene import print_effect
 from attrgraph.cli.settings import parse_node
 
 
+@options.with_groups
 def swap(
-    prompt_a: Annotated[str, typer.Argument(help="The prompt whose run is changed; with --ids, token ids.")],
-    prompt_b: Annotated[str, typer.Argument(help="The prompt whose features are put in.")],
+    prompt_a: Annotated[str, options.argument("PROMPT_A", "Its run is changed; with --ids, token ids.")],
+    prompt_b: Annotated[str, options.argument("PROMPT_B", "Its features are put in.")],
+    choice: options.ModelOptions,
     take_out: Annotated[
-        list[str] | None, typer.Option(help="LAYER/FEATURE@POSITION or a node id in the first prompt. Repeatable.")
+        list[str] | None, options.option("NODE", "LAYER/FEATURE@POSITION or a node id of PROMPT_A. Repeatable.")
     ] = None,
-    put_in: Annotated[list[str] | None, typer.Option(help="The same in the second prompt. Repeatable.")] = None,
+    put_in: Annotated[list[str] | None, options.option("NODE", "The same of PROMPT_B. Repeatable.")] = None,
     at: Annotated[
-        str | None,
-        typer.Option(help="Instead: swap what the pruned graphs keep at this position; POS, or POS_A,POS_B."),
+        str | None, options.option("POS", "Swap what the pruned graphs keep at this position; POS, or POS_A,POS_B.")
     ] = None,
-    dose: Annotated[float, typer.Option(help="1 swaps; 2 takes out and puts in twice what was there.")] = 1.0,
-    align: Annotated[
-        str, typer.Option(help="Count positions of prompts of other lengths from the end or start.")
-    ] = "end",
+    dose: Annotated[float, options.option("DOSE", "1 swaps; 2 takes out and puts in twice what was there.")] = 1.0,
+    align: Annotated[str, options.option("WAY", "Positions are counted from the end or from the start.")] = "end",
     mode: options.Mode = "constrained",
     upto_layer: options.UptoLayer = None,
-    model: options.Model = "demo",
-    transcoders: options.TranscodersName = None,
-    dtype: options.Dtype = "float32",
-    device: options.Device = "auto",
-    revision: options.Revision = None,
     ids: options.Ids = False,
-    top: Annotated[int, typer.Option(min=0, help="Features in the table of the most changed ones.")] = 10,
+    top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
-    """Put features of one prompt in the place of features of another: does the answer follow?
+    """Swap features of two prompts: does the answer follow?
 
     With --at, as many other active features at the same places are swapped too, as a control.
 
-    Example: attrgraph swap "in the state containing dallas the capital is"
-    "in the state containing chicago the capital is" --at 5
+    \b
+    Example:
+      attrgraph swap "in the state containing dallas the capital is" \\
+        "in the state containing chicago the capital is" --at 5
     """
-    options.check_named(model, transcoders)
+    choice.check()
     if (at is None) == (not take_out and not put_in):
         raise typer.BadParameter("give --take-out and --put-in, or --at.")
     places = None if at is None else _places(at)
@@ -50,9 +46,8 @@ def swap(
     from attrgraph.attribution.trace import trace
     from attrgraph.interventions.swap import features_at
     from attrgraph.interventions.swap import swap as swap_features
-    from attrgraph.models.load_model import load_model
 
-    loaded = load_model(model, transcoders, dtype, device, revision)
+    loaded = choice.load()
     how: dict[str, Any] = {"dose": dose, "align": align, "mode": mode, "upto_layer": upto_layer}
     more: dict[str, Any] = {}
     if places is None:

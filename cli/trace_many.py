@@ -2,14 +2,19 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrgraph.cli.writing import files_of, write_graph
+from attrgraph.cli.output import print_json
+from attrgraph.cli.writing import files_of
 from attrgraph.errors import AttrGraphError, GraphFileError
+from attrgraph.progress import Progress
 
 if TYPE_CHECKING:
+    from attrgraph.cli.prune import PruneOptions
+    from attrgraph.cli.writing import Saving
     from attrgraph.models.language_model import LanguageModel
     from attrgraph.prompts.prompt_file import NamedPrompt
 
@@ -21,17 +26,15 @@ def trace_prompts(
     model: "LanguageModel",
     prompts: "Sequence[NamedPrompt]",
     folder: Path,
-    *,
-    settings: dict[str, Any],
-    memory_budget: str | None,
-    thresholds: tuple[float, float],
     ending: str,
-    profile: str,
-    force: bool,
+    settings: dict[str, Any],
+    pruning: "PruneOptions",
+    saving: "Saving",
+    *,
     as_json: bool,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> None:
-    """Trace every prompt whose graph is not there yet; one that cannot be traced does not stop the others.
+    """Trace every prompt that has no graph in the folder yet; one that cannot be traced does not stop the others.
 
     Raises:
         GraphFileError: the folder holds graphs made with other settings, or cannot be written.
@@ -40,20 +43,21 @@ def trace_prompts(
     from attrgraph.attribution.trace import trace
 
     assert model.transcoders is not None
-    made_by = {"model": model.source, "transcoders": model.transcoders.source, **settings}
-    made_by |= {"thresholds": list(thresholds), "profile": profile, "dtype": str(model.hf_model.dtype)}
-    _record(folder, made_by, prompts, ending, force=force)
+    # graphs do not depend on the memory budget
+    deciding = {name: value for name, value in settings.items() if name != "memory_budget"}
+    made_by = {"model": model.source, "transcoders": model.transcoders.source, **deciding, **asdict(pruning)}
+    made_by |= {"profile": saving.profile, "dtype": str(model.hf_model.dtype)}
+    _record(folder, made_by, prompts, ending, force=saving.force)
     failed = []
     for number, row in enumerate(prompts):
         progress("prompts", number, len(prompts))
         path = folder / f"{row.name}{ending}"
         if path.exists():
-            _tell(row.name, {"file": str(path), "state": "was there"}, as_json)
+            _tell(row.name, {"file": str(path), "state": "skipped"}, as_json)
             continue
         try:
-            graph = trace(model, row.prompt, targets=row.targets, memory_budget=memory_budget, **settings)
-            kept = graph if ending == ".safetensors" else graph.prune(*thresholds)
-            write_graph(kept, path, profile=profile, force=False)
+            graph = trace(model, row.prompt, targets=row.targets, **settings)
+            saving.write(graph if ending == ".safetensors" else pruning.prune(graph), path)
         except AttrGraphError as e:
             failed.append(row.name)
             print(f"attrgraph: {row.name}: {e}", file=sys.stderr)
@@ -71,9 +75,9 @@ def trace_prompts(
 def _record(
     folder: Path, made_by: dict[str, Any], prompts: "Sequence[NamedPrompt]", ending: str, *, force: bool
 ) -> None:
-    """Note in the folder what its graphs are made from, and refuse if those that are there differ in it.
+    """Record in the folder what its graphs are made from; refuse to mix graphs that are made from something else.
 
-    Forced, the graphs of these prompts are removed first: none may stay that is made from something else.
+    With `force`, the graphs of these prompts are removed first.
     """
     from attrgraph.files import write_whole
 
@@ -113,7 +117,7 @@ def _record(
 def _tell(name: str, values: dict[str, Any], as_json: bool) -> None:
     """One line a prompt on stdout."""
     if as_json:
-        print(json.dumps({"id": name, **values}, ensure_ascii=False), flush=True)
+        print_json({"id": name, **values})
     elif values["state"] == "traced":
         print(
             f"{name}  {values['answer']} ({values['probability']:.3f})  replacement {values['replacement']:.3f}, "
@@ -121,4 +125,4 @@ def _tell(name: str, values: dict[str, Any], as_json: bool) -> None:
             flush=True,
         )
     else:
-        print(f"{name}  was there", flush=True)
+        print(f"{name}  skipped: already traced", flush=True)

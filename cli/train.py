@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from attrgraph.cli import options
+from attrgraph.cli.intervene import check_figure
+from attrgraph.cli.output import print_files, print_json
 from attrgraph.errors import TrainingError
 from attrgraph.transcoders.training.config import ACTIVATIONS, TrainConfig
 
@@ -15,65 +16,66 @@ _DEFAULT = TrainConfig()
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="demo, a folder, or owner/repo on the Hugging Face hub.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the transcoders to.")],
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(help="Text (a document a line), JSON lines, or a Hugging Face datasets folder. Repeatable."),
-    ] = None,
+    model: Annotated[str, options.argument("MODEL", "demo, a folder, or owner/repo.")],
+    output: Annotated[Path, options.option("FOLDER", "Where to write the transcoders.", "-o", "--output")],
+    text: Annotated[list[Path] | None, options.option("FILE", options.TEXT_HELP)] = None,
     self_generate: Annotated[
-        int | None, typer.Option(min=1, help="Train on this many tokens of the model's own samples instead of text.")
+        int | None, options.option("N", "Instead, train on N tokens that the model samples.", min=1)
     ] = None,
     features: Annotated[
-        int | None, typer.Option(min=1, help=f"Features of each layer. Default: {_DEFAULT.n_features}.")
+        int | None, options.option("N", f"Features of each layer. Default: {_DEFAULT.n_features}.", min=1)
     ] = None,
     l0: Annotated[
-        float | None,
-        typer.Option(help=f"Mean active features a token, summed over layers. Default: {_DEFAULT.l0:g}."),
+        float | None, options.option("N", f"Mean active features a token, over all layers. Default: {_DEFAULT.l0:g}.")
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help=f"Tokens to train on, such as 500k or 20M. Default: {_DEFAULT.token_limit:,}.")
+        str | None, options.option("N", f"Tokens to train on, such as 500k or 20M. Default: {_DEFAULT.token_limit:,}.")
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after this many minutes; schedules follow the clock.")
+        float | None, options.option("N", "Stop after this many minutes; schedules follow the clock.")
     ] = None,
-    cross_layer: Annotated[bool | None, typer.Option("--cross-layer/--per-layer", help="Default: cross-layer.")] = None,
+    cross_layer: Annotated[bool | None, options.flag("Default: cross-layer.", "--cross-layer/--per-layer")] = None,
     activation: Annotated[
-        str | None, typer.Option(help=f"{', '.join(ACTIVATIONS)}. Default: {_DEFAULT.activation}.")
+        str | None, options.option("NAME", f"{', '.join(ACTIVATIONS)}. Default: {_DEFAULT.activation}.")
     ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="YAML with any settings of training.yaml's `config`; options given here go before it."),
+        Path | None, options.option("FILE", "YAML with any settings of training.yaml's `config`; options override it.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help=f"Default: {_DEFAULT.seed}.")] = None,
-    text_field: Annotated[str, typer.Option(help="JSON lines and datasets: the field with the text.")] = "text",
+    seed: Annotated[int | None, options.option("N", f"Default: {_DEFAULT.seed}.")] = None,
+    text_field: options.TextField = "text",
     held_out_share: Annotated[
-        float, typer.Option(min=0.001, max=0.5, help="Share of documents kept for measuring.")
+        float, options.option("SHARE", "Share of documents kept for measuring.", min=0.001, max=0.5)
     ] = 0.05,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for activations on disk, written on first use and read afterwards.")
+        Path | None, options.option("FOLDER", "Keep activations on disk; written once, then read.")
     ] = None,
-    cache_dtype: Annotated[str, typer.Option(help="int8 (one scale a channel) or bfloat16.")] = "int8",
-    weights_dtype: Annotated[str, typer.Option(help="Of the written weights: float32 or bfloat16.")] = "float32",
-    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between checkpoints.")] = 1.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in OUTPUT.partial.")] = False,
+    cache_dtype: Annotated[str, options.option("DTYPE", "int8 (one scale a channel) or bfloat16.")] = "int8",
+    weights_dtype: Annotated[str, options.option("DTYPE", "Of the written weights: float32 or bfloat16.")] = "float32",
+    checkpoint_minutes: Annotated[float, options.option("N", "Between checkpoints.", min=0)] = 1.0,
+    resume: Annotated[bool, options.flag("Continue an unfinished run in OUTPUT.partial.", "--resume")] = False,
     figure: Annotated[
-        Path | None, typer.Option(help="Picture of the curves: .svg .png .pdf; needs matplotlib (attrgraph[draw]).")
+        Path | None, options.option("FILE", "Learning curves: .svg .png .pdf (needs attrgraph[draw]).")
     ] = None,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard event files.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the hub.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the held-out measurements as JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output, and an unfinished run.")] = False,
+    tensorboard: Annotated[
+        Path | None, options.option("FOLDER", "Write TensorBoard event files (needs attrgraph[train]).")
+    ] = None,
+    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    revision: Annotated[str | None, options.option("NAME", "Branch, tag or commit of the model on the hub.")] = None,
+    as_json: options.AsJson = False,
+    force: Annotated[bool, options.flag("Overwrite the output, and an unfinished run.", "--force")] = False,
 ) -> None:
-    """Train transcoders for a model, on text or on its own samples, and measure them on held-out documents.
+    """Train transcoders for a model.
 
-    Several processes share the features: torchrun --nproc-per-node N -m attrgraph.cli.main train ...
+    They are trained on text, or on the model's own samples, and measured on held-out documents. Several processes share
+    the features: torchrun --nproc-per-node N -m attrgraph.cli.main train ...
 
-    Example: attrgraph train demo --self-generate 20000 --features 256 --l0 24 --max-minutes 0.2 -o my-transcoders
+    \b
+    Example:
+      attrgraph train demo --self-generate 20000 --features 256 --l0 24 \\
+        --max-minutes 0.2 -o my-transcoders
     """
-    options = {
+    given = {
         "n_features": features,
         "l0": l0,
         "n_tokens": None if tokens is None else parse_count(tokens),
@@ -82,15 +84,11 @@ def train(
         "activation": activation,
         "seed": seed,
     }
-    settings = effective_config(config, {name: value for name, value in options.items() if value is not None})
+    settings = effective_config(config, {name: value for name, value in given.items() if value is not None})
     if (not text) == (self_generate is None):
         raise TrainingError("name the corpus with --text FILE (repeatable), or with --self-generate N_TOKENS.")
     if figure is not None:
-        from attrgraph.files import check_writable
-        from attrgraph.viz.figures import check_drawable
-
-        check_drawable(figure)
-        check_writable(figure, overwrite=force)
+        check_figure(figure, force=force)
     import torch
 
     from attrgraph.cli.training_progress import training_progress
@@ -104,7 +102,7 @@ def train(
         raise TrainingError(f"weights_dtype is {weights_dtype!r}; expected float32 or bfloat16.")
     with process_group(device) as (shards, own_device), training_progress(is_shown=shards.rank == 0) as progress:
         progress.say("loading the model and the text")
-        loaded = load_model(model, None, dtype, own_device, revision)
+        loaded = load_model(model, dtype=dtype, device=own_device, revision=revision)
         rows, held_out = training_rows(
             loaded,
             text or [],
@@ -152,7 +150,7 @@ def parse_count(text: str) -> int:
     return count
 
 
-def effective_config(path: Path | None, options: dict[str, Any]) -> TrainConfig:
+def effective_config(path: Path | None, given: dict[str, Any]) -> TrainConfig:
     """The settings of a YAML file, or the defaults, with options of the command line in their place.
 
     Raises:
@@ -170,18 +168,16 @@ def effective_config(path: Path | None, options: dict[str, Any]) -> TrainConfig:
         if not isinstance(read, dict):
             raise TrainingError(f"{path}: expected a mapping of settings, got {type(read).__name__}.")
         values = read
-    return TrainConfig.from_dict({**values, **options}, str(path or "options"))
+    return TrainConfig.from_dict({**values, **given}, str(path or "options"))
 
 
 def _print_result(measured: "Evaluation", settings: TrainConfig, output: Path, *, as_json: bool) -> None:
-    import json
-
     if as_json:
-        print(json.dumps(measured.to_dict(), ensure_ascii=False))
+        print_json(measured.to_dict())
         return
     print(f"NMSE       {measured.nmse:.4f} on {measured.n_tokens:,} held-out tokens")
     print(f"L0         {measured.l0:.1f} active features a token, asked {settings.l0:g}")
     print(f"dead       {measured.dead_fraction:.1%} of features not active once on these tokens")
     print(f"agreement  {measured.top1_agreement:.3f} with all MLPs replaced")
     print(f"KL         {measured.kl:.4f} nats; cross-entropy recovered {measured.ce_recovered:.3f}")
-    print(f"wrote {output}")
+    print_files([output])

@@ -1,14 +1,14 @@
 """Graph files by their names' endings, for every verb that writes one."""
 
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
+from attrgraph.cli import options
 from attrgraph.errors import GraphFileError
 from attrgraph.files import NO_GRAPHVIZ, PICTURE_FORMATS, PROFILES
-from attrgraph.viz import MOST_NODES_DRAWN as MOST_NODES_DRAWN
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -18,17 +18,28 @@ _EXPORTS = (".graphml", ".gexf", ".cyjs", ".csv", ".parquet")
 ENDINGS = (".json", ".safetensors", ".dot", *PICTURES, *_EXPORTS)
 
 
-def check_outputs(paths: Sequence[Path], *, profile: str, force: bool) -> None:
-    """Raise for an output that could not be written, before any work is done."""
-    from attrgraph.files import check_writable
+@dataclass(frozen=True)
+class Saving:
+    """How graph files are written."""
 
-    files = [file for path in paths for file in files_of(path)]
-    for path in paths:
-        check_format(path.suffix, profile=profile, where=f"{path}: ")
-        for file in files_of(path):
-            if files.count(file) > 1:
-                raise GraphFileError(f"{file}: is named twice as an output.")
-            check_writable(file, overwrite=force)
+    profile: options.Profile = PROFILES[0]
+    force: options.Force = False
+
+    def check(self, *paths: Path) -> None:
+        """Raise for an output that could not be written, before any work is done."""
+        from attrgraph.files import check_writable
+
+        files = [file for path in paths for file in files_of(path)]
+        for path in paths:
+            check_format(path.suffix, profile=self.profile, where=f"{path}: ")
+            for file in files_of(path):
+                if files.count(file) > 1:
+                    raise GraphFileError(f"{file}: is named twice as an output.")
+                check_writable(file, overwrite=self.force)
+
+    def write(self, graph: "Graph", path: Path) -> None:
+        """Write a graph in the format of the file's ending."""
+        write_graph(graph, path, profile=self.profile, force=self.force)
 
 
 def check_format(ending: str, *, profile: str, where: str = "") -> None:

@@ -47,16 +47,25 @@ def load_traced_model(graph: Graph) -> LanguageModel:
         ModelLoadError, TranscoderError: the graph does not say where they are, they are not there any more, or their
             files have changed.
     """
-    name, revision = _where(graph, "model", ModelLoadError)
-    dictionaries, pinned = _where(graph, "transcoders", TranscoderError)
-    model = load_model(
-        name,
-        dictionaries if pinned is None else f"{dictionaries}@{pinned}",
-        dtype=str(graph.metadata.get("dtype", "float32")),
-        revision=revision,
-    )
+    model = load_model(**origin_of(graph))
     check_traced_model(graph, model)
     return model
+
+
+def origin_of(graph: Graph) -> dict[str, Any]:
+    """The arguments of `load_model` for the model and the transcoders that a graph names.
+
+    Raises:
+        ModelLoadError, TranscoderError: the graph does not say where they are, or they are not there any more.
+    """
+    model, revision = _where(graph, "model", ModelLoadError)
+    transcoders, pinned = _where(graph, "transcoders", TranscoderError)
+    return {
+        "model": model,
+        "transcoders": transcoders if pinned is None else f"{transcoders}@{pinned}",
+        "dtype": str(graph.metadata.get("dtype", "float32")),
+        "revision": revision,
+    }
 
 
 def _where(graph: Graph, what: str, error: type[AttrGraphError]) -> tuple[str, str | None]:

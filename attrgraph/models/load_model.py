@@ -28,8 +28,9 @@ _FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def load_model(
-    name: str | Path,
+    model: str | Path,
     transcoders: str | Path | Transcoders | None = None,
+    *,
     dtype: str = "float32",
     device: str = "auto",
     revision: str | None = None,
@@ -37,7 +38,7 @@ def load_model(
     """A language model ready to trace.
 
     Args:
-        name: "demo" for the shipped model; a folder in Hugging Face format; or `owner/repo` on the hub.
+        model: "demo" for the shipped model; a folder in Hugging Face format; or `owner/repo` on the hub.
         transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`), "demo" (cross-layer, the
             default for the demo), "demo-per-layer", or a set already in memory. None leaves the model without.
         dtype: in which the model runs: float32, float64, bfloat16 or float16. Edges are computed in at least float32.
@@ -55,12 +56,12 @@ def load_model(
     if dtype not in _DTYPES:
         raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
     where = _resolve_device(device)
-    if str(name) == "demo":
+    if str(model) == "demo":
         folder, source = shipped_folder("model"), {"id": "demo"}
         source |= {"digest": resolve_folder(str(folder), revision=None, patterns=[], error=ModelLoadError)[1]["digest"]}
         transcoders = transcoders or "demo"
     else:
-        folder, source = resolve_folder(str(name), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
+        folder, source = resolve_folder(str(model), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
     if isinstance(transcoders, str | Path):
         transcoders = named_transcoders(transcoders, where)
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]

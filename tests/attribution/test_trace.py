@@ -307,8 +307,7 @@ def test_triton_kernels_give_the_same_graph(
     assert abs(graph.adjacency - expected.adjacency).max() < 1e-5 * scale
 
 
-@needs_gpu[0]
-@needs_gpu[1]
+@needs_gpu
 def test_a_gpu_gives_the_same_graph(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model("llama")
     expected = ag.trace(model, prompt, max_feature_nodes=30)

@@ -124,12 +124,12 @@ def test_bad_input_gives_one_line(files: dict[str, str], tmp_path: Path, capsys:
     for arguments, message in (
         (["group", graph], "has no groups of its own"),
         (["group", graph, "--by", "colour"], "by='colour'"),
-        (["group", graph, "--groups", str(text)], 'expected {"name"'),
+        (["group", graph, "--groups", str(text)], 'of the form {"name"'),
         (["group", graph, "--groups", str(tmp_path / "none.json")], "cannot be read as JSON"),
-        (["group", graph, "--by", "tokens", "-o", str(tmp_path / "g.graphml")], "groups go into files"),
+        (["group", graph, "--by", "tokens", "-o", str(tmp_path / "g.graphml")], "groups are written with"),
         (["diff", graph, graph, "--align", "middle"], "align='middle'"),
         (["diff", graph, "nowhere.json"], "no such file"),
-        (["diff", graph, graph, "-o", str(tmp_path / "d.json")], "a picture is one of"),
+        (["diff", graph, graph, "-o", str(tmp_path / "d.json")], "unknown ending '.json'"),
         (["union", graph, "-o", str(tmp_path / "u.json"), "--min-count", "2"], "min_count is 2"),
         (["union", graph, "-o", str(tmp_path / "u.json"), "--align", "tokens"], "expected one of end, position"),
     ):

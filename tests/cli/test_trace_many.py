@@ -55,7 +55,7 @@ def test_what_is_there_is_not_traced_again(prompts: Path, tmp_path: Path, capsys
         file.write(LINES[3] + "\n")
     capsys.readouterr()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.startswith("00001  was there\nwhy-houston  houston (")
+    assert capsys.readouterr().out.startswith("00001  skipped: already traced\nwhy-houston  houston (")
     assert (folder / "00001.json").stat().st_mtime_ns == first.st_mtime_ns
     # other settings or another prompt of the same name would mix what does not belong together
     assert main([*arguments[:-1], "8"]) == 1

@@ -4,9 +4,8 @@ import os
 from importlib.util import find_spec
 
 import pytest
-import torch
 
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+needs_gpu = pytest.mark.gpu  # collected only where there is a GPU; see conftest.py
 needs_interpreter = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None,
     reason="needs Triton's interpreter, which is not used where there is a GPU",

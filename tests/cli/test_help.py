@@ -1,0 +1,65 @@
+"""The help of every verb: whole at 80 columns, with examples that run."""
+
+import inspect
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from attrgraph.cli.main import app, main
+from attrgraph.demo import world
+
+VERBS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+DALLAS = "in the state containing dallas the capital is"
+# a shell reads a terminal or a file; training takes long, and has a test of its own
+NOT_RUN = ("shell", "train")
+
+
+def examples(verb: str) -> list[str]:
+    """The commands after `Example` in a verb's help."""
+    _, _, part = inspect.cleandoc(VERBS[verb].help).partition("\b\nExample")
+    lines = part.replace("\\\n", "").splitlines()[1:]
+    return [line.strip() for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_is_whole_at_80_columns(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([verb, "--help"] if verb else ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "<bool>" not in shown
+    assert [
+        line for line in shown.splitlines() if line.endswith("...") and line.startswith("  ") and "train" not in line
+    ] == []
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    if verb:
+        assert all(f"attrgraph {verb}" in example for example in examples(verb)) and examples(verb)
+    else:
+        assert set(VERBS) <= set(shown.split())
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in NOT_RUN])
+def test_examples_run(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for city in ("dallas", "chicago"):
+        outputs = ["-o", f"{city}.json"] + (["-o", "dallas.safetensors"] if city == "dallas" else [])
+        if verb != "trace":
+            assert main(["trace", DALLAS.replace("dallas", city), *outputs, "--node-threshold", "0.6"]) == 0
+    if verb not in ("trace", "prune"):
+        for name in ("small.json", "theirs.json"):
+            shutil.copy("dallas.json", name)
+    Path("mine.json").write_text(json.dumps({"texas": ["1_1023_5", "1_815_5"]}))
+    Path("questions.jsonl").write_text('{"prompt": "the capital of texas is"}\n')
+    sentences = [sentence.prompt for sentence in world.test_sets(4)["two_hop"]]
+    Path("sentences.txt").write_text("\n".join(sentences) + "\n")
+    for example in examples(verb):
+        assert shutil.which("dot") or ".svg" not in example or pytest.skip("needs the program dot of Graphviz")
+        assert main(shlex.split(example)[1:]) == 0, example
