@@ -63,11 +63,11 @@ def evaluate(
     from attrgraph.cli.progress import progress_bar
     from attrgraph.evaluation import Split, choose_split, compare, draw_evaluation, read_rows
     from attrgraph.files import write_whole
-    from attrgraph.models.load_model import load_model, named_transcoders
+    from attrgraph.models.load_model import named_transcoders
 
     with progress_bar() as progress:
         progress("load", 0, 1)
-        loaded = load_model(model, dtype=dtype, device=device)
+        loaded = options.load_model(model, dtype=dtype, device=device)
         sets = {name: named_transcoders(name, loaded.device) for name in names}
         progress("load", 1, 1)
         asked: Split | None = None if held_out is None else "held-out" if held_out else "all"

@@ -1,5 +1,7 @@
 """`attrgraph VERB ...`: dispatch, and errors as one line."""
 
+import gc
+import os
 import sys
 from typing import Annotated
 
@@ -97,7 +99,17 @@ app.command()(shell_of(app, main))
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    # Collecting garbage while modules are imported finds hardly any and takes a seventh of the start; what runs long
+    # loads a model, which turns it on again (`options.load_model`).
+    gc.disable()
+    code = main()
+    # Taking the interpreter apart after torch takes half a second, and no verb leaves anything open.
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # whoever read the output has left
+        code = 1
+    os._exit(code)
 
 
 if __name__ == "__main__":

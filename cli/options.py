@@ -1,5 +1,6 @@
 """Options that several verbs have, and groups of options that verbs take as one value."""
 
+import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -112,7 +113,16 @@ class ModelOptions:
 
 def load_model(model: str, transcoders: str | None = None, **how: Any) -> "LanguageModel":
     """`attrgraph.load_model`, which a shell does only once as long as the files stay the same."""
-    return _load(model, transcoders, tuple(sorted(how.items())), _stamp(model), _stamp(transcoders))
+    loaded = _load(model, transcoders, tuple(sorted(how.items())), _stamp(model), _stamp(transcoders))
+    collect_again()
+    return loaded
+
+
+def collect_again() -> None:
+    """Turn on the garbage collection that `attrgraph.cli.main.run` turned off; what was imported is left alone."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 @lru_cache(maxsize=2)
@@ -136,7 +146,7 @@ def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
     """The verb as typer reads it: a parameter whose type is a group of options stands for the group's options."""
     signature = inspect.signature(verb, eval_str=True)
     types: dict[str, Any] = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    groups = {name: one for name, one in types.items() if is_dataclass(one)}
+    groups: dict[str, Any] = {name: one for name, one in types.items() if is_dataclass(one)}
     parameters = list[inspect.Parameter]()
     for name, parameter in signature.parameters.items():
         if name not in groups:

@@ -65,6 +65,7 @@ def _run_line(line: str, run: Callable[[list[str]], int]) -> int:
         print("attrgraph: interrupted.", file=sys.stderr)
         code = 130
     sys.stdout.flush()
+    options.collect_again()
     return code
 
 

@@ -92,7 +92,6 @@ def train(
     import torch
 
     from attrgraph.cli.training_progress import training_progress
-    from attrgraph.models.load_model import load_model
     from attrgraph.training.corpora import training_rows
     from attrgraph.training.train import RunSettings
     from attrgraph.training.train import train as train_on
@@ -102,7 +101,7 @@ def train(
         raise TrainingError(f"weights_dtype is {weights_dtype!r}; expected float32 or bfloat16.")
     with process_group(device) as (shards, own_device), training_progress(is_shown=shards.rank == 0) as progress:
         progress.say("loading the model and the text")
-        loaded = load_model(model, dtype=dtype, device=own_device, revision=revision)
+        loaded = options.load_model(model, dtype=dtype, device=own_device, revision=revision)
         rows, held_out = training_rows(
             loaded,
             text or [],

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from six_nodes import six_nodes
 
 import attrgraph as ag
 
@@ -28,10 +29,37 @@ def test_public_names_exist() -> None:
         ag.tracee  # noqa: B018
 
 
-def test_import_is_cheap() -> None:
+# what makes a start slow: never needed to look at a graph file
+HEAVY = "torch transformers huggingface_hub networkx scipy.optimize scipy.stats scipy.cluster matplotlib graphviz"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "never"),
+    [
+        (["--help"], f"{HEAVY} numpy pandas scipy rich"),
+        (["trace", "--help"], f"{HEAVY} numpy pandas scipy rich"),
+        (["info", "g.safetensors"], HEAVY),
+        (["info", "g.safetensors", "--json"], f"{HEAVY} rich"),
+        (["prune", "g.safetensors", "-o", "p.json"], HEAVY),
+        (["query", "g.safetensors", "layer > 1"], HEAVY),
+        (["paths", "g.safetensors"], HEAVY),
+        (["effect", "g.safetensors", "0_2_1", "1_3_1"], HEAVY),
+        (["check", "g.safetensors"], HEAVY),
+        (["trace", "in texas the capital is"], "networkx scipy.stats scipy.cluster matplotlib graphviz datasets"),
+    ],
+)
+def test_a_verb_imports_only_what_it_needs(arguments: list[str], never: str, tmp_path: Path) -> None:
+    six_nodes().save(tmp_path / "g.safetensors")
     code = (
-        "import sys, attrgraph, attrgraph.cli.main; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+        "import sys; from attrgraph.cli.main import main; "
+        f"code = main({arguments!r}); print([m for m in {never.split()!r} if m in sys.modules], code, file=sys.stderr)"
     )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert out.stderr.strip().splitlines()[-1] == "[] 0", out.stderr
+
+
+def test_importing_the_package_imports_none_of_its_rooms() -> None:
+    code = "import sys, attrgraph; print(sorted(m for m in sys.modules if m.startswith('attrgraph.')))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
 

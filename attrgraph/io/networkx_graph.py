@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-import networkx as nx
-
 if TYPE_CHECKING:
+    import networkx as nx
+
     from attrgraph.graph.graph import Graph
 
 
@@ -13,6 +13,8 @@ def to_networkx(graph: "Graph") -> "nx.DiGraph[str]":
 
     Graph attributes are the prompt and the number of layers, so that GraphML, GEXF and GML can be written from it.
     """
+    import networkx as nx
+
     prompt = str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))
     out: nx.DiGraph[str] = nx.DiGraph(prompt=prompt, n_layers=graph.n_layers)
     columns = graph.nodes.columns

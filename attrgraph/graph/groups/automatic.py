@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import squareform
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.groups.flows import Flows, flows_of
@@ -130,6 +128,9 @@ def _by_linkage(
     similarity: Float[np.ndarray, "n_features n_features"],
 ) -> tuple[Callable[[int], Int[np.ndarray, " n_features"]], list[int]]:
     """Clusters for each number of them, by average linkage."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     distance = (1 - similarity).clip(0, 2).round(_DIGITS)
     np.fill_diagonal(distance, 0)
     tree = linkage(squareform(distance, checks=False), method="average")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -159,6 +158,8 @@ def _check_acyclic(flow: sparse.csr_array, names: list[str]) -> None:
     n_parts, part_of = connected_components(flow, directed=True, connection="strong")
     if n_parts == len(names):
         return
+    import networkx as nx
+
     in_cycle = np.flatnonzero(np.bincount(part_of)[part_of] > 1)
     among = np.flatnonzero(part_of == part_of[in_cycle[0]])
     block = flow[among][:, among].tocoo()
