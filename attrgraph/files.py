@@ -16,6 +16,7 @@ GRAPH_FORMATS = (".json", ".safetensors")
 # strings, the worst, seventeen times: 4.2 GiB. Neuronpedia takes 100 MiB; 4 million links fit, at 60 bytes each.
 MAX_JSON_BYTES = 2**28
 PICTURE_FORMATS = ("svg", "png", "pdf")
+PICTURE_ENDINGS = (".dot", ".svg", ".png", ".pdf")
 NO_GRAPHVIZ = (
     "drawing needs the program dot of Graphviz (apt install graphviz, brew install graphviz); "
     "JSON and DOT files need no program."
@@ -26,7 +27,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object], *, overwrite:
     """Let `write` fill a temporary file beside `path`, then give it its name.
 
     Raises:
-        GraphFileError: the file exists and `overwrite` is not set, or the folder cannot be written.
+        GraphFileError: the file exists and `overwrite` is False, or the folder cannot be written.
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)

@@ -7,7 +7,7 @@ from typing import Annotated
 from attrgraph.cli import options
 from attrgraph.cli.output import print_text
 from attrgraph.cli.writing import ENDINGS, Saving
-from attrgraph.files import GRAPH_FORMATS, MAX_JSON_BYTES
+from attrgraph.files import MAX_JSON_BYTES
 
 
 @options.with_groups
@@ -28,19 +28,10 @@ def convert(
       attrgraph convert dallas.json -o dallas.dot
     """
     saving.check(output)
+    from attrgraph.graph.convert import convert_graph
     from attrgraph.memory import parse_bytes
 
     limit = parse_bytes(max_bytes, name="--max-bytes")
-    if output.suffix in GRAPH_FORMATS:
-        from attrgraph.graph.convert import convert_graph
-
-        repairs = convert_graph(graph, output, saving.profile, overwrite=saving.force, max_bytes=limit)
-    else:
-        from attrgraph.graph.load_graph import load_graph
-
-        loaded = load_graph(graph, max_bytes=limit)
-        saving.write(loaded, output)
-        repairs = loaded.metadata.get("repairs", []) if graph.suffix == ".json" else []
-    for repair in repairs:
+    for repair in convert_graph(graph, output, saving.profile, overwrite=saving.force, max_bytes=limit):
         print(f"repaired: {repair}", file=sys.stderr)
     print_text(str(output))

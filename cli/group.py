@@ -8,15 +8,15 @@ import typer
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
 from attrgraph.cli.settings import read_groups
-from attrgraph.cli.writing import PICTURES, Saving
+from attrgraph.cli.writing import Saving
 from attrgraph.errors import GraphFileError
+from attrgraph.files import GRAPH_FORMATS, PICTURE_ENDINGS
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
     from attrgraph.graph.groups import GroupedGraph
 
-_DRAWN = (".dot", *PICTURES)
-_ENDINGS = (".json", ".safetensors", *_DRAWN)
+_ENDINGS = (*GRAPH_FORMATS, *PICTURE_ENDINGS)
 
 
 @options.with_groups
@@ -86,7 +86,7 @@ def _write(graph: "Graph", grouped: "GroupedGraph", path: Path, saving: Saving) 
     from attrgraph.graph.groups import with_groups
     from attrgraph.viz.draw import draw_graph
 
-    if path.suffix in _DRAWN:
+    if path.suffix in PICTURE_ENDINGS:
         draw_graph(graph, path, groups=grouped.groups, overwrite=saving.force)
     else:
         saving.write(with_groups(graph, grouped.groups), path)

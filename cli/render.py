@@ -7,8 +7,9 @@ import typer
 
 from attrgraph.cli import options
 from attrgraph.cli.output import print_text
-from attrgraph.cli.writing import PICTURES, Saving
+from attrgraph.cli.writing import Saving
 from attrgraph.errors import GraphFileError
+from attrgraph.files import PICTURE_ENDINGS
 
 
 def render(
@@ -50,8 +51,8 @@ def render(
 
 def check_picture(path: Path, *, force: bool) -> None:
     """Raise for a picture that could not be written, before any work is done."""
-    if path.suffix not in (*PICTURES, ".dot"):
-        raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(PICTURES)}, .dot.")
+    if path.suffix not in PICTURE_ENDINGS:
+        raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(PICTURE_ENDINGS)}.")
     Saving(force=force).check(path)
 
 

@@ -11,7 +11,7 @@ from attrgraph.cli import options
 from attrgraph.cli.prune import PruneOptions
 from attrgraph.cli.summary import print_summary
 from attrgraph.cli.trace_many import trace_prompts
-from attrgraph.cli.writing import ENDINGS, Saving, check_format
+from attrgraph.cli.writing import ENDINGS, Saving
 from attrgraph.errors import TargetError
 from attrgraph.prompts.prompt_file import read_prompts
 
@@ -83,6 +83,8 @@ def trace(
     elif len(outputs) != 1 or target or minus or ids:
         raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
     else:
+        from attrgraph.io.exports import check_format
+
         check_format(ending, profile=saving.profile, where="--format: ")
     targets = _targets(target, minus)
     asked = options.as_prompt(prompt or "", ids=ids)

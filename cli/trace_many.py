@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.cli.output import print_json
-from attrgraph.cli.writing import files_of
 from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.progress import Progress
 
@@ -80,6 +79,7 @@ def _record(
     With `force`, the graphs of these prompts are removed first.
     """
     from attrgraph.files import write_whole
+    from attrgraph.io.exports import files_of
 
     made_by = json.loads(json.dumps(made_by))
     digests = {row.name: row.digest for row in prompts}

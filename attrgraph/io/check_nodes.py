@@ -24,8 +24,10 @@ Node = dict[str, Any]
 # integers above this are rounded in a browser
 _EXACT_IN_BROWSERS = 2**53
 _LARGEST = float(np.finfo(np.float32).max)
-_REQUIRED = ("feature_type", "layer", "ctx_idx", "jsNodeId", "feature", "clerp")
-_TEXTS = ("feature_type", "jsNodeId")
+# keys without which a node cannot be read, and without which it cannot be shown
+_NEEDED, _SHOWN = ("feature_type", "layer", "ctx_idx"), ("jsNodeId", "feature", "clerp")
+# no model is that deep, and every layer costs a step in influence
+MAX_LAYERS = 1000
 _FEATURE_TYPES = tuple(FEATURE_TYPES[kind] for kind in FEATURE_KINDS)
 _SHOWN_BY_INFLUENCE = tuple(FEATURE_TYPES[kind] for kind in (*FEATURE_KINDS, *ERROR_KINDS))
 
@@ -73,15 +75,16 @@ def check_links(links: list[Node], nodes: list[Node], findings: Findings) -> Non
 
 
 def _check_fields(nodes: list[Node], tokens: list[str] | None, findings: Findings) -> None:
-    missing = [f"{node['node_id']} ({name})" for node in nodes for name in _REQUIRED if name not in node]
-    findings.add_each("error", "node-keys", missing, "keys missing in nodes", *EVERY_VIEWER)
-    wrong = [
-        f"{node['node_id']} ({name} is {node[name]!r:.30})"
-        for node in nodes
-        for name in _TEXTS
-        if name in node and not isinstance(node[name], str)
-    ]
-    findings.add_each("error", "node-types", wrong, "nodes with a number or nothing where text belongs", *EVERY_VIEWER)
+    for names, readers in ((_NEEDED, (US, *EVERY_VIEWER)), (_SHOWN, EVERY_VIEWER)):
+        missing = [f"{node['node_id']} ({name})" for node in nodes for name in names if name not in node]
+        findings.add_each("error", "node-keys", missing, "keys missing in nodes", *readers)
+    for name, readers in (("feature_type", (US, *EVERY_VIEWER)), ("jsNodeId", EVERY_VIEWER)):
+        wrong = [
+            f"{node['node_id']} ({name} is {node[name]!r:.30})"
+            for node in nodes
+            if name in node and not isinstance(node[name], str)
+        ]
+        findings.add_each("error", "node-types", wrong, "nodes with a number or nothing where text belongs", *readers)
     n_tokens = 0 if tokens is None else len(tokens)
     outside = [
         f"{node['node_id']} (ctx_idx {node['ctx_idx']!r:.30})"
@@ -134,9 +137,10 @@ def _check_types(nodes: list[Node], findings: Findings) -> None:
     lost = [
         f"{node['node_id']} ({node.get('layer')!r:.30})"
         for node in nodes
-        if node.get("feature_type") in _SHOWN_BY_INFLUENCE and integer(node.get("layer")) is None
+        if node.get("feature_type") in _SHOWN_BY_INFLUENCE and not _is_layer(node.get("layer"))
     ]
-    findings.add_each("error", "layer", lost, "nodes whose layer is no number", US, *EVERY_VIEWER)
+    what = f"nodes whose layer is no number from 0 to {MAX_LAYERS - 1}"
+    findings.add_each("error", "layer", lost, what, US, *EVERY_VIEWER)
 
 
 def _check_influence(nodes: list[Node], findings: Findings) -> None:
@@ -226,6 +230,11 @@ def _level(node: Node, top: int) -> int:
         return -2
     layer = min(max(layer, -1), top)
     return 2 * layer + int(kind not in ("attention feature", "attention error", "bias", "unknown"))
+
+
+def _is_layer(value: Any) -> bool:
+    layer = integer(value)
+    return layer is not None and 0 <= layer < MAX_LAYERS
 
 
 def _is_number(value: Any) -> bool:

@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from attrgraph.errors import GraphFileError
 from attrgraph.files import MAX_JSON_BYTES
 
-# an object takes at least 64 bytes of memory, however few it has in the file
+# an object takes at least 64 bytes of memory, however few it takes in the file
 _BYTES_PER_OBJECT = 32
-# graphs are 3 deep, results of attention tracing in them 6; Python's parser gives up at about 1000
-_MAX_DEPTH = 100
-_CHUNK = 2**20
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MAGIC = {
     b"\x1f\x8b": "is compressed with gzip; unpack it first (gunzip)",
@@ -57,9 +52,8 @@ def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
         GraphFileError: the file is too large, empty, compressed, a pickle, not UTF-8, not JSON, or nested too deep.
     """
     raw = _read(path, max_bytes)
-    size, (depth, n_objects) = len(raw), _scan(raw)
-    if depth > _MAX_DEPTH:
-        raise GraphFileError(f"{path}: is nested {depth} deep; a graph is nested at most {_MAX_DEPTH} deep.")
+    # those in texts are counted too, which are few
+    size, n_objects = len(raw), raw.count(b"{") + raw.count(b"[")
     if n_objects > max_bytes // _BYTES_PER_OBJECT:
         raise GraphFileError(
             f"{path}: holds {n_objects} objects and lists, at most {max_bytes // _BYTES_PER_OBJECT} are parsed, for "
@@ -86,7 +80,9 @@ def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
     except UnicodeDecodeError as e:
         byte = e.object[e.start]
         raise GraphFileError(f"{path}: is not UTF-8 (byte {byte:#04x} at {e.start}); save it as UTF-8.") from e
-    except (ValueError, RecursionError) as e:
+    except RecursionError as e:  # at about 1000 levels; graphs have 6 at most
+        raise GraphFileError(f"{path}: is nested too deep for a graph ({e}).") from e
+    except ValueError as e:
         raise GraphFileError(f"{path}: is not JSON ({e}); is it truncated?") from e
     n_broken = 0
     if may_have_surrogates:
@@ -113,29 +109,6 @@ def _read(path: Path, max_bytes: int) -> bytes:
         if raw.startswith(magic):
             raise GraphFileError(f"{path}: {what}.")
     return raw
-
-
-def _scan(raw: bytes) -> tuple[int, int]:
-    """Greatest depth and number of objects and lists, outside of strings, without parsing."""
-    deepest = depth = n_objects = 0
-    is_inside, carry = np.uint8(0), b""
-    for start in range(0, len(raw), _CHUNK):
-        piece = carry + raw[start : start + _CHUNK]
-        # a run of backslashes at the end decides about the quote that begins the next piece
-        n_last = len(piece) - len(piece.rstrip(b"\\"))
-        carry = b"\\" * (n_last % 2)
-        piece = piece[: len(piece) - n_last].replace(b"\\\\", b"").replace(b'\\"', b"")
-        if not piece:
-            continue
-        codes = np.frombuffer(piece, dtype=np.uint8)
-        inside = np.bitwise_xor.accumulate((codes == ord('"')).astype(np.uint8)) ^ is_inside
-        outside, is_inside = inside == 0, inside[-1]
-        opens = outside & ((codes == ord("[")) | (codes == ord("{")))
-        closes = outside & ((codes == ord("]")) | (codes == ord("}")))
-        depths = depth + np.cumsum(opens.astype(np.int64) - closes)
-        deepest, depth = max(deepest, int(depths.max())), int(depths[-1])
-        n_objects += int(opens.sum())
-    return deepest, n_objects
 
 
 def _without_surrogates(value: Any) -> tuple[Any, int]:

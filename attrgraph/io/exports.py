@@ -1,8 +1,8 @@
-"""Graphs for other programs: GraphML, GEXF for Gephi, JSON for Cytoscape, tables as CSV and Parquet.
+"""Graphs in every format, by the file's ending.
 
-All without this package's bias node, as in JSON files; bias nodes of other tools stay. Nodes have the columns of
-`graph.nodes`, edges `source`, `target`, `weight` and `share` (of what the target reads, the sum of |weight| into it).
-No value is null: where a program would show a node without a label, its id stands in for it.
+GraphML, GEXF for Gephi, JSON for Cytoscape and the tables leave out this package's bias node, as JSON files do; bias
+nodes of other tools stay. Nodes have the columns of `graph.nodes`, edges `source`, `target`, `weight` and `share` (of
+what the target reads, the sum of |weight| into it). No value is null: a node without a label is labelled by its id.
 """
 
 import json
@@ -13,24 +13,30 @@ from importlib.util import find_spec
 from io import BytesIO
 from math import isfinite
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import pandas as pd
-from scipy import sparse
 
 from attrgraph.errors import GraphFileError
-from attrgraph.files import check_writable, write_whole
+from attrgraph.files import GRAPH_FORMATS, NO_GRAPHVIZ, PICTURE_ENDINGS, PROFILES, check_writable, write_whole
 from attrgraph.influence.influence import row_shares
-from attrgraph.schema import BIAS_ID, COLUMNS
+from attrgraph.io.json_writing import write_json
+from attrgraph.io.native import save_graph
+from attrgraph.io.networkx_graph import without_own_bias
+from attrgraph.schema import COLUMNS
+from attrgraph.viz.draw import draw_graph
 from attrgraph.viz.layout import lay_out
 from attrgraph.viz.scene import make_scene
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from attrgraph.graph.graph import Graph
 
-EXPORT_ENDINGS = (".graphml", ".gexf", ".cyjs", ".csv", ".parquet")
-_TABLES = (".csv", ".parquet")
+_TABLES, _NETWORKS = (".csv", ".parquet"), (".graphml", ".gexf", ".cyjs")
+# every ending in which a graph can be written
+ENDINGS = (*GRAPH_FORMATS, *PICTURE_ENDINGS, *_NETWORKS, *_TABLES)
 # What XML 1.0 does not allow, and the carriage return, which its readers turn into a line feed; readers of CSV stumble
 # over the same. Other formats hold all but halves of surrogate pairs, which no encoding has.
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -41,69 +47,80 @@ _POSITIVE, _NEGATIVE, _NODE = (0, 114, 178), (213, 94, 0), (230, 159, 0)
 _SMALLEST, _LARGEST, _THICKEST = 8.0, 40.0, 10.0
 
 
-def export_graph(graph: "Graph", path: str | Path, *, overwrite: bool = False) -> int:
-    """Write the graph for another program, in the format of the file's ending.
+def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0], overwrite: bool = True) -> list[str]:
+    """Write the graph in the format of the file's ending.
 
-    `.graphml`; `.gexf`, with colours, sizes and places for Gephi; `.cyjs`, with places for Cytoscape; `.csv` and
-    `.parquet`: a table of edges, and beside it, for NAME.csv, the nodes in NAME.nodes.csv.
+    `.safetensors` keeps everything; `.json` is for other tools' viewers, by profile; `.svg`, `.png`, `.pdf` and `.dot`
+    are pictures; `.graphml`; `.gexf`, with colours, sizes and places for Gephi; `.cyjs`, with places for Cytoscape;
+    `.csv` and `.parquet`: a table of edges, and for NAME.csv the nodes in NAME.nodes.csv.
 
     Characters that a format cannot hold, in XML and CSV control characters, are replaced: a control character by its
     picture (U+2400 and following), another by U+FFFD.
 
     Returns:
-        How many characters were replaced.
+        What had to be changed for readers of the format, one sentence each.
 
     Raises:
-        GraphFileError: an unknown ending, Parquet without pyarrow, or a file that exists or cannot be written.
+        GraphFileError: as `check_output`, or the graph cannot be written in this format.
 
     Example:
         >>> import attrgraph as ag
         >>> graph = ag.trace(ag.load_model("demo"), "in texas the capital is").prune()
         >>> ag.export_graph(graph, "texas.gexf")  # doctest: +SKIP
-        0
+        []
     """
     path = Path(path)
-    if path.suffix not in EXPORT_ENDINGS:
-        raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(EXPORT_ENDINGS)}.")
-    if path.suffix == ".parquet":
-        check_parquet(f"{path}: ")
-    for file in export_files(path):
-        check_writable(file, overwrite=overwrite)
+    check_output(path, profile=profile, overwrite=overwrite)
+    if path.suffix == ".safetensors":
+        save_graph(graph, path, overwrite=overwrite)
+        return []
+    if path.suffix == ".json":
+        return write_json(graph, path, profile, overwrite=overwrite)
+    if path.suffix in PICTURE_ENDINGS:
+        draw_graph(graph, path, overwrite=overwrite)
+        return []
     graph = without_own_bias(graph)
     cleaner = _Cleaner(_SURROGATE if path.suffix in (".cyjs", ".parquet") else _NOT_IN_XML)
     if path.suffix in _TABLES:
         # the file that was asked for comes last: when it is there, all is there
-        for file, table in zip(export_files(path)[::-1], (_nodes(graph, cleaner), _edges(graph)), strict=True):
+        for file, table in zip(files_of(path)[::-1], (_nodes(graph, cleaner), _edges(graph)), strict=True):
             write_whole(file, partial(_write_table, table), overwrite=overwrite)
-        return cleaner.n_replaced
-    network = _network(graph, cleaner)
-    match path.suffix:
-        case ".graphml":
-            data = _graphml(network)
-        case ".gexf":
-            data = _gexf(network, graph)
-        case _:
-            data = _cytoscape(network, graph)
-    write_whole(path, lambda temporary: temporary.write_bytes(data), overwrite=overwrite)
-    return cleaner.n_replaced
+    else:
+        writers = {".graphml": _graphml, ".gexf": _gexf, ".cyjs": _cytoscape}
+        data = writers[path.suffix](_network(graph, cleaner), graph)
+        write_whole(path, lambda temporary: temporary.write_bytes(data), overwrite=overwrite)
+    if not cleaner.n_replaced:
+        return []
+    return [f"{cleaner.n_replaced} characters replaced that the format cannot hold"]
 
 
-def export_files(path: Path) -> tuple[Path, ...]:
-    """The files that are written for this name."""
-    return (path, path.with_suffix(f".nodes{path.suffix}")) if path.suffix in _TABLES else (path,)
+def check_output(path: Path, *, profile: str = PROFILES[0], overwrite: bool) -> None:
+    """Raise if a graph could not be written there; to be asked before long work.
+
+    Raises:
+        GraphFileError: an unknown ending or profile, a program or package that is missing, a file that exists and must
+            not be overwritten, or a folder that cannot be written to.
+    """
+    check_format(path.suffix, profile=profile, where=f"{path}: ")
+    for file in files_of(path):
+        check_writable(file, overwrite=overwrite)
 
 
-def check_parquet(where: str) -> None:
-    """Raise GraphFileError, with this before the message, if no Parquet files can be written."""
-    if find_spec("pyarrow") is None:
+def check_format(ending: str, *, profile: str, where: str = "") -> None:
+    """Raise GraphFileError for an ending or a JSON profile in which no graph can be written here."""
+    if profile not in PROFILES:
+        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
+    if ending not in ENDINGS:
+        raise GraphFileError(f"{where}unknown ending {ending!r}; expected one of {', '.join(ENDINGS)}.")
+    if ending in PICTURE_ENDINGS and ending != ".dot" and which("dot") is None:
+        raise GraphFileError(f"{where}{NO_GRAPHVIZ}")
+    if ending == ".parquet" and find_spec("pyarrow") is None:
         raise GraphFileError(f"{where}Parquet needs pyarrow; install it with: pip install pyarrow. CSV needs nothing.")
 
 
-def without_own_bias(graph: "Graph") -> "Graph":
-    """Without the node for all that is constant; other tools' bias nodes stand for single biases."""
-    kept = graph.nodes.index != BIAS_ID
-    adjacency = sparse.csr_array(graph.adjacency[kept][:, kept])
-    return graph.replace(nodes=graph.nodes[kept], adjacency=adjacency)
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that writing a graph to this name makes."""
+    return (path, path.with_suffix(f".nodes{path.suffix}")) if path.suffix in _TABLES else (path,)
 
 
 class _Cleaner:
@@ -150,6 +167,8 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
 
 def _network(graph: "Graph", clean: _Cleaner) -> "nx.DiGraph[str]":
     """As `Graph.to_networkx`, with shares, plain Python values, clean text, and a label for every node."""
+    import networkx as nx
+
     out: nx.DiGraph[str] = nx.DiGraph(
         prompt=clean(str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))), n_layers=graph.n_layers
     )
@@ -164,7 +183,9 @@ def _network(graph: "Graph", clean: _Cleaner) -> "nx.DiGraph[str]":
     return out
 
 
-def _graphml(network: "nx.DiGraph[str]") -> bytes:
+def _graphml(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
+    import networkx as nx
+
     buffer = BytesIO()
     nx.write_graphml(network, buffer)
     return buffer.getvalue()
@@ -183,6 +204,8 @@ def _gexf(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
     for _, _, edge in network.edges(data=True):
         color = _color(_POSITIVE if edge["weight"] > 0 else _NEGATIVE, 1.0)
         edge["viz"] = {"color": color, "thickness": max(_THICKEST * edge["share"], 0.2)}
+    import networkx as nx
+
     buffer = BytesIO()
     nx.write_gexf(network, buffer)
     # the day of writing; the same graph gives the same bytes

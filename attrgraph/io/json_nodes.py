@@ -1,17 +1,15 @@
 """The nodes of a JSON document as rows of a graph's node table."""
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import pandas as pd
 
+from attrgraph.io.check_nodes import MAX_LAYERS
 from attrgraph.io.flavours import KINDS_BY_TYPE, LARGEST_SHARE, feature_index, integer, token_of_id
 from attrgraph.io.params import counted
 from attrgraph.schema import BIAS_ID, ERROR_KINDS, FEATURE_KINDS, LABELLED, OUTPUT, PROBABILITY, node_id
 
-# no model is that deep, and every layer costs a step in influence
-_MAX_LAYERS = 1000
 # two happen: an error's older id may be that of a feature of layer 0
 _MAX_NODES_OF_ID = 8
 _KEYS = frozenset(
@@ -55,10 +53,6 @@ def read_nodes(
     Raises:
         KeyError, TypeError, ValueError: a node lacks something or has it of a wrong type.
     """
-    for node in raw_nodes:
-        lacking = [name for name in ("feature_type", "layer", "ctx_idx") if name not in node]
-        if lacking:
-            raise ValueError(f"node {node['node_id']!r:.60} has no {lacking[0]}")
     n_layers = _n_layers(raw_nodes, integer(metadata.get("n_layers")), has_attention=flavour == "attention")
     tokens, schema = metadata["prompt_tokens"], metadata.get("schema_version")
     rows: list[dict[str, Any]] = []
@@ -116,29 +110,21 @@ def _n_layers(raw_nodes: list[dict[str, Any]], stated: int | None, *, has_attent
         raise ValueError(f"logit nodes stand at layers {sorted(map(str, logit_layers))}, expected one layer")
     (logit_layer,) = logit_layers
     if logit_layer in (None, -1):
-        return highest + 1 if stated is None or not highest < stated <= _MAX_LAYERS else stated
+        return highest + 1 if stated is None or not highest < stated <= MAX_LAYERS else stated
     assert logit_layer is not None
-    if not 0 <= logit_layer <= _MAX_LAYERS + 1:
-        raise ValueError(f"logit nodes stand at layer {logit_layer}, expected one from 0 to {_MAX_LAYERS + 1}")
+    if not 0 <= logit_layer <= MAX_LAYERS + 1:
+        raise ValueError(f"logit nodes stand at layer {logit_layer}, expected one from 0 to {MAX_LAYERS + 1}")
     # files with attention features have them at n_layers
     n_layers = logit_layer if has_attention or logit_layer - 1 <= highest else logit_layer - 1
     return max(n_layers, highest + 1)
 
 
 def _kind(node: dict[str, Any]) -> str:
-    name = node["feature_type"]
-    if not isinstance(name, str):
-        raise TypeError(f"node {node['node_id']!r:.60}: feature_type is {name!r:.60}, expected text")
-    return KINDS_BY_TYPE.get(name, "unknown")
+    return KINDS_BY_TYPE.get(node["feature_type"], "unknown")
 
 
 def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) -> dict[str, Any]:
     kind, pos = _kind(node), node["ctx_idx"]
-    where = f"node {node['node_id']!r:.60}"
-    if isinstance(pos, bool) or not isinstance(pos, int):
-        raise TypeError(f"{where}: ctx_idx is {pos!r:.60}, expected an integer")
-    if not 0 <= pos < len(tokens):
-        raise ValueError(f"{where}: ctx_idx {pos} is negative or beyond the prompt's {len(tokens)} tokens")
     layer = _layer(node, kind, n_layers)
     label = node.get("clerp")
     label = label if isinstance(label, str) else ""
@@ -146,7 +132,7 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
     text = tokens[pos] if own_text is None else own_text
     feature, probability = -1, _number(node, "token_prob")
     if not 0 <= probability <= LARGEST_SHARE:
-        raise ValueError(f"{where}: token_prob {probability} is no probability")
+        raise ValueError(f"node {node['node_id']!r:.60}: token_prob {probability} is no probability")
     probability = min(probability, 1.0)
     if kind in FEATURE_KINDS:
         feature = feature_index(node, layer, schema)
@@ -160,9 +146,9 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         if not probability and stated_probability:
             probability = min(1.0, float(stated_probability[1]))
         text = output[1] if output else LABELLED.sub("", label) if own_text is None else own_text
-    cumulative = _number(node, "influence")
+    cumulative: Any = node.get("influence")
     # a logit's has no meaning, and files have null there
-    is_stated = kind != "logit" and node.get("influence") is not None and 0 <= cumulative <= LARGEST_SHARE
+    is_stated = kind != "logit" and type(cumulative) in (int, float) and 0 <= cumulative <= LARGEST_SHARE
     return {
         "kind": kind,
         "layer": layer,
@@ -172,7 +158,7 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         "activation": _number(node, "activation"),
         "probability": probability,
         "influence": 0.0,
-        "cumulative_influence": cumulative if is_stated else 1.0,
+        "cumulative_influence": float(cumulative) if is_stated else 1.0,
         "label": label,
         "is_stated": is_stated or kind == "logit",
     }
@@ -186,22 +172,15 @@ def _layer(node: dict[str, Any], kind: str, n_layers: int) -> int:
     layer = integer(node["layer"])
     if layer is None and kind in ("unknown", "bias"):
         return -1
-    if layer is None or not (-1 if kind in ("unknown", "bias") else 0) <= layer < _MAX_LAYERS:
+    if layer is None or not (-1 if kind in ("unknown", "bias") else 0) <= layer < MAX_LAYERS:
         where = f"node {node['node_id']!r:.60}"
-        raise ValueError(f"{where}: layer is {node['layer']!r:.60}, expected a number from 0 to {_MAX_LAYERS - 1}")
+        raise ValueError(f"{where}: layer is {node['layer']!r:.60}, expected a number from 0 to {MAX_LAYERS - 1}")
     return layer
 
 
 def _number(node: dict[str, Any], name: str) -> float:
     """A number, 0 if it is missing or null."""
-    value = node.get(name)
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"node {node['node_id']!r:.60}: {name} is {value!r:.60}, expected a number")
-    if not isfinite(value):
-        raise ValueError(f"node {node['node_id']!r:.60}: {name} is {value}, expected a finite number")
-    return float(value)
+    return float(node.get(name) or 0.0)
 
 
 def _name(row: dict[str, Any], raw_id: str, n_layers: int) -> str:

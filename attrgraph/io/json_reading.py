@@ -14,6 +14,7 @@ from attrgraph.io.flavours import KINDS_BY_TYPE, flavour_of, integer
 from attrgraph.io.json_nodes import NodeTable, read_nodes
 from attrgraph.io.own_metadata import check_own_metadata
 from attrgraph.io.params import counted, own_labels, read_params, referred_ids
+from attrgraph.io.problems import US
 from attrgraph.schema import FEATURE_KINDS, KINDS, GraphParts, node_table
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _TOP_KEYS = ("metadata", "qParams", "nodes", "links")
 _LINK_KEYS = ("source", "target", "weight")
+# found in graphs that are read all the same; without influence they have no use, and that says what is wrong
+_REPAIRED = ("layer-order", "cycle", "probability")
 
 
 def from_dict(document: Any, where: str) -> GraphParts:
@@ -44,11 +47,15 @@ def from_dict(document: Any, where: str) -> GraphParts:
 
 
 def _graph(document: Any) -> GraphParts:
-    metadata, raw_nodes, links = _parts(document)
+    found = check_content(document)
+    for problem in found:
+        if US in problem.breaks and problem.code not in _REPAIRED:
+            raise GraphFileError(
+                f"not an attribution graph: {problem.message}; attrgraph check lists all that is wrong."
+            )
+    problems = [asdict(problem) for problem in found]
+    metadata, raw_nodes, links = document["metadata"], document["nodes"], document["links"]
     tokens = metadata["prompt_tokens"]
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise ValueError("metadata.prompt_tokens is not a list of texts")
-    problems = [asdict(problem) for problem in check_content(document)]
     repairs: list[str] = []
     params = document.get("qParams")
     if not isinstance(params, dict):
@@ -89,23 +96,6 @@ def _graph(document: Any) -> GraphParts:
     )
 
 
-def _parts(document: Any) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Metadata, nodes and links, of the right types."""
-    if not isinstance(document, dict):
-        raise TypeError(f"the document is a {type(document).__name__}, expected an object")
-    for name, kind in (("metadata", dict), ("nodes", list), ("links", list)):
-        if not isinstance(document[name], kind):
-            raise TypeError(f"{name} is a {type(document[name]).__name__}, expected a {kind.__name__}")
-    for name in ("nodes", "links"):
-        for i, item in enumerate(document[name]):
-            if not isinstance(item, dict):
-                raise TypeError(f"{name}[{i}] is a {type(item).__name__}, expected an object")
-    for i, node in enumerate(document["nodes"]):
-        if not isinstance(node["node_id"], str):
-            raise TypeError(f"nodes[{i}].node_id is {node['node_id']!r:.60}, expected text")
-    return document["metadata"], document["nodes"], document["links"]
-
-
 def _our_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """What this package wrote, if it did; else the prompt, and the pruning if stated. The rest as it stands."""
     # the schema says how this file numbers features, which a graph does not
@@ -131,7 +121,7 @@ def _edges(
     """The adjacency, and `[source, target, {key: value}]` for links with other keys."""
     n_nodes = len(table.nodes)
     names, layers = table.nodes.index, table.nodes["layer"].tolist()
-    weights = _weights(links)
+    weights = np.array([link["weight"] for link in links], dtype=np.float32)
     ends = np.full((2, len(links)), -1, dtype=np.int64)
     dangling, shared, extra = [], [], []
     seen: dict[tuple[str, str], int] = {}
@@ -175,18 +165,6 @@ def _edges(
         repairs.append(f"{n_sums} edges left out whose links add up to 0")
         adjacency.eliminate_zeros()
     return adjacency, extra
-
-
-def _weights(links: list[dict[str, Any]]) -> np.ndarray:
-    """[n_links] float32."""
-    values = [link["weight"] for link in links]
-    for kind in set(map(type, values)) - {int, float}:
-        i = next(i for i, value in enumerate(values) if type(value) is kind)
-        raise TypeError(f"links[{i}].weight is {values[i]!r:.60}, expected a number")
-    weights = np.array(values, dtype=np.float64)
-    if not (np.abs(weights) <= np.finfo(np.float32).max).all():
-        raise ValueError("a link's weight is not finite in float32")
-    return weights.astype(np.float32)
 
 
 def _references(raw_nodes: list[dict[str, Any]], table: NodeTable, *, js_first: bool) -> dict[str, list[str]]:

@@ -34,6 +34,8 @@ def write_json(graph: "Graph", path: str | Path, profile: str = "neuronpedia", *
     Raises:
         GraphFileError: an unknown profile, metadata that JSON cannot hold, or the file cannot be written.
     """
+    if not (graph.nodes["kind"] == "logit").any():
+        raise GraphFileError(f"{path}: no reader opens JSON without a logit; write .safetensors.")
     document, repairs = to_document(graph, profile)
     try:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

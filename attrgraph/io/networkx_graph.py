@@ -2,19 +2,32 @@
 
 from typing import TYPE_CHECKING
 
+from scipy import sparse
+
+from attrgraph.schema import BIAS_ID
+
 if TYPE_CHECKING:
     import networkx as nx
 
     from attrgraph.graph.graph import Graph
 
 
+def without_own_bias(graph: "Graph") -> "Graph":
+    """Without the node for all that is constant; other tools' bias nodes stand for single biases."""
+    kept = graph.nodes.index != BIAS_ID
+    adjacency = sparse.csr_array(graph.adjacency[kept][:, kept])
+    return graph.replace(nodes=graph.nodes[kept], adjacency=adjacency)
+
+
 def to_networkx(graph: "Graph") -> "nx.DiGraph[str]":
     """Edges run from source to target and have `weight`; nodes have every column of the node table, none of it null.
 
-    Graph attributes are the prompt and the number of layers, so that GraphML, GEXF and GML can be written from it.
+    This package's bias node is left out, as in JSON files and tables; bias nodes of other tools stay. Graph attributes
+    are the prompt and the number of layers, so that GraphML, GEXF and GML can be written from it.
     """
     import networkx as nx
 
+    graph = without_own_bias(graph)
     prompt = str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))
     out: nx.DiGraph[str] = nx.DiGraph(prompt=prompt, n_layers=graph.n_layers)
     columns = graph.nodes.columns

@@ -86,7 +86,7 @@ def test_replaced_characters_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
     odd = ag.Graph(graph.nodes.assign(label="a\x07b"), graph.adjacency, graph.prompt_tokens, graph.metadata)
     odd.save(tmp_path / "odd.safetensors")
     assert main(["convert", str(tmp_path / "odd.safetensors"), "-o", str(tmp_path / "odd.graphml")]) == 0
-    assert f"{len(graph.nodes)} characters that the format cannot hold were replaced" in capsys.readouterr().err
+    assert f"{len(graph.nodes)} characters replaced that the format cannot hold" in capsys.readouterr().err
 
 
 def test_prompts_traced_into_tables_can_be_forced_anew(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_prompts_traced_into_tables_can_be_forced_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-o", "g.graphml"], 1, "unknown ending '.graphml'; expected one of .svg, .png, .pdf, .dot"),
+        (["-o", "g.graphml"], 1, "unknown ending '.graphml'; expected one of .dot, .svg, .png, .pdf"),
         (["-o", "g.dot", "--group", "texas"], 2, "names no nodes; write it as"),
         (["-o", "g.dot", "--group", "a=1_815_5", "--group", "a=1_1023_5"], 2, "is given twice"),
         (["-o", "g.dot", "--group", "a=9_9_9"], 1, "group 'a': the graph has none of its nodes (9_9_9)"),

@@ -56,7 +56,7 @@ def read_network(path: Path) -> "nx.DiGraph[str]":
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_nodes_and_weights_come_back_equal_and_none_is_null(ending: str, graph: ag.Graph, tmp_path: Path) -> None:
     path = tmp_path / f"g.{ending}"
-    assert ag.export_graph(graph, path) == 0
+    assert ag.export_graph(graph, path) == []
     again = read_network(path)
     assert list(again) == list(graph.nodes.index)
     for name, row in graph.nodes.iterrows():
@@ -113,9 +113,10 @@ def test_hostile_text_comes_back_or_is_replaced_and_counted(
 ) -> None:
     nodes = graph.nodes.assign(label=[label, *graph.nodes["label"].iloc[1:]])
     changed = ag.Graph(nodes, graph.adjacency, graph.prompt_tokens, graph.metadata)
-    n = ag.export_graph(changed, tmp_path / f"g.{ending}")
+    repairs = ag.export_graph(changed, tmp_path / f"g.{ending}")
     is_text = ending in ("graphml", "gexf", "csv")
-    assert n == (n_replaced if is_text else 0)
+    n = n_replaced if is_text else 0
+    assert repairs == ([f"{n} characters replaced that the format cannot hold"] if n else [])
     again = read_network(tmp_path / f"g.{ending}")
     assert again.nodes[nodes.index[0]]["label"] == (in_xml if is_text else label)
 
@@ -127,7 +128,7 @@ def test_unlabelled_nodes_show_their_ids_and_the_prompt_may_hold_anything(
     metadata = {**graph.metadata, "prompt": "half a pair: \ud800"}
     bare = ag.Graph(graph.nodes.assign(label=""), graph.adjacency, graph.prompt_tokens, metadata)
     path = tmp_path / f"g.{ending}"
-    assert ag.export_graph(bare, path) == 1
+    assert ag.export_graph(bare, path) == ["1 characters replaced that the format cannot hold"]
     assert all(data["label"] == name for name, data in read_network(path).nodes(data=True))
 
 
@@ -180,14 +181,14 @@ def test_a_graph_of_one_node_or_none_is_written(ending: str, graph: ag.Graph, tm
 def test_exports_that_cannot_be_written_are_refused(
     graph: ag.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(GraphFileError, match=r"unknown ending '\.xlsx'; expected one of \.graphml, \.gexf"):
+    with pytest.raises(GraphFileError, match=r"unknown ending '\.xlsx'; expected one of \.json, \.safetensors"):
         ag.export_graph(graph, tmp_path / "g.xlsx")
     (tmp_path / "g.nodes.csv").write_text("mine")
     with pytest.raises(GraphFileError, match=r"g\.nodes\.csv: exists"):
-        ag.export_graph(graph, tmp_path / "g.csv")
+        ag.export_graph(graph, tmp_path / "g.csv", overwrite=False)
     assert [path.name for path in tmp_path.iterdir()] == ["g.nodes.csv"]
     assert (tmp_path / "g.nodes.csv").read_text() == "mine"
-    ag.export_graph(graph, tmp_path / "g.csv", overwrite=True)
+    ag.export_graph(graph, tmp_path / "g.csv")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("attrgraph.io.exports.find_spec", lambda name: None)
     with pytest.raises(GraphFileError, match="pip install pyarrow"):

@@ -84,10 +84,9 @@ def test_pins_and_groups_name_the_graphs_nodes(flavour: str, tmp_path: Path) -> 
     }
 
 
-@pytest.mark.parametrize(("flavour", "first", "second"), list(product([*FLAVOURS, "attention"], TARGETS, TARGETS)))
-def test_every_flavour_comes_back_from_every_pair_of_formats(
-    flavour: str, first: str, second: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("flavour", "first"), list(product([*FLAVOURS, "attention"], TARGETS)))
+def test_every_flavour_comes_back_through_two_formats(flavour: str, first: str, tmp_path: Path) -> None:
+    second = TARGETS[TARGETS.index(first) - 1]
     content = attention_document() if flavour == "attention" else document(flavour)
     content["own"] = {"kept": [1, None, "x"]}
     content["metadata"]["own"] = {"kept": True}
@@ -314,12 +313,12 @@ VALID = json.dumps(document("neuronpedia")).encode()
         (raw(json.dumps({}).encode("utf-16")), "is UTF-16"),
         (raw(VALID[:-40]), "is not JSON"),
         (raw(b"graph"), "is not JSON"),
-        (raw(b"[" * 10**6), "is nested 1000000 deep"),
-        (raw(b'{"a":' * 10**6), "is nested 1000000 deep"),
-        (raw(b'["]]]]' + b"]" * 5000 + b'",' + b"[" * 5000), "is nested 5001 deep"),
+        (raw(b"[" * 10**6), "is nested too deep"),
+        (raw(b'{"a":' * 10**6), "is nested too deep"),
+        (raw(b'["]]]]' + b"]" * 5000 + b'",' + b"[" * 5000), "is nested too deep"),
         (raw(VALID.replace(b'"weight": 1.5', b'"weight": NaN', 1)), "holds NaN"),
-        (raw(VALID.replace(b'"weight": 1.5', b'"weight": 1e999', 1)), "not finite"),
-        (raw(VALID.replace(b'"weight": 1.5', b'"weight": ' + b"9" * 400, 1)), "OverflowError"),
+        (raw(VALID.replace(b'"weight": 1.5', b'"weight": 1e999', 1)), "no finite number"),
+        (raw(VALID.replace(b'"weight": 1.5', b'"weight": ' + b"9" * 400, 1)), "no finite number"),
         (raw(VALID.replace(b'"weight": 1.5', b'"weight": ' + b"9" * 10**6, 1)), "is not JSON"),
         (raw(VALID[:-1] + b', "nodes": []}'), "'nodes' stands twice"),
         (lambda path: path.mkdir(), "is a folder"),
@@ -373,14 +372,14 @@ def test_any_value_in_any_field_loads_or_ends_in_one_error(value: Any, tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["links"][0].update(weight="1.5"), r"links\[0\].weight is '1.5', expected a number"),
-        (lambda d: d["nodes"][0].update(ctx_idx="1"), "ctx_idx is '1', expected an integer"),
-        (lambda d: d["nodes"][0].update(ctx_idx=4), "beyond the prompt's 4 tokens"),
-        (lambda d: d["nodes"][0].update(layer="top"), "layer is 'top', expected a number"),
-        (lambda d: d["nodes"][0].update(layer="70000"), "expected a number from 0 to 999"),
-        (lambda d: d["nodes"][0].update(node_id=7), r"nodes\[0\].node_id is 7, expected text"),
+        (lambda d: d["links"][0].update(weight="1.5"), r"whose weight is no finite number: .*'1.5'"),
+        (lambda d: d["nodes"][0].update(ctx_idx="1"), r"at no position of the prompt's 4: 0_7_1 \(ctx_idx '1'"),
+        (lambda d: d["nodes"][0].update(ctx_idx=4), "at no position of the prompt's 4"),
+        (lambda d: d["nodes"][0].update(layer="top"), r"whose layer is no number from 0 to 999: 0_7_1 \('top'\)"),
+        (lambda d: d["nodes"][0].update(layer="70000"), "no number from 0 to 999"),
+        (lambda d: d["nodes"][0].update(node_id=7), r"node_id is missing or no text: nodes\[0\]"),
         (lambda d: d["nodes"][0].update(node_id="x", feature=None), "feature is None, expected an integer"),
-        (lambda d: d["nodes"][0].update(activation="high"), "activation is 'high', expected a number"),
+        (lambda d: d["nodes"][0].update(activation="high"), "activation or token_prob is no finite number: .*'high'"),
         (lambda d: d["metadata"].update(prompt_tokens=[1, 2]), "prompt_tokens is not a list of texts"),
         (lambda d: d.update(nodes=d["nodes"][:-2]), "there is no logit node"),
         (lambda d: d["links"].append({"source": "2_3_3", "target": "0_7_1", "weight": 1}), "lower to a higher layer"),
