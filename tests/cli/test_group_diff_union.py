@@ -107,7 +107,7 @@ def test_unions_are_written(files: dict[str, str], tmp_path: Path, capsys: pytes
     assert union_nodes(again)["count"].sort_index().equals(union_nodes(expected)["count"].sort_index())
     assert {logit["token"] for logit in found["logits"]} == {"austin", "lincoln"}
     assert main(["union", *both, "-o", output]) == 1  # is not overwritten
-    assert main(["union", *both, "-o", output, "--force", "--align", "position"]) == 0
+    assert main(["union", *both, "-o", output, "--force", "--align", "start"]) == 0
     assert "wrote" in capsys.readouterr().out
 
 
@@ -131,7 +131,7 @@ def test_bad_input_gives_one_line(files: dict[str, str], tmp_path: Path, capsys:
         (["diff", graph, "nowhere.json"], "no such file"),
         (["diff", graph, graph, "-o", str(tmp_path / "d.json")], "unknown ending '.json'"),
         (["union", graph, "-o", str(tmp_path / "u.json"), "--min-count", "2"], "min_count is 2"),
-        (["union", graph, "-o", str(tmp_path / "u.json"), "--align", "tokens"], "expected one of end, position"),
+        (["union", graph, "-o", str(tmp_path / "u.json"), "--align", "tokens"], "expected one of end, start"),
     ):
         assert main(arguments) == 1, arguments
         out, err = capsys.readouterr()

@@ -87,7 +87,7 @@ def test_summary_by_hand() -> None:
 
 def test_positions_correspond_as_asked() -> None:
     short, long = ["in", "dallas", "is"], ["in", "fort", "worth", "is"]
-    assert align(short, long, "position") == [(0, 0), (1, 1), (2, 2), (None, 3)]
+    assert align(short, long, "start") == [(0, 0), (1, 1), (2, 2), (None, 3)]
     assert align(short, long, "end") == [(None, 0), (0, 1), (1, 2), (2, 3)]
     assert align(short, long, "tokens") == [(0, 0), (None, 1), (1, 2), (2, 3)]
     assert align(["a", "b"], ["b", "c"], "tokens") == [(0, None), (1, 0), (None, 1)]
@@ -97,7 +97,7 @@ def test_positions_correspond_as_asked() -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from("ab"), max_size=8), st.lists(st.sampled_from("ab"), max_size=8))
 def test_alignments_have_every_position_once_and_in_order(left: list[str], right: list[str]) -> None:
-    for how in ("end", "position", "tokens"):
+    for how in ("end", "start", "tokens"):
         places = align(left, right, how)
         assert [ours for ours, _ in places if ours is not None] == list(range(len(left)))
         assert [theirs for _, theirs in places if theirs is not None] == list(range(len(right)))
@@ -105,7 +105,7 @@ def test_alignments_have_every_position_once_and_in_order(left: list[str], right
 
 
 @settings(max_examples=30, deadline=None)
-@given(random_parts(), st.sampled_from(["end", "position", "tokens"]))
+@given(random_parts(), st.sampled_from(["end", "start", "tokens"]))
 def test_a_graph_does_not_differ_from_itself(parts: Parts, how: str) -> None:
     graph = graph_of(*parts)
     found = ag.diff(graph, graph, align=how)
@@ -119,7 +119,7 @@ def test_a_graph_does_not_differ_from_itself(parts: Parts, how: str) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(random_parts(), random_parts(), st.sampled_from(["end", "position", "tokens"]))
+@given(random_parts(), random_parts(), st.sampled_from(["end", "start", "tokens"]))
 def test_left_and_right_can_be_changed(ours: Parts, theirs: Parts, how: str) -> None:
     left, right = graph_of(*ours), graph_of(*theirs)
     there, back = ag.diff(left, right, align=how), ag.diff(right, left, align=how)
@@ -141,7 +141,7 @@ def test_left_and_right_can_be_changed(ours: Parts, theirs: Parts, how: str) -> 
 
 def test_prompts_of_other_cities_share_what_asks_for_the_capital(graphs: list[ag.Graph]) -> None:
     dallas, chicago, fort_worth = (graph.prune() for graph in graphs)
-    same_length = [ag.diff(dallas, chicago, align=how) for how in ("end", "position", "tokens")]
+    same_length = [ag.diff(dallas, chicago, align=how) for how in ("end", "start", "tokens")]
     for found in same_length[1:]:
         pd.testing.assert_frame_equal(found.nodes, same_length[0].nodes)
     nodes = same_length[0].nodes
@@ -151,7 +151,7 @@ def test_prompts_of_other_cities_share_what_asks_for_the_capital(graphs: list[ag
     by_tokens = ag.diff(dallas, fort_worth, align="tokens")
     assert (by_tokens.nodes.loc[["E_560_3", "E_105_8", "0_632_9"], "status"] == "common").all()
     assert by_tokens.places.loc[6, ["left_token", "right_token"]].tolist() == ["dallas", "worth"]
-    by_position = ag.diff(dallas, fort_worth, align="position")
+    by_position = ag.diff(dallas, fort_worth, align="start")
     assert by_position.nodes.loc["E_105_7", "status"] == "left"
     assert by_position.nodes.loc["E_560_3", "status"] == "common"
     jaccards = [found.summary()["nodes"]["jaccard"] for found in (by_tokens, by_position)]
@@ -300,7 +300,7 @@ def test_graphs_that_cannot_be_compared_are_refused(graphs: list[ag.Graph], tmp_
     graph, other = six_nodes(), six_nodes()
     with pytest.raises(AttrGraphError, match="align='middle'"):
         ag.diff(graph, other, align="middle")
-    with pytest.raises(AttrGraphError, match="align='tokens'; expected one of end, position"):
+    with pytest.raises(AttrGraphError, match="align='tokens'; expected one of end, start"):
         ag.union([graph, other], align="tokens")
     with pytest.raises(AttrGraphError, match="union of no graph"):
         ag.union([])
@@ -327,7 +327,7 @@ def test_names_are_as_in_the_graphs_if_prompts_have_one_length() -> None:
     assert set(ag.diff(graph, graph).nodes.index) == {A, B, C, E, F, T}
 
 
-@pytest.mark.parametrize("how", ["end", "position", "tokens"])
+@pytest.mark.parametrize("how", ["end", "start", "tokens"])
 def test_one_answer_is_one_node_however_long_the_prompts_are(how: str) -> None:
     rows = [("logit", 2, 2, 9, 5.0, 1.0), ("embedding", -1, 2, 8, 0.0, 0.0)]
     longer = graph_of(rows, np.array([[0.0, 1.0], [0.0, 0.0]]), ["one", "two", "three"])

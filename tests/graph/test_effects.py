@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_graphs import Case, all_paths, cases, dense, dense_shares, make_graph
+from random_graphs import Case, all_paths, cases, dense, dense_shares, make_graph, network_of
 from scipy import sparse
 
 import attrgraph as ag
@@ -166,14 +166,14 @@ def test_features_that_become_errors_lead_from_their_error(case: Case, data: st.
     features = graph.select(kind="feature")
     chosen = [node for node in features if data.draw(st.booleans())]
     less = graph.without(chosen, "to_error")
-    edges = graph.to_networkx()
+    edges = network_of(graph)
     expected: dict[tuple[str, str], float] = {}
     for source, target, values in edges.edges(data=True):
         if target not in chosen:
             layer, pos = edges.nodes[source]["layer"], edges.nodes[source]["pos"]
             pair = (f"{layer}_-1_{pos}" if source in chosen else source), target
             expected[pair] = expected.get(pair, 0.0) + values["weight"]
-    found = {(source, target): values["weight"] for source, target, values in less.to_networkx().edges(data=True)}
+    found = {(source, target): values["weight"] for source, target, values in network_of(less).edges(data=True)}
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)  # sums of a few float32
     made = {f"{layer}_-1_{pos}" for layer, pos in graph.nodes.loc[chosen, ["layer", "pos"]].itertuples(index=False)}
     assert set(less.nodes.index) == (set(graph.nodes.index) - set(chosen)) | made

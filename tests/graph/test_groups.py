@@ -13,7 +13,7 @@ from six_nodes import A, B, C, E, F, T, graph_of, random_groups, random_parts, s
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
 from attrgraph.files import PROFILES
-from attrgraph.graph.groups import group, grouping_score, groups_of, propagate_labels, with_groups
+from attrgraph.graph.groups import group, grouping_score, groups_of, with_groups
 from attrgraph.models.language_model import LanguageModel
 
 DALLAS = "in the state containing dallas the capital is"
@@ -262,25 +262,6 @@ def test_cluster_cycles_are_undone() -> None:
     graph.group(graph.auto_groups("flow", n=2))
 
 
-def test_labels_spread_to_features_that_share_most_flow() -> None:
-    graph = six_nodes()
-    # a's flow among features is to c only; b's 2/5 to c
-    assert propagate_labels(graph, {C: "big"}) == {A: "big", B: "big", C: "big"}
-    # c: 2/5 with a, 2/5 with b
-    assert propagate_labels(graph, {A: "left", B: "right"})[C] == "left"
-    assert propagate_labels(graph, {B: "right", A: "left"})[C] == "right"
-    assert propagate_labels(graph, {A: "left", B: "right"}, min_share=0.6) == {A: "left", B: "right"}
-    # with the answer known too, b has 1/5 of 3/5 from it, c 4/5 of 8/5
-    assert propagate_labels(graph, {T: "answer"}, min_share=0.4) == {A: "answer", B: "answer", C: "answer", T: "answer"}
-    assert propagate_labels(graph, {}) == {}
-
-
-def test_label_propagation_goes_on_over_nodes_it_has_labelled() -> None:
-    graph = six_nodes()
-    # a is next to c only, and c's flow is half with a; t has no label
-    assert propagate_labels(graph, {B: "right"}, min_share=0.5) == {A: "right", B: "right", C: "right"}
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_groups_survive_files(profile: str, full: ag.Graph, tmp_path: Path) -> None:
     graph = full.prune()
@@ -333,10 +314,6 @@ def test_wrong_groups_are_refused() -> None:
             graph.group(groups)  # type: ignore[arg-type]
         with pytest.raises(AttrGraphError, match=message):
             grouping_score(graph, groups)  # type: ignore[arg-type]
-    with pytest.raises(AttrGraphError, match="no node 'x'"):
-        propagate_labels(graph, {"x": "y"})
-    with pytest.raises(AttrGraphError, match="min_share is 0"):
-        propagate_labels(graph, {}, min_share=0.0)
     graph.metadata["qParams"] = "text"
     with pytest.raises(AttrGraphError, match="qParams are a str"):
         with_groups(graph, {"x": [A]})

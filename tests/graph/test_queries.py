@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_graphs import Case, cases, dense_shares
+from random_graphs import Case, cases, dense_shares, network_of
 
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError
@@ -90,24 +90,32 @@ def test_expressions_mean_what_they_mean_to_pandas(expression: str, graph: Graph
     assert graph.query(f"  {expression} ").nodes.equals(expected)
 
 
-def test_expressions_of_literals_hold_for_all_nodes_or_none(graph: Graph) -> None:
-    assert len(graph.query("1 < 2")) == len(graph.nodes)
-    assert len(graph.query("'a' in ['b']")) == 0
+def test_odd_expressions_hold_as_they_say(graph: Graph) -> None:
     assert len(graph.query("layer in []")) == 0
-    assert len(graph.query("1 / 0 > 5")) == len(graph.nodes)
+    assert len(graph.query("layer * 0 + 1 > 0 / 5")) == len(graph.nodes)
+    everything = graph.query("(layer + 2) / 0 > 5")  # infinite
+    assert len(everything) == len(graph.nodes)
+    assert len(graph.query("(layer + 9) * 9999999999999999999 > 0")) == len(graph.nodes)  # no overflow
+    odd = "it's `x` @y # \\n"
+    named = graph.replace(nodes=graph.nodes.assign(label=[odd.replace("\\n", "\n"), *graph.nodes["label"].iloc[1:]]))
+    assert named.query(f'label == "{odd}"').ids == [graph.nodes.index[0]]
 
 
+COLUMNS = st.sampled_from(["layer", "pos", "influence"])
 NUMBERS = st.sampled_from(["layer", "pos", "influence", "2", "0.5", "-1", "(layer + pos)", "(pos * -2)"])
 TEXTS = st.sampled_from(["kind", "label", "'feature'", '"logit"'])
 COMPARISONS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
 
 
-def _compare(operand: st.SearchStrategy[str], comparison: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return st.builds("{} {} {}".format, operand, comparison, operand)
+def _compare(
+    column: st.SearchStrategy[str], operand: st.SearchStrategy[str], comparison: st.SearchStrategy[str]
+) -> st.SearchStrategy[str]:
+    sides = st.builds("{} {} {}".format, column, comparison, operand)
+    return sides | st.builds("{} {} {}".format, operand, comparison, column)
 
 
 CONDITIONS = st.recursive(
-    _compare(NUMBERS, COMPARISONS) | _compare(TEXTS, st.sampled_from(["==", "!="])),
+    _compare(COLUMNS, NUMBERS, COMPARISONS) | _compare(st.just("kind"), TEXTS, st.sampled_from(["==", "!="])),
     lambda inner: (
         st.builds("({} {} {})".format, inner, st.sampled_from(["and", "or"]), inner)
         | st.builds("(not {})".format, inner)
@@ -178,7 +186,7 @@ def test_selections_say_what_they_hold(graph: Graph) -> None:
 @given(cases(), st.data())
 def test_neighbors_are_those_of_networkx(case: Case, data: st.DataObject) -> None:
     graph = case.build()
-    links, ids = graph.to_networkx(), graph.nodes.index.tolist()
+    links, ids = network_of(graph), graph.nodes.index.tolist()
     chosen = [node for node in ids if data.draw(st.booleans())]
     for method, one in (
         (graph.predecessors, lambda node: links.predecessors(node)),
@@ -273,6 +281,10 @@ def test_asking_a_graph_needs_no_torch(graph: Graph, tmp_path: Path) -> None:
         ("layer + 1", "is a number, not a condition"),
         ("label", "is a text, not a condition"),
         ("", "is not an expression"),
+        ("1 < 2", "compares no column"),
+        ("'a' == 'a' and layer > 1", "compares no column"),
+        ("layer > 1 / 0", "division by zero"),
+        ("layer in {1, 2}", "is no list"),
         ("\0", "is not an expression"),
         ("layer > 1e999 * 9" + "9" * 400, "is not an expression"),
         ("(" * 4000 + "1" + ")" * 4000, "is not an expression"),

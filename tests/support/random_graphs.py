@@ -69,9 +69,20 @@ def _id(row: tuple[str, int, int, int], n_layers: int) -> str:
     return "B" if kind == "bias" else f"{first}_{feature}_{pos}"
 
 
+def network_of(graph: Graph) -> "nx.DiGraph[str]":
+    """Every node and every edge, the bias node's too, which `Graph.to_networkx` leaves out."""
+    ids, edges = graph.nodes.index.tolist(), graph.adjacency.tocoo()
+    network: nx.DiGraph[str] = nx.DiGraph()
+    for name, row in graph.nodes.iterrows():
+        network.add_node(str(name), **row)
+    for target, source, weight in zip(edges.row, edges.col, edges.data, strict=True):
+        network.add_edge(ids[source], ids[target], weight=float(weight))
+    return network
+
+
 def all_paths(graph: Graph, sources: Iterable[str], targets: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """Every path of one edge or more from any source to any target."""
-    links = graph.to_networkx()
+    links = network_of(graph)
     for source in sources:
         others = [target for target in targets if target != source]
         for target in others:

@@ -12,7 +12,7 @@ from attrgraph.errors import AttrGraphError
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
-ALIGNMENTS = ("end", "position", "tokens")
+ALIGNMENTS = ("end", "start", "tokens")
 # what a node is, whatever graph it is in; `copy` tells nodes apart that are the same in all of these
 KEY = ["kind", "layer", "feature", "place", "copy"]
 
@@ -25,7 +25,7 @@ def align(left: Sequence[str], right: Sequence[str], how: str) -> list[Pair]:
 
     Args:
         left, right: tokens.
-        how: `position`: as counted from the start; `end`: from the end; `tokens`: equal tokens in order, as many as
+        how: `start`: as counted from the start; `end`: from the end; `tokens`: equal tokens in order, as many as
             `difflib` finds, and what stands between them from its end, so that the last token of one name is at the
             place of the last token of another.
 
@@ -33,7 +33,7 @@ def align(left: Sequence[str], right: Sequence[str], how: str) -> list[Pair]:
         AttrGraphError: an unknown way.
     """
     n, m = len(left), len(right)
-    if how == "position":
+    if how == "start":
         return _beside(range(n), range(m), from_end=False)
     if how == "end":
         return _beside(range(n), range(m), from_end=True)

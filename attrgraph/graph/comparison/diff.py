@@ -80,7 +80,7 @@ def diff(left: "Graph", right: "Graph", *, align: str = "end") -> Diff:
 
     Args:
         left, right: of two prompts, or of one prompt traced twice; pruned or not.
-        align: which positions correspond: `end`: counted from the end; `position`: from the start; `tokens`: equal
+        align: which positions correspond: `end`: counted from the end; `start`: from the start; `tokens`: equal
             tokens do, as `difflib` matches them, and what stands between them from its end.
 
     Raises:

@@ -42,7 +42,7 @@ def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") 
     Args:
         graphs: of one model and its transcoders; pruned or not.
         min_count: in how many graphs a node must be.
-        align: which positions correspond: `end`: counted from the end; `position`: from the start. The result has as
+        align: which positions correspond: `end`: counted from the end; `start`: from the start. The result has as
             many positions as the longest prompt.
 
     Raises:

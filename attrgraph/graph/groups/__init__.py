@@ -1,13 +1,11 @@
 """Supernodes: nodes of a graph put together to groups, and the smaller graph between the groups.
 
 flows.py how much influence goes along each edge; grouped.py the graph of groups; score.py what a grouping loses;
-automatic.py groups by position, flow or weights; labels.py names for nodes that have none; params.py groups in graph
-files.
+automatic.py groups by position, flow or weights; saved_groups.py groups in graph files.
 """
 
 from attrgraph.graph.groups.automatic import auto_groups
 from attrgraph.graph.groups.grouped import GroupedGraph, group
-from attrgraph.graph.groups.labels import propagate_labels
 from attrgraph.graph.groups.saved_groups import groups_of, with_groups
 from attrgraph.graph.groups.score import grouping_score
 
@@ -17,6 +15,5 @@ __all__ = [
     "group",
     "grouping_score",
     "groups_of",
-    "propagate_labels",
     "with_groups",
 ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
+from attrgraph.graph.selections import mask_of
 from attrgraph.influence.influence import node_influence, node_levels, row_shares
 from attrgraph.schema import BIAS_ID
 
@@ -88,9 +88,10 @@ def membership(graph: "Graph", groups: Groups) -> Membership:
     names = list(groups)
     for number, (name, given) in enumerate(groups.items()):
         members = _members(name, given)
+        mask_of(graph, [member for member in members if member != BIAS_ID])  # refuses unknown ids
         for member in members:
-            if member not in places:
-                raise AttrGraphError(f"group {name!r}: {_unknown(member, ids)}")
+            if member == BIAS_ID:
+                raise AttrGraphError(f"group {name!r}: the bias node has no influence and can be in no group.")
             place = places[member]
             if group_of[place] >= 0:
                 other = names[group_of[place]]
@@ -115,11 +116,3 @@ def _members(name: str, given: Iterable[str]) -> list[str]:
     if not members:
         raise AttrGraphError(f"group {name!r} is empty; name at least one node, or leave it out.")
     return members
-
-
-def _unknown(member: str, ids: list[str]) -> str:
-    if member == BIAS_ID:
-        return "the bias node has no influence and can be in no group."
-    close = get_close_matches(member, ids)
-    meant = f"did you mean {', '.join(close)}?" if close else "ids are the index of graph.nodes."
-    return f"the graph has no node {member!r}; {meant}"
