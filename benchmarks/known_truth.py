@@ -24,7 +24,7 @@ import attrgraph as ag
 from attrgraph.demo import world
 from attrgraph.evaluation.statistics import interval, resample
 from attrgraph.interventions.swap import features_at
-from attrgraph.validation.controls import matched
+from attrgraph.validation.measurements import matched
 from attrgraph.validation.subject import Subject
 
 N_TOP, N_CONTROLS = 20, 10
@@ -53,11 +53,10 @@ def measure_prompt(model: ag.LanguageModel, ids: list[int], seed: int) -> dict[s
     """Features one by one in every mode, and sets of them."""
     subject = Subject.of(model, ag.trace(model, ids))
     nodes, order = subject.graph.nodes, subject.by_influence
-    at_answer = int(np.flatnonzero(subject.logits == subject.answer)[0])
     found: dict[str, Any] = {"n_features": len(order)}
     for mode in MODES:
         alone = subject.measure([[int(row)] for row in order], mode=mode)
-        effect = np.abs(alone.logits[at_answer])
+        effect = np.abs(alone.answer)
         found[f"spearman {mode}"] = float(spearmanr(nodes["influence"].to_numpy()[order], effect).statistic)
         top = order[:N_TOP]
         controls = [matched(nodes, top, order, seed + i) for i in range(N_CONTROLS)]

@@ -33,7 +33,7 @@ def agreement(
         n_resamples, seed: of the bootstrap.
     """
     if not len(predicted):
-        return dict.fromkeys(["n", *_with_bounds()], None) | {"n": 0}
+        return {"n": 0} | dict.fromkeys((f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")), None)
     columns = _columns(predicted, measured)
     _, place = np.unique(group, return_inverse=True)
     by_group = {name: np.bincount(place, column) for name, column in columns.items()}
@@ -68,51 +68,35 @@ def share(is_so: Bool[np.ndarray, " n"]) -> dict[str, int | float | None]:
 
 
 def _bounds(drawn: np.ndarray, n_groups: int) -> tuple[float | None, float | None]:
-    """The interval; none if all that can be drawn is one group, or nothing that is drawn is defined."""
+    """The interval; none if there is one group only, or if the measure is undefined in every resample."""
     defined = drawn[np.isfinite(drawn)]
     return (interval(defined) if n_groups > 1 and len(defined) else None) or (None, None)
 
 
-def _with_bounds() -> list[str]:
-    return [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-
-
 def _columns(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    rx, ry = rankdata(x), rankdata(y)
-    return {
-        "n": np.ones(len(x)),
-        "x": x,
-        "y": y,
-        "xx": x * x,
-        "yy": y * y,
-        "xy": x * y,
-        "dd": (x - y) ** 2,
-        "signed": (x != 0).astype(np.float64),
-        "same": ((x != 0) & (np.sign(x) == np.sign(y))).astype(np.float64),
-        "rx": rx,
-        "ry": ry,
-        "rxx": rx * rx,
-        "ryy": ry * ry,
-        "rxy": rx * ry,
-    }
+    """By pair: what is summed for the measures; products are named by their factors, ranks are X and Y."""
+    one = {"x": x, "y": y, "X": rankdata(x), "Y": rankdata(y)}
+    products = {a + b: one[a] * one[b] for a, b in ("xx", "yy", "xy", "XX", "YY", "XY")}
+    is_signed = x != 0
+    signs = {"signed": is_signed * 1.0, "same": (is_signed & (np.sign(x) == np.sign(y))) * 1.0}
+    return {"n": np.ones(len(x)), "difference": (x - y) ** 2, **one, **products, **signs}
 
 
 def _measures(s: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
-            "pearson": _correlation(s["n"], s["x"], s["y"], s["xx"], s["yy"], s["xy"]),
-            "spearman": _correlation(s["n"], s["rx"], s["ry"], s["rxx"], s["ryy"], s["rxy"]),
+            "pearson": _correlation(s, "x", "y"),
+            "spearman": _correlation(s, "X", "Y"),
             "slope": s["xy"] / s["xx"],
             "sign_agreement": s["same"] / s["signed"],
             "cosine": s["xy"] / np.sqrt(s["xx"] * s["yy"]),
-            "normalised_error": s["dd"] / s["yy"],
+            "normalised_error": s["difference"] / s["yy"],
         }
 
 
-def _correlation(
-    n: np.ndarray, x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray
-) -> np.ndarray:
-    var_x, var_y = n * xx - x * x, n * yy - y * y
+def _correlation(s: Mapping[str, np.ndarray], x: str, y: str) -> np.ndarray:
+    n, xx, yy = s["n"], s[x + x], s[y + y]
+    var_x, var_y = n * xx - s[x] * s[x], n * yy - s[y] * s[y]
     # what is left of a vanishing variance is rounding
     is_constant = (var_x <= _LEAST_VARIANCE * n * xx) | (var_y <= _LEAST_VARIANCE * n * yy)
-    return np.where(is_constant, np.nan, (n * xy - x * y) / np.sqrt(np.abs(var_x * var_y)))
+    return np.where(is_constant, np.nan, (n * s[x + y] - s[x] * s[y]) / np.sqrt(np.abs(var_x * var_y)))

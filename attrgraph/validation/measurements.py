@@ -1,6 +1,6 @@
-"""The experiments of a validation: nodes are taken out one by one and in sets, beside random controls."""
+"""The experiments of a validation: nodes are taken out one by one and in sets, next to random controls."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +11,16 @@ from jaxtyping import Int
 from attrgraph.interventions.swap import SCALES
 from attrgraph.progress import Progress
 from attrgraph.validation.agreement import agreement, rank_correlation, share
-from attrgraph.validation.controls import matched
 from attrgraph.validation.path_tests import follow, strongest_paths
 from attrgraph.validation.predictions import predict
+from attrgraph.validation.settings import Settings
 from attrgraph.validation.subject import Measured, Subject
 
-# in which no feature responds to another: effects are those along edges alone
-HELD_MODES = ("frozen", "constrained")
 _SIZES = (1, 2, 5, 10, 20, 50, 100)
 _N_DOSED = 5  # most influential features that get a dose curve each
-# Effects of random rankings are averaged over so many.
-_N_RANDOM = 100
+_N_RANDOM = 100  # random rankings
+# A control feature is drawn from the features nearest in activation; from fewer, the same controls would repeat.
+_NEAREST = 5
 
 
 @dataclass
@@ -29,33 +28,29 @@ class Bench:
     """Runs experiments on one graph, and keeps what several tables need."""
 
     subject: Subject
-    mode: str
-    n_controls: int
-    n_resamples: int
-    seed: int
+    settings: Settings
     progress: Progress
     _ablated: Measured | None = None
     _sampled: Int[np.ndarray, " n_sampled"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def one_by_one(
-        self, sampled: Int[np.ndarray, " n_sampled"], modes: Iterable[str], named: Mapping[str, list[int]]
+        self, sampled: Int[np.ndarray, " n_sampled"], named: Mapping[str, list[int]]
     ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
         """Take nodes out one by one, and supernodes: `agreement`, `by_depth`, `nodes`, `supernodes`, and facts."""
         self._sampled, graph = sampled, self.subject.graph
         sets = [[int(row)] for row in sampled] + [list(rows) for rows in named.values()]
         predictions = predict(graph, self.subject.relative(sets))
-        at_answer = int(np.flatnonzero(self.subject.logits == self.subject.answer)[0])
         n, rows, by_depth, groups = len(sampled), [], [], []
         nodes = graph.nodes.iloc[sampled][
             ["kind", "layer", "pos", "feature", "token", "label", "influence"]
         ].reset_index()
         facts: dict[str, Any] = {}
-        for mode in modes:
+        for mode in self.settings.modes:
             measured = self._measure(f"take out ({mode})", sets, mode)
             self._ablated = measured  # of the last mode, that which ranks
-            predicted = predictions.direct if mode in HELD_MODES else predictions.total
+            predicted = predictions.in_mode(mode)
             edges = self._edges(predicted[:, :n], measured)
-            x, y = predicted[self.subject.answer], measured.logits[at_answer]
+            x, y = predicted[self.subject.answer], measured.answer
             rows.append({"what": "edges", "mode": mode, **self._agree(edges["x"], edges["y"], edges["group"])})
             rows.append({"what": "nodes", "mode": mode, **self._agree(x[:n], y[:n], np.arange(n))})
             if named:
@@ -66,23 +61,15 @@ class Bench:
                 by_depth.append({"mode": mode, "depth": int(depth), **found})
             nodes[f"predicted_{mode}"], nodes[f"measured_{mode}"] = x[:n], y[:n]
             nodes[f"flips_{mode}"] = measured.is_flipped[:n]
-            groups += [
-                {
-                    "supernode": name,
-                    "mode": mode,
-                    "predicted": x[i],
-                    "measured": y[i],
-                    "flips": bool(measured.is_flipped[i]),
-                }
-                for i, name in enumerate(named, start=n)
-            ]
+            scaled = {"predicted": x[n:], "measured": y[n:], "flips": measured.is_flipped[n:]}
+            groups.append(pd.DataFrame({"supernode": list(named), "mode": mode, **scaled}))
             if mode == "frozen":
                 facts["frozen_error"] = _relative_error(
                     np.concatenate([edges["x"], x]), np.concatenate([edges["y"], y])
                 )
         tables = {"agreement": pd.DataFrame(rows), "by_depth": pd.DataFrame(by_depth), "nodes": nodes}
         if named:
-            tables["supernodes"] = pd.DataFrame(groups)
+            tables["supernodes"] = pd.concat(groups, ignore_index=True)
         return tables, facts
 
     def rankings(self) -> pd.DataFrame:
@@ -90,9 +77,8 @@ class Bench:
         subject, nodes = self.subject, self.subject.graph.nodes
         is_feature = subject.kinds[self._sampled] == "feature"
         rows = self._sampled[is_feature]
-        at_answer = int(np.flatnonzero(subject.logits == subject.answer)[0])
         assert self._ablated is not None  # nodes have been taken out before
-        effect = np.abs(self._ablated.logits[at_answer, : len(self._sampled)][is_feature])
+        effect = np.abs(self._ablated.answer[: len(self._sampled)][is_feature])
         predictions = predict(subject.graph, subject.relative([[int(row)] for row in rows]))
         scores = {
             "influence": nodes["influence"].to_numpy()[rows],
@@ -103,7 +89,7 @@ class Bench:
         table = [
             {"ranking": name, **rank_correlation(each, effect, **self._bootstrap)} for name, each in scores.items()
         ]
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.settings.seed)
         random = [
             rank_correlation(rng.permutation(len(rows)) * 1.0, effect, n_resamples=2)["spearman"]
             for _ in range(_N_RANDOM)
@@ -134,28 +120,20 @@ class Bench:
         labels = subject.graph.nodes["label"]
         sets = {f"{labels.iloc[row]} ({labels.index[row]})": [int(row)] for row in order[:_N_DOSED]}
         sets |= {"the 20 most influential features": order[:20].tolist(), **named}
-        at_answer, rows = int(np.flatnonzero(subject.logits == subject.answer)[0]), []
+        rows = []
         for done, scale in enumerate(SCALES):
-            measured = subject.measure(list(sets.values()), mode=self.mode, scale=scale)
-            predicted = predict(subject.graph, subject.relative(sets.values(), scale))
-            chosen = predicted.direct if self.mode in HELD_MODES else predicted.total
+            measured = subject.measure(list(sets.values()), mode=self.settings.mode, scale=scale)
+            predicted = predict(subject.graph, subject.relative(sets.values(), scale)).in_mode(self.settings.mode)
             self.progress("doses", done + 1, len(SCALES))
-            rows += [
-                {
-                    "nodes": name,
-                    "scale": scale,
-                    "predicted": chosen[subject.answer, i],
-                    "measured": measured.logits[at_answer, i],
-                    "probability": measured.probability[i],
-                }
-                for i, name in enumerate(sets)
-            ]
-        return pd.DataFrame(rows)
+            changed = {"predicted": predicted[subject.answer], "measured": measured.answer}
+            columns = {"nodes": list(sets), "scale": scale, **changed, "probability": measured.probability}
+            rows.append(pd.DataFrame(columns))
+        return pd.concat(rows, ignore_index=True)
 
-    def paths(self, n: int) -> pd.DataFrame:
-        """The strongest paths to the answer, each followed on its own; see `paths.follow`."""
+    def paths(self) -> pd.DataFrame:
+        """The strongest paths to the answer, each followed on its own; see `follow`."""
         found = []
-        for done, (part, path) in enumerate(ways := strongest_paths(self.subject, n)):
+        for done, (part, path) in enumerate(ways := strongest_paths(self.subject, self.settings.n_paths)):
             found.append({"share": part, **follow(self.subject, path)})
             self.progress("paths", done + 1, len(ways))
         return pd.DataFrame(found)
@@ -167,7 +145,7 @@ class Bench:
 
     @property
     def _bootstrap(self) -> dict[str, int]:
-        return {"n_resamples": self.n_resamples, "seed": self.seed}
+        return {"n_resamples": self.settings.n_resamples, "seed": self.settings.seed}
 
     def _agree(self, x: np.ndarray, y: np.ndarray, group: np.ndarray) -> dict[str, int | float | None]:
         return agreement(x, y, group, **self._bootstrap)
@@ -213,10 +191,10 @@ class Bench:
         nodes, pool = self.subject.graph.nodes, self.subject.features
         rows = []
         for done, (k, top) in enumerate(chosen.items()):
-            drawn = [matched(nodes, top, pool, self.seed + i) for i in range(self.n_controls)]
+            drawn = [matched(nodes, top, pool, self.settings.seed + i) for i in range(self.settings.n_controls)]
             controls = [each for each in drawn if len(each)]  # none where no layer has another feature
             sets = [take_out(rows).tolist() for rows in (top, *controls)]
-            measured = self.subject.measure(sets, mode=self.mode, with_unselected=is_rest)
+            measured = self.subject.measure(sets, mode=self.settings.mode, with_unselected=is_rest)
             self.progress(phase, done + 1, len(chosen))
             flips = share(measured.is_flipped[1:])
             rows.append(
@@ -238,3 +216,33 @@ def _relative_error(predicted: np.ndarray, measured: np.ndarray) -> float:
     """Of all predictions together: the norm of the difference over that of the measurement."""
     size = float(np.linalg.norm(measured))
     return float(np.linalg.norm(predicted - measured)) / size if size else float(np.linalg.norm(predicted))
+
+
+def sample_nodes(nodes: pd.DataFrame, n: int, seed: int) -> Int[np.ndarray, " n_sampled"]:
+    """Rows of features, errors and embeddings with influence: all, or the `n // 2` first and as many random others."""
+    candidates = np.flatnonzero(nodes["kind"].isin(("feature", "error", "embedding")) & (nodes["influence"] > 0))
+    order = candidates[np.argsort(-nodes["influence"].to_numpy()[candidates], kind="stable")]
+    if len(order) <= n:
+        return order
+    rest = np.random.default_rng(seed).permutation(order[n // 2 :])[: n - n // 2]
+    return np.concatenate([order[: n // 2], np.sort(rest)])
+
+
+def matched(
+    nodes: pd.DataFrame, chosen: Int[np.ndarray, " k"], pool: Int[np.ndarray, " n_pool"], seed: int
+) -> Int[np.ndarray, " n_matched"]:
+    """For each chosen feature another of the same layer and similar activation, all different.
+
+    Fewer than chosen if a layer of the pool has not enough.
+    """
+    rng, layers, activation = np.random.default_rng(seed), nodes["layer"].to_numpy(), nodes["activation"].to_numpy()
+    left = np.setdiff1d(pool, chosen)
+    found = []
+    for row in rng.permutation(chosen):
+        same = left[layers[left] == layers[row]]
+        if not len(same):
+            continue
+        distance = np.abs(activation[same] - activation[row])
+        found.append(rng.choice(same[np.argsort(distance, kind="stable")[:_NEAREST]]))
+        left = left[left != found[-1]]
+    return np.array(found, dtype=np.int64)

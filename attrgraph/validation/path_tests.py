@@ -18,7 +18,7 @@ def strongest_paths(subject: Subject, n: int) -> list[tuple[float, Path]]:
     """The `n` paths through at least one feature to the answer that hold most of its input, and their shares.
 
     A path's share is the product of its edges' shares of their targets' input. Taken from the pruned graph; exact, by
-    `best_paths`: paths to whatever leads to the answer, which then go on to it, so that none is all of one edge.
+    `best_paths`, as paths to a node with an edge to the answer, plus that edge: so every path has two edges or more.
     """
     pruned = subject.graph.prune()
     shares, layers = row_shares(pruned.adjacency), pruned.nodes["layer"].to_numpy()
@@ -27,7 +27,7 @@ def strongest_paths(subject: Subject, n: int) -> list[tuple[float, Path]]:
     found = best_paths(
         shares,
         layers,
-        # they start at what can be set
+        # paths start at nodes that can be changed
         starts=(pruned.nodes["kind"] != "logit").to_numpy(dtype=np.float64),
         ends=shares[[answer]].toarray()[0],
         passing=np.ones(len(rows)),
@@ -45,7 +45,7 @@ def follow(subject: Subject, path: Path) -> dict[str, Any]:
     nodes, adjacency = subject.graph.nodes, subject.graph.adjacency
     predicted, relative = 0.0, -1.0
     setting = Intervention(nodes.index[path[0]], scale=0.0)
-    is_cut = False  # a feature on the way has gone off
+    is_cut = False  # whether a feature on the path has switched off
     measured = 0.0
     for source, target in pairwise(path):
         predicted = float(adjacency[target, source]) * relative
@@ -66,6 +66,6 @@ def follow(subject: Subject, path: Path) -> dict[str, Any]:
 
 
 def _activation(subject: Subject, layer: int, feature: int, reads: float) -> float:
-    """Of one feature from what it reads; with TopK, as long as it stays among the k."""
+    """A feature's activation from its pre-activation; with TopK, as long as it stays among the k."""
     threshold = subject.local.transcoders.layers[layer].threshold
     return reads if reads > (0.0 if threshold is None else float(threshold[feature])) else 0.0

@@ -16,6 +16,10 @@ class Predictions:
     direct: Float[np.ndarray, "n_nodes n_experiments"]  # along edges from what is set, all else fixed
     total: Float[np.ndarray, "n_nodes n_experiments"]  # along all paths: features respond linearly to what they read
 
+    def in_mode(self, mode: str) -> Float[np.ndarray, "n_nodes n_experiments"]:
+        """What to compare with: in modes frozen and constrained no feature responds to another."""
+        return self.direct if mode in ("frozen", "constrained") else self.total
+
 
 def predict(graph: Graph, relative: Float[np.ndarray, "n_nodes n_experiments"]) -> Predictions:
     """Predict from the edges alone.

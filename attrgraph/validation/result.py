@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from attrgraph.graph.graph import Graph
-from attrgraph.validation import report
+from attrgraph.validation import validation_report
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One line of a verdict. Levels: `good`, `fair`, `weak`, and `note` for what is no judgement."""
+    """One line of a verdict. Levels: `good`, `fair`, `weak`, and `note` for a line without a judgement."""
 
     level: str
     text: str
@@ -59,7 +59,9 @@ class Validation:
             "verdict": [vars(statement) for statement in self.verdict],
             "facts": _plain(self.facts),
             "tables": {
-                name: _plain(self.tables[name].to_dict("records")) for name in report.HEADINGS if name in self.tables
+                name: _plain(self.tables[name].to_dict("records"))
+                for name in validation_report.HEADINGS
+                if name in self.tables
             },
             "prompt_tokens": self.graph.prompt_tokens,
             "provenance": {
@@ -70,7 +72,7 @@ class Validation:
             "settings": _plain(self.settings),
         }
 
-    save = report.save
+    save = validation_report.save
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float
 
 from attrgraph.attribution.replacement import LocalReplacement
@@ -16,7 +15,7 @@ from attrgraph.interventions.intervene import Effect, effects_of, take_apart
 from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, resolve
 from attrgraph.models.language_model import LanguageModel
 
-# so many experiments are resolved at a time: a choice, not tuned
+# experiments that are resolved at a time: a choice, not tuned
 _AT_ONCE = 64
 
 
@@ -80,14 +79,10 @@ class Subject:
         return np.flatnonzero(self.kinds == "feature")
 
     @cached_property
-    def logits(self) -> np.ndarray:
-        """Rows of logits."""
-        return np.flatnonzero(self.kinds == "logit")
-
-    @cached_property
     def answer(self) -> int:
         """Row of the most probable logit."""
-        return int(self.logits[self.graph.nodes["probability"].to_numpy()[self.logits].argmax()])
+        logits = np.flatnonzero(self.kinds == "logit")
+        return int(logits[self.graph.nodes["probability"].to_numpy()[logits].argmax()])
 
     @cached_property
     def by_influence(self) -> np.ndarray:
@@ -150,40 +145,29 @@ class Subject:
         return resolve(self.local, [Intervention(nodes, scale=scale)]) if nodes else Changes.none(self.local)
 
     def _read(self, effects: Sequence[Effect]) -> "Measured":
-        tokens = torch.tensor(self.graph.nodes["feature"].to_numpy()[self.logits])
-        at_answer = int(self.graph.nodes["feature"].iloc[self.answer])
-        logits, features, probability = [], [], []
+        token = int(self.graph.nodes["feature"].iloc[self.answer])
+        answer, features, probability = [], [], []
         for effect in effects:
             change = effect.uncapped_change.double().cpu()
-            logits.append((change[tokens] - change.mean()).numpy())
+            answer.append(float(change[token] - change.mean()))
             table = effect.features.set_index(["layer", "pos", "feature"])
             features.append((table["after"] - table["before"]).reindex(self._keys, fill_value=0.0).to_numpy())
-            probability.append(float(effect.logits_after.double().softmax(-1)[at_answer]))
-        return Measured(
-            np.stack(logits, 1),
-            np.stack(features, 1),
-            np.array([effect.is_flipped for effect in effects]),
-            np.array(probability),
-            np.array([effect.kl for effect in effects]),
-        )
+            probability.append(float(effect.logits_after.double().softmax(-1)[token]))
+        is_flipped = np.array([effect.is_flipped for effect in effects])
+        return Measured(np.array(answer), np.stack(features, 1), is_flipped, np.array(probability))
 
 
 @dataclass(frozen=True)
 class Measured:
     """What changed in each of several experiments."""
 
-    logits: Float[np.ndarray, "n_logits n"]  # before soft-capping, about the mean over the vocabulary
+    answer: Float[np.ndarray, " n"]  # logit of the answer before soft-capping, about the mean over the vocabulary
     features: Float[np.ndarray, "n_features n"]  # activations (in mode "frozen": what features would read)
     is_flipped: Bool[np.ndarray, " n"]  # whether another token has become the most probable one
     probability: Float[np.ndarray, " n"]  # of the answer, after
-    kl: Float[np.ndarray, " n"]  # nats
 
     @staticmethod
     def join(parts: "Sequence[Measured]") -> "Measured":
         return Measured(
-            np.concatenate([part.logits for part in parts], 1),
-            np.concatenate([part.features for part in parts], 1),
-            np.concatenate([part.is_flipped for part in parts]),
-            np.concatenate([part.probability for part in parts]),
-            np.concatenate([part.kl for part in parts]),
+            *(np.concatenate(each, -1) for each in zip(*(vars(part).values() for part in parts), strict=True))
         )

@@ -1,4 +1,7 @@
-"""What was found, in words. The limits are stated here and nowhere else."""
+"""What was found, in words, with the limits of each level.
+
+A line is one sentence that needs no statistics to understand; the numbers follow in brackets.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,18 +19,24 @@ MOST_FROZEN_ERROR = 1e-3
 GOOD_SCORE, FAIR_SCORE = 0.8, 0.5
 GOOD_CORRELATION, FAIR_CORRELATION = 0.7, 0.4
 _N_ABLATED = 20
-# where random sets change the answer more often, its change says little about the chosen set
+# above this share of random sets that change the answer, its change says little about the chosen set
 _MOST_CONTROL_FLIPS = 0.25
-# of nodes' input, held by features that are not in the graph
+# share of nodes' input from features that are not in the graph; below it, the verdict does not mention them
 _LEAST_LEFT_OUT = 0.01
-_FEWEST = 10  # features, of which a correlation is judged
+_FEWEST = 10  # pairs from which a correlation is judged
 _MOST_HOPS_HIDDEN = 0.5
 
 
 def judge(
     facts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], mode: str, ranking_mode: str
 ) -> list[Statement]:
-    """The verdict, line by line; modes of experiments on sets, and of the one by which features are ranked."""
+    """The verdict, line by line.
+
+    Args:
+        facts, tables: see `Validation`.
+        mode: of the experiments on sets of nodes.
+        ranking_mode: of the single ablations against which features are ranked.
+    """
     lines = [_explained(facts)]
     if "frozen_error" in facts:
         lines.append(_exactness(facts["frozen_error"]))
@@ -53,118 +62,141 @@ def _explained(facts: Mapping[str, Any]) -> Statement:
     level = _level(min(facts["replacement"], facts["completeness"]), GOOD_SCORE, FAIR_SCORE)
     n_others, left_out = facts["n_targets"] - 1, facts["unselected_share"] or 0.0
     others = f" and {n_others} less probable tokens" if n_others else ""
-    said = (
-        f"Of what influences “{facts['answer']}”{others} in the graph, {facts['replacement']:.0%} goes back to tokens, "
-        f"the rest to errors; {facts['completeness']:.0%} of nodes' input is explained."
-    )
+    missing = ""
     if left_out >= _LEAST_LEFT_OUT:
         level = "weak" if left_out > 1 - FAIR_SCORE else "fair" if level == "good" else level
-        said += f" Features that the graph leaves out hold {left_out:.0%} of the input; predictions lack them."
-    return Statement(level, said)
+        missing = (
+            f" Active features that the graph leaves out carry {left_out:.0%} of the input; predictions lack them."
+        )
+    part = {"good": "most", "fair": "a part", "weak": "too little"}[level]
+    return Statement(
+        level,
+        f"The graph explains {part} of the answer: {facts['replacement']:.0%} of the influence on “{facts['answer']}”"
+        f"{others} comes from the tokens of the prompt, the rest from errors of the transcoders; "
+        f"{facts['completeness']:.0%} of what nodes read is explained.{missing}",
+    )
 
 
 def _exactness(error: float) -> Statement:
+    held = "With everything else held fixed,"
     if error <= MOST_FROZEN_ERROR:
-        return Statement("good", f"Its edges are exact: with all else frozen, changes are as predicted to {error:.0e}.")
+        return Statement("good", f"{held} the edges predict every change exactly (relative error {error:.0e}).")
     return Statement(
         "weak",
-        f"Its edges are wrong: with all else frozen, measured changes differ from predicted ones by {error:.0%}. "
-        "The graph is not of this model, or has been altered. Do not rely on it.",
+        f"{held} measured changes differ from predicted ones by {error:.0%}: the edges are wrong. The graph is of "
+        "another model, or has been altered. Do not rely on it.",
     )
 
 
 def _correlations(agreement: pd.DataFrame) -> list[Statement]:
     """How predictions of the answer's change hold up when more of the model responds."""
-    lines = []
     responding = {
-        "constrained": "With attention and norms live",
-        "frozen-attention": "With features responding",
-        "free": "With everything live",
+        "constrained": "When attention and norms may respond",
+        "frozen-attention": "When features may respond",
+        "free": "When the whole model may respond",
     }
+    order = {
+        "good": "the predicted order of effects is mostly right",
+        "fair": "the predicted order of effects is roughly right",
+        "weak": "the predicted order of effects is often wrong",
+        "note": "there are too few effects to judge their predicted order",
+    }
+    lines = []
     for row in agreement[(agreement["what"] == "nodes") & (agreement["mode"] != "frozen")].to_dict("records"):
-        value, slope_value = _or_none(row["spearman"]), _or_none(row["slope"])
-        said = "have no rank correlation" if value is None else f"rank-correlate {_with_interval(row, 'spearman')}"
-        same = _or_none(row["sign_agreement"])
-        sign = "" if same is None else f", with the same sign for {same:.0%}"
-        slope = "" if slope_value is None else f" (measured changes are {slope_value:.2f} of predicted ones)"
-        level = _level(value, GOOD_CORRELATION, FAIR_CORRELATION)
-        lines.append(
-            Statement(
-                level if row["n"] >= _FEWEST else "note",
-                f"{responding[row['mode']]} (mode {row['mode']}), predicted and measured effects of {row['n']} nodes "
-                f"on the answer {said}{sign}{slope}.",
-            )
-        )
+        level, slope, same = _level_of(row), _or_none(row["slope"]), _or_none(row["sign_agreement"])
+        numbers = [f"mode {row['mode']}", f"{row['n']} nodes", f"Spearman {_with_interval(row, 'spearman')}"]
+        numbers += [] if same is None else [f"same sign {same:.0%}"]
+        numbers += [] if slope is None else [f"measured changes are {slope:.2f} of predicted ones"]
+        lines.append(Statement(level, f"{responding[row['mode']]}, {order[level]} ({', '.join(numbers)})."))
     return lines
 
 
 def _ranking(rankings: pd.DataFrame, mode: str) -> Statement:
     by_name = rankings.set_index("ranking")
     row = by_name.loc["influence"].to_dict()
+    level = _level_of(row)
+    said = {
+        "good": "The features that the graph ranks highest are mostly those that matter most in the model",
+        "fair": "The features that the graph ranks highest are roughly those that matter most in the model",
+        "weak": "The features that the graph ranks highest are often not those that matter most in the model",
+        "note": "There are too few features to judge whether the graph ranks highest what matters most in the model",
+    }
     others = ", ".join(
         f"{name} {_number(by_name.loc[name, 'spearman'])}" for name in ("direct edge", "activation", "random")
     )
-    level = _level(_or_none(row["spearman"]), GOOD_CORRELATION, FAIR_CORRELATION)
     return Statement(
-        level if row["n"] >= _FEWEST else "note",
-        f"Influence ranks {row['n']:.0f} features as taking them out does: {_with_interval(row, 'spearman')} in mode "
-        f"{mode} ({others}).",
+        level,
+        f"{said[level]} (mode {mode}, {row['n']:.0f} features, Spearman of influence and measured effect "
+        f"{_with_interval(row, 'spearman')}; of other rankings: {others}).",
     )
 
 
 def _necessity(necessity: pd.DataFrame, mode: str) -> Statement:
     row = necessity[necessity["k"] <= _N_ABLATED].iloc[-1]
     does, flips = "changes" if row["flips"] else "does not change", _or_none(row["control_flips"])
+    said = f"Taking out the graph's {_most_influential(row['k'])} {does} the answer"
     if flips is None:
-        return Statement("note", f"Taking out its top {row['k']} features {does} the answer (mode {mode}).")
+        return Statement("note", f"{said} (mode {mode}).")
     level = "weak" if flips > _MOST_CONTROL_FLIPS else "good" if row["flips"] else "fair"
-    return Statement(
-        level,
-        f"Taking out its top {row['k']} features {does} the answer (mode {mode}); {flips:.0%} of random sets of "
-        f"{row['control_size']:.0f}, matched on layer and activation, do.",
-    )
+    return Statement(level, f"{said}; {flips:.0%} of {_random_sets(row)} change it (mode {mode}).")
 
 
 def _sufficiency(sufficiency: pd.DataFrame, facts: Mapping[str, Any], mode: str) -> Statement:
     enough = sufficiency[~sufficiency["flips"]]
     row = enough.iloc[0] if len(enough) else sufficiency.iloc[-1]
-    said = f"Its top {row['k']} of {facts['n_active']} active features alone"
+    alone = f"With only the {_most_influential(row['k'])} of {facts['n_active']} active ones, the model"
     if not len(enough):
-        return Statement("note", f"{said} do not keep the answer (mode {mode}).")
+        return Statement("note", f"{alone} does not keep its answer (mode {mode}).")
     flips = _or_none(row["control_flips"])
-    controls = "" if flips is None else f"; {1 - flips:.0%} of random sets of {row['control_size']:.0f} do"
-    return Statement("note", f"{said} keep the answer (mode {mode}){controls}.")
+    controls = "" if flips is None else f"; {1 - flips:.0%} of {_random_sets(row)} keep it"
+    return Statement("note", f"{alone} keeps its answer{controls} (mode {mode}).")
 
 
 def _paths(paths: pd.DataFrame) -> Statement:
     n_off, n = int(paths["has_gone_off"].sum()), len(paths)
-    happens = f"On {n_off} of the {n} strongest paths a feature goes off"
-    if not n_off:
-        happens = f"On none of the {n} strongest paths does a feature go off"
-    return Statement("note", f"{happens} when the path's source is taken out, which edges cannot foresee.")
+    return Statement(
+        "note",
+        f"A feature switches off on {n_off or 'none'} of the {n} strongest paths when the path's first node is taken "
+        "out. Edges cannot predict that a feature switches off.",
+    )
 
 
 def _compared(compared: pd.DataFrame) -> Statement:
     ours, theirs = compared.to_dict("records")
     gap = theirs["mean_hops"] - ours["mean_hops"]
     said = (
-        f"other transcoders ({theirs['kind']}) explain the answer in {theirs['mean_hops']:.2f} hops, these "
-        f"({ours['kind']}) in {ours['mean_hops']:.2f}"
+        f"the answer takes {ours['mean_hops']:.2f} hops on average with these transcoders ({ours['kind']}), "
+        f"{theirs['mean_hops']:.2f} with the others ({theirs['kind']})"
     )
     if gap > _MOST_HOPS_HIDDEN:
         why = " A cross-layer feature can write the result of two steps at once." if ours["kind"] == CROSS_LAYER else ""
-        return Statement("fair", f"Steps may be hidden: {said}.{why}")
+        return Statement("fair", f"The graph may hide steps: {said}.{why}")
     if gap < -_MOST_HOPS_HIDDEN:
-        return Statement("note", f"It shows more steps than the other graph: {said}.")
-    return Statement("note", f"Hops {'agree' if gap == gap else 'cannot be compared'}: {said}.")
+        return Statement("note", f"The graph shows more steps than that of the other transcoders: {said}.")
+    agree = "show about as many steps" if gap == gap else "cannot be compared"
+    return Statement("note", f"The two graphs {agree}: {said}.")
 
 
 def _paraphrases(table: pd.DataFrame) -> Statement:
     same, shared = table["has_same_answer"].mean(), table["shared_top_features"].mean()
     return Statement(
         "note",
-        f"Of {len(table)} paraphrases {same:.0%} give the same answer; they share {shared:.0%} of the top features.",
+        f"The model gives the same answer to {same:.0%} of {len(table)} paraphrases; on average they share "
+        f"{shared:.0%} of the top features.",
     )
+
+
+def _level_of(row: Mapping[str, Any]) -> str:
+    """Of a row with a rank correlation; a note where it has too few pairs."""
+    return _level(_or_none(row["spearman"]), GOOD_CORRELATION, FAIR_CORRELATION) if row["n"] >= _FEWEST else "note"
+
+
+def _most_influential(k: int) -> str:
+    return "most influential feature" if k == 1 else f"{k} most influential features"
+
+
+def _random_sets(row: Mapping[str, Any]) -> str:
+    return f"random sets of {row['control_size']:.0f} features with the same layers and similar activations"
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> str:

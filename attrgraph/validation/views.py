@@ -1,4 +1,4 @@
-"""What can be said of a graph without changing the model: errors, thresholds, other prompts, other transcoders."""
+"""Tables that need no change of the model: errors, thresholds, other prompts, other transcoders."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,7 @@ def facts(graph: Graph, answer: int) -> dict[str, Any]:
     return {
         "answer": row["token"],
         "probability": float(row["probability"]),
-        "replacement": scores.replacement,
-        "completeness": scores.completeness,
+        **scores._asdict(),
         "mean_hops": graph.mean_hops(),
         "n_features": int((graph.nodes["kind"] == "feature").sum()),
         "n_targets": int((graph.nodes["kind"] == "logit").sum()),
@@ -52,8 +51,7 @@ def stability(graph: Graph) -> pd.DataFrame:
                 "node_threshold": threshold,
                 "n_features": len(features[threshold]),
                 "n_edges": pruned.adjacency.nnz,
-                "replacement": scores.replacement,
-                "completeness": scores.completeness,
+                **scores._asdict(),
                 "shared_with_default": len(features[threshold] & default) / len(either) if either else 1.0,
             }
         )
@@ -96,8 +94,7 @@ def compared(model: LanguageModel, graph: Graph, transcoders: Transcoders) -> pd
                 "transcoders": recorded["id"],
                 "kind": recorded["kind"],
                 "answer": _answer(each),
-                "replacement": scores.replacement,
-                "completeness": scores.completeness,
+                **scores._asdict(),
                 "mean_hops": each.mean_hops(),
                 "n_features_pruned": len(_feature_ids(each.prune())),
             }

@@ -187,7 +187,7 @@ def test_a_prompt_is_validated_and_reported(tmp_path: Path, capsys: pytest.Captu
     ]
     out = run(capsys, "validate", DALLAS, *FAST, *more, *outputs)
     assert out.startswith(f"<bos> {DALLAS} → austin 0.99")
-    assert "good  Its edges are exact" in out and "hops" in out and "paraphrases" in out
+    assert "the edges predict every change exactly" in out and "hops" in out and "paraphrases" in out
     assert [f"wrote {page}" for page in pages] == out.splitlines()[-2:]
     assert pages[0].read_text(encoding="utf-8").startswith("<!doctype html>")
     written = json.loads(pages[1].read_text(encoding="utf-8"))

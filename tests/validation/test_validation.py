@@ -21,7 +21,7 @@ from attrgraph.errors import AttrGraphError, GraphFileError, InterventionError, 
 from attrgraph.interventions.intervene import take_apart
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.validation import Validation, validate
-from attrgraph.validation.controls import matched
+from attrgraph.validation.measurements import matched
 
 Build = Callable[..., LanguageModel]
 DALLAS = "in the state containing dallas the capital is"
@@ -94,8 +94,8 @@ def test_the_true_graph_is_said_to_be_exact(found: Validation) -> None:
     row = edges_in_frozen(found)
     assert row["pearson"] > 0.9999 and row["spearman"] > 0.999 and row["normalised_error"] < 1e-6
     assert row["slope"] == pytest.approx(1.0, abs=1e-4)
-    assert any(line.level == "good" and line.text.startswith("Its edges are exact") for line in found.verdict)
-    assert "good  Its edges are exact" in repr(found)
+    assert any(line.level == "good" and "the edges predict every change exactly" in line.text for line in found.verdict)
+    assert "good  With everything else held fixed, the edges predict every change exactly" in repr(found)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -117,7 +117,10 @@ def test_the_report_of_a_wrong_graph_is_visibly_bad(
     pytest.importorskip("matplotlib")
     bad.save(tmp_path / "bad.html")
     page = (tmp_path / "bad.html").read_text(encoding="utf-8")
-    assert '<li class="weak"><span class="level">weak</span> Its edges are wrong' in page
+    assert (
+        '<li class="weak"><span class="level">weak</span> With everything else held fixed, measured changes differ'
+        in page
+    )
 
 
 def test_beside_a_per_layer_set_a_hidden_step_is_seen() -> None:
@@ -131,7 +134,7 @@ def test_beside_a_per_layer_set_a_hidden_step_is_seen() -> None:
         assert table["mean_hops"].tolist() == pytest.approx(hops, rel=1e-6)
         assert table["n_features_pruned"].tolist() == ([1, 2] if name == "cross" else [2, 1])
         said = [line for line in both[name].verdict if "hops" in line.text]
-        assert [("Steps may be hidden" in line.text, line.level == "fair") for line in said] == [(name == "cross",) * 2]
+        assert [("may hide steps" in line.text, line.level == "fair") for line in said] == [(name == "cross",) * 2]
         assert ("shows more steps" in said[0].text) == (name == "per-layer")
     # the step that the cross-layer set shows does nothing when it is taken out; what it shows as idle does all
     (row,) = both["cross"].tables["necessity"].to_dict("records")
@@ -184,7 +187,7 @@ def test_features_that_were_not_selected_are_taken_out_too(model: LanguageModel)
         kept = {tuple(map(int, node.split("_"))) for node in ranked[:k]}
         flips, probability, _ = after(model, [key for key in every if key not in kept])
         assert (row["flips"], row["probability"]) == (flips, pytest.approx(probability, **ROUNDING))
-    assert "Features that the graph leaves out hold" in found.verdict[0].text
+    assert "features that the graph leaves out carry" in found.verdict[0].text
     assert not any("edges" in text for text in found.weaknesses)
 
 
@@ -282,11 +285,11 @@ def test_a_prompt_is_its_graph_and_without_controls_there_is_nothing_to_compare_
     one = validate(model, DALLAS, progress=lambda phase, done, total: phases.add(phase), **settings)
     assert one.to_dict() == validate(model, graph, **settings).to_dict()
     assert one.tables["necessity"]["control_flips"].isna().all()
-    (said,) = [line for line in one.verdict if line.text.startswith("Taking out its top")]
+    (said,) = [line for line in one.verdict if line.text.startswith("Taking out the graph")]
     assert said.level == "note" and not any("random sets" in line.text for line in one.verdict)
     assert {"take out (frozen)", "necessity", "sufficiency", "doses", "paths"} <= phases
     pytest.importorskip("matplotlib")
-    from attrgraph.validation.report import to_html
+    from attrgraph.validation.validation_report import to_html
 
     assert escape(said.text) in to_html(one)
 

@@ -18,7 +18,7 @@ from attrgraph.interventions.intervene import take_apart
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.schema import node_table
 from attrgraph.validation.agreement import MEASURES, agreement, rank_correlation, share
-from attrgraph.validation.controls import matched, sample_nodes
+from attrgraph.validation.measurements import matched, sample_nodes
 from attrgraph.validation.path_tests import follow, strongest_paths
 from attrgraph.validation.predictions import predict
 from attrgraph.validation.subject import Subject

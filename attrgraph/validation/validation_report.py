@@ -40,8 +40,8 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-size: 12.5px; } .wide { overflow-x: auto; }
-th, td { padding: 2px 8px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-td.text, th.text { text-align: left; } img { max-width: 100%; }
+th, td { padding: 2px 8px; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+table { font-variant-numeric: tabular-nums; } img { max-width: 100%; }
 ul.verdict { list-style: none; padding: 0; }
 ul.verdict li { padding: 4px 10px; border-left: 5px solid #999; margin: 4px 0; }
 ul.verdict li.good { border-color: #009e73; } ul.verdict li.fair { border-color: #e69f00; }
@@ -98,12 +98,13 @@ def to_html(validation: "Validation") -> str:
 <ul class="verdict">
 {verdict}
 </ul>
-<p class="small">Nodes are taken out of the model, and what follows is compared with what the graph's edges predict.
-Each mode lets more respond: frozen, nothing; constrained, attention and norms, while MLP outputs are held;
-frozen-attention, features; free, everything. In the last, what a cross-layer feature writes above its own layer is left
-to the true MLPs, though predictions count it. Sets are taken out in mode {validation.settings["mode"]}. Intervals are
-95%: of correlations by bootstrap over experiments, with the ranks of the whole sample; of shares Wilson's; of random
-rankings from 100 of them. Random features are matched on layer and activation.</p>
+<p class="small">Nodes are taken out of the model, and the effects are compared with those that the graph's edges
+predict. The modes differ in what may respond: frozen, nothing; constrained, attention and norms, while MLP outputs are
+held; frozen-attention, features; free, everything. In mode free, the true MLPs compute what a cross-layer feature
+writes above its own layer, though predictions count it. Sets are taken out in mode {validation.settings["mode"]}.
+Intervals are 95%: of correlations by bootstrap over experiments, with the ranks of the whole sample; of shares
+Wilson's; of random rankings from 100 of them. Random features have the same layers and similar activations as the
+chosen ones.</p>
 {figures}
 <h2>Tables</h2>
 {tables}
@@ -117,33 +118,18 @@ def _figure(title: str, svg: bytes) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    is_text = [not pd.api.types.is_numeric_dtype(table[name]) for name in table]
-    head = "".join(
-        f"<th{_class(text)}>{escape(str(name).replace('_', ' '))}</th>"
-        for name, text in zip(table, is_text, strict=True)
-    )
-    rows = "\n".join(
-        "<tr>"
-        + "".join(f"<td{_class(text)}>{_cell(value)}</td>" for value, text in zip(row, is_text, strict=True))
-        + "</tr>"
-        for row in table.head(_MOST_ROWS).itertuples(index=False)
-    )
-    more = (
-        f"<p class=small>{len(table) - _MOST_ROWS} more rows are in the JSON report.</p>"
-        if len(table) > _MOST_ROWS
-        else ""
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>{more}'
-
-
-def _class(is_text: bool) -> str:
-    return ' class="text"' if is_text else ""
+    shown = table.head(_MOST_ROWS).rename(columns=lambda name: str(name).replace("_", " "))
+    with pd.option_context("display.max_colwidth", None):
+        html = shown.to_html(index=False, border=0, na_rep="-", formatters=dict.fromkeys(shown.columns, _cell))
+    n_more = len(table) - _MOST_ROWS
+    more = f"<p class=small>{n_more} more rows are in the JSON report.</p>" if n_more > 0 else ""
+    return f'<div class="wide">{html}</div>{more}'
 
 
 def _cell(value: Any) -> str:
     if value is None or value != value:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _provenance(validation: "Validation") -> str:
