@@ -31,6 +31,8 @@ _SHARE = r"[0-9]*\.?[0-9]+(?:e-?[0-9]+)?"
 PROBABILITY = re.compile(rf"\(p=({_SHARE})\)")
 OUTPUT = re.compile(r'^(?:Output|Logit|output:) "(.*)" \(p=', re.DOTALL)
 LABELLED = re.compile(rf" ?\(p={_SHARE}\)$")
+# another way to write the id of a feature or an error: layer/feature@position
+_PLACE = re.compile(r"(\d+)/(-1|\d+)@(\d+)")
 
 
 class GraphParts(NamedTuple):
@@ -73,6 +75,12 @@ def node_id(kind: str, layer: int, pos: int, feature: int = -1, *, n_layers: int
         case "bias":
             return BIAS_ID
     return None
+
+
+def canonical_id(name: str) -> str:
+    """A node's id as graphs have it: `3_458_8` for `3/458@8`; any other text as it is."""
+    place = _PLACE.fullmatch(name.strip())
+    return "_".join(place.groups()) if place else name
 
 
 def node_label(kind: str, layer: int, feature: int, token: str, probability: float = 0.0) -> str:

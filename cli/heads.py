@@ -60,12 +60,13 @@ def _explain_edge(
     graph: "Graph", source: str, target: str, model: "LanguageModel", *, n_top: int, as_json: bool
 ) -> None:
     from attrgraph.attribution.heads import head_loadings
+    from attrgraph.schema import canonical_id
 
     loadings = head_loadings(graph, source, target, model=model)
     strongest = loadings.sort_values("effect", key=abs, ascending=False, kind="stable")
     rows = strongest.groupby("layer").head(n_top).sort_values("layer", kind="stable")
     index = graph.nodes.index
-    edge = float(graph.adjacency[index.get_loc(target), index.get_loc(source)])
+    edge = float(graph.adjacency[index.get_loc(canonical_id(target)), index.get_loc(canonical_id(source))])
     if as_json:
         print_json({"source": source, "target": target, "edge": edge, "loadings": rows.to_dict("records")})
         return

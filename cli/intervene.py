@@ -8,7 +8,7 @@ import typer
 
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
-from attrgraph.cli.settings import parse_node, parse_setting
+from attrgraph.cli.settings import parse_setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def intervene(
         check_figure(figure, force=force)
     asked = options.as_prompt(prompt, ids=ids)
     changes = [parse_setting(one) for one in setting] if scales is None else []
-    nodes = [] if scales is None else [parse_node(one) for one in setting]
+    nodes = [] if scales is None else setting
     from attrgraph.cli.progress import progress_bar
 
     with progress_bar() as progress:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 from attrgraph.errors import GraphFileError, InterventionError
 
 if TYPE_CHECKING:
-    from attrgraph.interventions.intervention import Intervention, Place
+    from attrgraph.interventions.intervention import Intervention
 
 _SETTING = re.compile(r"(?P<node>[^=*+]+)(?P<how>[=*+])(?P<number>.+)")
-_PLACE = re.compile(r"(\d+)/(\d+)@(\d*)(?:(:)(\d*))?")
 _HOW = {"=": "value", "*": "scale", "+": "add"}
 
 
 def parse_setting(text: str) -> "Intervention":
-    """`3/458@8=0` sets a value, `3/458@8*-1` a multiple, `3/458@8+2` adds; for the node see `parse_node`.
+    """`3/458@8=0` sets a value, `3/458@8*-1` a multiple, `3/458@8+2` adds; the node is as `Intervention` takes it.
 
     Raises:
         InterventionError: it is not of this form.
@@ -34,26 +33,8 @@ def parse_setting(text: str) -> "Intervention":
             f"{text!r} sets nothing; expected NODE=VALUE, NODE*SCALE or NODE+SUMMAND with a finite number, the node "
             "being LAYER/FEATURE@POSITION or a graph's node id."
         )
-    node = parse_node(match["node"])
-    match _HOW[match["how"]]:
-        case "value":
-            return Intervention(node, value=number)
-        case "scale":
-            return Intervention(node, scale=number)
-    return Intervention(node, add=number)
-
-
-def parse_node(text: str) -> "Place":
-    """`3/458@8`, `3/458@8:` (from there on, also in new text), `3/458@2:5`, or a graph's node id such as `3_458_8`."""
-    match = _PLACE.fullmatch(text.strip())
-    if match is None:
-        return text.strip()
-    layer, feature, start, colon, stop = match.groups()
-    if colon is None:
-        if not start:
-            raise InterventionError(f"{text!r} names no position; expected LAYER/FEATURE@POSITION.")
-        return int(layer), int(feature), int(start)
-    return int(layer), int(feature), slice(int(start) if start else None, int(stop) if stop else None)
+    node = match["node"].strip()
+    return Intervention(node, **{_HOW[match["how"]]: number})
 
 
 def read_groups(path: Path) -> dict[str, list[str]]:

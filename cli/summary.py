@@ -89,5 +89,8 @@ def _print_features(features: list[dict[str, Any]]) -> None:
 
 def name_of(graph: "Graph", node: str) -> str:
     """A node's id and label."""
+    from attrgraph.schema import canonical_id
+
+    node = canonical_id(node)
     label = graph.nodes.loc[node, "label"]
     return f"{node} ({label})" if label else node

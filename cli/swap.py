@@ -6,7 +6,6 @@ import typer
 
 from attrgraph.cli import options
 from attrgraph.cli.intervene import print_effect
-from attrgraph.cli.settings import parse_node
 
 
 @options.with_groups
@@ -51,7 +50,7 @@ def swap(
     how: dict[str, Any] = {"dose": dose, "align": align, "mode": mode, "upto_layer": upto_layer}
     more: dict[str, Any] = {}
     if places is None:
-        groups: list[Any] = [[parse_node(node) for node in nodes or []] for nodes in (take_out, put_in)]
+        groups: list[Any] = [take_out or [], put_in or []]
     else:
         found = [features_at(trace(loaded, prompt), pos) for prompt, pos in zip((a, b), places, strict=True)]
         groups = [each.kept for each in found]

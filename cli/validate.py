@@ -47,7 +47,7 @@ def validate(
         -o report.html
     """
     from attrgraph.files import check_writable
-    from attrgraph.validation.report import check_report
+    from attrgraph.validation.validation_report import check_report
 
     outputs = output or []
     for path in outputs:

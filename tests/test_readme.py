@@ -1,4 +1,4 @@
-"""What README says to type works."""
+"""What README and the guide say to type works, in the order in which they say it, in one folder."""
 
 import doctest
 import importlib
@@ -11,47 +11,50 @@ import pytest
 
 from attrgraph.cli.main import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+MOST_LINES = 250
 
 
-def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def words_of(text: str) -> list[str]:
+    """The words, with figures that depend on the machine's rounding as #, and without trailing space."""
+    return re.sub(r"\d+(\.\d+)?(e-\d+)?", "#", text).split()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
+def test_blocks_run_in_order_in_one_folder(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("commands.txt").write_text("info dallas.safetensors\n", encoding="utf-8")
     names: dict[str, object] = {}
-    for block in README.split("```python\n")[1:4]:
-        exec(block.split("```")[0], names)
-    assert {path.name for path in tmp_path.iterdir()} == {"dallas.json", "dallas.safetensors"}
-    assert names["model"].n_layers == 4
-    assert names["effect"].top_after[0][0] != "austin"
+    shown, ran = "", 0
+    for kind, text in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
+        if kind == "text":
+            assert words_of(shown) == words_of(text)
+        elif kind == "python":
+            exec(text, names)
+        else:
+            for line in text.splitlines():
+                line = line.replace(".svg", ".dot") if shutil.which("dot") is None else line
+                assert main(shlex.split(line)[1:]) == 0, line
+                ran += 1
+            shown = capsys.readouterr().out
+    assert ran >= 8 and names["model"].n_layers == 4  # type: ignore[attr-defined]
 
 
-def test_shell_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    section = README.split("## On the command line")[1].split("```")[1]
-    lines = [line for line in section.splitlines() if line]
-    assert len(lines) == 13
-    (tmp_path / "questions.jsonl").write_text('{"prompt": "the capital of texas is"}\n', encoding="utf-8")
-    for line in lines:
-        if shutil.which("dot") is None:
-            line = line.replace(".svg", ".dot")
-        assert main(shlex.split(line)[1:]) == 0, line
-
-
-def test_printed_result_is_what_the_demo_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_summary_is_what_the_demo_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = README.split("```text\n")[1].split("```")[0].splitlines()
     assert main(["trace", "in the state containing dallas the capital is"]) == 0
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    shown = README.split("```text\n")[1].split("```")[0].splitlines()
     # figures of exactness depend on the machine's rounding
-    assert [line for line in printed if "exactness" not in line] == [line for line in shown if "exactness" not in line]
+    kept = [line for line in shown if "exactness" not in line and not line.startswith("wrote")]
+    assert [line for line in printed if "exactness" not in line] == kept
 
 
-def test_printed_verdict_is_what_the_demo_gets(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = README.split("```text\n")[2].split("```")[0]
-    command, _, verdict = shown.partition("\n")
-    assert main(shlex.split(command)[2:]) == 0
-    printed = capsys.readouterr().out
-    # correlations depend on the machine's rounding in their last digit, the error of frozen predictions in all of it
-    words = [re.sub(r"\d+(\.\d+)?(e-\d+)?", "#", text).split() for text in (printed, verdict)]
-    assert words[0] == words[1]
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,8 @@ def test_printed_verdict_is_what_the_demo_gets(capsys: pytest.CaptureFixture[str
         "attrgraph.interventions.swap",
         "attrgraph.attribution.heads",
         "attrgraph.attribution.qk",
+        "attrgraph.graph.select",
+        "attrgraph.graph.selections",
         "attrgraph.validation.validate",
     ],
 )
@@ -73,7 +78,7 @@ def test_docstring_examples_run(module: str) -> None:
 
 
 def test_both_set_up_commands_are_make_targets() -> None:
-    targets = re.findall(r"^([a-z]+):", (Path(__file__).parent.parent / "Makefile").read_text(), flags=re.MULTILINE)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     commands = re.findall(r"^\$ make (\w+)", README, flags=re.MULTILINE)
     assert commands == ["demo", "test"]
     assert set(commands) <= set(targets)

@@ -39,6 +39,7 @@ from attrgraph.graph.origin import check_traced_model
 from attrgraph.memory import budget_bytes
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.schema import canonical_id
 
 # How far the sum may be from the edge, as a share of what a dot product rounds by: the lengths of what is written times
 # those of what is read. Another machine adds up in another order, which moves norm scales and patterns by some 1e-6 in
@@ -81,6 +82,7 @@ def head_loadings(graph: Graph, source: str, target: str, *, model: LanguageMode
         >>> sorted(set(loadings["via"]))
         ['head', 'later', 'residual']
     """
+    source, target = canonical_id(source), canonical_id(target)
     edge = _edge(graph, source, target)
     if model is None:
         model = load_traced_model(graph)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
+from attrgraph.schema import canonical_id
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -104,7 +105,7 @@ class Selection:
         return other.mask
 
 
-# as users name nodes: an id, several, or a selection
+# as users name nodes: an id (`3_458_8` or `3/458@8`), several, or a selection
 Nodes = str | Iterable[str] | Selection
 
 
@@ -117,7 +118,7 @@ def mask_of(graph: "Graph", nodes: Nodes) -> Bool[np.ndarray, " n_nodes"]:
     if isinstance(nodes, Selection):
         _check_same(graph, nodes)
         return nodes.mask
-    names = [nodes] if isinstance(nodes, str) else list(nodes)
+    names = [canonical_id(str(name)) for name in ([nodes] if isinstance(nodes, str) else nodes)]
     rows = graph.nodes.index.get_indexer(names) if names else np.zeros(0, dtype=np.int64)
     if (rows < 0).any():
         wrong = names[int((rows < 0).argmax())]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError
+from attrgraph.schema import canonical_id
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 # (layer, feature, position)
@@ -22,6 +23,8 @@ Positions = int | slice | range
 Place = str | tuple[int, int, Positions]
 # as users write it: a graph's id of the node, or numbers of whatever integer type their table has
 Node = str | tuple[SupportsIndex, SupportsIndex, SupportsIndex | slice | range]
+# LAYER/FEATURE@START:STOP, either end open
+_RANGE = re.compile(r"(\d+)/(\d+)@(\d*):(\d*)")
 _FEATURE, _EMBEDDING = re.compile(r"(\d+)_(-1|\d+)_(\d+)"), re.compile(r"E_(\d+)_(\d+)")
 
 
@@ -30,13 +33,13 @@ class Intervention:
     """Nodes that are set, all in the same way: exactly one of `value`, `scale` and `add`.
 
     Args:
-        nodes: one or several. A node is the id that graphs give it (`3_458_8` a feature, `3_-1_8` an error, `E_45_5` an
-            embedding) or, for a feature, (layer, feature, position), where a slice or a range stands for several
-            positions: `slice(8, None)` is all from 8 on, in `generate` those of new tokens too. Features need not be
-            active.
+        nodes: one or several. A node is the id that graphs give: `3_458_8` or `3/458@8` a feature, `3_-1_8` an error,
+            `E_45_5` an embedding; or, for a feature, (layer, feature, position). A feature can be named at several
+            positions: `3/458@2:5`, or a slice or a range in the triple. `3/458@8:` and `slice(8, None)` are all from
+            8 on, in `generate` those of new tokens too. Features need not be active.
         value: the new activation; features only.
-        scale: a multiple of what the node is in the unchanged run; 0 takes it out, negative numbers turn it round.
-        add: what comes to the activation in the unchanged run; features only.
+        scale: a multiple of what the node is in the unchanged run; 0 takes it out, negative numbers reverse its sign.
+        add: a number added to the activation in the unchanged run; features only.
 
     Raises:
         InterventionError: none or several of the three are given.
@@ -151,6 +154,11 @@ def _is_key(node: Any) -> bool:
 def _key_of(node: Any) -> Place:
     """See `Intervention.each`."""
     if isinstance(node, str):
+        node = canonical_id(node)
+        several = _RANGE.fullmatch(node.strip())
+        if several:
+            layer, number, start, stop = several.groups()
+            return int(layer), int(number), slice(int(start) if start else None, int(stop) if stop else None)
         feature, embedding = _FEATURE.fullmatch(node), _EMBEDDING.fullmatch(node)
         if embedding:
             return f"E_{int(embedding[1])}_{int(embedding[2])}"

@@ -71,8 +71,3 @@ def test_files_are_listed_as_json(broken: str, tmp_path: Path, capsys: pytest.Ca
 def test_a_file_that_cannot_be_read_is_a_problem_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "nowhere.json"]) == 1
     assert capsys.readouterr().out.startswith("nowhere.json: error unreadable: no such file.")
-
-
-def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--help"]) == 0
-    assert "attrgraph check theirs.json" in capsys.readouterr().out

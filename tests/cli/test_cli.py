@@ -87,14 +87,6 @@ def test_unknown_words_are_mentioned(capsys: pytest.CaptureFixture[str]) -> None
     assert "<unk>" in out and "unknown to the tokenizer" in out
 
 
-def test_help_shows_an_example_for_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("trace", "info", "prune", "convert"):
-        assert main([verb, "--help"]) == 0
-        assert f"attrgraph {verb}" in capsys.readouterr().out
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == "0.1.0"
-
-
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 

@@ -159,11 +159,6 @@ def test_defaults_are_those_of_the_library() -> None:
     assert of_reading["held_out_share"].default == DEFAULT_SHARE
 
 
-def test_help_shows_the_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "--help"]) == 0
-    assert "attrgraph evaluate demo demo --text sentences.txt" in capsys.readouterr().out
-
-
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 

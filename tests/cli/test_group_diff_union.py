@@ -111,12 +111,6 @@ def test_unions_are_written(files: dict[str, str], tmp_path: Path, capsys: pytes
     assert "wrote" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["group", "diff", "union"])
-def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, "--help"]) == 0
-    assert f"attrgraph {verb}" in capsys.readouterr().out
-
-
 @pytest.mark.refusal
 def test_bad_input_gives_one_line(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph, text = files["dallas.json"], tmp_path / "text.json"

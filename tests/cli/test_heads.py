@@ -82,11 +82,6 @@ def test_token_ids_and_folders_are_taken(tmp_path: Path, capsys: pytest.CaptureF
     assert "no attention lies between the two" in capsys.readouterr().out
 
 
-def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["heads", "--help"]) == 0
-    assert "attrgraph heads" in capsys.readouterr().out
-
-
 @pytest.mark.refusal
 @pytest.mark.parametrize(
     ("arguments", "message"),
