@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attrgraph.errors import TrainingError
-from attrgraph.transcoders.training.config import ACTIVATIONS, TrainConfig
+from attrgraph.transcoders.training.train_config import ACTIVATIONS, TrainConfig
 
 if TYPE_CHECKING:
     from attrgraph.evaluation import Evaluation

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,14 +37,8 @@ class LayerWeights:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "LayerWeights":
         """The same with `change` applied to every tensor."""
-        return LayerWeights(
-            change(self.W_enc),
-            change(self.b_enc),
-            change(self.W_dec),
-            change(self.b_dec),
-            None if self.threshold is None else change(self.threshold),
-            None if self.W_skip is None else change(self.W_skip),
-        )
+        changed: dict[str, Any] = {name: None if w is None else change(w) for name, w in vars(self).items()}
+        return LayerWeights(**changed)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from attrgraph.data.corpus import TokenRows
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 
 def run_record(model: LanguageModel, rows: TokenRows, config: TrainConfig, held_out_share: float) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from attrgraph.training.record import run_record
 from attrgraph.transcoders import Transcoders, save_transcoders
 from attrgraph.transcoders.folder import check_replaceable
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import export_transcoders, gather_features
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.streams import Rounds
+from attrgraph.transcoders.training.train_config import TrainConfig
 from attrgraph.transcoders.training.trainer import Divergence, Hooks, train_transcoders
 
 # of held-out rows that the card's figures are measured on

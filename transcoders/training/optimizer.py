@@ -1,12 +1,16 @@
 """Adam that updates only rows with a gradient where gradients are sparse, and PyTorch's fused Adam where not."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from attrgraph.transcoders.training.shards import Shards
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
+_SETTINGS: dict[str, Any] = {
+    "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False, "fused": True
+}  # fmt: skip
 
 
 class RowAdam:
@@ -50,23 +54,8 @@ class RowAdam:
     def _adam(self, tensors: list[list[Tensor]], lr: float, scale: Tensor) -> None:
         """One fused step on weights, gradients, first and second moments; it divides gradients by `scale`."""
         p, g, first, second = tensors
-        adam(
-            p,
-            g,
-            first,
-            second,
-            [],
-            [torch.full((), float(self.n_steps), device=x.device) for x in p],
-            fused=True,
-            grad_scale=scale,
-            amsgrad=False,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            lr=lr,
-            weight_decay=0.0,
-            eps=_EPS,
-            maximize=False,
-        )
+        steps = [torch.full((), float(self.n_steps), device=x.device) for x in p]
+        adam(p, g, first, second, [], steps, grad_scale=scale, lr=lr, **_SETTINGS)
 
     def _norm(self, gradients: dict[str, Tensor]) -> Tensor:
         """Of all gradients together, other processes' included."""

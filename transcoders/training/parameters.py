@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from attrgraph.kernels.pairs import Pairs
 from attrgraph.kernels.sparse_decode import sparse_decode
 from attrgraph.kernels.sparse_encode import sparse_encode
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.selection import jumprelu, top_features
 from attrgraph.transcoders.training.shards import Shards, into_shards, out_of_shards
 from attrgraph.transcoders.training.streams import Activations
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 # Added to a feature's decoder norm, in units of the outputs' standard deviations, when features are compared: decoders
 # start at zero, and a feature whose decoder is still short has to be on somewhere to learn anything.

@@ -70,10 +70,8 @@ class Shards:
         """Rank 0's value: clocks differ."""
         if self.n_ranks == 1:
             return value
-        shared = torch.tensor([value], dtype=torch.float64)
-        shared = shared.cuda() if dist.get_backend() == "nccl" else shared
-        dist.broadcast(shared, src=0)
-        return float(shared)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return float(self.broadcast(torch.tensor([value], dtype=torch.float64, device=device), 0))
 
     def barrier(self) -> None:
         if self.n_ranks > 1:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from attrgraph.errors import TrainingError
 from attrgraph.transcoders.training.checkpoint import Checkpoint, CheckpointFolder
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.optimizer import RowAdam
 from attrgraph.transcoders.training.parameters import FeatureDictionary, Normalisation, TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.step import DeadFeatures, StepResult, train_step
 from attrgraph.transcoders.training.streams import Activations, Rounds, ShuffledBatches
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 # tokens that means and scales are estimated on: their error is then below one percent of a standard deviation
 _SAMPLE_TOKENS = 32_768
@@ -96,41 +96,31 @@ class TrainingRun:
         self.step += 1
         return result
 
-    def checkpoint(self) -> Checkpoint:
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that the next steps depend on, by name in a checkpoint; the run's own tensors, no copies."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"norm.{name}": tensor for name, tensor in vars(self.model.norm).items()}
-        for name in self.optimizer.first:
-            tensors[f"first.{name}"], tensors[f"second.{name}"] = (
-                self.optimizer.first[name],
-                self.optimizer.second[name],
-            )
+        tensors |= {f"first.{name}": tensor for name, tensor in self.optimizer.first.items()}
+        tensors |= {f"second.{name}": tensor for name, tensor in self.optimizer.second.items()}
         tensors |= {f"idle.{layer}": idle for layer, idle in enumerate(self.dead.idle)}
-        if self.penalty is not None:
-            tensors |= {"penalty": self.penalty, "excess": self.excess}
+        return tensors if self.penalty is None else {**tensors, "penalty": self.penalty, "excess": self.excess}
+
+    def checkpoint(self) -> Checkpoint:
         state = {
             "config": self.model.config.to_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "position": [self.batches.round_index, self.batches.batch_index],
         }
-        return Checkpoint(tensors, state)
+        return Checkpoint(self._tensors(), state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up where `checkpoint` left off."""
-        tensors, state = checkpoint.tensors, checkpoint.state
-        prefix = "model."
-        self.model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        for name in self.optimizer.first:
-            self.optimizer.first[name].copy_(tensors[f"first.{name}"])
-            self.optimizer.second[name].copy_(tensors[f"second.{name}"])
-        for layer, idle in enumerate(self.dead.idle):
-            idle.copy_(tensors[f"idle.{layer}"])
-        if self.penalty is not None:
-            self.penalty.copy_(tensors["penalty"])
-            self.excess.copy_(tensors["excess"])
-        self.step = self.optimizer.n_steps = state["step"]
-        self.seconds = state["seconds"]
-        self.batches.restore(*state["position"])
+        """Go on from where `checkpoint` was taken."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(checkpoint.tensors[name])
+        self.step = self.optimizer.n_steps = checkpoint.state["step"]
+        self.seconds = checkpoint.state["seconds"]
+        self.batches.restore(*checkpoint.state["position"])
 
 
 def train_transcoders(

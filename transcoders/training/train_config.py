@@ -1,5 +1,6 @@
 """Every setting of a training run."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -8,6 +9,26 @@ from attrgraph.errors import AttrGraphError
 ACTIVATIONS = ("batchtopk", "topk", "jumprelu", "relu")
 OPTIMIZERS = ("auto", "dense", "lazy")
 _DEFAULT_TOKENS = 20_000_000
+# names of settings, what holds of their values, and that in words
+_RULES: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
+    (("activation",), lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
+    (("optimizer",), lambda value: value in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+    (
+        ("n_features", "n_tokens", "batch_tokens", "dead_after", "n_dead_active", "kl_tokens"),
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        ("l0", "max_minutes", "learning_rate", "max_gradient_norm", "outlier_factor", "threshold_init", "bandwidth"),
+        lambda value: value > 0,
+        "more than 0",
+    ),
+    (
+        ("warmup_share", "decay_share", "kl_share", "dead_target_share", "revival_share"),
+        lambda value: 0 <= value <= 1,
+        "0 to 1",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -54,19 +75,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check("activation", ACTIVATIONS)
-        self._check("optimizer", OPTIMIZERS)
-        for name in ("n_features", "n_tokens", "batch_tokens", "dead_after", "n_dead_active", "kl_tokens"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        for name in ("l0", "learning_rate", "max_gradient_norm", "outlier_factor", "threshold_init", "bandwidth"):
-            if not getattr(self, name) > 0:
-                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected more than 0.")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise AttrGraphError(f"max_minutes is {self.max_minutes}; expected more than 0.")
-        for name in ("warmup_share", "decay_share", "kl_share", "dead_target_share", "revival_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        for names, is_allowed, expected in _RULES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not is_allowed(value):
+                    raise AttrGraphError(f"{name} is {value!r}; expected {expected}.")
         if self.optimizer == "lazy" and self.activation in ("jumprelu", "relu"):
             raise AttrGraphError(
                 f"optimizer is 'lazy', but the penalty of {self.activation} has a gradient in every row; use 'dense'."
@@ -76,10 +89,6 @@ class TrainConfig:
     def token_limit(self) -> int | None:
         """Tokens after which the run ends, if any."""
         return _DEFAULT_TOKENS if self.n_tokens is None and self.max_minutes is None else self.n_tokens
-
-    def _check(self, name: str, known: tuple[str, ...]) -> None:
-        if getattr(self, name) not in known:
-            raise AttrGraphError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}.")
 
     def check_fits(self, n_layers: int) -> None:
         """Raise AttrGraphError unless `l0` can be reached with this many layers."""
