@@ -58,20 +58,10 @@ class TranscoderConfig:
             feature_output_hook=values.pop("feature_output_hook"),
             scan=values.pop("scan", None),
             k=k,
-            extra=values if activation is None or activation == "topk" else {"activation": activation, **values},
+            extra=values | ({"activation": "relu"} if activation == "relu" else {}),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping to write; keys that say nothing are left out."""
-        values: dict[str, Any] = {
-            "model_kind": self.model_kind,
-            "model_name": self.model_name,
-            "feature_input_hook": self.feature_input_hook,
-            "feature_output_hook": self.feature_output_hook,
-            **self.extra,
-        }
-        if self.scan is not None:
-            values["scan"] = self.scan
-        if self.k is not None:
-            values |= {"activation": "topk", "k": self.k}
-        return values
+        values = {name: value for name, value in vars(self).items() if name != "extra" and value is not None}
+        return {**values, **self.extra} if self.k is None else {**values, **self.extra, "activation": "topk"}

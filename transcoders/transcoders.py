@@ -298,20 +298,14 @@ class Transcoders:
             "threshold": (n_features,),
             "W_skip": (d_model, d_model),
         }
+        where = f"{self.source['id']}, layer {layer}"
         for name, shape in expected.items():
             tensor: Tensor | None = getattr(weights, name)
-            if tensor is None:
-                continue
-            if tuple(tensor.shape) != shape:
-                raise TranscoderError(
-                    f"{self.source['id']}, layer {layer}: {name} has shape {list(tensor.shape)}, "
-                    f"expected {list(shape)}."
-                )
-            if name == "threshold" and not bool(torch.isfinite(tensor).all()):
-                raise TranscoderError(f"{self.source['id']}, layer {layer}: a threshold is not finite.")
-            if name == "threshold" and self.config.k is not None:
-                raise TranscoderError(f"{self.source['id']}, layer {layer}: has both thresholds and k; expected one.")
-            if not tensor.is_floating_point():
-                raise TranscoderError(
-                    f"{self.source['id']}, layer {layer}: {name} is {tensor.dtype}; expected a floating-point type."
-                )
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
+            if tensor is not None and not tensor.is_floating_point():
+                raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
+        if weights.threshold is not None and not bool(torch.isfinite(weights.threshold).all()):
+            raise TranscoderError(f"{where}: a threshold is not finite.")
+        if weights.threshold is not None and self.config.k is not None:
+            raise TranscoderError(f"{where}: has both thresholds and k; expected one.")

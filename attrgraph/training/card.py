@@ -15,10 +15,10 @@ Measured on {n_tokens:,} held-out tokens ({n_documents} documents), on the weigh
 |---|---|
 | NMSE, mean over layers | {nmse} |
 | active features a token (L0), summed over layers | {l0} (asked: {asked:g}) |
-| features never active on these tokens | {dead} |
-| top-1 agreement, all MLPs replaced | {agreement} |
+| features never active on these tokens | {dead_fraction} |
+| top-1 agreement, all MLPs replaced | {top1_agreement} |
 | KL(model, replacement), nats | {kl} |
-| cross-entropy recovered, against zero-ablation | {recovered} |
+| cross-entropy recovered, against zero-ablation | {ce_recovered} |
 
 | layer | NMSE | L0 | never active |
 |---|---|---|---|
@@ -39,6 +39,9 @@ import attrgraph as ag
 model = ag.load_model("{model}", transcoders="PATH OF THIS FOLDER")
 ```
 """
+_FORMATS = {
+    "nmse": ".4f", "l0": ".2f", "dead_fraction": ".1%", "top1_agreement": ".3f", "kl": ".4f", "ce_recovered": ".3f"
+}  # fmt: skip
 _EXPORTS = {
     "batchtopk": "Trained as BatchTopK, exported as JumpReLU with one calibrated threshold a layer.",
     "topk": "TopK (circuit-tracer ignores k in cross-layer sets).",
@@ -50,16 +53,17 @@ _EXPORTS = {
 def training_card(record: dict[str, Any], measured: Evaluation) -> str:
     """Markdown from `training.yaml`'s content, `result` included, and the measurements."""
     config, result = record["config"], record["result"]
-
-    def shown(value: float | None, form: str) -> str:
-        return "undefined here" if value is None else format(value, form)
-
-    values = measured.headline()
+    shown = {
+        name: "undefined here" if value is None else format(value, _FORMATS[name])
+        for name, value in measured.headline().items()
+        if name in _FORMATS
+    }
     layers = [
         f"| {layer.layer} | {layer.nmse:.4f} | {layer.l0:.2f} | {layer.dead_fraction:.1%} |"
         for layer in measured.per_layer
     ]
     return _TEMPLATE.format(
+        **shown,
         model=record["model"]["id"],
         kind="cross-layer" if config["is_cross_layer"] else "per-layer",
         n_features=config["n_features"],
@@ -67,13 +71,7 @@ def training_card(record: dict[str, Any], measured: Evaluation) -> str:
         activation=_EXPORTS[config["activation"]],
         n_tokens=measured.n_tokens,
         n_documents=measured.n_documents,
-        nmse=shown(values["nmse"], ".4f"),
-        l0=shown(values["l0"], ".2f"),
         asked=config["l0"],
-        dead=shown(values["dead_fraction"], ".1%"),
-        agreement=shown(values["top1_agreement"], ".3f"),
-        kl=shown(values["kl"], ".4f"),
-        recovered=shown(values["ce_recovered"], ".3f"),
         layers="\n".join(layers),
         outlier=config["outlier_factor"],
         trained_tokens=result.get("tokens", 0),

@@ -19,14 +19,13 @@ from attrgraph.models.language_model import LanguageModel
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
 from attrgraph.training.record import run_record
-from attrgraph.transcoders import Transcoders, save_transcoders
-from attrgraph.transcoders.folder import check_replaceable
+from attrgraph.transcoders.folder import check_replaceable, save_transcoders
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.export import export_transcoders, gather_features
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.streams import Rounds
 from attrgraph.transcoders.training.train_config import TrainConfig
-from attrgraph.transcoders.training.trainer import Divergence, Hooks, train_transcoders
+from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
 # of held-out rows that the card's figures are measured on
 _MEASURED_TOKENS = 50_000
@@ -91,50 +90,34 @@ def train(
         _prepare(output, partial, record, settings)
     shards.barrier()
     rounds = _rounds(model, rows, config, settings, key)
-    metrics = Metrics(partial / "metrics.jsonl", shards, report)
-    checkpoints = CheckpointFolder(partial, shards)
+    metrics, checkpoints = Metrics(partial / "metrics.jsonl", shards, report), CheckpointFolder(partial, shards)
     if settings.is_resuming:
         metrics.cut_after(checkpoints.newest_step())
-    trained = train_transcoders(
-        rounds,
-        config,
-        hooks=Hooks(
-            report=Watcher(model, held_out, metrics.add, shards),
-            checkpoints=checkpoints,
-            checkpoint_every_s=settings.checkpoint_every_s,
-            is_resuming=settings.is_resuming,
-        ),
-        shards=shards,
-        divergence=_divergence(model, rows, config),
-    )
+    watcher = Watcher(model, held_out, metrics.add, shards)
+    hooks = Hooks(watcher, checkpoints, settings.checkpoint_every_s, settings.is_resuming)
+    divergence = None
+    if config.kl_weight:
+        divergence = divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, seed=config.seed)
+    trained = train_transcoders(rounds, config, hooks=hooks, shards=shards, divergence=divergence)
     # every process takes part in both
     whole, sample = gather_features(trained), rounds.round(0)
     if shards.rank:
         return None
     finished = export_transcoders(whole, sample, record["model"]["id"], dtype=settings.weights_dtype)
     measured = evaluate(model, finished, held_out.first_tokens(_MEASURED_TOKENS), n_graphs=0)
-    _write(finished, measured, metrics, record, output, overwrite=settings.overwrite)
+    texts = _texts({**record, "result": {**metrics.last(), "held_out": measured.headline()}}, measured, metrics)
+    save_transcoders(finished, output, overwrite=settings.overwrite, texts=texts)
     rmtree(partial)
     return measured
 
 
-def _write(
-    finished: Transcoders,
-    measured: Evaluation,
-    metrics: Metrics,
-    record: dict[str, Any],
-    output: Path,
-    *,
-    overwrite: bool,
-) -> None:
-    """The finished folder: weights, card, record with the result, metrics."""
-    record = {**record, "result": {**metrics.last(), "held_out": measured.headline()}}
-    texts = {
+def _texts(record: dict[str, Any], measured: Evaluation, metrics: Metrics) -> dict[str, str]:
+    """What is written beside the weights, by file name."""
+    return {
         "README.md": training_card(record, measured),
         "training.yaml": yaml.safe_dump(record, sort_keys=False),
         "metrics.jsonl": metrics.text(),
     }
-    save_transcoders(finished, output, overwrite=overwrite, texts=texts)
 
 
 def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunSettings) -> None:
@@ -143,7 +126,7 @@ def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunS
     begun = partial / "run.yaml"
     if settings.is_resuming:
         if not begun.is_file():
-            raise TrainingError(f"{partial}: no unfinished run is there to resume; start without --resume.")
+            raise TrainingError(f"{partial}: holds no unfinished run to resume; start without --resume.")
         before = yaml.safe_load(begun.read_text(encoding="utf-8"))
         changed = [key for key in ("model", "text", "held_out_share", "activations") if before.get(key) != record[key]]
         if changed:
@@ -204,9 +187,3 @@ def _rounds(
         ActivationCache.write(cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
     settings.shards.barrier()
     return ActivationCache.open(cache, key=key, device=model.device)
-
-
-def _divergence(model: LanguageModel, rows: TokenRows, config: TrainConfig) -> Divergence | None:
-    if not config.kl_weight:
-        return None
-    return divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, seed=config.seed)

@@ -38,10 +38,12 @@ write what the MLP adds to it.
 |---|---|---|
 {transcoders}
 
-Measured by `attrgraph.evaluation.evaluate` on {n_tokens:,} tokens of {n_documents:,} held-out sentences, as many of each
-task. NMSE is squared error over variance; L0 the mean number of active features a token; dead the share of features not
-active once. The replacement model has every MLP outside `<bos>` replaced, attention live; agreement, KL(model ||
-replacement) in nats and recovered cross-entropy (against MLPs that write nothing) are of its next words at all tokens.
+Measured by `attrgraph.evaluation.evaluate` on {n_tokens:,} tokens of {n_documents:,} sentences, equally many of each task:
+held-out items where the task has some. NMSE is squared error over variance; L0 the mean number of active features a
+token; dead the share of features never active there. The replacement model has every MLP outside `<bos>` replaced,
+attention live; agreement, KL(model || replacement) in nats and recovered cross-entropy (against MLPs that write
+nothing) compare its next words with the model's after every word, the last of a sentence included.
+
 Scores are means over the graphs of 224 prompts "in the state containing CITY the capital is". State features: share of
 these prompts whose {n_top} most influential features include one that detects the city's state (precision >= .8 and
 recall >= .7, on prompts about the four other attributes).

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attrgraph.kernels.pairs import Pairs, counts_are_known
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
-from attrgraph.transcoders.training.selection import batch_top_features
+from attrgraph.transcoders.training.selection import batch_top_features, kth_best
 from attrgraph.transcoders.training.streams import Activations
 
 # the penalty's tanh(c * score): with c = 4 a score of 1/2 is counted almost as 1
@@ -100,13 +100,13 @@ def train_step(
         outs.append(model.decode(layer, values, pairs))
     nmse, gradients, for_bias = _error_gradients(model, batch, [out.detach() for out in outs])
     loss = nmse.mean()
-    ends, ends_gradients = list(outs), gradients
     if penalty is not None:
         loss = loss + penalty * model.shards.sum_(sparsity.detach().clone())
-        ends, ends_gradients = [*ends, sparsity], [*gradients, penalty]
+        outs.append(sparsity)
+        gradients.append(penalty)
     # not backward(): what accumulates in .grad forgets that its rows are unique and in order
     others = [parameter for parameter in model.parameters() if parameter is not model.b_dec]
-    found = torch.autograd.grad(ends, others, ends_gradients)
+    found = torch.autograd.grad(outs, others, gradients)
     for parameter, gradient in zip([*others, model.b_dec], [*found, for_bias], strict=True):
         parameter.grad = gradient
     return StepResult(loss, nmse, model.shards.sum_(torch.stack(l0)))
@@ -150,10 +150,7 @@ def _dead_pairs(model: TrainableTranscoders, layer: int, x: Tensor, dead: DeadFe
     best = pre_activations.topk(min(n_active, len(features)), dim=1, sorted=False)
     is_on = best.values > 0
     if model.shards.n_ranks > 1:
-        padded = x.new_zeros(len(x), n_active)
-        padded[:, : best.values.shape[1]] = best.values
-        everywhere = torch.cat(model.shards.gather(padded), dim=1)
-        is_on &= best.values >= everywhere.topk(n_active, dim=1).values[:, -1:]
+        is_on &= best.values >= kth_best(best.values.relu(), n_active, model.shards)
     n_features = len(model.W_enc[layer])
     if not counts_are_known(x):
         return _DeadPairs(Pairs.of_rows(features[best.indices], n_features), is_on.flatten())

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -43,28 +43,18 @@ class Hooks:
     is_resuming: bool = False
 
 
-@dataclass
 class TrainingRun:
     """The state of a run between two steps."""
 
-    model: TrainableTranscoders
-    batches: ShuffledBatches
-    optimizer: RowAdam = field(init=False)
-    dead: DeadFeatures = field(init=False)
-    penalty: Tensor | None = field(init=False)
-    excess: Tensor = field(init=False)  # log of L0 over its target, in the last batch
-    step: int = 0
-    seconds: float = 0.0  # spent so far, in earlier sittings too
-
-    def __post_init__(self) -> None:
-        config = self.model.config
-        self.optimizer = RowAdam(
-            dict(self.model.named_parameters()), self.model.shards, replicated=frozenset({"b_dec"})
-        )
-        self.dead = DeadFeatures(self.model)
-        is_penalised = config.activation in ("jumprelu", "relu")
-        self.penalty = torch.full((), 1e-3, device=self.model.b_dec.device) if is_penalised else None
-        self.excess = torch.zeros((), device=self.model.b_dec.device)
+    def __init__(self, model: TrainableTranscoders, batches: ShuffledBatches) -> None:
+        self.model, self.batches = model, batches
+        self.optimizer = RowAdam(dict(model.named_parameters()), model.shards, replicated=frozenset({"b_dec"}))
+        self.dead = DeadFeatures(model)
+        self.excess = torch.zeros((), device=model.b_dec.device)  # log of L0 over its target, in the last batch
+        is_penalised = model.config.activation in ("jumprelu", "relu")
+        self.penalty = torch.full((), 1e-3, device=model.b_dec.device) if is_penalised else None
+        self.step = 0
+        self.seconds = 0.0  # spent so far, before earlier interruptions too
 
     @property
     def n_tokens(self) -> int:
@@ -174,23 +164,22 @@ def train_transcoders(
 
 def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) -> TrainingRun:
     """A run at its beginning, or where its last checkpoint left it."""
-    checkpoint = None
     # a run that was stopped before its first checkpoint begins anew
-    if hooks.is_resuming and hooks.checkpoints is not None and hooks.checkpoints.newest() is not None:
-        checkpoint = hooks.checkpoints.load()
+    newest = hooks.checkpoints.newest() if hooks.is_resuming and hooks.checkpoints is not None else None
+    checkpoint = None if newest is None or hooks.checkpoints is None else hooks.checkpoints.load()
+    if checkpoint is None:
+        norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
+    else:
         saved = checkpoint.state["config"]
         changed = [name for name, value in config.to_dict().items() if saved.get(name) != value]
         if changed:
             raise TrainingError(
-                f"{hooks.checkpoints.newest()}: was written with other settings ({', '.join(changed)}); resume with "
-                "the same settings, or start anew without --resume."
+                f"{newest}: was written with other settings ({', '.join(changed)}); resume with the same settings, or "
+                "start anew without --resume."
             )
-        stored = checkpoint.tensors
         device = rounds.round(checkpoint.state["position"][0]).reads.device
-        saved_norm = {n.removeprefix("norm."): t.to(device) for n, t in stored.items() if n.startswith("norm.")}
-        norm = Normalisation(**saved_norm)
-    else:
-        norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
+        names = [field.name for field in fields(Normalisation)]
+        norm = Normalisation(**{name: checkpoint.tensors[f"norm.{name}"].to(device) for name in names})
     config.check_fits(len(norm.read_mean))
     batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed, is_kept=norm.is_ordinary)
     run = TrainingRun(TrainableTranscoders(norm, config, shards), batches)
