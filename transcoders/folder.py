@@ -108,7 +108,7 @@ def save_transcoders(
 def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     """Raise TranscoderError if `save_transcoders` would refuse: to be asked before long work, not after it."""
     if folder.exists() and not overwrite:
-        raise TranscoderError(f"{folder}: exists; choose another name, or pass overwrite=True (--force).")
+        raise TranscoderError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
     if folder.exists() and not (folder / "config.yaml").is_file():
         raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
 

@@ -148,31 +148,23 @@ class Transcoders:
                 f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model?"
             )
 
-    def activate(
-        self, layer: int, pre_activations: Float[Tensor, "n_pos n_features"]
-    ) -> Float[Tensor, "n_pos n_features"]:
-        """Pre-activations to activations: JumpReLU if the layer has thresholds, else TopK if k is set, else ReLU."""
-        threshold = self.layers[layer].threshold
-        if threshold is not None:
-            is_on = pre_activations > threshold.to(pre_activations)
-            return pre_activations * is_on
-        activations = pre_activations.relu()
-        if self.config.k is None or self.config.k >= activations.shape[-1]:
-            return activations
-        kept = activations.topk(self.config.k, dim=-1)
-        return torch.zeros_like(activations).scatter_(-1, kept.indices, kept.values)
-
     def encode_layer(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos n_features"]:
-        """Activations of every feature of one layer.
+        """Activations of every feature of one layer: JumpReLU if it has thresholds, else TopK if k is set, else ReLU.
 
         Raises:
             ResultError: the encoder's weights are not finite.
         """
-        weights = self.layers[layer]
+        weights, k = self.layers[layer], self.config.k
         pre_activations = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         if not bool(torch.isfinite(pre_activations).all()):
             raise self._not_finite(layer)
-        return self.activate(layer, pre_activations)
+        if weights.threshold is not None:
+            return pre_activations * (pre_activations > weights.threshold.to(pre_activations))
+        activations = pre_activations.relu()
+        if k is None or k >= activations.shape[-1]:
+            return activations
+        kept = activations.topk(k, dim=-1)
+        return torch.zeros_like(activations).scatter_(-1, kept.indices, kept.values)
 
     @staticmethod
     def _not_finite(layer: int) -> ResultError:

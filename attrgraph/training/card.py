@@ -4,17 +4,17 @@ from typing import Any
 
 from attrgraph.evaluation import Evaluation
 
-_TEMPLATE = """# Transcoders for {model}
+_TEMPLATE = """# Transcoders for {record[model][id]}
 
-A {kind} set, {n_features} features a layer, trained with attrgraph {attrgraph}. {activation} It reads the
+A {kind} set, {config[n_features]} features a layer, trained with attrgraph {record[versions][attrgraph]}. {activation} It reads the
 stream before each MLP's norm (`hook_resid_mid`) and writes what the MLP adds to it (`hook_mlp_out`).
 
-Measured on {n_tokens:,} held-out tokens ({n_documents} documents), on the weights in this folder:
+Measured on {measured.n_tokens:,} held-out tokens ({measured.n_documents} documents), on the weights in this folder:
 
 | | |
 |---|---|
 | NMSE, mean over layers | {nmse} |
-| active features a token (L0), summed over layers | {l0} (asked: {asked:g}) |
+| active features a token (L0), summed over layers | {l0} (asked: {config[l0]:g}) |
 | features never active on these tokens | {dead_fraction} |
 | top-1 agreement, all MLPs replaced | {top1_agreement} |
 | KL(model, replacement), nats | {kl} |
@@ -24,10 +24,10 @@ Measured on {n_tokens:,} held-out tokens ({n_documents} documents), on the weigh
 |---|---|---|---|
 {layers}
 
-NMSE is squared error over variance. BOS, and tokens whose stream is more than {outlier:g} times longer than the median
+NMSE is squared error over variance. BOS, and tokens whose stream is more than {config[outlier_factor]:g} times longer than the median
 (attention sinks), were left out of the reconstruction loss; BOS is left out of the measurements.
 
-Trained on {trained_tokens:,} tokens ({seconds:.0f} s on {machine}) of a corpus of {corpus_tokens:,}:
+Trained on {trained_tokens:,} tokens ({seconds:.0f} s on {record[machine]}) of a corpus of {record[n_tokens]:,}:
 
 {text}
 
@@ -36,7 +36,7 @@ Trained on {trained_tokens:,} tokens ({seconds:.0f} s on {machine}) of a corpus 
 ```python
 import attrgraph as ag
 
-model = ag.load_model("{model}", transcoders="PATH OF THIS FOLDER")
+model = ag.load_model("{record[model][id]}", transcoders="PATH OF THIS FOLDER")
 ```
 """
 _FORMATS = {
@@ -63,20 +63,14 @@ def training_card(record: dict[str, Any], measured: Evaluation) -> str:
         for layer in measured.per_layer
     ]
     return _TEMPLATE.format(
+        record=record,
+        config=config,
+        measured=measured,
         **shown,
-        model=record["model"]["id"],
         kind="cross-layer" if config["is_cross_layer"] else "per-layer",
-        n_features=config["n_features"],
-        attrgraph=record["versions"]["attrgraph"],
         activation=_EXPORTS[config["activation"]],
-        n_tokens=measured.n_tokens,
-        n_documents=measured.n_documents,
-        asked=config["l0"],
         layers="\n".join(layers),
-        outlier=config["outlier_factor"],
         trained_tokens=result.get("tokens", 0),
         seconds=result.get("seconds", 0.0),
-        machine=record["machine"],
-        corpus_tokens=record["n_tokens"],
         text="\n".join(f"- `{name}` {digest}" for name, digest in record["text"].items()),
     )

@@ -150,7 +150,7 @@ def test_wrong_requests_are_told_in_one_line(
         ([*train, "-o", "x"], "name the corpus with --text FILE"),
         (
             [*train, "--text", str(text), "-o", str(taken)],
-            "exists; choose another name, or overwrite it explicitly (--force)",
+            "exists; choose another name or pass --force",
         ),
         ([*train, "--text", str(text), "-o", str(tmp_path / "new")], "holds an unfinished run; go on with --resume"),
         ([*train, "--text", str(text), "-o", str(tmp_path / "y"), "--resume"], "no unfinished run is there to resume"),

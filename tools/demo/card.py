@@ -38,9 +38,9 @@ write what the MLP adds to it.
 |---|---|---|
 {transcoders}
 
-Measured by `attrgraph.evaluation.evaluate` on {n_tokens:,} tokens of {n_documents:,} sentences, equally many of each task:
-held-out items where the task has some. NMSE is squared error over variance; L0 the mean number of active features a
-token; dead the share of features never active there. The replacement model has every MLP outside `<bos>` replaced,
+Measured by `attrgraph.evaluation.evaluate` on {n_tokens:,} tokens of {n_documents:,} sentences, equally many of each
+task: held-out items where the task has some. NMSE is squared error over variance; L0 the mean number of active features
+a token; dead the share of features never active there. The replacement model has every MLP outside `<bos>` replaced,
 attention live; agreement, KL(model || replacement) in nats and recovered cross-entropy (against MLPs that write
 nothing) compare its next words with the model's after every word, the last of a sentence included.
 

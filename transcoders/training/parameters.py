@@ -118,16 +118,14 @@ class TrainableTranscoders(nn.Module):
         return self.norm.read_mean.device.type == "cpu" and n_pairs < _DENSE_FROM * config.n_features
 
     def normalised_reads(self, layer: int, reads: Tensor) -> Float[Tensor, "n_tokens d_model"]:
-        x: Tensor = (reads - self.norm.read_mean[layer]) * self.norm.read_scale[layer]
-        return x
+        return (reads - self.norm.read_mean[layer]) * self.norm.read_scale[layer]
 
     def pre_activations(self, layer: int, x: Float[Tensor, "n_tokens d_model"]) -> Tensor:
         """Of every feature, from normalised reads; in bfloat16 on a GPU, which is enough to choose by."""
         W_enc, b_enc = self.W_enc[layer], self.b_enc[layer]
         if x.is_cuda:
             return torch.addmm(b_enc.bfloat16(), x.bfloat16(), W_enc.bfloat16().T)
-        out: Tensor = torch.addmm(b_enc, x, W_enc.T)
-        return out
+        return torch.addmm(b_enc, x, W_enc.T)
 
     @torch.no_grad()
     def score_weights(self, layer: int) -> Float[Tensor, " n_features"]:
@@ -179,8 +177,7 @@ class TrainableTranscoders(nn.Module):
         return by_target / scales[:, None]
 
     def bias(self, layer: int) -> Float[Tensor, " d_model"]:
-        bias: Tensor = self.b_dec[layer] / self.norm.write_scale[layer]
-        return bias
+        return self.b_dec[layer] / self.norm.write_scale[layer]
 
 
 # Pairs of a step by features of a layer. benchmarks/train_step.py --d-model 128 --k 16 on two CPU cores: rows with a

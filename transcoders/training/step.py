@@ -25,6 +25,8 @@ from attrgraph.transcoders.training.streams import Activations
 _TANH_SCALE = 4.0
 # of the running threshold towards each batch's
 _THRESHOLD_RATE = 0.01
+# dead features that explain the errors of one layer's tokens, never padded, and which of these pairs are on
+_DeadPairs = tuple[Pairs, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,6 @@ class DeadFeatures:
         return float(self._model.shards.sum_(counts)) / n_features
 
 
-@dataclass(frozen=True)
-class _DeadPairs:
-    """Dead features that explain the errors of one layer's tokens; never padded."""
-
-    pairs: Pairs
-    is_on: Bool[Tensor, " n_pairs"]
-
-
 def train_step(
     model: TrainableTranscoders, batch: Activations, dead: DeadFeatures, *, penalty: Tensor | None = None
 ) -> StepResult:
@@ -95,8 +89,9 @@ def train_step(
         if penalty is not None:
             sparsity = sparsity + _penalty(model, layer, values, pairs) / n_tokens
         if aux is not None:
-            values = torch.cat([model.values(layer, x, aux.pairs, is_jumping=False) * aux.is_on, values])
-            pairs = aux.pairs.stack(pairs)
+            dead_pairs, is_on = aux
+            values = torch.cat([model.values(layer, x, dead_pairs, is_jumping=False) * is_on, values])
+            pairs = dead_pairs.stack(pairs)
         outs.append(model.decode(layer, values, pairs))
     nmse, gradients, for_bias = _error_gradients(model, batch, [out.detach() for out in outs])
     loss = nmse.mean()
@@ -153,9 +148,9 @@ def _dead_pairs(model: TrainableTranscoders, layer: int, x: Tensor, dead: DeadFe
         is_on &= best.values >= kth_best(best.values.relu(), n_active, model.shards)
     n_features = len(model.W_enc[layer])
     if not counts_are_known(x):
-        return _DeadPairs(Pairs.of_rows(features[best.indices], n_features), is_on.flatten())
+        return Pairs.of_rows(features[best.indices], n_features), is_on.flatten()
     pairs = Pairs.of_indices(is_on.nonzero()[:, 0], features[best.indices[is_on]], (len(x), n_features))
-    return _DeadPairs(pairs, torch.ones_like(pairs.features, dtype=torch.bool))
+    return pairs, torch.ones_like(pairs.features, dtype=torch.bool)
 
 
 def _penalty(model: TrainableTranscoders, layer: int, values: Tensor, pairs: Pairs) -> Tensor:
