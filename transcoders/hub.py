@@ -10,8 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from attrgraph.errors import AttrGraphError
 
-# Files up to this size are hashed whole. Of larger ones a piece of every stretch is (nobody waits for 160 GB), which
-# no change of a whole matrix escapes.
+# Files up to this size are hashed whole. Of larger ones (up to 160 GB) only a piece of every stretch is: enough to
+# notice that a whole matrix has changed.
 _HASH_WHOLE_BYTES = 64 * 2**20
 _STRETCH_BYTES = 4 * 2**20
 _PIECE_BYTES = 64 * 2**10
@@ -72,13 +72,11 @@ def digest_files(paths: Iterable[Path]) -> str:
             continue
         size = path.stat().st_size
         total.update(f"{path.name}:{size}:".encode())
+        stretch, piece = 2**20, 2**20
+        if size > _HASH_WHOLE_BYTES:
+            kind, stretch, piece = "sampled-sha256", _STRETCH_BYTES, _PIECE_BYTES
         with path.open("rb") as file:
-            if size <= _HASH_WHOLE_BYTES:
-                while piece := file.read(2**20):
-                    total.update(piece)
-            else:
-                kind = "sampled-sha256"
-                for start in range(0, size, _STRETCH_BYTES):
-                    file.seek(start)
-                    total.update(file.read(_PIECE_BYTES))
+            for start in range(0, size, stretch):
+                file.seek(start)
+                total.update(file.read(piece))
     return f"{kind}:{total.hexdigest()}"

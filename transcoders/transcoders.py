@@ -94,7 +94,7 @@ class Transcoders:
     Args:
         layers: weights by layer.
         config: hooks, activation and names.
-        source: what to write about their origin into graphs (id, revision, digest).
+        source: their origin as it is recorded in graphs (id, revision, digest).
         labels: names of features by (layer, feature), for those that have one.
 
     Raises:
@@ -276,7 +276,7 @@ class Transcoders:
         return self.layers[layer].b_dec
 
     def skip(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"] | None:
-        """The linear skip's part of the layer's reconstruction, if there is a skip."""
+        """What the linear skip adds to the layer's reconstruction; None without a skip."""
         W_skip = self.layers[layer].W_skip
         return None if W_skip is None else reads @ W_skip.to(reads).T
 

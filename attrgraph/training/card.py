@@ -6,8 +6,8 @@ from attrgraph.evaluation import Evaluation
 
 _TEMPLATE = """# Transcoders for {record[model][id]}
 
-A {kind} set, {config[n_features]} features a layer, trained with attrgraph {record[versions][attrgraph]}. {activation} It reads the
-stream before each MLP's norm (`hook_resid_mid`) and writes what the MLP adds to it (`hook_mlp_out`).
+A {kind} set, {config[n_features]} features a layer, trained with attrgraph {record[versions][attrgraph]}. {activation}
+It reads the stream before each MLP's norm (`hook_resid_mid`) and writes what the MLP adds to it (`hook_mlp_out`).
 
 Measured on {measured.n_tokens:,} held-out tokens ({measured.n_documents} documents), on the weights in this folder:
 
@@ -24,8 +24,8 @@ Measured on {measured.n_tokens:,} held-out tokens ({measured.n_documents} docume
 |---|---|---|---|
 {layers}
 
-NMSE is squared error over variance. BOS, and tokens whose stream is more than {config[outlier_factor]:g} times longer than the median
-(attention sinks), were left out of the reconstruction loss; BOS is left out of the measurements.
+NMSE is squared error over variance. Two kinds of tokens were left out of the reconstruction loss: BOS, and attention
+sinks, whose stream is more than {config[outlier_factor]:g} times longer than the median. BOS was not measured either.
 
 Trained on {trained_tokens:,} tokens ({seconds:.0f} s on {record[machine]}) of a corpus of {record[n_tokens]:,}:
 

@@ -1,4 +1,4 @@
-"""What a run was: settings, digests and versions, as they are written beside the weights."""
+"""The record of a run that is written beside the weights: settings, digests and versions."""
 
 import os
 import platform

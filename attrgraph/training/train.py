@@ -35,7 +35,7 @@ _MOST_ROUND_TOKENS = 65_536
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is carried out. A cache and the buffer's size change the order of tokens; the rest changes nothing."""
+    """How a run is carried out. `cache` and `buffer_bytes` change the order of tokens; the others change no result."""
 
     overwrite: bool = False
     is_resuming: bool = False
@@ -46,7 +46,7 @@ class RunSettings:
     weights_dtype: torch.dtype = torch.float32
     held_out_share: float = 0.05  # recorded, so that an evaluation can tell which documents were trained on
     shards: Shards = field(default_factory=Shards)
-    say: Callable[[str], None] = lambda message: None  # told what takes long, or much space, before it does
+    say: Callable[[str], None] = lambda message: None  # called before work that takes long or much space
 
 
 def train(
@@ -78,7 +78,7 @@ def train(
         Measurements of the written folder; None in processes other than the first.
 
     Raises:
-        TrainingError, CorpusError: what cannot work, before any long work where that can be known.
+        TrainingError, CorpusError: the run cannot work; where possible this is found before any long work.
     """
     settings, output = settings or RunSettings(), Path(output)
     shards, partial = settings.shards, output.with_name(output.name + ".partial")
@@ -131,8 +131,8 @@ def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunS
         changed = [key for key in ("model", "text", "held_out_share", "activations") if before.get(key) != record[key]]
         if changed:
             raise TrainingError(
-                f"{partial}: the unfinished run has another {' and '.join(changed)}; resume it with what it began "
-                "with, or start anew without --resume."
+                f"{partial}: the unfinished run has another {' and '.join(changed)}; resume it with the same "
+                "as before, or start anew without --resume."
             )
         return
     if begun.exists() and not settings.overwrite:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside their place, then renamed."""
+"""Checkpoints that appear whole or not at all: written under another name, then renamed."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def _step_of(path: Path | None) -> int:
 
 
 def _flush(path: Path) -> None:
-    """Have it on the disk before the rename says that it is there."""
+    """Wait until it is on the disk, so that a renamed checkpoint is never incomplete."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

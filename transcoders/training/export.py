@@ -1,9 +1,9 @@
 """From weights in training to a finished causal set: everything folded in, thresholds calibrated.
 
-BatchTopK chooses among the features of all layers and tokens; a finished set has to decide at each layer and token by
-itself. It becomes JumpReLU with one threshold per layer, set so that each layer has as many active features a token as
-it had in training. Learned thresholds of a layer are moved by a common factor, so that L0 is what was asked and not
-what the controller left. TopK is a function of the layer and token alone, and stays.
+BatchTopK chooses among the features of all layers and tokens; a finished set has to decide for each layer and token
+alone. It becomes JumpReLU with one threshold per layer, set so that each layer has as many active features a token as
+it had in training. The learned thresholds of a layer are multiplied by one factor, so that L0 is exactly what was
+asked. TopK depends on the layer and token alone, and stays TopK.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Weights in training: normalised reads and writes, decoders as wide rows of all target layers side by side."""
+"""Weights in training: normalised reads and writes, decoders with the rows of all target layers side by side."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -22,7 +22,7 @@ NORM_FLOOR = 2.0
 
 @runtime_checkable
 class FeatureDictionary(Protocol):
-    """What a replacement model needs of transcoders, in training or finished."""
+    """What a replacement model needs from transcoders, whether in training or finished."""
 
     def contributions(self, layer: int, reads: Tensor) -> Tensor: ...
     def bias(self, layer: int) -> Tensor: ...

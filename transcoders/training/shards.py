@@ -1,4 +1,4 @@
-"""Features shared out over processes: what each holds, and the few sums and gathers that make the whole exact.
+"""Features split over processes: which ones each holds, and the sums and gathers that make the result exact.
 
 Every process sees the whole batch and holds a contiguous block of each layer's features, encoder and decoder rows. What
 the blocks write is summed; the best scores of all blocks together decide which features are on.
@@ -35,11 +35,11 @@ class Shards:
         """The features of a layer that this process holds.
 
         Raises:
-            AttrGraphError: they cannot be shared out evenly.
+            AttrGraphError: they cannot be split evenly.
         """
         if n_features % self.n_ranks:
             raise AttrGraphError(
-                f"n_features is {n_features}, which {self.n_ranks} processes cannot share evenly; "
+                f"n_features is {n_features}, which {self.n_ranks} processes cannot split evenly; "
                 f"expected a multiple of {self.n_ranks}."
             )
         size = n_features // self.n_ranks

@@ -6,8 +6,8 @@ is held fixed (AuxK; Gao et al. 2024, arXiv 2406.04093), and a share of what is 
 size of both together. JumpReLU and ReLU add a penalty on active features (tanh as in Anthropic's January 2025 update,
 or L1).
 
-With TopK and BatchTopK nothing here asks a GPU for a number. Learned thresholds, and the replacement model that the KL
-term runs, ask once a layer how many features are on.
+With TopK and BatchTopK nothing here waits for a GPU. Learned thresholds, and the replacement model of the KL term,
+wait once a layer for the number of active features.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _DeadPairs = tuple[Pairs, Tensor]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one batch gave, as tensors: looking at a number waits for the device."""
+    """What was measured on one batch, as tensors: to read a number is to wait for the device."""
 
     loss: Float[Tensor, ""]  # mean NMSE and penalty; the auxiliary loss and weights of tokens are in gradients only
     nmse: Float[Tensor, " n_layers"]
@@ -56,7 +56,7 @@ class DeadFeatures:
         idle.scatter_reduce_(0, pairs.features, torch.where(fired, 0, idle[pairs.features]), "amin")
 
     def refresh(self, *, is_over: bool = False) -> None:
-        """Look for dead features anew, or no longer. Their numbers come to the host: this is not part of every step."""
+        """Find the dead features again; none if `is_over`. It waits for the device: not for every step."""
         limit = torch.inf if is_over else self._model.config.dead_after
         self.features = [(idle > limit).nonzero()[:, 0] for idle in self.idle]
         counts = torch.tensor([len(features) for features in self.features], device=self.idle[0].device)

@@ -40,27 +40,27 @@ class TrainConfig:
     """
 
     n_features: int = 4096  # of each layer
-    l0: float = 64.0  # active features a token, summed over layers; reached and held
+    l0: float = 64.0  # mean number of active features a token, summed over layers
     is_cross_layer: bool = True
     # batchtopk: the best scores of all tokens and layers of a batch; topk: of each token and layer, l0 / n_layers each;
     # jumprelu: learned thresholds; relu: no threshold, L1 penalty
     activation: str = "batchtopk"
-    n_tokens: int | None = None  # to train on: 20 million, or with max_minutes any number
-    max_minutes: float | None = None  # schedules then follow the clock, and runs cannot be repeated bit by bit
+    n_tokens: int | None = None  # to train on; None: 20 million, or without limit if max_minutes is set
+    max_minutes: float | None = None  # if set, schedules follow the clock and two runs differ
     batch_tokens: int = 1024  # tokens a step
     learning_rate: float = 1e-3
     warmup_share: float = 0.02  # of the run; the learning rate rises linearly
     decay_share: float = 0.3  # of the run, at its end; the learning rate falls linearly to zero
     max_gradient_norm: float = 1.0
-    # auto: lazy where few rows have a gradient in a step; dense: Adam on everything; lazy: on rows with a gradient only
+    # dense: Adam on all rows; lazy: only on rows with a gradient; auto: lazy where a step gives few rows a gradient
     optimizer: str = "auto"
     dead_after: int = 30_000  # tokens without firing
     n_dead_active: int = 8  # dead features of a layer that may try to explain a token's error
-    # of the reconstruction that dead features try to explain besides the error: with the error alone, most of those of
-    # a layer that is already reconstructed well find nothing to learn and stay dead
+    # share of the reconstruction that dead features try to explain besides the error: in a layer that is reconstructed
+    # well, the error alone leaves most of them nothing to learn, and they stay dead
     dead_target_share: float = 0.4
     dead_weight: float = 1 / 8
-    # of the run, from its beginning, in which dead features try; what they add disturbs the others for a while
+    # share of the run, from its beginning, in which dead features are trained; this disturbs the others for a while
     revival_share: float = 1.0
     # tokens whose stream is this many times longer than the median in any layer are left out (attention sinks)
     outlier_factor: float = 10.0
@@ -68,10 +68,10 @@ class TrainConfig:
     # above 0, tokens with small outputs count more
     token_weight_exponent: float = 0.0
     kl_weight: float = 1.0  # of KL(model || replacement model), in nats
-    kl_share: float = 0.3  # of the run, at its end, in which it counts; in the first quarter of this it rises from zero
-    kl_tokens: int = 256  # of text of its own, a step
+    kl_share: float = 0.3  # share of the run, at its end, in which the KL counts; its weight rises in the first quarter
+    kl_tokens: int = 256  # a step, drawn separately from the batch
     threshold_init: float = 0.1  # jumprelu, in units of normalised pre-activations
-    bandwidth: float = 0.5  # jumprelu, in the same units: how far from the threshold gradients still reach it
+    bandwidth: float = 0.5  # jumprelu, in the same units: width of the window around the threshold that has gradients
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -20,15 +20,15 @@ from attrgraph.transcoders.training.train_config import TrainConfig
 
 # tokens that means and scales are estimated on: their error is then below one percent of a standard deviation
 _SAMPLE_TOKENS = 32_768
-# steps between looks for dead features, at which checkpoints may be taken too
+# steps between two searches for dead features; checkpoints are taken only after such a step
 _REFRESH_EVERY = 10
 _REPORT_EVERY = 20
-# the penalty follows L0: this power of L0 over its target at once (which damps), and this rate per step in the long run
+# the penalty is multiplied by (L0 / target) to this power in each step, which damps, and grows by this rate per step
 _CONTROL_POWER, _CONTROL_RATE = 3.0, 0.04
-# an NMSE of 1 is what the mean alone reaches
+# the mean alone has an NMSE of 1
 _EXPLODED = 1e3
 
-# KL(model || replacement model) on some text of its own, with gradients, by step
+# KL(model || replacement model) with gradients, on text drawn for the given step
 Divergence = Callable[[FeatureDictionary, int], Tensor]
 
 
@@ -201,7 +201,7 @@ def _sample(rounds: Rounds) -> Activations:
 
 
 def _check(run: TrainingRun, result: StepResult, position: tuple[int, int], hooks: Hooks) -> None:
-    """Raise unless loss and gradient are numbers that training can come back from."""
+    """Raise unless loss and gradient are finite and not far too large."""
     loss, nmse, norm = float(result.loss), float(result.nmse.mean()), float(run.optimizer.last_norm)
     if math.isfinite(loss) and math.isfinite(norm) and nmse < _EXPLODED:
         return
