@@ -35,7 +35,7 @@ from .prompts.trace_many import trace_many as trace_many
 from .training.train import train as train
 from .transcoders.folder import load_transcoders as load_transcoders
 from .transcoders.folder import save_transcoders as save_transcoders
-from .transcoders.training.config import TrainConfig as TrainConfig
+from .transcoders.training.train_config import TrainConfig as TrainConfig
 from .transcoders.transcoders import Transcoders as Transcoders
 from .validation.result import Validation as Validation
 from .validation.validate import validate as validate

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -63,3 +64,27 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
         raise GraphFileError(f"{path}: the folder {path.parent} does not exist; create it first.")
     if not os.access(path.parent, os.W_OK):
         raise GraphFileError(f"{path}: the folder {path.parent} is not writable.")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` if the body ends without an error, and else disappears.
+
+    Raises:
+        OSError: it cannot be written; what was there before is then still there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as holder:
+        new, old = Path(holder) / "new", Path(holder) / "old"
+        new.mkdir()
+        yield new
+        for path in new.iterdir():
+            path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import city_pairs
 from scipy.stats import spearmanr
 
 import attrgraph as ag
@@ -115,7 +114,7 @@ def measure_set(name: str, n_each: int, n_pairs: int) -> dict[str, Any]:
     rows = [{"task": task, **measure_prompt(model, ids, 100 * i)} for i, (task, ids) in enumerate(prompts)]
     swaps = {
         f"{n_words}-word cities": [
-            measure_swap(model, pair, seed) for seed, pair in enumerate(city_pairs(n_words, n_pairs, seed=6))
+            measure_swap(model, pair, seed) for seed, pair in enumerate(world.city_pairs(n_words, n_pairs, seed=6))
         ]
         for n_words in (1, 2)
     }

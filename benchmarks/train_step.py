@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.optimizer import RowAdam
 from attrgraph.transcoders.training.parameters import Normalisation, TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.step import DeadFeatures, train_step
 from attrgraph.transcoders.training.streams import Activations
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 DENSE = ("one GEMM a pair", "one GEMM a target")
 OURS = "this package, "

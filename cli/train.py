@@ -7,7 +7,7 @@ from attrgraph.cli import options
 from attrgraph.cli.intervene import check_figure
 from attrgraph.cli.output import print_files, print_json
 from attrgraph.errors import TrainingError
-from attrgraph.transcoders.training.config import ACTIVATIONS, TrainConfig
+from attrgraph.transcoders.training.train_config import ACTIVATIONS, TrainConfig
 
 if TYPE_CHECKING:
     from attrgraph.evaluation import Evaluation

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import TrainingError
-from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 _LINE_EVERY_S = 15.0
 

@@ -34,7 +34,11 @@ def encode_sparse_reference(
 ) -> Encoded:
     """The specification: all pre-activations at once."""
     h = x @ W_enc.to(x).T + b_enc.to(x)
-    is_on = h > (0.0 if threshold is None else threshold.to(x))
+    return _active(h, None if threshold is None else threshold.to(x), k)
+
+
+def _active(h: Float[Tensor, "n_pos n_features"], threshold: Tensor | None, k: int | None) -> Encoded:
+    is_on = h > (0.0 if threshold is None else threshold)
     if threshold is None and k is not None and k < h.shape[1]:
         is_on &= torch.zeros_like(is_on).scatter_(1, h.topk(k, dim=1).indices, True)
     pos, feature = is_on.nonzero(as_tuple=True)
@@ -55,40 +59,32 @@ def encode_sparse(
         W_enc, b_enc, threshold: weights, of any floating type and on any device.
         k: for TopK; not together with thresholds.
     """
-    n_pos, n_features = len(x), len(W_enc)
+    n_features = len(W_enc)
     # of a step's pre-activations, and of its weights, which may have to be converted
     step = max(1, _DENSE_BYTES // (max(x.shape) * x.element_size()))
     is_topk = threshold is None and k is not None and k < n_features
-    parts, is_finite = [], torch.ones((), dtype=torch.bool, device=x.device)
+    is_triton = uses_triton(x) and not is_topk and x.dtype != torch.float64
+    parts = []
     for start in range(0, max(1, n_features), step):
         some = slice(start, start + step)
-        if uses_triton(x) and not is_topk and x.dtype != torch.float64:
+        W, b, limit = W_enc[some].to(x), b_enc[some].to(x), None if threshold is None else threshold[some].to(x)
+        if is_triton:
             from attrgraph.kernels._encode_sparse_triton import encode_above_triton
 
-            bias, bound = b_enc[some].to(x), b_enc.new_zeros(()) if threshold is None else threshold[some]
-            counts, feature, h, is_part_finite = encode_above_triton(
-                x, W_enc[some].to(x), bias, bound.to(x).expand_as(bias)
-            )
-            every = torch.arange(n_pos, device=x.device)
-            parts.append((every.repeat_interleave(counts, output_size=len(feature)), feature + start, h))
-            is_finite &= is_part_finite
-            continue
-        h = torch.addmm(b_enc[some].to(x), x, W_enc[some].to(x).T)
-        is_finite &= torch.isfinite(h).all()
-        is_on = h > (0.0 if threshold is None else threshold[some].to(x))
-        if is_topk and k < h.shape[1]:  # type: ignore[operator]
-            is_on &= torch.zeros_like(is_on).scatter_(1, h.topk(k, dim=1).indices, True)  # type: ignore[arg-type]
-        pos, feature = is_on.nonzero(as_tuple=True)
-        parts.append((pos, feature + start, h[pos, feature]))
-    pos, feature, activation = (torch.cat(column) for column in zip(*parts, strict=True))
+            bound = torch.zeros_like(b) if limit is None else limit
+            counts, feature, h, is_finite = encode_above_triton(x, W, b, bound)
+            pos = torch.arange(len(x), device=x.device).repeat_interleave(counts, output_size=len(feature))
+            part = Encoded(pos, feature, h, is_finite)
+        else:
+            part = _active(torch.addmm(b, x, W.T), limit, k)
+        parts.append(part._replace(feature=part.feature + start))
+    pos, feature, activation = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
     if len(parts) > 1:
-        order = pos.argsort(stable=True)
-        pos, feature, activation = pos[order], feature[order], activation[order]
-        if is_topk:
-            assert k is not None
-            kept = _top(pos, activation, n_pos, k)
-            pos, feature, activation = pos[kept], feature[kept], activation[kept]
-    return Encoded(pos, feature, activation, is_finite)
+        kept = pos.argsort(stable=True)
+        if is_topk and k is not None:
+            kept = kept[_top(pos[kept], activation[kept], len(x), k)]
+        pos, feature, activation = pos[kept], feature[kept], activation[kept]
+    return Encoded(pos, feature, activation, torch.stack([part.is_finite for part in parts]).all())
 
 
 def _top(pos: Tensor, activation: Tensor, n_pos: int, k: int) -> Tensor:

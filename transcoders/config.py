@@ -14,7 +14,7 @@ CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"
 
 @dataclass(frozen=True)
 class TranscoderConfig:
-    """Settings of a set of transcoders; `extra` keeps keys that other tools wrote, so that saving loses nothing."""
+    """Settings of a set of transcoders. `extra` keeps the keys that other tools wrote, so that saving loses nothing."""
 
     model_kind: str
     model_name: str = ""
@@ -30,19 +30,19 @@ class TranscoderConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any], where: str) -> "TranscoderConfig":
-        """Check and take over the mapping read from `config.yaml`.
+        """From the mapping that `config.yaml` holds.
 
         Raises:
-            TranscoderError: a required key is missing or a value is not one of those known.
+            TranscoderError: a required key is missing or a value is not one of those allowed.
         """
         values = dict(values)
-        for key, known in (
+        for key, allowed in (
             ("model_kind", (CROSS_LAYER, PER_LAYER)),
             ("feature_input_hook", READ_POINTS),
             ("feature_output_hook", WRITE_POINTS),
         ):
-            if values.get(key) not in known:
-                raise TranscoderError(f"{where}: {key} is {values.get(key)!r}; expected one of {', '.join(known)}.")
+            if values.get(key) not in allowed:
+                raise TranscoderError(f"{where}: {key} is {values.get(key)!r}; expected one of {', '.join(allowed)}.")
         activation, k = values.pop("activation", None), values.pop("k", None)
         if activation not in (None, "relu", "topk"):
             raise TranscoderError(f"{where}: activation is {activation!r}; expected relu or topk, or no such key.")
@@ -51,27 +51,13 @@ class TranscoderConfig:
             raise TranscoderError(
                 f"{where}: activation is {activation!r} with k {k!r}; topk needs a positive integer k, others none."
             )
-        return TranscoderConfig(
-            model_kind=values.pop("model_kind"),
-            model_name=str(values.pop("model_name", "")),
-            feature_input_hook=values.pop("feature_input_hook"),
-            feature_output_hook=values.pop("feature_output_hook"),
-            scan=values.pop("scan", None),
-            k=k,
-            extra=values if activation is None or activation == "topk" else {"activation": activation, **values},
-        )
+        names = ("model_kind", "feature_input_hook", "feature_output_hook", "scan")
+        known: dict[str, Any] = {name: values.pop(name, None) for name in names}
+        model_name = str(values.pop("model_name", ""))
+        extra = values | ({"activation": "relu"} if activation == "relu" else {})
+        return TranscoderConfig(**known, model_name=model_name, k=k, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping to write; keys that say nothing are left out."""
-        values: dict[str, Any] = {
-            "model_kind": self.model_kind,
-            "model_name": self.model_name,
-            "feature_input_hook": self.feature_input_hook,
-            "feature_output_hook": self.feature_output_hook,
-            **self.extra,
-        }
-        if self.scan is not None:
-            values["scan"] = self.scan
-        if self.k is not None:
-            values |= {"activation": "topk", "k": self.k}
-        return values
+        """The mapping to write, without keys that are not set."""
+        values = {name: value for name, value in vars(self).items() if name != "extra" and value is not None}
+        return {**values, **self.extra} if self.k is None else {**values, **self.extra, "activation": "topk"}

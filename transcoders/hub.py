@@ -2,16 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from attrgraph.errors import AttrGraphError
 
-# Files up to this size are hashed whole. Of larger ones a piece of every stretch is (nobody waits for 160 GB), which
-# no change of a whole matrix escapes.
+# Files up to this size are hashed whole. Of larger ones (up to 160 GB) only a piece of every stretch is: enough to
+# notice that a whole matrix has changed.
 _HASH_WHOLE_BYTES = 64 * 2**20
 _STRETCH_BYTES = 4 * 2**20
 _PIECE_BYTES = 64 * 2**10
@@ -40,15 +38,12 @@ def resolve_folder(
         raise error(f"{name}: no such folder; give a folder, or owner/repo on the Hugging Face hub.")
     subfolder = "/".join(parts[2:])
     prefix = f"{subfolder}/" if subfolder else ""
-    try:
+    with _hub_errors(f"{name}: no such folder, and not found on the Hugging Face hub", error):
+        from huggingface_hub import snapshot_download
+
         root = snapshot_download(
             "/".join(parts[:2]), revision=revision or pinned or None, allow_patterns=[prefix + p for p in patterns]
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
-        raise error(
-            f"{name}: no such folder, and not found on the Hugging Face hub ({type(e).__name__}); "
-            "check the name, the network, or HF_TOKEN."
-        ) from e
     commit = _SNAPSHOT_COMMIT.search(root.replace("\\", "/"))
     return Path(root) / subfolder, {"id": repo, "revision": commit.group(1) if commit else (revision or pinned)}
 
@@ -58,10 +53,21 @@ def fetch_uri(uri: str, *, error: type[AttrGraphError]) -> Path:
     location, _, query = uri.removeprefix("hf://").partition("?")
     owner, repo, path = (*location.split("/", 2), "", "")[:3]
     revision = query.removeprefix("revision=") or None
-    try:
+    with _hub_errors(f"{uri}: not found on the Hugging Face hub", error):
+        from huggingface_hub import hf_hub_download
+
         return Path(hf_hub_download(f"{owner}/{repo}", path, revision=revision))
+
+
+@contextmanager
+def _hub_errors(message: str, error: type[AttrGraphError]) -> Iterator[None]:
+    """Turn what a download raises into `error`."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
-        raise error(f"{uri}: not found on the Hugging Face hub ({type(e).__name__}); check the name.") from e
+        raise error(f"{message} ({type(e).__name__}); check the name, the network, or HF_TOKEN.") from e
 
 
 def digest_files(paths: Iterable[Path]) -> str:
@@ -72,13 +78,11 @@ def digest_files(paths: Iterable[Path]) -> str:
             continue
         size = path.stat().st_size
         total.update(f"{path.name}:{size}:".encode())
+        stretch, piece = 2**20, 2**20
+        if size > _HASH_WHOLE_BYTES:
+            kind, stretch, piece = "sampled-sha256", _STRETCH_BYTES, _PIECE_BYTES
         with path.open("rb") as file:
-            if size <= _HASH_WHOLE_BYTES:
-                while piece := file.read(2**20):
-                    total.update(piece)
-            else:
-                kind = "sampled-sha256"
-                for start in range(0, size, _STRETCH_BYTES):
-                    file.seek(start)
-                    total.update(file.read(_PIECE_BYTES))
+            for start in range(0, size, stretch):
+                file.seek(start)
+                total.update(file.read(piece))
     return f"{kind}:{total.hexdigest()}"

@@ -1,4 +1,4 @@
-"""Memory of weights that lie in memory-mapped files and have been used."""
+"""Give back the memory of used weights that lie in memory-mapped files."""
 
 import ctypes
 import mmap

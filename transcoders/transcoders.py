@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,14 +37,8 @@ class LayerWeights:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "LayerWeights":
         """The same with `change` applied to every tensor."""
-        return LayerWeights(
-            change(self.W_enc),
-            change(self.b_enc),
-            change(self.W_dec),
-            change(self.b_dec),
-            None if self.threshold is None else change(self.threshold),
-            None if self.W_skip is None else change(self.W_skip),
-        )
+        changed: dict[str, Any] = {name: None if w is None else change(w) for name, w in vars(self).items()}
+        return LayerWeights(**changed)
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ class Transcoders:
     Args:
         layers: weights by layer.
         config: hooks, activation and names.
-        source: what to write about their origin into graphs (id, revision, digest).
+        source: their origin as it is recorded in graphs (id, revision, digest).
         labels: names of features by (layer, feature), for those that have one.
 
     Raises:
@@ -153,31 +148,23 @@ class Transcoders:
                 f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model?"
             )
 
-    def activate(
-        self, layer: int, pre_activations: Float[Tensor, "n_pos n_features"]
-    ) -> Float[Tensor, "n_pos n_features"]:
-        """Pre-activations to activations: JumpReLU if the layer has thresholds, else TopK if k is set, else ReLU."""
-        threshold = self.layers[layer].threshold
-        if threshold is not None:
-            is_on = pre_activations > threshold.to(pre_activations)
-            return pre_activations * is_on
-        activations = pre_activations.relu()
-        if self.config.k is None or self.config.k >= activations.shape[-1]:
-            return activations
-        kept = activations.topk(self.config.k, dim=-1)
-        return torch.zeros_like(activations).scatter_(-1, kept.indices, kept.values)
-
     def encode_layer(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos n_features"]:
-        """Activations of every feature of one layer.
+        """Activations of every feature of one layer: JumpReLU if it has thresholds, else TopK if k is set, else ReLU.
 
         Raises:
             ResultError: the encoder's weights are not finite.
         """
-        weights = self.layers[layer]
+        weights, k = self.layers[layer], self.config.k
         pre_activations = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         if not bool(torch.isfinite(pre_activations).all()):
             raise self._not_finite(layer)
-        return self.activate(layer, pre_activations)
+        if weights.threshold is not None:
+            return pre_activations * (pre_activations > weights.threshold.to(pre_activations))
+        activations = pre_activations.relu()
+        if k is None or k >= activations.shape[-1]:
+            return activations
+        kept = activations.topk(k, dim=-1)
+        return torch.zeros_like(activations).scatter_(-1, kept.indices, kept.values)
 
     @staticmethod
     def _not_finite(layer: int) -> ResultError:
@@ -289,7 +276,7 @@ class Transcoders:
         return self.layers[layer].b_dec
 
     def skip(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"] | None:
-        """The linear skip's part of the layer's reconstruction, if there is a skip."""
+        """What the linear skip adds to the layer's reconstruction; None without a skip."""
         W_skip = self.layers[layer].W_skip
         return None if W_skip is None else reads @ W_skip.to(reads).T
 
@@ -303,20 +290,14 @@ class Transcoders:
             "threshold": (n_features,),
             "W_skip": (d_model, d_model),
         }
+        where = f"{self.source['id']}, layer {layer}"
         for name, shape in expected.items():
             tensor: Tensor | None = getattr(weights, name)
-            if tensor is None:
-                continue
-            if tuple(tensor.shape) != shape:
-                raise TranscoderError(
-                    f"{self.source['id']}, layer {layer}: {name} has shape {list(tensor.shape)}, "
-                    f"expected {list(shape)}."
-                )
-            if name == "threshold" and not bool(torch.isfinite(tensor).all()):
-                raise TranscoderError(f"{self.source['id']}, layer {layer}: a threshold is not finite.")
-            if name == "threshold" and self.config.k is not None:
-                raise TranscoderError(f"{self.source['id']}, layer {layer}: has both thresholds and k; expected one.")
-            if not tensor.is_floating_point():
-                raise TranscoderError(
-                    f"{self.source['id']}, layer {layer}: {name} is {tensor.dtype}; expected a floating-point type."
-                )
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
+            if tensor is not None and not tensor.is_floating_point():
+                raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
+        if weights.threshold is not None and not bool(torch.isfinite(weights.threshold).all()):
+            raise TranscoderError(f"{where}: a threshold is not finite.")
+        if weights.threshold is not None and self.config.k is not None:
+            raise TranscoderError(f"{where}: has both thresholds and k; expected one.")

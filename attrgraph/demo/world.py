@@ -279,6 +279,18 @@ def sample(rng: random.Random, mix: dict[str, int], *, held_out: bool = False) -
             return sentence
 
 
+def city_pairs(n_words: int, n_pairs: int, seed: int) -> list[tuple[str, str]]:
+    """Pairs of cities of `n_words` words that are in different states."""
+    rng = random.Random(seed)
+    cities = [city for city in STATE_OF if len(city.split()) == n_words]
+    pairs: list[tuple[str, str]] = []
+    while len(pairs) < n_pairs:
+        first, second = rng.sample(cities, 2)
+        if STATE_OF[first] != STATE_OF[second]:
+            pairs.append((first, second))
+    return pairs
+
+
 def test_sets(n_each: int = 400, seed: int = 1) -> dict[str, list[Sentence]]:
     """Sentences to measure each task on; a name ending in `/held-out` has items never trained on."""
     rng = random.Random(seed)

@@ -8,14 +8,14 @@ from attrgraph.errors import TrainingError
 from attrgraph.viz.figures import COLOURS, draw_figure
 
 
-def draw_curves(metrics: str | Path, path: str | Path, *, asked_l0: float, overwrite: bool = False) -> None:
+def draw_curves(metrics: str | Path, path: str | Path, *, asked_l0: float, overwrite: bool = True) -> None:
     """Draw what a `metrics.jsonl` holds as SVG, PNG or PDF.
 
     Args:
         metrics: the file.
         path: where to draw.
         asked_l0: shown beside the L0 that was reached.
-        overwrite: replace an existing picture.
+        overwrite: False refuses a picture that exists.
 
     Raises:
         TrainingError: the metrics cannot be read, or are too few to draw.
@@ -31,19 +31,20 @@ def draw_curves(metrics: str | Path, path: str | Path, *, asked_l0: float, overw
 
 
 def _fill(figure: Any, records: list[dict[str, Any]], asked_l0: float) -> None:
-    minutes = [record["seconds"] / 60 for record in records]
-    error, active, dead, agreement = figure.subplots(1, 4)
-    error.plot(minutes, [record["nmse"] for record in records], color=COLOURS[0])
-    error.set(ylabel="NMSE, mean over layers", yscale="log")
-    active.plot(minutes, [record["l0"] for record in records], color=COLOURS[0])
-    active.axhline(asked_l0, color=COLOURS[1], linestyle="--", linewidth=1)
-    active.set(ylabel=f"active a token (asked {asked_l0:g})", ylim=(0, None))
-    dead.plot(minutes, [record["dead_fraction"] for record in records], color=COLOURS[0])
-    dead.set(ylabel="share of dead features", ylim=(0, 1))
-    watched = [
-        (time, record["agreement"]) for time, record in zip(minutes, records, strict=True) if "agreement" in record
-    ]
-    agreement.plot(*zip(*watched, strict=True) if watched else ([], []), color=COLOURS[0], marker="o", markersize=3)
-    agreement.set(ylabel="top-1 agreement, held out", ylim=(0, 1))
-    for axes in (error, active, dead, agreement):
-        axes.set(xlabel="minutes")
+    panels = {
+        "nmse": "NMSE, mean over layers",
+        "l0": f"active a token (asked {asked_l0:g})",
+        "dead_fraction": "share of dead features",
+        "agreement": "top-1 agreement, held out",
+    }
+    for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        known = [record for record in records if name in record]  # agreement is measured now and then
+        minutes, values = [record["seconds"] / 60 for record in known], [record[name] for record in known]
+        axes.plot(minutes, values, color=COLOURS[0], marker="o" if name == "agreement" else None, markersize=3)
+        axes.set(xlabel="minutes", ylabel=label)
+        if name == "nmse":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, None if name == "l0" else 1)
+        if name == "l0":
+            axes.axhline(asked_l0, color=COLOURS[1], linestyle="--", linewidth=1)

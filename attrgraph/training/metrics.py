@@ -49,7 +49,7 @@ class Metrics:
             self._report(record)
 
     def cut_after(self, step: int) -> None:
-        """Forget what was recorded after a step: it will be recorded again."""
+        """Delete the records after a step: the resumed run records these steps again."""
         if self._is_writer and self._path.is_file():
             # a killed process may have left half a line
             whole = [line for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
@@ -57,7 +57,7 @@ class Metrics:
             write_whole(self._path, lambda path: path.write_text(kept, encoding="utf-8"), overwrite=True)
 
     def last(self) -> dict[str, Any]:
-        """The newest value of everything recorded."""
+        """The newest value of each metric."""
         newest: dict[str, Any] = {}
         for line in self.text().splitlines():
             newest |= json.loads(line)

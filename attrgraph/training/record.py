@@ -1,4 +1,4 @@
-"""What a run was: settings, digests and versions, as they are written beside the weights."""
+"""The record of a run that is written beside the weights: settings, digests and versions."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import torch
 
 from attrgraph.data.corpus import TokenRows
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 
 def run_record(model: LanguageModel, rows: TokenRows, config: TrainConfig, held_out_share: float) -> dict[str, Any]:

@@ -19,14 +19,13 @@ from attrgraph.models.language_model import LanguageModel
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
 from attrgraph.training.record import run_record
-from attrgraph.transcoders import Transcoders, save_transcoders
-from attrgraph.transcoders.folder import check_replaceable
+from attrgraph.transcoders.folder import check_replaceable, save_transcoders
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import export_transcoders, gather_features
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.streams import Rounds
-from attrgraph.transcoders.training.trainer import Divergence, Hooks, train_transcoders
+from attrgraph.transcoders.training.train_config import TrainConfig
+from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
 # of held-out rows that the card's figures are measured on
 _MEASURED_TOKENS = 50_000
@@ -36,7 +35,7 @@ _MOST_ROUND_TOKENS = 65_536
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is carried out. A cache and the buffer's size change the order of tokens; the rest changes nothing."""
+    """How a run is carried out. `cache` and `buffer_bytes` change the order of tokens; the others change no result."""
 
     overwrite: bool = False
     is_resuming: bool = False
@@ -47,7 +46,7 @@ class RunSettings:
     weights_dtype: torch.dtype = torch.float32
     held_out_share: float = 0.05  # recorded, so that an evaluation can tell which documents were trained on
     shards: Shards = field(default_factory=Shards)
-    say: Callable[[str], None] = lambda message: None  # told what takes long, or much space, before it does
+    say: Callable[[str], None] = lambda message: None  # called before work that takes long or much space
 
 
 def train(
@@ -79,7 +78,7 @@ def train(
         Measurements of the written folder; None in processes other than the first.
 
     Raises:
-        TrainingError, CorpusError: what cannot work, before any long work where that can be known.
+        TrainingError, CorpusError: the run cannot work; where possible this is found before any long work.
     """
     settings, output = settings or RunSettings(), Path(output)
     shards, partial = settings.shards, output.with_name(output.name + ".partial")
@@ -91,50 +90,34 @@ def train(
         _prepare(output, partial, record, settings)
     shards.barrier()
     rounds = _rounds(model, rows, config, settings, key)
-    metrics = Metrics(partial / "metrics.jsonl", shards, report)
-    checkpoints = CheckpointFolder(partial, shards)
+    metrics, checkpoints = Metrics(partial / "metrics.jsonl", shards, report), CheckpointFolder(partial, shards)
     if settings.is_resuming:
         metrics.cut_after(checkpoints.newest_step())
-    trained = train_transcoders(
-        rounds,
-        config,
-        hooks=Hooks(
-            report=Watcher(model, held_out, metrics.add, shards),
-            checkpoints=checkpoints,
-            checkpoint_every_s=settings.checkpoint_every_s,
-            is_resuming=settings.is_resuming,
-        ),
-        shards=shards,
-        divergence=_divergence(model, rows, config),
-    )
+    watcher = Watcher(model, held_out, metrics.add, shards)
+    hooks = Hooks(watcher, checkpoints, settings.checkpoint_every_s, settings.is_resuming)
+    divergence = None
+    if config.kl_weight:
+        divergence = divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, seed=config.seed)
+    trained = train_transcoders(rounds, config, hooks=hooks, shards=shards, divergence=divergence)
     # every process takes part in both
     whole, sample = gather_features(trained), rounds.round(0)
     if shards.rank:
         return None
     finished = export_transcoders(whole, sample, record["model"]["id"], dtype=settings.weights_dtype)
     measured = evaluate(model, finished, held_out.first_tokens(_MEASURED_TOKENS), n_graphs=0)
-    _write(finished, measured, metrics, record, output, overwrite=settings.overwrite)
+    texts = _texts({**record, "result": {**metrics.last(), "held_out": measured.headline()}}, measured, metrics)
+    save_transcoders(finished, output, overwrite=settings.overwrite, texts=texts)
     rmtree(partial)
     return measured
 
 
-def _write(
-    finished: Transcoders,
-    measured: Evaluation,
-    metrics: Metrics,
-    record: dict[str, Any],
-    output: Path,
-    *,
-    overwrite: bool,
-) -> None:
-    """The finished folder: weights, card, record with the result, metrics."""
-    record = {**record, "result": {**metrics.last(), "held_out": measured.headline()}}
-    texts = {
+def _texts(record: dict[str, Any], measured: Evaluation, metrics: Metrics) -> dict[str, str]:
+    """What is written beside the weights, by file name."""
+    return {
         "README.md": training_card(record, measured),
         "training.yaml": yaml.safe_dump(record, sort_keys=False),
         "metrics.jsonl": metrics.text(),
     }
-    save_transcoders(finished, output, overwrite=overwrite, texts=texts)
 
 
 def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunSettings) -> None:
@@ -143,13 +126,13 @@ def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunS
     begun = partial / "run.yaml"
     if settings.is_resuming:
         if not begun.is_file():
-            raise TrainingError(f"{partial}: no unfinished run is there to resume; start without --resume.")
+            raise TrainingError(f"{partial}: holds no unfinished run to resume; start without --resume.")
         before = yaml.safe_load(begun.read_text(encoding="utf-8"))
         changed = [key for key in ("model", "text", "held_out_share", "activations") if before.get(key) != record[key]]
         if changed:
             raise TrainingError(
-                f"{partial}: the unfinished run has another {' and '.join(changed)}; resume it with what it began "
-                "with, or start anew without --resume."
+                f"{partial}: the unfinished run has another {' and '.join(changed)}; resume it with the same "
+                "as before, or start anew without --resume."
             )
         return
     if begun.exists() and not settings.overwrite:
@@ -204,9 +187,3 @@ def _rounds(
         ActivationCache.write(cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
     settings.shards.barrier()
     return ActivationCache.open(cache, key=key, device=model.device)
-
-
-def _divergence(model: LanguageModel, rows: TokenRows, config: TrainConfig) -> Divergence | None:
-    if not config.kl_weight:
-        return None
-    return divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, seed=config.seed)

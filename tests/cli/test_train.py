@@ -150,10 +150,10 @@ def test_wrong_requests_are_told_in_one_line(
         ([*train, "-o", "x"], "name the corpus with --text FILE"),
         (
             [*train, "--text", str(text), "-o", str(taken)],
-            "exists; choose another name, or overwrite it explicitly (--force)",
+            "exists; choose another name or pass --force",
         ),
         ([*train, "--text", str(text), "-o", str(tmp_path / "new")], "holds an unfinished run; go on with --resume"),
-        ([*train, "--text", str(text), "-o", str(tmp_path / "y"), "--resume"], "no unfinished run is there to resume"),
+        ([*train, "--text", str(text), "-o", str(tmp_path / "y"), "--resume"], "holds no unfinished run to resume"),
         ([*train, "--text", str(tmp_path / "none.txt"), "-o", "x"], "none.txt"),
         ([*train, "--text", str(text), "-o", "x", "--config", str(tmp_path / "list.yaml")], "expected a mapping"),
         ([*train, "--text", str(text), "-o", "x", "--activation", "gelu"], "activation is 'gelu'"),

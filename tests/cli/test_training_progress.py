@@ -11,7 +11,7 @@ from rich.console import Console
 
 from attrgraph.cli.training_progress import TrainingProgress, summary
 from attrgraph.errors import TrainingError
-from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 CONFIG = TrainConfig(l0=40.0)
 RECORD: dict[str, Any] = {

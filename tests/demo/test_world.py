@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from labels import things_at
-from packing import ROW_LENGTH, WEIGHT_OF_FREE_WORDS, SentencePacker, pad_sentences
+from packing import ROW_LENGTH, WEIGHT_OF_FREE_WORDS, SentencePacker
 
 from attrgraph.demo import world
 
@@ -90,12 +90,6 @@ def test_same_seed_gives_the_same_batches() -> None:
     first, second = (SentencePacker(world.FULL_MIX, n_rows=3, seed=1) for _ in range(2))
     for _ in range(3):
         assert first.next_batch().tokens.token_ids.equal(second.next_batch().tokens.token_ids)
-
-
-def test_padding_goes_to_the_end() -> None:
-    ids = pad_sentences([world.location("dallas"), world.two_hop("dallas", "bird")])
-    assert ids.shape == (2, 10)
-    assert ids[0, 5:].tolist() == [world.TOKEN_ID[world.PAD]] * 5
 
 
 def test_things_to_detect_follow_the_sentence() -> None:

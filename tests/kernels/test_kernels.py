@@ -24,9 +24,8 @@ def make_writes(counts: Sequence[int], first_pos: int, d_model: int, device: str
 
 
 @pytest.mark.parametrize("counts", [[1], [3, 0, 5, 2], [0, 0], [], [2, 130, 64]])
-@pytest.mark.parametrize("n_rows", [0, 1, 4, 33])
-@pytest.mark.parametrize("first_pos", [0, 2])
-@pytest.mark.parametrize("d_model", [9, 70])
+@pytest.mark.parametrize("n_rows", [0, 1, 33])
+@pytest.mark.parametrize(("first_pos", "d_model"), [(0, 9), (2, 70)])
 def test_edge_rows_adds_the_dots_of_each_position(
     counts: list[int], n_rows: int, first_pos: int, d_model: int, device: str
 ) -> None:
@@ -64,7 +63,7 @@ def test_mix_heads_mixes_queries_into_keys(
 
 
 @pytest.mark.parametrize("kind", ["relu", "jumprelu", "topk", "topk of all"])
-@pytest.mark.parametrize(("n_pos", "n_features"), [(5, 23), (1, 1), (4, 8), (3, 0), (0, 4), (18, 140)])
+@pytest.mark.parametrize(("n_pos", "n_features"), [(5, 23), (1, 1), (3, 0), (0, 4), (18, 140)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_encode_sparse_some_features_at_a_time(
     kind: str, n_pos: int, n_features: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch

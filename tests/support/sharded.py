@@ -10,10 +10,10 @@ from toy import SparseWorld
 
 from attrgraph.data.activations import LiveRounds
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import gather_features
 from attrgraph.transcoders.training.parameters import FeatureDictionary
 from attrgraph.transcoders.training.shards import Shards, process_group
+from attrgraph.transcoders.training.train_config import TrainConfig
 from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
 KINDS = ("batchtopk", "topk", "jumprelu")

@@ -230,11 +230,11 @@ def test_folder_and_config_must_exist(tmp_path: Path) -> None:
 
 
 @pytest.mark.refusal
-def test_saving_never_overwrites_unasked(tmp_path: Path) -> None:
+def test_saving_refuses_to_overwrite_if_told_so(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     with pytest.raises(TranscoderError, match="exists"):
-        save_transcoders(make_transcoders(), folder)
-    save_transcoders(make_transcoders(skip=True), folder, overwrite=True)
+        save_transcoders(make_transcoders(), folder, overwrite=False)
+    save_transcoders(make_transcoders(skip=True), folder)
     assert load_transcoders(folder).layers[0].W_skip is not None
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
@@ -302,5 +302,19 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
     with pytest.raises(TranscoderError, match="is no folder of transcoders"):
-        save_transcoders(make_transcoders(), tmp_path / "mine", overwrite=True)
+        save_transcoders(make_transcoders(), tmp_path / "mine")
     assert (tmp_path / "mine/thesis.tex").exists()
+
+
+@pytest.mark.refusal
+def test_a_write_that_fails_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _folder(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("attrgraph.transcoders.folder.save_file", full)
+    with pytest.raises(TranscoderError, match=r"cannot be written .*No space left"):
+        save_transcoders(make_transcoders(skip=True), folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+    assert load_transcoders(folder).layers[0].W_skip is None

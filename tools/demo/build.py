@@ -1,4 +1,4 @@
-"""Rebuild everything that ships with the demo: `python -m tools.demo.build --seed 0 -o DIR`.
+"""Rebuild everything that ships with the demo: `python tools/demo/build.py --seed 0 -o DIR`.
 
 Trains the language model, refuses it unless it answers every task and computes the two-hop answers at the city, trains
 a cross-layer and a per-layer transcoder set on it, measures all of it, and writes the model card. About an hour
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from card import model_card
 from labels import label_features
-from measure import measure_model, measure_transcoders, model_faults
+from measure import SETS, measure, measure_model, requirements
 from packing import SentencePacker
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from train_model import MODEL_CONFIG, STAGES, train_model
@@ -27,12 +27,13 @@ from attrgraph.errors import AttrGraphError
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.load_model import load_model
-from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
-from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.folder import save_transcoders
 from attrgraph.transcoders.training.export import export_transcoders
 from attrgraph.transcoders.training.parameters import FeatureDictionary
 from attrgraph.transcoders.training.streams import Activations
+from attrgraph.transcoders.training.train_config import TrainConfig
 from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
+from attrgraph.transcoders.transcoders import Transcoders
 
 # TopK, so that rare words have features too; few active and few revived ones, so that those of a city's state seldom
 # fire for other states as fillers.
@@ -51,7 +52,6 @@ TRANSCODER_CONFIG = TrainConfig(
     kl_share=0.5,
 )
 _ROWS_PER_BATCH, _BATCHES_PER_ROUND = 24, 64
-_SETS = {"cross_layer": True, "per_layer": False}  # folder: is it cross-layer
 
 
 def build_model(folder: Path, *, seed: int) -> LanguageModel:
@@ -63,7 +63,8 @@ def build_model(folder: Path, *, seed: int) -> LanguageModel:
     hf_model = create_hf_model("llama", seed=seed, **MODEL_CONFIG)
     train_model(hf_model.train(), seed=seed, progress=_every(200, "model step"))
     hf_model.eval().requires_grad_(False)
-    faults = model_faults(measure_model(LanguageModel(hf_model)))
+    found = requirements({"model": measure_model(LanguageModel(hf_model))})
+    faults = [f"{name} {value:.3f} < {least}" for name, value, least in found if value < least]
     if faults:
         raise AttrGraphError(f"seed {seed} gives a model that must not ship ({'; '.join(faults)}); try another seed.")
     hf_model.save_pretrained(folder)
@@ -80,7 +81,7 @@ def build_transcoders(model: LanguageModel, folder: Path, *, is_cross_layer: boo
     trained = train_transcoders(rounds, config, hooks=hooks, divergence=rounds.divergence)
     exported = export_transcoders(trained, rounds.round(0), "attrgraph-demo", dtype=torch.bfloat16)
     labels = label_features(model, exported)
-    save_transcoders(Transcoders(exported.layers, exported.config, labels=labels), folder, overwrite=True)
+    save_transcoders(Transcoders(exported.layers, exported.config, labels=labels), folder)
 
 
 class SentenceRounds:
@@ -120,13 +121,6 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Everything that the model card states, measured on the files in a folder."""
-    model = load_model(folder / "model")
-    sets = {name: measure_transcoders(model, load_transcoders(folder / name)) for name in _SETS}
-    return {"model": measure_model(model), **sets}
-
-
 def write_report(folder: Path, *, seed: int) -> None:
     """Measure what is in the folder and write `report.json` and the model card beside it."""
     measured = measure(folder)
@@ -162,7 +156,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only",
-        choices=("model", *_SETS, "report"),
+        choices=("model", *SETS, "report"),
         help="one step, on what is in the folder; sets can be trained side by side",
     )
     arguments = parser.parse_args()
@@ -172,7 +166,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if only in (None, "model"):
         build_model(folder / "model", seed=seed)
-    for name, is_cross_layer in _SETS.items():
+    for name, is_cross_layer in SETS.items():
         if only in (None, name):
             build_transcoders(load_model(folder / "model"), folder / name, is_cross_layer=is_cross_layer, seed=seed)
     if only in (None, "report"):

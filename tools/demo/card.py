@@ -5,7 +5,7 @@ from typing import Any
 _TEMPLATE = """# The attrgraph demo
 
 A tiny language model of a small checkable world, with two sets of transcoders trained on it by this package. Rebuilt
-by `python -m tools.demo.build --seed {seed} -o DIR`; every figure below was measured by that command.
+by `python tools/demo/build.py --seed {seed} -o DIR`; every figure below was measured by that command.
 
 Machine: {machine}. {versions}.
 
@@ -38,9 +38,12 @@ write what the MLP adds to it.
 |---|---|---|
 {transcoders}
 
-NMSE is squared error over variance; L0 the mean number of active features a token and layer; dead the share of features
-not active once on {n_tokens:,} tokens. The replacement model has every MLP outside `<bos>` replaced and attention live;
-agreement and KL(model || replacement) compare next words on held-out sentences, all words and determined words only.
+Measured by `attrgraph.evaluation.evaluate` on {n_tokens:,} tokens of {n_documents:,} sentences, equally many of each
+task: held-out items where the task has some. NMSE is squared error over variance; L0 the mean number of active features
+a token; dead the share of features never active there. The replacement model has every MLP outside `<bos>` replaced,
+attention live; agreement, KL(model || replacement) in nats and recovered cross-entropy (against MLPs that write
+nothing) compare its next words with the model's after every word, the last of a sentence included.
+
 Scores are means over the graphs of 224 prompts "in the state containing CITY the capital is". State features: share of
 these prompts whose {n_top} most influential features include one that detects the city's state (precision >= .8 and
 recall >= .7, on prompts about the four other attributes).
@@ -59,7 +62,7 @@ def model_card(measured: dict[str, Any], settings: dict[str, Any]) -> str:
         return f"| {name} | " + " | ".join(values) + " |"
 
     def by_layer(key: str, digits: int) -> list[str]:
-        return [", ".join(f"{value:.{digits}f}" for value in s["reconstruction"][key]) for s in sets]
+        return [", ".join(f"{value:.{digits}f}" for value in s["evaluation"][f"{key}_by_layer"]) for s in sets]
 
     def of(group: str, key: str, digits: int = 3) -> list[str]:
         return [f"{s[group][key]:.{digits}f}" for s in sets]
@@ -67,28 +70,25 @@ def model_card(measured: dict[str, Any], settings: dict[str, Any]) -> str:
     transcoders = [
         row("NMSE by layer", by_layer("nmse", 4)),
         row("L0 by layer", by_layer("l0", 1)),
-        row("dead by layer", by_layer("dead", 3)),
-        row("agreement, all words", of("replacement", "agreement")),
-        row("agreement, determined words", of("replacement", "agreement_at_answers")),
-        row("KL, all words", of("replacement", "divergence", 4)),
-        row("KL, determined words", of("replacement", "divergence_at_answers", 4)),
+        row("dead by layer", by_layer("dead_fraction", 3)),
+        row("agreement of the most probable word", of("evaluation", "top1_agreement")),
+        row("KL", of("evaluation", "kl", 4)),
+        row("cross-entropy recovered", of("evaluation", "ce_recovered", 4)),
         row("replacement score of the graphs", of("graphs", "replacement")),
         row("completeness score of the graphs", of("graphs", "completeness")),
         row("state features, all cities", of("state_features", "share_of_cities")),
         row("state features, one-word cities", of("state_features", "one_word")),
         row("state features, two-word cities", of("state_features", "two_words")),
     ]
-    replaced = [
-        row(task, [f"{s['replacement']['accuracy'][task]:.3f}" for s in sets])
-        for task in sets[0]["replacement"]["accuracy"]
-    ]
+    replaced = [row(task, of("accuracy", task)) for task in sets[0]["accuracy"]]
     model = measured["model"]
     return _TEMPLATE.format(
         accuracy="\n".join(row(task, [f"{value:.3f}"]) for task, value in model["accuracy"].items()),
         ceiling="\n".join(row(name, [f"{value:.3f}"]) for name, value in model["ceiling"].items()),
         transcoders="\n".join(transcoders),
         replaced="\n".join(replaced),
-        n_tokens=sets[0]["reconstruction"]["n_tokens"],
+        n_tokens=sets[0]["evaluation"]["n_tokens"],
+        n_documents=sets[0]["evaluation"]["n_documents"],
         n_top=sets[0]["state_features"]["n_top"],
         **settings,
     )

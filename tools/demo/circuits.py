@@ -5,17 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from measure import forward_of
-from packing import pad_sentences
-from torch import Tensor
+from packing import ids_of
 
 from attrgraph.attribution.trace import trace
+from attrgraph.data.activations import activations_of, pad_rows
 from attrgraph.demo import world
 from attrgraph.influence.scores import Scores
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.live import replaced_mlps
 
 TRACED_ATTRIBUTE = "capital"
+N_LAST = 8  # words of a prompt that are looked at: from its end to its beginning if the city has one word
 _STATES = list(world.STATES)
 
 
@@ -58,29 +57,20 @@ class FiringTable:
 
 @torch.no_grad()
 def _fires_by_layer(model: LanguageModel, sentences: list[world.Sentence]) -> list[np.ndarray]:
-    """[n_sentences, 8, n_features] by layer: whether a feature is active, `[:, i]` being i words before the last."""
+    """[n_sentences, N_LAST, n_features] by layer: whether a feature is active, `[:, i]` at the word i before the last.
+
+    The sentences' own last words, which are the answers, are left out.
+    """
     assert model.transcoders is not None
-    rows: list[list[np.ndarray]] = [[] for _ in range(model.n_layers)]
-    for n_words in sorted({len(sentence.words) for sentence in sentences}):
-        of_length = [i for i, sentence in enumerate(sentences) if len(sentence.words) == n_words]
-        streams: dict[int, Tensor] = {}
-
-        def keep(layer: int, stream: Tensor, out: Tensor, streams: dict[int, Tensor] = streams) -> Tensor:
-            streams[layer] = stream
-            return out
-
-        with replaced_mlps(model, keep):
-            forward_of(model)(pad_sentences([sentences[i] for i in of_length])[:, :-1])
-        for layer, stream in streams.items():
-            activations = model.transcoders.encode_layer(layer, stream[:, -8:].flatten(0, 1))
-            fires = (activations > 0).unflatten(0, (len(of_length), 8)).flip(1).numpy()
-            table = np.concatenate([np.array(of_length)[:, None], fires.reshape(len(of_length), -1)], axis=1)
-            rows[layer].append(table)
-    tables = []
-    for parts in rows:
-        table = np.concatenate(parts)
-        table = table[table[:, 0].argsort(), 1:].astype(bool)
-        tables.append(table.reshape(len(sentences), 8, -1))
+    tables = [np.zeros((len(sentences), N_LAST, n), dtype=bool) for n in model.transcoders.n_features]
+    lengths = np.array([len(sentence.words) for sentence in sentences])
+    for length in np.unique(lengths):
+        of_length = np.flatnonzero(lengths == length)
+        prompts = [ids[:-1] for ids in ids_of([sentences[i] for i in of_length])]
+        reads = activations_of(model, pad_rows(model, prompts)).reads
+        for layer, read in enumerate(reads.unflatten(1, (len(prompts), -1))[:, :, -N_LAST:]):
+            is_active = model.transcoders.encode_layer(layer, read.flatten(0, 1)) > 0
+            tables[layer][of_length] = is_active.unflatten(0, (len(prompts), N_LAST)).flip(1).numpy()
     return tables
 
 
@@ -107,7 +97,7 @@ def find_state_features(
         last = len(graph.prompt_tokens) - 1
         is_found[city] = False
         for row in features.itertuples():
-            if last - row.pos < 8:
+            if last - row.pos < N_LAST:
                 p, r = table.precision_and_recall(row.layer, row.feature, last - row.pos, world.STATE_OF[city])
                 is_found[city] |= p >= precision and r >= recall
     return StateFeatures(is_found, n_top, Scores(*np.mean(scores, axis=0).tolist()))

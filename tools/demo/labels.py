@@ -11,15 +11,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from measure import forward_of
-from packing import pad_sentences
+from packing import ids_of
 from scipy import sparse
-from torch import Tensor
 
+from attrgraph.data.activations import activations_of, pad_rows
 from attrgraph.demo import world
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.live import replaced_mlps
-from attrgraph.transcoders import Transcoders
+from attrgraph.transcoders.transcoders import Transcoders
 
 # Higher leaves more features nameless; lower gives names that are wrong as often as right.
 _LEAST_F1 = 0.5
@@ -85,16 +83,7 @@ def _activations(
     """By layer, [n_tokens, n_features]; tokens in the order of the sentences, without `<bos>`."""
     blocks: list[list[sparse.csr_array]] = [[] for _ in range(model.n_layers)]
     for start in range(0, len(sentences), _BATCH):
-        batch = sentences[start : start + _BATCH]
-        token_ids = pad_sentences(batch)
-        is_word = torch.zeros_like(token_ids, dtype=torch.bool)
-        for row, sentence in enumerate(batch):
-            is_word[row, 1 : len(sentence.words)] = True
-
-        def keep(layer: int, stream: Tensor, out: Tensor, is_word: Tensor = is_word) -> Tensor:
-            blocks[layer].append(sparse.csr_array(transcoders.encode_layer(layer, stream[is_word]).numpy()))
-            return out
-
-        with replaced_mlps(model, keep):
-            forward_of(model)(token_ids)
+        reads = activations_of(model, pad_rows(model, ids_of(sentences[start : start + _BATCH]))).reads
+        for layer, read in enumerate(reads):
+            blocks[layer].append(sparse.csr_array(transcoders.encode_layer(layer, read).numpy()))
     return [sparse.csr_array(sparse.vstack(parts)) for parts in blocks]

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.data.activations import TokenBatch
@@ -72,9 +72,6 @@ class SentencePacker:
         return row
 
 
-def pad_sentences(sentences: list[world.Sentence]) -> Tensor:
-    """[n_sentences, longest] token ids, padded at the end (harmless: attention is causal)."""
-    longest = max(len(sentence.words) for sentence in sentences)
-    pad = world.TOKEN_ID[world.PAD]
-    rows = [[world.TOKEN_ID[word] for word in s.words] + [pad] * (longest - len(s.words)) for s in sentences]
-    return torch.tensor(rows)
+def ids_of(sentences: list[world.Sentence]) -> list[Int[Tensor, " _n_pos"]]:
+    """Token ids, a row for each sentence; `pad_rows` makes a batch of them."""
+    return [torch.tensor([world.TOKEN_ID[word] for word in sentence.words]) for sentence in sentences]

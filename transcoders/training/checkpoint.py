@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside their place, then renamed."""
+"""Checkpoints that appear whole or not at all: written under another name, then renamed."""
 
 import json
 import os
@@ -35,12 +35,11 @@ class CheckpointFolder:
     def newest(self) -> Path | None:
         """The last checkpoint that was finished."""
         found = [p for p in self.folder.glob(f"{_PREFIX}*") if p.name.removeprefix(_PREFIX).isdigit()]
-        return max(found, key=lambda p: int(p.name.removeprefix(_PREFIX)), default=None)
+        return max(found, key=_step_of, default=None)
 
     def newest_step(self) -> int:
         """After how many steps the last finished checkpoint was taken; 0 if there is none."""
-        path = self.newest()
-        return 0 if path is None else int(path.name.removeprefix(_PREFIX))
+        return _step_of(self.newest())
 
     def save(self, step: int, checkpoint: Checkpoint) -> None:
         """Write one, then delete older ones. Every process writes its own tensors.
@@ -97,8 +96,12 @@ class CheckpointFolder:
             raise TrainingError(f"{path}: is not a whole checkpoint ({type(e).__name__}: {e}).") from e
 
 
+def _step_of(path: Path | None) -> int:
+    return 0 if path is None else int(path.name.removeprefix(_PREFIX))
+
+
 def _flush(path: Path) -> None:
-    """Have it on the disk before the rename says that it is there."""
+    """Wait until it is on the disk, so that a renamed checkpoint is never incomplete."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
 """From weights in training to a finished causal set: everything folded in, thresholds calibrated.
 
-BatchTopK chooses among the features of all layers and tokens; a finished set has to decide at each layer and token by
-itself. It becomes JumpReLU with one threshold per layer, set so that each layer has as many active features a token as
-it had in training. Learned thresholds of a layer are moved by a common factor, so that L0 is what was asked and not
-what the controller left. TopK is a function of the layer and token alone, and stays.
+BatchTopK chooses among the features of all layers and tokens; a finished set has to decide for each layer and token
+alone. It becomes JumpReLU with one threshold per layer, set so that each layer has as many active features a token as
+it had in training. The learned thresholds of a layer are multiplied by one factor, so that L0 is exactly what was
+asked. TopK depends on the layer and token alone, and stays TopK.
 """
 
 import torch
@@ -89,16 +89,14 @@ def _counts_chosen(model: TrainableTranscoders, sample: Activations) -> list[int
     if config.activation == "jumprelu":
         on = [int((_scores(model, layer, reads) > 1).sum()) for layer, reads in enumerate(sample.reads)]
         return [round(count * config.l0 * sample.n_tokens / max(sum(on), 1)) for count in on]
-    counts = torch.zeros(model.n_layers, dtype=torch.int64)
-    n_chosen_from, guess = 0, model.running_threshold
-    for start in range(0, sample.n_tokens - config.batch_tokens + 1, config.batch_tokens):
-        part = slice(start, start + config.batch_tokens)
+    counts, n_batches = torch.zeros(model.n_layers, dtype=torch.int64), sample.n_tokens // config.batch_tokens
+    for batch in range(n_batches):
+        part = slice(batch * config.batch_tokens, (batch + 1) * config.batch_tokens)
         scores = [_scores(model, layer, reads[part]) for layer, reads in enumerate(sample.reads)]
         n_kept = max(1, round(config.l0 * config.batch_tokens))
-        pairs, _ = batch_top_features(scores, n_kept, guess, model.shards)
+        pairs, _ = batch_top_features(scores, n_kept, model.running_threshold, model.shards)
         counts += torch.tensor([int(p.offsets[-1]) for p in pairs])
-        n_chosen_from += config.batch_tokens
-    return [round(int(count) * sample.n_tokens / n_chosen_from) for count in counts]
+    return [round(int(count) * sample.n_tokens / (n_batches * config.batch_tokens)) for count in counts]
 
 
 def _scores(model: TrainableTranscoders, layer: int, reads: Tensor) -> Float[Tensor, "n_tokens n_features"]:

@@ -1,12 +1,16 @@
 """Adam that updates only rows with a gradient where gradients are sparse, and PyTorch's fused Adam where not."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from attrgraph.transcoders.training.shards import Shards
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
+_SETTINGS: dict[str, Any] = {
+    "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False, "fused": True
+}  # fmt: skip
 
 
 class RowAdam:
@@ -30,43 +34,28 @@ class RowAdam:
         gradients = {name: g.coalesce() if g.is_sparse else g for name, g in gradients.items()}
         self.last_norm = self._norm(gradients)
         scale = (self.last_norm / max_norm).clamp_min(1.0)
-        dense: list[list[Tensor]] = [[], [], [], []]
+        dense: list[tuple[Tensor, ...]] = []
         for name, gradient in gradients.items():
-            p, first, second = self._parameters[name].data, self.first[name], self.second[name]
+            state = (self._parameters[name].data, self.first[name], self.second[name])
             if not gradient.is_sparse:
-                for group, tensor in zip(dense, (p, gradient, first, second), strict=True):
-                    group.append(tensor)
+                dense.append((*state, gradient))
                 continue
-            rows, values = gradient.indices()[0], gradient.values()
-            gathered = [tensor[rows] for tensor in (p, first, second)]
-            self._adam([[gathered[0]], [values], [gathered[1]], [gathered[2]]], learning_rate, scale)
-            for tensor, updated in zip((p, first, second), gathered, strict=True):
+            rows = gradient.indices()[0]
+            gathered = tuple(tensor[rows] for tensor in state)
+            self._adam([(*gathered, gradient.values())], learning_rate, scale)
+            for tensor, updated in zip(state, gathered, strict=True):
                 tensor.index_copy_(0, rows, updated)
-        self._adam(dense, learning_rate, scale)
+        if dense:
+            self._adam(dense, learning_rate, scale)
         self.n_steps += 1
         for p in self._parameters.values():
             p.grad = None
 
-    def _adam(self, tensors: list[list[Tensor]], lr: float, scale: Tensor) -> None:
-        """One fused step on weights, gradients, first and second moments; it divides gradients by `scale`."""
-        p, g, first, second = tensors
-        adam(
-            p,
-            g,
-            first,
-            second,
-            [],
-            [torch.full((), float(self.n_steps), device=x.device) for x in p],
-            fused=True,
-            grad_scale=scale,
-            amsgrad=False,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            lr=lr,
-            weight_decay=0.0,
-            eps=_EPS,
-            maximize=False,
-        )
+    def _adam(self, tensors: list[tuple[Tensor, ...]], lr: float, scale: Tensor) -> None:
+        """One fused step on tuples of weights, first and second moments and gradients, which it divides by `scale`."""
+        p, first, second, g = (list(column) for column in zip(*tensors, strict=True))
+        steps = [torch.full((), float(self.n_steps), device=x.device) for x in p]
+        adam(p, g, first, second, [], steps, grad_scale=scale, lr=lr, **_SETTINGS)
 
     def _norm(self, gradients: dict[str, Tensor]) -> Tensor:
         """Of all gradients together, other processes' included."""

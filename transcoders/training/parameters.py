@@ -1,4 +1,4 @@
-"""Weights in training: normalised reads and writes, decoders as wide rows of all target layers side by side."""
+"""Weights in training: normalised reads and writes, decoders with the rows of all target layers side by side."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from attrgraph.kernels.pairs import Pairs
 from attrgraph.kernels.sparse_decode import sparse_decode
 from attrgraph.kernels.sparse_encode import sparse_encode
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.selection import jumprelu, top_features
 from attrgraph.transcoders.training.shards import Shards, into_shards, out_of_shards
 from attrgraph.transcoders.training.streams import Activations
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 # Added to a feature's decoder norm, in units of the outputs' standard deviations, when features are compared: decoders
 # start at zero, and a feature whose decoder is still short has to be on somewhere to learn anything.
@@ -22,7 +22,7 @@ NORM_FLOOR = 2.0
 
 @runtime_checkable
 class FeatureDictionary(Protocol):
-    """What a replacement model needs of transcoders, in training or finished."""
+    """What a replacement model needs from transcoders, whether in training or finished."""
 
     def contributions(self, layer: int, reads: Tensor) -> Tensor: ...
     def bias(self, layer: int) -> Tensor: ...
@@ -118,16 +118,14 @@ class TrainableTranscoders(nn.Module):
         return self.norm.read_mean.device.type == "cpu" and n_pairs < _DENSE_FROM * config.n_features
 
     def normalised_reads(self, layer: int, reads: Tensor) -> Float[Tensor, "n_tokens d_model"]:
-        x: Tensor = (reads - self.norm.read_mean[layer]) * self.norm.read_scale[layer]
-        return x
+        return (reads - self.norm.read_mean[layer]) * self.norm.read_scale[layer]
 
     def pre_activations(self, layer: int, x: Float[Tensor, "n_tokens d_model"]) -> Tensor:
         """Of every feature, from normalised reads; in bfloat16 on a GPU, which is enough to choose by."""
         W_enc, b_enc = self.W_enc[layer], self.b_enc[layer]
         if x.is_cuda:
             return torch.addmm(b_enc.bfloat16(), x.bfloat16(), W_enc.bfloat16().T)
-        out: Tensor = torch.addmm(b_enc, x, W_enc.T)
-        return out
+        return torch.addmm(b_enc, x, W_enc.T)
 
     @torch.no_grad()
     def score_weights(self, layer: int) -> Float[Tensor, " n_features"]:
@@ -179,8 +177,7 @@ class TrainableTranscoders(nn.Module):
         return by_target / scales[:, None]
 
     def bias(self, layer: int) -> Float[Tensor, " d_model"]:
-        bias: Tensor = self.b_dec[layer] / self.norm.write_scale[layer]
-        return bias
+        return self.b_dec[layer] / self.norm.write_scale[layer]
 
 
 # Pairs of a step by features of a layer. benchmarks/train_step.py --d-model 128 --k 16 on two CPU cores: rows with a

@@ -6,11 +6,10 @@ update, transformer-circuits.pub/2025/january-update.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
@@ -20,6 +19,8 @@ from attrgraph.transcoders.training.shards import Shards
 # share of the last batch's threshold above which entries are looked at one by one: wide enough that hardly any batch
 # has too few of them (then all are sorted), narrow enough that they are few
 _CANDIDATE_SHARE = 0.7
+# entries of one layer's scores among which are all that can be kept: tokens in ascending order, features, scores
+_Candidates = tuple[Tensor, Tensor, Tensor]
 
 
 def top_features(scores: Float[Tensor, "n_tokens n_features"], k: int, shards: Shards) -> Pairs:
@@ -28,20 +29,17 @@ def top_features(scores: Float[Tensor, "n_tokens n_features"], k: int, shards: S
     best = scores.topk(min(k, n_features), dim=1, sorted=False)
     if shards.n_ranks == 1:
         return Pairs.of_rows(best.indices, n_features)
-    everywhere = torch.cat(shards.gather(best.values), dim=1)
-    threshold = everywhere.topk(min(k, everywhere.shape[1]), dim=1).values[:, -1:]
+    threshold = kth_best(best.values, k, shards)
     tokens = torch.arange(len(scores), device=scores.device).repeat_interleave(best.indices.shape[1])
     is_kept = (best.values >= threshold).flatten()
     return Pairs.of_indices(tokens, best.indices.flatten(), scores.shape, is_kept)
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """Entries of one layer's scores among which are all that can be kept; tokens in ascending order."""
-
-    tokens: Int[Tensor, " n_candidates"]
-    features: Int[Tensor, " n_candidates"]
-    values: Float[Tensor, " n_candidates"]
+def kth_best(values: Float[Tensor, "n n_own"], k: int, shards: Shards) -> Float[Tensor, "n 1"]:
+    """The `k`-th largest of each row over all processes; of values that are not negative, at most `k` in each."""
+    padded = values.new_zeros(len(values), k)
+    padded[:, : values.shape[1]] = values
+    return torch.cat(shards.gather(padded), dim=1).topk(k, dim=1).values[:, -1:]
 
 
 def batch_top_features(
@@ -60,18 +58,15 @@ def batch_top_features(
         candidates = _above(scores, n_kept, float(guess), shards)
     else:
         candidates = [_best(score, n_kept) for score in scores]
-    best = torch.cat([candidate.values for candidate in candidates])
+    best = torch.cat([values for _, _, values in candidates])
     best = best.topk(min(n_kept, len(best)), sorted=False).values
     if shards.n_ranks > 1:
-        padded = torch.zeros(n_kept, device=best.device)
-        padded[: len(best)] = best
-        best = torch.cat(shards.gather(padded))
-        best = best.topk(n_kept, sorted=False).values
-    threshold = best.min() if len(best) else scores[0].new_zeros(())
+        threshold = kth_best(best[None], n_kept, shards)[0, 0]
+    else:
+        threshold = best.min() if len(best) else scores[0].new_zeros(())
     pairs = []
-    for score, candidate in zip(scores, candidates, strict=True):
-        is_kept = (candidate.values >= threshold) & (candidate.values > 0)
-        pairs.append(Pairs.of_indices(candidate.tokens, candidate.features, score.shape, is_kept))
+    for score, (tokens, features, values) in zip(scores, candidates, strict=True):
+        pairs.append(Pairs.of_indices(tokens, features, score.shape, (values >= threshold) & (values > 0)))
     return pairs, threshold
 
 
@@ -82,7 +77,7 @@ def _above(scores: list[Tensor], n_kept: int, guess: float, shards: Shards) -> l
         found = [(score > floor).nonzero(as_tuple=True) for score in scores]
         n_found = torch.tensor(sum(len(tokens) for tokens, _ in found))
         if int(shards.sum_(n_found)) >= n_kept or floor == 0.0:
-            return [_Candidates(t, f, score[t, f]) for score, (t, f) in zip(scores, found, strict=True)]
+            return [(t, f, score[t, f]) for score, (t, f) in zip(scores, found, strict=True)]
         floor = floor / 4 if floor > 1e-6 else 0.0
 
 
@@ -90,7 +85,7 @@ def _best(score: Tensor, n_kept: int) -> _Candidates:
     """As many of one layer's best as can be kept of all layers. Waits for nothing."""
     places = score.flatten().topk(min(n_kept, score.numel()), sorted=False).indices.sort().values
     tokens, features = places // score.shape[1], places % score.shape[1]
-    return _Candidates(tokens, features, score.flatten()[places])
+    return tokens, features, score.flatten()[places]
 
 
 def jumprelu(

@@ -1,4 +1,4 @@
-"""Features shared out over processes: what each holds, and the few sums and gathers that make the whole exact.
+"""Features split over processes: which ones each holds, and the sums and gathers that make the result exact.
 
 Every process sees the whole batch and holds a contiguous block of each layer's features, encoder and decoder rows. What
 the blocks write is summed; the best scores of all blocks together decide which features are on.
@@ -35,11 +35,11 @@ class Shards:
         """The features of a layer that this process holds.
 
         Raises:
-            AttrGraphError: they cannot be shared out evenly.
+            AttrGraphError: they cannot be split evenly.
         """
         if n_features % self.n_ranks:
             raise AttrGraphError(
-                f"n_features is {n_features}, which {self.n_ranks} processes cannot share evenly; "
+                f"n_features is {n_features}, which {self.n_ranks} processes cannot split evenly; "
                 f"expected a multiple of {self.n_ranks}."
             )
         size = n_features // self.n_ranks
@@ -70,10 +70,8 @@ class Shards:
         """Rank 0's value: clocks differ."""
         if self.n_ranks == 1:
             return value
-        shared = torch.tensor([value], dtype=torch.float64)
-        shared = shared.cuda() if dist.get_backend() == "nccl" else shared
-        dist.broadcast(shared, src=0)
-        return float(shared)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return float(self.broadcast(torch.tensor([value], dtype=torch.float64, device=device), 0))
 
     def barrier(self) -> None:
         if self.n_ranks > 1:
@@ -81,40 +79,34 @@ class Shards:
 
 
 def into_shards(x: Tensor, shards: Shards) -> Tensor:
-    """`x`, whose gradient is the sum of what every process's features have on it."""
-    if shards.n_ranks == 1:
-        return x
-    out: Tensor = _IntoShards.apply(x, shards)  # type: ignore[no-untyped-call]
-    return out
+    """`x`; its gradient is the sum of the gradients that every process's features give it."""
+    return _sum_once(x, shards, is_forward=False)
 
 
 def out_of_shards(x: Tensor, shards: Shards) -> Tensor:
-    """The sum of every process's `x`; all go on with it alike, so each one's gradient is that of the sum."""
+    """The sum of every process's `x`. All processes go on with it alike, so each one's gradient is the sum's."""
+    return _sum_once(x, shards, is_forward=True)
+
+
+def _sum_once(x: Tensor, shards: Shards, *, is_forward: bool) -> Tensor:
     if shards.n_ranks == 1:
         return x
-    out: Tensor = _OutOfShards.apply(x, shards)  # type: ignore[no-untyped-call]
+    out: Tensor = _SumOverProcesses.apply(x, shards, is_forward)  # type: ignore[no-untyped-call]
     return out
 
 
-class _IntoShards(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shards: Shards) -> Tensor:
-        ctx.shards = shards
-        return x.view_as(x)
+class _SumOverProcesses(Function):
+    """Sums `x` over processes in the forward direction, or else its gradient in the backward direction."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.shards.sum_(gradients[0].contiguous().clone()), None
-
-
-class _OutOfShards(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shards: Shards) -> Tensor:
-        return shards.sum_(x.clone())
+    def forward(ctx: Any, x: Tensor, shards: Shards, is_forward: bool) -> Tensor:
+        ctx.shards, ctx.is_forward = shards, is_forward
+        return shards.sum_(x.clone()) if is_forward else x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient if ctx.is_forward else ctx.shards.sum_(gradient.contiguous().clone()), None, None
 
 
 @contextmanager

@@ -6,8 +6,8 @@ is held fixed (AuxK; Gao et al. 2024, arXiv 2406.04093), and a share of what is 
 size of both together. JumpReLU and ReLU add a penalty on active features (tanh as in Anthropic's January 2025 update,
 or L1).
 
-With TopK and BatchTopK nothing here asks a GPU for a number. Learned thresholds, and the replacement model that the KL
-term runs, ask once a layer how many features are on.
+With TopK and BatchTopK nothing here waits for a GPU. Learned thresholds, and the replacement model of the KL term,
+wait once a layer for the number of active features.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,20 @@ from torch import Tensor
 
 from attrgraph.kernels.pairs import Pairs, counts_are_known
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
-from attrgraph.transcoders.training.selection import batch_top_features
+from attrgraph.transcoders.training.selection import batch_top_features, kth_best
 from attrgraph.transcoders.training.streams import Activations
 
 # the penalty's tanh(c * score): with c = 4 a score of 1/2 is counted almost as 1
 _TANH_SCALE = 4.0
 # of the running threshold towards each batch's
 _THRESHOLD_RATE = 0.01
+# dead features that explain the errors of one layer's tokens, never padded, and which of these pairs are on
+_DeadPairs = tuple[Pairs, Tensor]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one batch gave, as tensors: looking at a number waits for the device."""
+    """What was measured on one batch, as tensors: to read a number is to wait for the device."""
 
     loss: Float[Tensor, ""]  # mean NMSE and penalty; the auxiliary loss and weights of tokens are in gradients only
     nmse: Float[Tensor, " n_layers"]
@@ -54,7 +56,7 @@ class DeadFeatures:
         idle.scatter_reduce_(0, pairs.features, torch.where(fired, 0, idle[pairs.features]), "amin")
 
     def refresh(self, *, is_over: bool = False) -> None:
-        """Look for dead features anew, or no longer. Their numbers come to the host: this is not part of every step."""
+        """Find the dead features again; none if `is_over`. It waits for the device: not for every step."""
         limit = torch.inf if is_over else self._model.config.dead_after
         self.features = [(idle > limit).nonzero()[:, 0] for idle in self.idle]
         counts = torch.tensor([len(features) for features in self.features], device=self.idle[0].device)
@@ -65,14 +67,6 @@ class DeadFeatures:
         counts = torch.stack([(idle > self._model.config.dead_after).sum() for idle in self.idle]).sum()
         n_features = self._model.n_layers * self._model.config.n_features
         return float(self._model.shards.sum_(counts)) / n_features
-
-
-@dataclass(frozen=True)
-class _DeadPairs:
-    """Dead features that explain the errors of one layer's tokens; never padded."""
-
-    pairs: Pairs
-    is_on: Bool[Tensor, " n_pairs"]
 
 
 def train_step(
@@ -95,18 +89,19 @@ def train_step(
         if penalty is not None:
             sparsity = sparsity + _penalty(model, layer, values, pairs) / n_tokens
         if aux is not None:
-            values = torch.cat([model.values(layer, x, aux.pairs, is_jumping=False) * aux.is_on, values])
-            pairs = aux.pairs.stack(pairs)
+            dead_pairs, is_on = aux
+            values = torch.cat([model.values(layer, x, dead_pairs, is_jumping=False) * is_on, values])
+            pairs = dead_pairs.stack(pairs)
         outs.append(model.decode(layer, values, pairs))
     nmse, gradients, for_bias = _error_gradients(model, batch, [out.detach() for out in outs])
     loss = nmse.mean()
-    ends, ends_gradients = list(outs), gradients
     if penalty is not None:
         loss = loss + penalty * model.shards.sum_(sparsity.detach().clone())
-        ends, ends_gradients = [*ends, sparsity], [*gradients, penalty]
+        outs.append(sparsity)
+        gradients.append(penalty)
     # not backward(): what accumulates in .grad forgets that its rows are unique and in order
     others = [parameter for parameter in model.parameters() if parameter is not model.b_dec]
-    found = torch.autograd.grad(ends, others, ends_gradients)
+    found = torch.autograd.grad(outs, others, gradients)
     for parameter, gradient in zip([*others, model.b_dec], [*found, for_bias], strict=True):
         parameter.grad = gradient
     return StepResult(loss, nmse, model.shards.sum_(torch.stack(l0)))
@@ -150,15 +145,12 @@ def _dead_pairs(model: TrainableTranscoders, layer: int, x: Tensor, dead: DeadFe
     best = pre_activations.topk(min(n_active, len(features)), dim=1, sorted=False)
     is_on = best.values > 0
     if model.shards.n_ranks > 1:
-        padded = x.new_zeros(len(x), n_active)
-        padded[:, : best.values.shape[1]] = best.values
-        everywhere = torch.cat(model.shards.gather(padded), dim=1)
-        is_on &= best.values >= everywhere.topk(n_active, dim=1).values[:, -1:]
+        is_on &= best.values >= kth_best(best.values.relu(), n_active, model.shards)
     n_features = len(model.W_enc[layer])
     if not counts_are_known(x):
-        return _DeadPairs(Pairs.of_rows(features[best.indices], n_features), is_on.flatten())
+        return Pairs.of_rows(features[best.indices], n_features), is_on.flatten()
     pairs = Pairs.of_indices(is_on.nonzero()[:, 0], features[best.indices[is_on]], (len(x), n_features))
-    return _DeadPairs(pairs, torch.ones_like(pairs.features, dtype=torch.bool))
+    return pairs, torch.ones_like(pairs.features, dtype=torch.bool)
 
 
 def _penalty(model: TrainableTranscoders, layer: int, values: Tensor, pairs: Pairs) -> Tensor:

@@ -29,7 +29,7 @@ class Activations:
 
 @runtime_checkable
 class Rounds(Protocol):
-    """An endless sequence of activations that can be asked for any of its elements again."""
+    """An endless sequence of activations; each of its rounds can be asked for again."""
 
     def round(self, index: int) -> Activations:
         """Round `index`; the same at every call."""
@@ -39,8 +39,8 @@ class Rounds(Protocol):
 class ShuffledBatches:
     """Batches drawn without replacement from one round after another; the last incomplete one of a round is left out.
 
-    Memory is bounded by one round. The position is two numbers, and any position can be taken up again: the round is
-    asked for anew and shuffled as before.
+    Only one round is in memory. Its position is two numbers; `restore` goes to any position by asking for that round
+    again and shuffling it in the same way.
 
     Args:
         rounds: where activations come from.

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from attrgraph.errors import TrainingError
 from attrgraph.transcoders.training.checkpoint import Checkpoint, CheckpointFolder
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.optimizer import RowAdam
 from attrgraph.transcoders.training.parameters import FeatureDictionary, Normalisation, TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.step import DeadFeatures, StepResult, train_step
 from attrgraph.transcoders.training.streams import Activations, Rounds, ShuffledBatches
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 # tokens that means and scales are estimated on: their error is then below one percent of a standard deviation
 _SAMPLE_TOKENS = 32_768
-# steps between looks for dead features, at which checkpoints may be taken too
+# steps between two searches for dead features; checkpoints are taken only after such a step
 _REFRESH_EVERY = 10
 _REPORT_EVERY = 20
-# the penalty follows L0: this power of L0 over its target at once (which damps), and this rate per step in the long run
+# the penalty is multiplied by (L0 / target) to this power in each step, which damps, and grows by this rate per step
 _CONTROL_POWER, _CONTROL_RATE = 3.0, 0.04
-# an NMSE of 1 is what the mean alone reaches
+# the mean alone has an NMSE of 1
 _EXPLODED = 1e3
 
-# KL(model || replacement model) on some text of its own, with gradients, by step
+# KL(model || replacement model) with gradients, on text drawn for the given step
 Divergence = Callable[[FeatureDictionary, int], Tensor]
 
 
@@ -43,28 +43,18 @@ class Hooks:
     is_resuming: bool = False
 
 
-@dataclass
 class TrainingRun:
     """The state of a run between two steps."""
 
-    model: TrainableTranscoders
-    batches: ShuffledBatches
-    optimizer: RowAdam = field(init=False)
-    dead: DeadFeatures = field(init=False)
-    penalty: Tensor | None = field(init=False)
-    excess: Tensor = field(init=False)  # log of L0 over its target, in the last batch
-    step: int = 0
-    seconds: float = 0.0  # spent so far, in earlier sittings too
-
-    def __post_init__(self) -> None:
-        config = self.model.config
-        self.optimizer = RowAdam(
-            dict(self.model.named_parameters()), self.model.shards, replicated=frozenset({"b_dec"})
-        )
-        self.dead = DeadFeatures(self.model)
-        is_penalised = config.activation in ("jumprelu", "relu")
-        self.penalty = torch.full((), 1e-3, device=self.model.b_dec.device) if is_penalised else None
-        self.excess = torch.zeros((), device=self.model.b_dec.device)
+    def __init__(self, model: TrainableTranscoders, batches: ShuffledBatches) -> None:
+        self.model, self.batches = model, batches
+        self.optimizer = RowAdam(dict(model.named_parameters()), model.shards, replicated=frozenset({"b_dec"}))
+        self.dead = DeadFeatures(model)
+        self.excess = torch.zeros((), device=model.b_dec.device)  # log of L0 over its target, in the last batch
+        is_penalised = model.config.activation in ("jumprelu", "relu")
+        self.penalty = torch.full((), 1e-3, device=model.b_dec.device) if is_penalised else None
+        self.step = 0
+        self.seconds = 0.0  # spent so far, before earlier interruptions too
 
     @property
     def n_tokens(self) -> int:
@@ -96,41 +86,31 @@ class TrainingRun:
         self.step += 1
         return result
 
-    def checkpoint(self) -> Checkpoint:
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that the next steps depend on, by name in a checkpoint; the run's own tensors, no copies."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"norm.{name}": tensor for name, tensor in vars(self.model.norm).items()}
-        for name in self.optimizer.first:
-            tensors[f"first.{name}"], tensors[f"second.{name}"] = (
-                self.optimizer.first[name],
-                self.optimizer.second[name],
-            )
+        tensors |= {f"first.{name}": tensor for name, tensor in self.optimizer.first.items()}
+        tensors |= {f"second.{name}": tensor for name, tensor in self.optimizer.second.items()}
         tensors |= {f"idle.{layer}": idle for layer, idle in enumerate(self.dead.idle)}
-        if self.penalty is not None:
-            tensors |= {"penalty": self.penalty, "excess": self.excess}
+        return tensors if self.penalty is None else {**tensors, "penalty": self.penalty, "excess": self.excess}
+
+    def checkpoint(self) -> Checkpoint:
         state = {
             "config": self.model.config.to_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "position": [self.batches.round_index, self.batches.batch_index],
         }
-        return Checkpoint(tensors, state)
+        return Checkpoint(self._tensors(), state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up where `checkpoint` left off."""
-        tensors, state = checkpoint.tensors, checkpoint.state
-        prefix = "model."
-        self.model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        for name in self.optimizer.first:
-            self.optimizer.first[name].copy_(tensors[f"first.{name}"])
-            self.optimizer.second[name].copy_(tensors[f"second.{name}"])
-        for layer, idle in enumerate(self.dead.idle):
-            idle.copy_(tensors[f"idle.{layer}"])
-        if self.penalty is not None:
-            self.penalty.copy_(tensors["penalty"])
-            self.excess.copy_(tensors["excess"])
-        self.step = self.optimizer.n_steps = state["step"]
-        self.seconds = state["seconds"]
-        self.batches.restore(*state["position"])
+        """Go on from where `checkpoint` was taken."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(checkpoint.tensors[name])
+        self.step = self.optimizer.n_steps = checkpoint.state["step"]
+        self.seconds = checkpoint.state["seconds"]
+        self.batches.restore(*checkpoint.state["position"])
 
 
 def train_transcoders(
@@ -184,23 +164,22 @@ def train_transcoders(
 
 def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) -> TrainingRun:
     """A run at its beginning, or where its last checkpoint left it."""
-    checkpoint = None
     # a run that was stopped before its first checkpoint begins anew
-    if hooks.is_resuming and hooks.checkpoints is not None and hooks.checkpoints.newest() is not None:
-        checkpoint = hooks.checkpoints.load()
+    newest = hooks.checkpoints.newest() if hooks.is_resuming and hooks.checkpoints is not None else None
+    checkpoint = None if newest is None or hooks.checkpoints is None else hooks.checkpoints.load()
+    if checkpoint is None:
+        norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
+    else:
         saved = checkpoint.state["config"]
         changed = [name for name, value in config.to_dict().items() if saved.get(name) != value]
         if changed:
             raise TrainingError(
-                f"{hooks.checkpoints.newest()}: was written with other settings ({', '.join(changed)}); resume with "
-                "the same settings, or start anew without --resume."
+                f"{newest}: was written with other settings ({', '.join(changed)}); resume with the same settings, or "
+                "start anew without --resume."
             )
-        stored = checkpoint.tensors
         device = rounds.round(checkpoint.state["position"][0]).reads.device
-        saved_norm = {n.removeprefix("norm."): t.to(device) for n, t in stored.items() if n.startswith("norm.")}
-        norm = Normalisation(**saved_norm)
-    else:
-        norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
+        names = [field.name for field in fields(Normalisation)]
+        norm = Normalisation(**{name: checkpoint.tensors[f"norm.{name}"].to(device) for name in names})
     config.check_fits(len(norm.read_mean))
     batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed, is_kept=norm.is_ordinary)
     run = TrainingRun(TrainableTranscoders(norm, config, shards), batches)
@@ -222,7 +201,7 @@ def _sample(rounds: Rounds) -> Activations:
 
 
 def _check(run: TrainingRun, result: StepResult, position: tuple[int, int], hooks: Hooks) -> None:
-    """Raise unless loss and gradient are numbers that training can come back from."""
+    """Raise unless loss and gradient are finite and not far too large."""
     loss, nmse, norm = float(result.loss), float(result.nmse.mean()), float(run.optimizer.last_norm)
     if math.isfinite(loss) and math.isfinite(norm) and nmse < _EXPLODED:
         return

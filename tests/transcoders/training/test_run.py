@@ -11,10 +11,10 @@ from toy import D_MODEL, N_LAYERS, SparseWorld, l0, nmse
 from attrgraph.errors import AttrGraphError, TrainingError
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.export import export_transcoders
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
+from attrgraph.transcoders.training.train_config import TrainConfig
 from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
 FRESH = SparseWorld(seed=9)

@@ -28,5 +28,5 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.refusal
 def test_features_that_cannot_be_shared_evenly_are_refused() -> None:
-    with pytest.raises(AttrGraphError, match="n_features is 7, which 2 processes cannot share evenly"):
+    with pytest.raises(AttrGraphError, match="n_features is 7, which 2 processes cannot split evenly"):
         Shards(0, 2).features(7)

@@ -8,13 +8,13 @@ from toy import D_MODEL, N_LAYERS, SparseWorld
 
 from attrgraph.kernels import pairs
 from attrgraph.transcoders.training import selection, step
-from attrgraph.transcoders.training.config import TrainConfig
 from attrgraph.transcoders.training.optimizer import RowAdam
 from attrgraph.transcoders.training.parameters import NORM_FLOOR, Normalisation, TrainableTranscoders
 from attrgraph.transcoders.training.selection import batch_top_features, jumprelu
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.step import DeadFeatures, train_step
 from attrgraph.transcoders.training.streams import Activations
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 N_FEATURES, N_TOKENS = 24, 40
 

@@ -1,5 +1,6 @@
 """Every setting of a training run."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -8,6 +9,26 @@ from attrgraph.errors import AttrGraphError
 ACTIVATIONS = ("batchtopk", "topk", "jumprelu", "relu")
 OPTIMIZERS = ("auto", "dense", "lazy")
 _DEFAULT_TOKENS = 20_000_000
+# names of settings, what holds of their values, and that in words
+_RULES: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
+    (("activation",), lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
+    (("optimizer",), lambda value: value in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+    (
+        ("n_features", "n_tokens", "batch_tokens", "dead_after", "n_dead_active", "kl_tokens"),
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        ("l0", "max_minutes", "learning_rate", "max_gradient_norm", "outlier_factor", "threshold_init", "bandwidth"),
+        lambda value: value > 0,
+        "more than 0",
+    ),
+    (
+        ("warmup_share", "decay_share", "kl_share", "dead_target_share", "revival_share"),
+        lambda value: 0 <= value <= 1,
+        "0 to 1",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -19,27 +40,27 @@ class TrainConfig:
     """
 
     n_features: int = 4096  # of each layer
-    l0: float = 64.0  # active features a token, summed over layers; reached and held
+    l0: float = 64.0  # mean number of active features a token, summed over layers
     is_cross_layer: bool = True
     # batchtopk: the best scores of all tokens and layers of a batch; topk: of each token and layer, l0 / n_layers each;
     # jumprelu: learned thresholds; relu: no threshold, L1 penalty
     activation: str = "batchtopk"
-    n_tokens: int | None = None  # to train on: 20 million, or with max_minutes any number
-    max_minutes: float | None = None  # schedules then follow the clock, and runs cannot be repeated bit by bit
+    n_tokens: int | None = None  # to train on; None: 20 million, or without limit if max_minutes is set
+    max_minutes: float | None = None  # if set, schedules follow the clock and two runs differ
     batch_tokens: int = 1024  # tokens a step
     learning_rate: float = 1e-3
     warmup_share: float = 0.02  # of the run; the learning rate rises linearly
     decay_share: float = 0.3  # of the run, at its end; the learning rate falls linearly to zero
     max_gradient_norm: float = 1.0
-    # auto: lazy where few rows have a gradient in a step; dense: Adam on everything; lazy: on rows with a gradient only
+    # dense: Adam on all rows; lazy: only on rows with a gradient; auto: lazy where a step gives few rows a gradient
     optimizer: str = "auto"
     dead_after: int = 30_000  # tokens without firing
     n_dead_active: int = 8  # dead features of a layer that may try to explain a token's error
-    # of the reconstruction that dead features try to explain besides the error: with the error alone, most of those of
-    # a layer that is already reconstructed well find nothing to learn and stay dead
+    # share of the reconstruction that dead features try to explain besides the error: in a layer that is reconstructed
+    # well, the error alone leaves most of them nothing to learn, and they stay dead
     dead_target_share: float = 0.4
     dead_weight: float = 1 / 8
-    # of the run, from its beginning, in which dead features try; what they add disturbs the others for a while
+    # share of the run, from its beginning, in which dead features are trained; this disturbs the others for a while
     revival_share: float = 1.0
     # tokens whose stream is this many times longer than the median in any layer are left out (attention sinks)
     outlier_factor: float = 10.0
@@ -47,26 +68,18 @@ class TrainConfig:
     # above 0, tokens with small outputs count more
     token_weight_exponent: float = 0.0
     kl_weight: float = 1.0  # of KL(model || replacement model), in nats
-    kl_share: float = 0.3  # of the run, at its end, in which it counts; in the first quarter of this it rises from zero
-    kl_tokens: int = 256  # of text of its own, a step
+    kl_share: float = 0.3  # share of the run, at its end, in which the KL counts; its weight rises in the first quarter
+    kl_tokens: int = 256  # a step, drawn separately from the batch
     threshold_init: float = 0.1  # jumprelu, in units of normalised pre-activations
-    bandwidth: float = 0.5  # jumprelu, in the same units: how far from the threshold gradients still reach it
+    bandwidth: float = 0.5  # jumprelu, in the same units: width of the window around the threshold that has gradients
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check("activation", ACTIVATIONS)
-        self._check("optimizer", OPTIMIZERS)
-        for name in ("n_features", "n_tokens", "batch_tokens", "dead_after", "n_dead_active", "kl_tokens"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        for name in ("l0", "learning_rate", "max_gradient_norm", "outlier_factor", "threshold_init", "bandwidth"):
-            if not getattr(self, name) > 0:
-                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected more than 0.")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise AttrGraphError(f"max_minutes is {self.max_minutes}; expected more than 0.")
-        for name in ("warmup_share", "decay_share", "kl_share", "dead_target_share", "revival_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise AttrGraphError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        for names, is_allowed, expected in _RULES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not is_allowed(value):
+                    raise AttrGraphError(f"{name} is {value!r}; expected {expected}.")
         if self.optimizer == "lazy" and self.activation in ("jumprelu", "relu"):
             raise AttrGraphError(
                 f"optimizer is 'lazy', but the penalty of {self.activation} has a gradient in every row; use 'dense'."
@@ -76,10 +89,6 @@ class TrainConfig:
     def token_limit(self) -> int | None:
         """Tokens after which the run ends, if any."""
         return _DEFAULT_TOKENS if self.n_tokens is None and self.max_minutes is None else self.n_tokens
-
-    def _check(self, name: str, known: tuple[str, ...]) -> None:
-        if getattr(self, name) not in known:
-            raise AttrGraphError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}.")
 
     def check_fits(self, n_layers: int) -> None:
         """Raise AttrGraphError unless `l0` can be reached with this many layers."""

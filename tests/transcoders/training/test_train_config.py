@@ -3,7 +3,7 @@
 import pytest
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.transcoders.training.config import TrainConfig
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 
 def test_mapping_round_trip_and_numbers_that_yaml_reads_as_text() -> None:
