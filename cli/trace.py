@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrgraph.attribution.settings import TraceSettings
+from attrgraph.attribution.trace_settings import TraceSettings
 from attrgraph.cli import options
 from attrgraph.cli.prune import PruneOptions
 from attrgraph.cli.summary import print_summary

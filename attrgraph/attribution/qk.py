@@ -29,9 +29,9 @@ from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
 from attrgraph.attribution.trace import keeps_patterns, skipped_positions
 from attrgraph.errors import AttrGraphError, PromptError, ResultError, TranscoderError, UnsupportedModelError
 from attrgraph.memory import budget_bytes
+from attrgraph.models.attention_scores import AffineMap, HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.models.scores import AffineMap, HeadScores, recorded_attention
 from attrgraph.schema import with_names
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 

@@ -13,8 +13,8 @@ from attrgraph.progress import Progress
 from attrgraph.validation.agreement import agreement, rank_correlation, share
 from attrgraph.validation.path_tests import follow, strongest_paths
 from attrgraph.validation.predictions import predict
-from attrgraph.validation.settings import Settings
 from attrgraph.validation.subject import Measured, Subject
+from attrgraph.validation.validation_settings import Settings
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100)
 _N_DOSED = 5  # most influential features that get a dose curve each

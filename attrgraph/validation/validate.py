@@ -16,8 +16,8 @@ from attrgraph.transcoders import Transcoders
 from attrgraph.validation import views
 from attrgraph.validation.measurements import Bench, sample_nodes
 from attrgraph.validation.result import Validation
-from attrgraph.validation.settings import Settings
 from attrgraph.validation.subject import Subject
+from attrgraph.validation.validation_settings import Settings
 from attrgraph.validation.verdict import judge
 
 

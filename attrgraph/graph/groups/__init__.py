@@ -6,8 +6,8 @@ automatic.py groups by position, flow or weights; saved_groups.py groups in grap
 
 from attrgraph.graph.groups.automatic import auto_groups
 from attrgraph.graph.groups.grouped import GroupedGraph, group
+from attrgraph.graph.groups.grouping_score import grouping_score
 from attrgraph.graph.groups.saved_groups import groups_of, with_groups
-from attrgraph.graph.groups.score import grouping_score
 
 __all__ = [
     "GroupedGraph",

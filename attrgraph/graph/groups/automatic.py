@@ -10,8 +10,8 @@ from scipy.sparse.csgraph import connected_components
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.groups.flows import Flows, flows_of
+from attrgraph.graph.groups.grouping_score import score_of
 from attrgraph.graph.groups.saved_groups import unused_name
-from attrgraph.graph.groups.score import score_of
 from attrgraph.graph.origin import check_traced_model
 from attrgraph.schema import FEATURE_KINDS
 
