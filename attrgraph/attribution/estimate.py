@@ -11,7 +11,8 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from attrgraph.attribution.assemble import assemble
-from attrgraph.attribution.replacement import LocalReplacement, build_replacement, measure_deviation
+from attrgraph.attribution.prepare import prepare
+from attrgraph.attribution.replacement import LocalReplacement, measure_deviation
 from attrgraph.attribution.rows import EdgeRows, check_memory, rounds
 from attrgraph.attribution.sweep import (
     TILE_ROWS,
@@ -25,11 +26,10 @@ from attrgraph.attribution.sweep import (
     tiles_of,
 )
 from attrgraph.attribution.targets import LogitTargets, Targets, choose_targets
-from attrgraph.attribution.trace import check_settings, keeps_patterns, skipped_positions
-from attrgraph.errors import TranscoderError
+from attrgraph.attribution.trace import check_settings
 from attrgraph.kernels.edge_rows import Writes
 from attrgraph.kernels.influence_rows import influence_rows
-from attrgraph.memory import budget_bytes, large_empty, own_bytes
+from attrgraph.memory import large_empty, own_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 
 # features of the largest graph that is put together for an estimate
@@ -87,27 +87,20 @@ def estimate(
     Counts are those that `trace` will have. Seconds are of this machine as busy as it is now: of some tiles of
     targets, carried over to all by their operations, and of decoder rows read, by their number.
     """
-    if model.transcoders is None:
-        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
     check_settings(max_n_logits, desired_logit_prob, max_feature_nodes)
-    memory = budget_bytes(memory_budget, torch.device(model.device))
-    token_ids = model.tokenize(prompt)
-    is_skipped, transcoders = skipped_positions(model, token_ids, skip_positions), model.transcoders
 
-    keep_patterns = keeps_patterns(model, len(token_ids), memory)
-
-    def prepare() -> tuple[LocalReplacement, LogitTargets]:
-        run = model.run(token_ids, keep_patterns=keep_patterns)
-        local = build_replacement(run, transcoders, is_skipped)
+    def run_once() -> tuple[LocalReplacement, LogitTargets, int]:
+        local, memory = prepare(model, prompt, skip_positions=skip_positions, memory_budget=memory_budget)
         measure_deviation(local)
-        return local, choose_targets(
-            model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob
+        logits = choose_targets(
+            model, local.run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob
         )
+        return local, logits, memory
 
     # the first time of everything reads files; a trace that follows finds them in memory
-    prepare()
+    *_, memory = run_once()
     process_bytes = own_bytes()
-    run_seconds, (local, logits) = _timed(prepare)
+    run_seconds, (local, logits, _) = _timed(run_once)
     run = local.run
     n_selected = min(len(local.active), max_feature_nodes)
     rows_bytes = check_memory(local, len(logits), n_selected, memory)
@@ -117,12 +110,12 @@ def estimate(
     held = [run.embedding, run.logits, run.uncapped_logits, local.errors, local.constants]
     held += [stream for block in run.blocks for stream in (block.mlp_stream, block.mlp_out)]
     return Estimate(
-        n_tokens=len(token_ids),
+        n_tokens=run.n_pos,
         n_active=len(local.active),
         n_selected=n_selected,
         n_nodes=n_kept + len(logits),
         bytes={
-            "weights": sum(p.nbytes for p in model.hf_model.parameters()) + model.transcoders.n_bytes,
+            "weights": sum(p.nbytes for p in model.hf_model.parameters()) + local.transcoders.n_bytes,
             "run": sum(x.nbytes for x in held) + run.pattern_bytes,
             "edges": rows_bytes + sample.sweep.n_bytes,
             "graph": _ENTRY_BYTES * (n_selected + len(logits)) * n_kept + _NODE_BYTES * (n_kept + len(logits)),

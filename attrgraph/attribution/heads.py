@@ -28,15 +28,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.provenance import load_traced_model
-from attrgraph.attribution.replacement import LocalReplacement, build_replacement
+from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.attribution.sweep import ReadVectors
 from attrgraph.attribution.targets import LogitDifference, choose_targets, token_id_of
-from attrgraph.attribution.trace import keeps_patterns, skipped_positions
 from attrgraph.errors import AttrGraphError, ResultError, TargetError
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
-from attrgraph.memory import budget_bytes
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.schema import canonical_id
@@ -88,12 +87,8 @@ def head_loadings(graph: Graph, source: str, target: str, *, model: LanguageMode
         model = load_traced_model(graph)
     else:
         check_traced_model(graph, model)
-    assert model.transcoders is not None  # has been checked
-    token_ids = torch.tensor(graph.metadata["token_ids"], device=model.device)
-    is_skipped = skipped_positions(model, token_ids, graph.metadata["settings"]["skipped_positions"])
-    memory = budget_bytes(None, torch.device(model.device))
-    run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
-    local = build_replacement(run, model.transcoders, is_skipped)
+    skipped = graph.metadata["settings"]["skipped_positions"]
+    local, _ = prepare(model, graph.metadata["token_ids"], skip_positions=skipped)
     written = _written(local, graph.nodes.loc[source], source)
     read = _read(model, local, graph.nodes.loc[target], target)
     split = _split(local, written, read)

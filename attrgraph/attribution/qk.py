@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attrgraph.attribution.prepare import keeps_patterns, skipped_positions
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
-from attrgraph.attribution.trace import keeps_patterns, skipped_positions
 from attrgraph.errors import AttrGraphError, PromptError, ResultError, TranscoderError, UnsupportedModelError
 from attrgraph.memory import budget_bytes
 from attrgraph.models.attention_scores import AffineMap, HeadScores, recorded_attention

@@ -47,13 +47,11 @@ def compute_rows(
     report: Progress,
     *,
     memory_bytes: int,
-    max_targets: int | None = None,
 ) -> EdgeRows:
     """Edges into logits and features; if not all features fit, the most influential are expanded first, in rounds.
 
     Args:
         memory_bytes: what rows and sweeps may take together; the result does not depend on it.
-        max_targets: see `EdgeSweep`.
 
     Raises:
         AttrGraphError: the rows alone take more.
@@ -63,7 +61,7 @@ def compute_rows(
     memory_bytes -= check_memory(local, n_logits, n_selected, memory_bytes)
     rows = large_empty(local.run.embedding, n_logits + n_selected, n_columns(local)).zero_()
     # a function of its own: what the sweeps keep is free again before rows are copied
-    selected = _fill(rows, EdgeSweep(local, memory_bytes=memory_bytes, max_targets=max_targets), local, logits, report)
+    selected = _fill(rows, EdgeSweep(local, memory_bytes=memory_bytes), local, logits, report)
     if n_selected == n_active:
         return EdgeRows(selected, rows[n_logits:], rows[:n_logits], left_out=0.0)
     left_out = _leave_out(local, logits, rows, selected)

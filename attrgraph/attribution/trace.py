@@ -1,21 +1,20 @@
 """Trace one prompt: run, take apart, choose features, compute edges, check, assemble the graph."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from attrgraph.attribution.assemble import assemble
+from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.provenance import provenance_of
-from attrgraph.attribution.replacement import build_replacement, measure_deviation
+from attrgraph.attribution.replacement import LocalReplacement, measure_deviation
 from attrgraph.attribution.rows import SELECTION_GROWTH, SELECTION_ROUND, compute_rows, input_sum_gap
 from attrgraph.attribution.targets import Targets, choose_targets
-from attrgraph.errors import AttrGraphError, PromptError, ResultError, TranscoderError
+from attrgraph.errors import AttrGraphError, ResultError
 from attrgraph.graph.graph import Graph
-from attrgraph.memory import budget_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.progress import Progress
 
@@ -29,7 +28,6 @@ def trace(
     max_n_logits: int = 10,
     desired_logit_prob: float = 0.95,
     max_feature_nodes: int = 7500,
-    batch_size: int | None = None,
     memory_budget: int | str | None = None,
     skip_positions: str | Sequence[int] | None = "bos",
     progress: Progress | None = None,
@@ -46,8 +44,6 @@ def trace(
             many.
         max_feature_nodes: with more active features, the most influential ones are chosen, best first; what the others
             write is then counted to the bias node.
-        batch_size: an upper limit on the targets computed together, in steps of 128; need not be set, since it follows
-            from the memory budget.
         memory_budget: bytes, or text such as "8G", that edges and what computes them may take; by default half of what
             is free. The graph does not depend on it.
         skip_positions: positions without features and errors: "bos" for a first token that is BOS, None, or a list.
@@ -69,18 +65,12 @@ def trace(
         'austin'
     """
     report = progress or (lambda phase, done, total: None)
-    if model.transcoders is None:
-        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
-    check_settings(max_n_logits, desired_logit_prob, max_feature_nodes, batch_size)
-    memory = budget_bytes(memory_budget, torch.device(model.device))
+    check_settings(max_n_logits, desired_logit_prob, max_feature_nodes)
     report("run", 0, 1)
-    token_ids = model.tokenize(prompt)
-    run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
-    is_skipped = skipped_positions(model, token_ids, skip_positions)
-    local = build_replacement(run, model.transcoders, is_skipped)
-    logits = choose_targets(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
+    local, memory = prepare(model, prompt, skip_positions=skip_positions, memory_budget=memory_budget)
+    logits = choose_targets(model, local.run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
     report("run", 1, 1)
-    rows = compute_rows(local, logits, max_feature_nodes, report, memory_bytes=memory, max_targets=batch_size)
+    rows = compute_rows(local, logits, max_feature_nodes, report, memory_bytes=memory)
     checks = {"logit_deviation": measure_deviation(local), "input_sum_gap": input_sum_gap(local, logits, rows)}
     if not all(np.isfinite(value) for value in checks.values()):
         raise ResultError(f"the graph's numbers are not finite ({checks}); the weights hold extreme values.")
@@ -89,54 +79,42 @@ def trace(
         "max_n_logits": max_n_logits,
         "desired_logit_prob": desired_logit_prob,
         "max_feature_nodes": max_feature_nodes,
-        "selection_round": SELECTION_ROUND,
-        "selection_growth": SELECTION_GROWTH,
-        "skipped_positions": is_skipped.nonzero().flatten().tolist(),
     }
-    scores = graph.scores()
     graph.metadata.update(
-        provenance_of(model),
-        prompt=prompt if isinstance(prompt, str) else "".join(graph.prompt_tokens),
-        token_ids=token_ids.tolist(),
-        n_unknown_tokens=_count_unknown(model, token_ids),
-        settings=settings,
+        _run_metadata(model, prompt, graph, local.run.token_ids),
+        settings=settings | _selection_settings(local),
         selection={"n_active": len(local.active), "n_selected": len(rows.selected), "unselected_share": rows.left_out},
-        scores=scores._asdict(),
+        scores=graph.scores()._asdict(),
         checks=checks,
     )
     return graph
 
 
-def keeps_patterns(model: LanguageModel, n_pos: int, memory: int) -> bool:
-    """Whether attention patterns take so small a part of the memory that they are kept."""
-    return model.pattern_bytes(n_pos) <= memory // 4
-
-
-def check_settings(
-    max_n_logits: int, desired_logit_prob: float, max_feature_nodes: int, batch_size: int | None = None
-) -> None:
+def check_settings(max_n_logits: int, desired_logit_prob: float, max_feature_nodes: int) -> None:
     """Raise AttrGraphError for a number out of range."""
-    if max_feature_nodes < 0 or max_n_logits < 1 or (batch_size is not None and batch_size < 1):
-        raise AttrGraphError("max_feature_nodes must be at least 0, max_n_logits and batch_size at least 1.")
+    if max_feature_nodes < 0 or max_n_logits < 1:
+        raise AttrGraphError("max_feature_nodes must be at least 0, max_n_logits at least 1.")
     if not 0 <= desired_logit_prob <= 1:
         raise AttrGraphError(f"desired_logit_prob is {desired_logit_prob}; expected a number between 0 and 1.")
 
 
-def skipped_positions(
-    model: LanguageModel, token_ids: Tensor, skip_positions: str | Sequence[int] | None
-) -> Bool[Tensor, " n_pos"]:
-    """Which positions have no features and errors; see `trace`."""
-    is_skipped = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
-    if skip_positions == "bos":
-        is_skipped[0] = int(token_ids[0]) == model.bos_token_id
-        return is_skipped
-    if isinstance(skip_positions, str):
-        raise PromptError(f'skip_positions is {skip_positions!r}; expected "bos", None, or a list of positions.')
-    for pos in skip_positions or ():
-        if not isinstance(pos, Integral) or not 0 <= pos < len(token_ids):
-            raise PromptError(f"skip_positions has {pos}; the prompt's positions are 0 to {len(token_ids) - 1}.")
-        is_skipped[pos] = True
-    return is_skipped
+def _run_metadata(model: LanguageModel, prompt: Prompt, graph: Graph, token_ids: Tensor) -> dict[str, Any]:
+    """What was run: the model, its transcoders and versions, and the prompt as the model saw it."""
+    text = prompt if isinstance(prompt, str) else "".join(graph.prompt_tokens)
+    return {
+        **provenance_of(model),
+        "prompt": text,
+        "token_ids": token_ids.tolist(),
+        "n_unknown_tokens": _count_unknown(model, token_ids),
+    }
+
+
+def _selection_settings(local: LocalReplacement) -> dict[str, Any]:
+    return {
+        "selection_round": SELECTION_ROUND,
+        "selection_growth": SELECTION_GROWTH,
+        "skipped_positions": local.is_skipped.nonzero().flatten().tolist(),
+    }
 
 
 def _count_unknown(model: LanguageModel, token_ids: Tensor) -> int:

@@ -22,16 +22,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.replacement import (
     LocalReplacement,
     add_written,
-    build_replacement,
     run_replaced,
 )
-from attrgraph.attribution.trace import keeps_patterns, skipped_positions
-from attrgraph.errors import InterventionError, TranscoderError
+from attrgraph.errors import InterventionError
 from attrgraph.interventions.intervention import Changes, Intervention, resolve
-from attrgraph.memory import budget_bytes
 from attrgraph.models.frozen import norm_before
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import live_run
@@ -126,7 +124,6 @@ def intervene_many(
     return effects_of(model, local, [resolve(local, each) for each in several], mode=mode, upto_layer=upto_layer)
 
 
-@torch.no_grad()
 def take_apart(
     model: LanguageModel, prompt: Prompt, skip_positions: str | Sequence[int] | None = "bos"
 ) -> LocalReplacement:
@@ -135,12 +132,8 @@ def take_apart(
     Raises:
         PromptError, TranscoderError: as for `trace`.
     """
-    if model.transcoders is None:
-        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
-    token_ids = model.tokenize(prompt)
-    is_kept = keeps_patterns(model, len(token_ids), budget_bytes(None, torch.device(model.device)))
-    run = model.run(token_ids, keep_patterns=is_kept)
-    return build_replacement(run, model.transcoders, skipped_positions(model, token_ids, skip_positions))
+    local, _ = prepare(model, prompt, skip_positions=skip_positions)
+    return local
 
 
 @torch.no_grad()

@@ -129,7 +129,6 @@ def test_limited_features_are_the_most_influential_and_rows_still_sum_up(
     for settings in (
         {"memory_budget": rows_bytes},
         {"memory_budget": rows_bytes + 3_000_000},
-        {"memory_budget": rows_bytes + 3_000_000, "batch_size": 7},
     ):
         again = ag.trace(model, prompt, max_feature_nodes=600, **settings)
         assert again.nodes.index.equals(limited.nodes.index)
@@ -279,7 +278,7 @@ def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> Non
     with pytest.raises(AttrGraphError, match="desired_logit_prob is nan"):
         ag.trace(traced_model(), prompt, desired_logit_prob=float("nan"))
     with pytest.raises(AttrGraphError, match="at least 1"):
-        ag.trace(traced_model(), prompt, batch_size=0)
+        ag.trace(traced_model(), prompt, max_n_logits=0)
     with pytest.raises(AttrGraphError, match="a size such as 8G"):
         ag.trace(traced_model(), prompt, memory_budget="lots")
     with pytest.raises(AttrGraphError, match=r"take .* MiB, the memory budget is 1.0 KiB; raise the budget"):
