@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrgraph.attribution.trace_settings import TraceSettings
+from attrgraph.attribution.trace_settings import DEFAULTS
 from attrgraph.cli import options
 from attrgraph.cli.prune import PruneOptions
 from attrgraph.cli.summary import print_summary
@@ -18,19 +18,17 @@ from attrgraph.prompts.prompt_file import read_prompts
 if TYPE_CHECKING:
     from attrgraph.attribution.targets import Targets
 
-_DEFAULT = TraceSettings()
-
 
 @dataclass(frozen=True)
 class TraceOptions:
     """Options of `TraceSettings`."""
 
-    max_n_logits: Annotated[int, options.option("N", "Most tokens explained.", min=1)] = _DEFAULT.max_n_logits
+    max_n_logits: Annotated[int, options.option("N", "Most tokens explained.", min=1)] = DEFAULTS.max_n_logits
     desired_logit_prob: Annotated[
         float, options.option("P", "Explain the fewest tokens that hold this probability.", min=0, max=1)
-    ] = _DEFAULT.desired_logit_prob
+    ] = DEFAULTS.desired_logit_prob
     max_feature_nodes: Annotated[int, options.option("N", "Most features in the graph.", min=0)] = (
-        _DEFAULT.max_feature_nodes
+        DEFAULTS.max_feature_nodes
     )
 
 

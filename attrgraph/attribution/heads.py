@@ -183,9 +183,9 @@ def _read(model: LanguageModel, local: LocalReplacement, node: Any, name: str) -
 def _logit_read(model: LanguageModel, local: LocalReplacement, node: Any, name: str) -> ReadVectors:
     if int(node["feature"]) < model.d_vocab:
         ids = [int(node["feature"])]
-        return choose_targets(model, local.run, ids, max_n_logits=1, desired_logit_prob=1.0).reads
+        return choose_targets(model, local.run, ids).reads
     for pair in _pairs_named(model, str(node["token"])):
-        found = choose_targets(model, local.run, pair, max_n_logits=1, desired_logit_prob=1.0)
+        found = choose_targets(model, local.run, pair)
         # files of other formats do not keep what a logit reads: there the edge alone says whether it is the right one
         value, stored = float(found.value[0]), float(node["activation"])
         if not stored or abs(value - stored) <= 1e-2 * max(1.0, abs(stored)):

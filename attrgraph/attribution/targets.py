@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.attribution.sweep import ReadVectors
+from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.errors import TargetError
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
@@ -42,16 +43,16 @@ class LogitTargets:
 
 
 def choose_targets(
-    model: LanguageModel, run: FrozenRun, targets: Targets, *, max_n_logits: int, desired_logit_prob: float
+    model: LanguageModel, run: FrozenRun, targets: Targets, settings: TraceSettings = DEFAULTS
 ) -> LogitTargets:
-    """The targets asked for, or the fewest most probable tokens that hold `desired_logit_prob`, at most `max_n_logits`.
+    """The targets asked for, or the fewest most probable tokens that hold `desired_logit_prob`; see `TraceSettings`.
 
     A token's read vector is its unembedding row minus the mean over the vocabulary.
 
     Raises:
         TargetError: a text that is not one token, an id outside the vocabulary, or a direction of the wrong size.
     """
-    chosen = _choose(model, run, targets, max_n_logits=max_n_logits, desired_logit_prob=desired_logit_prob)
+    chosen = _choose(model, run, targets, settings)
     if not bool((chosen.reads.vector != 0).any(1).all()):
         raise TargetError(
             "a target reads nothing: its direction is zero (is it the difference of a token with itself?)"
@@ -59,9 +60,7 @@ def choose_targets(
     return chosen
 
 
-def _choose(
-    model: LanguageModel, run: FrozenRun, targets: Targets, *, max_n_logits: int, desired_logit_prob: float
-) -> LogitTargets:
+def _choose(model: LanguageModel, run: FrozenRun, targets: Targets, settings: TraceSettings) -> LogitTargets:
     if isinstance(targets, Tensor):
         return _directions(run, targets)
     probabilities = run.logits.double().softmax(-1)  # so that even the least probable token has some weight
@@ -74,8 +73,8 @@ def _choose(
         text = " - ".join(model.token_text(i) for i in ids)
         return LogitTargets([len(run.W_U)], [text], value.new_ones(1), difference, value[:1] - value[1:])
     if targets is None:
-        best = probabilities.topk(min(max_n_logits, len(probabilities)))
-        reached = int(torch.searchsorted(best.values.cumsum(0), desired_logit_prob)) + 1
+        best = probabilities.topk(min(settings.max_n_logits, len(probabilities)))
+        reached = int(torch.searchsorted(best.values.cumsum(0), settings.desired_logit_prob)) + 1
         token_ids = best.indices[:reached]
     else:
         tokens: list[str | int] = [targets] if isinstance(targets, str | int | Integral) else list(targets)

@@ -30,3 +30,6 @@ class TraceSettings:
             )
         if not 0 <= self.desired_logit_prob <= 1:
             raise AttrGraphError(f"desired_logit_prob is {self.desired_logit_prob}; expected a number from 0 to 1.")
+
+
+DEFAULTS = TraceSettings()

@@ -20,8 +20,8 @@ def draw_all(validation: "Validation") -> dict[str, bytes]:
     tables = validation.tables
     drawings: dict[str, tuple[Callable[[Any], None], tuple[float, float]]] = {
         "Predicted and measured effects on the answer, a point a node": (
-            lambda figure: _scatter(figure, tables["nodes"], validation.validation_settings["modes"]),
-            (3.1 * len(validation.validation_settings["modes"]), 3.2),
+            lambda figure: _scatter(figure, tables["nodes"], validation.settings["modes"]),
+            (3.1 * len(validation.settings["modes"]), 3.2),
         ),
         "What features read: agreement by depth": (lambda figure: _by_depth(figure, tables["by_depth"]), (8.0, 3.0)),
         "Necessity and sufficiency": (

@@ -101,7 +101,7 @@ def to_html(validation: "Validation") -> str:
 <p class="small">Nodes are taken out of the model, and the effects are compared with those that the graph's edges
 predict. The modes differ in what may respond: frozen, nothing; constrained, attention and norms, while MLP outputs are
 held; frozen-attention, features; free, everything. In mode free, the true MLPs compute what a cross-layer feature
-writes above its own layer, though predictions count it. Sets are taken out in mode {validation.validation_settings["mode"]}.
+writes above its own layer, though predictions count it. Sets are taken out in mode {validation.settings["mode"]}.
 Intervals are 95%: of correlations by bootstrap over experiments, with the ranks of the whole sample; of shares
 Wilson's; of random rankings from 100 of them. Random features have the same layers and similar activations as the
 chosen ones.</p>
@@ -139,5 +139,5 @@ def _provenance(validation: "Validation") -> str:
         source = metadata.get(what, {})
         parts.append(f"{what} {source.get('id')} ({source.get('revision') or source.get('digest') or 'in memory'})")
     parts += [f"{name} {version}" for name, version in metadata.get("versions", {}).items()]
-    parts += [f"{name} {value}" for name, value in validation.validation_settings.items()]
+    parts += [f"{name} {value}" for name, value in validation.settings.items()]
     return "; ".join(parts)

@@ -54,7 +54,7 @@ def rows_in_float64(model: LanguageModel, tokens: list[int]) -> np.ndarray:
     run = model.run(torch.tensor(tokens))
     local = build_replacement(run, model.transcoders, torch.arange(len(tokens)) == 0)
     assert float(local.errors.abs().max()) < 1e-14  # eps of numbers up to 5
-    logits = choose_targets(model, run, EVERY_TOKEN, max_n_logits=1, desired_logit_prob=1.0)
+    logits = choose_targets(model, run, EVERY_TOKEN)
     rows = compute_rows(local, logits, len(local.active), lambda *_: None, memory_bytes=2**30)
     return torch.cat([rows.features, rows.logits]).numpy()
 
