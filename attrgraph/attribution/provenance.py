@@ -16,16 +16,19 @@ from attrgraph.models.load_model import load_model
 _version = cache(version)  # looking one up reads files
 
 
+def library_versions(*names: str) -> dict[str, str]:
+    """The versions of Python and of libraries; by default of those that decide numbers, this package among them."""
+    names = names or ("attrgraph", "torch", "transformers", "numpy")
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
 def provenance_of(model: LanguageModel) -> dict[str, Any]:
     """Where the numbers come from. Nothing here changes between two runs of the same thing."""
     transcoders = model.transcoders
     assert transcoders is not None  # trace has refused before
     return {
         "generator": {"name": "attrgraph", "version": _version("attrgraph")},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in ("torch", "transformers", "numpy", "scipy")},
-        },
+        "versions": library_versions("torch", "transformers", "numpy", "scipy"),
         "model": {**model.source, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
         "transcoders": {
             **transcoders.source,

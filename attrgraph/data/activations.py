@@ -170,10 +170,4 @@ def divergence_on_rows(model: LanguageModel, rows: Sequence[Tensor], *, batch_to
 
 
 def _logits(model: LanguageModel, tokens: TokenBatch) -> Tensor:
-    logits: Tensor = model.hf_model(
-        input_ids=tokens.token_ids,
-        position_ids=tokens.positions,
-        attention_mask=tokens.attention_mask,
-        use_cache=False,
-    ).logits
-    return logits
+    return model.logits(tokens.token_ids, positions=tokens.positions, attention_mask=tokens.attention_mask)

@@ -1,12 +1,10 @@
-"""Rows of a text in batches, and what the model's modules read while it runs on one."""
+"""Rows of a text in batches."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrgraph.data.activations import TokenBatch
 from attrgraph.data.corpus import TokenRows
@@ -60,23 +58,3 @@ def check_rows(model: LanguageModel, rows: TokenRows) -> None:
                 f"a row has token id {int(row.max())}; the model's vocabulary is 0 to {model.d_vocab - 1}. "
                 "Were the rows made for another model?"
             )
-
-
-@contextmanager
-def observed_inputs(modules: Sequence[nn.Module], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """While the context lasts, `observe(index, x)` is called with what enters each of the modules."""
-    handles = []
-
-    def see(index: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            observe(index, args[0])
-
-        return hook
-
-    try:
-        for index, module in enumerate(modules):
-            handles.append(module.register_forward_pre_hook(see(index)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

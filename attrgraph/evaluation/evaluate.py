@@ -1,12 +1,26 @@
-"""Evaluate transcoders, or anything else that stands in for MLPs, on a text."""
+"""What transcoders are worth on a text.
 
-import platform
-from importlib.metadata import version
+Measured at every token but BOS. Reconstructions (`nmse`, `l0`, dead features, densities) read the true model's
+activations. Answers (`kl`, `top1_agreement`, cross-entropies) are those of the model with the MLPs of all these tokens
+replaced at once, attention and norms live, so that errors add up from layer to layer. Graph scores are of attribution
+graphs, which hold errors as nodes.
+
+Intervals are a bootstrap over documents, because tokens of one document are alike: documents are drawn with
+replacement, and sums over them give the measure anew. The mean that NMSE takes deviations from stays that of the whole
+text. Where the sums of all documents would take more than 256 MiB, neighbouring documents are drawn together. With one
+document there is nothing to draw, and no interval.
+
+Source: what is measured follows Ameisen et al. 2025, "Circuit Tracing", section "Cross-Layer Transcoder Evaluation",
+transformer-circuits.pub/2025/attribution-graphs/methods.html; the share of cross-entropy recovered Bricken et al. 2023,
+"Towards Monosemanticity", transformer-circuits.pub/2023/monosemantic-features
+"""
+
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from attrgraph.attribution.provenance import library_versions
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError
 from attrgraph.evaluation.batches import check_rows
@@ -16,7 +30,7 @@ from attrgraph.evaluation.report import MEASURES, Evaluation, GraphScores, Inter
 from attrgraph.evaluation.stand_ins import StandIn, TranscoderStandIn
 from attrgraph.evaluation.statistics import Density, interval, measures, resample
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.progress import Progress
+from attrgraph.progress import Progress, silent
 from attrgraph.transcoders import Transcoders
 
 _WITH_INTERVAL = ("nmse", "l0", "top1_agreement", "kl", "ce_recovered")
@@ -34,25 +48,14 @@ def evaluate(
     batch_tokens: int = 4096,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """How well transcoders stand in for a model's MLPs on a text.
-
-    Measured at every token but BOS. Reconstructions (`nmse`, `l0`, dead features, densities) read the true model's
-    activations. Answers (`kl`, `top1_agreement`, cross-entropies) are those of the model with the MLPs of all these
-    tokens replaced at once, attention and norms live, so that errors add up from layer to layer. Graph scores are of
-    attribution graphs, which hold errors as nodes.
-
-    Intervals are a bootstrap over documents, because tokens of one document are alike: documents are drawn with
-    replacement, `n_resamples` times, and sums over them give the measure anew. The mean that NMSE takes deviations
-    from stays that of the whole text. Where the sums of all documents would take more than 256 MiB, neighbouring
-    documents are drawn together. With one document there is nothing to draw, and no interval.
+    """How well transcoders stand in for a model's MLPs on a text; see the module for what is measured.
 
     Args:
-        model: the model; transcoders that it holds already play no part.
+        model: the model; transcoders that it already has are not used.
         transcoders: what to evaluate: transcoders, or `neuron_baseline(...)`.
         rows: the text, see `attrgraph.data.corpus.read_corpus`. Two rows never see each other.
         n_graphs: prompts to trace for graph scores; neurons have none.
-        n_resamples: of the bootstrap.
-        seed: of the bootstrap.
+        n_resamples, seed: of the bootstrap.
         batch_tokens: tokens that the model runs on at once, fewer with a vocabulary above 32,768. Changes memory and
             speed, results by rounding only.
         progress: called as `progress(phase, done, total)`.
@@ -61,10 +64,6 @@ def evaluate(
         PromptError: rows that the model cannot read, or hardly any token to measure at.
         TranscoderError: transcoders for another model, or that cannot replace MLPs.
         ResultError: a number is not finite.
-
-    Source: what is measured follows Ameisen et al. 2025, "Circuit Tracing", section "Cross-Layer Transcoder
-        Evaluation", transformer-circuits.pub/2025/attribution-graphs/methods.html; the share of cross-entropy recovered
-        Bricken et al. 2023, "Towards Monosemanticity", transformer-circuits.pub/2023/monosemantic-features.
 
     Example:
         >>> import attrgraph as ag
@@ -77,7 +76,7 @@ def evaluate(
     """
     if n_graphs < 0 or n_resamples < 1 or batch_tokens < 1:
         raise AttrGraphError("n_graphs must be at least 0, n_resamples and batch_tokens at least 1.")
-    report = progress or (lambda phase, done, total: None)
+    report = progress or silent
     check_rows(model, rows)
     stand_in = TranscoderStandIn(model, transcoders) if isinstance(transcoders, Transcoders) else transcoders
     measured = measure(model, stand_in, rows, batch_tokens=batch_tokens, progress=report)
@@ -98,24 +97,15 @@ def evaluate(
         model=_model_source(model),
         transcoders=stand_in.source,
         text=rows.sources,
-        settings={
-            "n_resamples": n_resamples,
-            "seed": seed,
-            "n_blocks_of_documents": len(measured.sums.n_tokens),
-            "n_prompt_tokens": N_PROMPT_TOKENS,
-        },
-        versions=_versions(),
+        settings={"n_resamples": n_resamples, "seed": seed}
+        | {"n_blocks_of_documents": len(measured.sums.n_tokens), "n_prompt_tokens": N_PROMPT_TOKENS},
+        versions=library_versions(),
     )
 
 
 def _model_source(model: LanguageModel) -> dict[str, Any]:
     dtype = str(model.dtype).removeprefix("torch.")
     return {**model.source, "family": model.family.name, "dtype": dtype, "device": model.device.type}
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("attrgraph", "torch", "transformers", "numpy")}
-    return {"python": platform.python_version(), **packages}
 
 
 def _mean_scores(scores: Float[np.ndarray, "n_graphs 2"]) -> GraphScores:

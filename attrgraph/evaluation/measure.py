@@ -18,10 +18,10 @@ from attrgraph.evaluation.batches import (
     count_measured,
     index_batches,
     next_ids,
-    observed_inputs,
 )
 from attrgraph.evaluation.stand_ins import StandIn
 from attrgraph.evaluation.statistics import Sums, blocks_of_documents
+from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import ReplaceMlp, replaced_mlps
 from attrgraph.models.live_replacement import divergence
@@ -135,7 +135,7 @@ def _run_model(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch) -> _
 
     layers = range(model.n_layers)
     with (
-        observed_inputs([stand_in.read_module(layer) for layer in layers], keep_read),
+        on_input([stand_in.read_module(layer) for layer in layers], keep_read),
         replaced_mlps(model, keep_out),
     ):
         logits = _logits(model, tokens)
@@ -144,8 +144,7 @@ def _run_model(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch) -> _
 
 def _logits(model: LanguageModel, tokens: TokenBatch) -> Float[Tensor, "n_tokens d_vocab"]:
     """At measured tokens."""
-    logits: Tensor = model.hf_model(input_ids=tokens.token_ids, use_cache=False).logits
-    return logits[tokens.is_trained]
+    return model.logits(tokens.token_ids)[tokens.is_trained]
 
 
 def _zeros(is_replaced: Bool[Tensor, "n_rows n_pos"]) -> ReplaceMlp:

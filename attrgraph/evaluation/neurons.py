@@ -6,7 +6,7 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from attrgraph.data.activations import pad_rows
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError, PromptError
-from attrgraph.evaluation.batches import index_batches, observed_inputs
+from attrgraph.evaluation.batches import index_batches
 from attrgraph.evaluation.stand_ins import Reconstruction
 from attrgraph.models.families import plain_weights
+from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
 
 NEURONS = "top-k neurons"
@@ -64,24 +65,11 @@ class TopNeurons:
             post_norm = self._model.mlp_post_norm_module(layer)
             yield Reconstruction(out if post_norm is None else post_norm(out), is_kept)
 
-    @contextmanager
-    def in_place(self, is_replaced: Tensor) -> Iterator[None]:
-        handles = []
+    def in_place(self, is_replaced: Tensor) -> AbstractContextManager[None]:
+        def hold(layer: int, activations: Tensor) -> Tensor:
+            return activations.masked_scatter(is_replaced[..., None], self._keep(layer, activations[is_replaced])[0])
 
-        def hold(layer: int) -> Any:
-            def hook(_: nn.Module, args: tuple[Tensor]) -> Tensor:
-                kept = self._keep(layer, args[0][is_replaced])[0]
-                return args[0].masked_scatter(is_replaced[..., None], kept)
-
-            return hook
-
-        try:
-            for layer in range(self._model.n_layers):
-                handles.append(self.read_module(layer).register_forward_pre_hook(hold(layer)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return on_input([self.read_module(layer) for layer in range(self._model.n_layers)], hold)
 
     def _keep(
         self, layer: int, activations: Float[Tensor, "n_tokens n_neurons"]
@@ -121,7 +109,7 @@ def neuron_baseline(
     for batch in index_batches(taken, batch_tokens):
         tokens = pad_rows(model, [taken[i] for i in batch])
         n_tokens += int(tokens.is_trained.sum())
-        with observed_inputs(modules, _add_to(totals, tokens.is_trained)):
+        with on_input(modules, _add_to(totals, tokens.is_trained)):
             model.run_body(tokens.token_ids)
     if n_tokens == 0:
         raise PromptError("the text has no tokens besides BOS; expected some to take the neurons' means over.")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attrgraph.models.families import norm_parameters, norm_scale
 from attrgraph.models.frozen import FrozenNorm
+from attrgraph.models.hooks import on_call
 from attrgraph.models.language_model import LanguageModel
 
 
@@ -33,17 +34,14 @@ def recorded_attention(model: LanguageModel, layer: int) -> Iterator[AttentionIn
     """While the context lasts, what the layer's attention reads is kept; of one prompt."""
     seen = AttentionInput()
 
-    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record(args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
         seen.stream = model.to_engine((args[0] if args else kwargs["hidden_states"])[0].detach())
         rotary = kwargs.get("position_embeddings")
         if rotary is not None:
             seen.rotary = torch.stack([model.to_engine(part[0].detach()) for part in rotary])
 
-    handle = model.attention_module(layer).register_forward_pre_hook(record, with_kwargs=True)
-    try:
+    with on_call(model.attention_module(layer), record):
         yield seen
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
 from attrgraph.models.families import Family, family_of, norm_parameters, norm_scale, plain_weights
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun
+from attrgraph.models.hooks import on_call, on_input, on_output
 from attrgraph.transcoders import Transcoders
 
 Message = dict[str, str]
@@ -187,7 +188,7 @@ class LanguageModel:
             UnsupportedModelError: attention is not causal.
         """
         with self._recording(keep_patterns) as seen:
-            logits = self.hf_model(input_ids=token_ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
+            logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = self.to_engine(seen.streams[self.n_layers])
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
             raise ResultError(
@@ -233,6 +234,24 @@ class LanguageModel:
         """Logits as the model gives them: soft-capped if it does so."""
         cap = getattr(self.config, "final_logit_softcapping", None)
         return uncapped_logits if cap is None else cap * torch.tanh(uncapped_logits / cap)
+
+    def logits(
+        self,
+        token_ids: Int[Tensor, "n_rows n_pos"],
+        *,
+        positions: Int[Tensor, "n_rows n_pos"] | None = None,
+        attention_mask: Float[Tensor, "n_rows 1 n_pos n_pos"] | None = None,
+        logits_to_keep: int = 0,
+    ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
+        """Run the whole model: its logits at every position, or at the last `logits_to_keep`."""
+        logits: Tensor = self.hf_model(
+            input_ids=token_ids,
+            position_ids=positions,
+            attention_mask=attention_mask,
+            use_cache=False,
+            logits_to_keep=logits_to_keep,
+        ).logits
+        return logits
 
     def run_body(
         self,
@@ -297,23 +316,13 @@ class LanguageModel:
     @contextmanager
     def _recording(self, keep_patterns: bool) -> Iterator[_Recording]:
         """Record what enters and leaves the parts of every block during one forward pass of one prompt."""
-        seen, family = _Recording(), self.family
-        handles = []
+        seen, family, layers = _Recording(), self.family, range(self.n_layers)
 
-        def record_input(module: nn.Module, store: dict[int, Tensor], layer: int) -> None:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                store[layer] = (args[0] if args else kwargs["hidden_states"])[0].detach()
+        def record(store: dict[int, Tensor]) -> Callable[[int, Tensor], None]:
+            return lambda layer, x: store.__setitem__(layer, x[0].detach())
 
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-
-        def record_output(module: nn.Module, store: dict[int, Tensor], layer: int) -> None:
-            def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                store[layer] = output[0].detach()
-
-            handles.append(module.register_forward_hook(hook))
-
-        def record_attention(module: nn.Module, layer: int) -> None:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def record_attention(layer: int, module: nn.Module) -> Callable[..., None]:
+            def see(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
                 seen.attention_outs[layer], pattern = output[0][0].detach(), output[1][0].detach()
                 if bool(pattern.triu(1).any()):
                     seen.looks_ahead.append(layer)
@@ -323,19 +332,16 @@ class LanguageModel:
                 else:  # exactly the same call again
                     seen.patterns[layer] = lambda: self.to_engine(module(*args, **kwargs)[1][0].detach())
 
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            return see
 
-        try:
-            for layer, block in enumerate(self.layer_modules()):
-                record_input(block, seen.streams, layer)
-                record_input(self.mlp_norm_module(layer), seen.mlp_streams, layer)
-                record_output(self._block_part(layer, family.mlp), seen.mlp_outs, layer)
-                record_attention(self._block_part(layer, family.attention), layer)
-            record_input(self.final_norm_module(), seen.streams, self.n_layers)
+        with ExitStack() as stack:
+            stack.enter_context(on_input([*self.layer_modules(), self.final_norm_module()], record(seen.streams)))
+            stack.enter_context(on_input([self.mlp_norm_module(i) for i in layers], record(seen.mlp_streams)))
+            stack.enter_context(on_output([self._block_part(i, family.mlp) for i in layers], record(seen.mlp_outs)))
+            for layer in layers:
+                module = self.attention_module(layer)
+                stack.enter_context(on_call(module, record_attention(layer, module)))
             yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _frozen_block(self, layer: int, seen: _Recording) -> FrozenBlock:
         family = self.family

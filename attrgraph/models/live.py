@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrgraph.errors import ResultError
+from attrgraph.models.hooks import on_input, on_output
 from attrgraph.models.language_model import LanguageModel
 
 # (layer, what enters the MLP's norm, what the MLP branch adds to the stream) -> what to add instead
@@ -48,36 +48,15 @@ def replaced_mlps(
         embedding: what comes to the stream that enters the first block.
     """
     streams: dict[int, Tensor] = {}
-    handles = []
-
-    def remember(layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            streams[layer] = args[0]
-
-        return hook
-
-    def substitute(layer: int) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            return replace(layer, streams[layer], out)
-
-        return hook
-
-    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        stream = args[0] if args else kwargs["hidden_states"]
-        begun = stream + embedding.to(stream)  # type: ignore[union-attr]
-        return ((begun, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": begun})
-
-    try:
-        if embedding is not None:
-            handles.append(model.layer_modules()[0].register_forward_pre_hook(begin, with_kwargs=True))
-        for layer in range(model.n_layers):
-            module = model.mlp_module(layer) if point == "hook_mlp_out" else model.mlp_inner_module(layer)
-            handles.append(model.mlp_norm_module(layer).register_forward_pre_hook(remember(layer)))
-            handles.append(module.register_forward_hook(substitute(layer)))
+    layers = range(model.n_layers)
+    written_by = model.mlp_module if point == "hook_mlp_out" else model.mlp_inner_module
+    first = [] if embedding is None else model.layer_modules()[:1]
+    with (
+        on_input(first, lambda _, stream: stream + embedding.to(stream)),  # type: ignore[union-attr]
+        on_input([model.mlp_norm_module(layer) for layer in layers], streams.__setitem__),
+        on_output([written_by(layer) for layer in layers], lambda layer, out: replace(layer, streams[layer], out)),
+    ):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def live_run(
@@ -96,16 +75,14 @@ def live_run(
         streams.append(model.to_engine(stream))
         return replace(layer, stream, out)
 
-    def keep_last(_: nn.Module, args: tuple[Any, ...]) -> None:
-        final.append(model.to_engine(args[0][:, -1]))
+    def keep_last(_: int, stream: Tensor) -> None:
+        final.append(model.to_engine(stream[:, -1]))
 
-    handle = model.final_norm_module().register_forward_pre_hook(keep_last)
-    try:
-        with replaced_mlps(model, keep, point=point, embedding=embedding):
-            rows = token_ids.expand(len(embedding), -1)
-            logits = model.hf_model(input_ids=rows, use_cache=False, logits_to_keep=1).logits[:, -1]
-    finally:
-        handle.remove()
+    with (
+        on_input([model.final_norm_module()], keep_last),
+        replaced_mlps(model, keep, point=point, embedding=embedding),
+    ):
+        logits = model.logits(token_ids.expand(len(embedding), -1), logits_to_keep=1)[:, -1]
     if not all(bool(torch.isfinite(stream.square().sum())) for stream in (*streams, *final)):
         raise ResultError("the changed run's activations overflow; set nodes to smaller numbers.")
     return LiveRun(model.to_engine(logits), model.unembed(torch.cat(final)), streams)

@@ -58,5 +58,4 @@ def live_replacement_logits(
     if model.bos_token_id is not None:
         is_replaced = token_ids != model.bos_token_id
     with replaced_mlps(model, replace_with(dictionary, is_replaced)):
-        logits: Tensor = model.hf_model(input_ids=token_ids, use_cache=False).logits
-    return logits
+        return model.logits(token_ids)

@@ -2,11 +2,11 @@
 
 import os
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from attrgraph.attribution.provenance import library_versions
 from attrgraph.data.corpus import TokenRows
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders.training.train_config import TrainConfig
@@ -21,10 +21,7 @@ def run_record(model: LanguageModel, rows: TokenRows, config: TrainConfig, held_
         "n_tokens": rows.n_tokens,
         "n_documents": rows.n_documents,
         "config": config.to_dict(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("attrgraph", "torch", "transformers")},
-        },
+        "versions": library_versions("attrgraph", "torch", "transformers"),
         "machine": f"{platform.machine()}, {_device_name(model)}",
     }
 
