@@ -1,10 +1,12 @@
-"""Files that appear whole or not at all, and are never overwritten by accident."""
+"""Files that appear whole or not at all, and what they may hold."""
 
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -88,3 +90,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
+
+
+def plain(value: Any) -> Any:
+    """The value for JSON: numpy's numbers as Python's, tuples as lists, and null for what is not a finite number."""
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not isfinite(value) else value

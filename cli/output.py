@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from attrgraph.files import plain
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.text import Text
@@ -25,7 +27,7 @@ def check_one_form(*, as_json: bool, as_csv: object) -> None:
 
 def print_json(values: Any) -> None:
     """One JSON value on one line; what is not a finite number is null."""
-    print(json.dumps(_with_nulls(values), ensure_ascii=False, allow_nan=False), flush=True)
+    print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def print_csv(table: "pd.DataFrame") -> None:
@@ -87,11 +89,3 @@ def print_table(
     for row in table.itertuples(index=False):
         shown.add_row(*(cell(name, value) for name, value in zip(table.columns, row, strict=True)))
     console.print(shown)
-
-
-def _with_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _with_nulls(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_nulls(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -6,9 +6,7 @@ A folder of `round-000000.safetensors`, ... (`reads`, `writes` [n_layers, n_toke
 
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attrgraph.errors import CorpusError
+from attrgraph.files import whole_folder
 from attrgraph.transcoders.training.streams import Activations
 
 _FORMAT_VERSION = 1
@@ -97,25 +96,16 @@ class ActivationCache:
         folder = Path(folder)
         _check_dtype(dtype)
         _check_room(folder, n_bytes_expected)
-        tokens_per_round: list[int] = []
-        sizes: tuple[int, int] | None = None
-        with _whole_folder(folder) as temporary:
-            for index, activations in enumerate(rounds):
-                sizes = _check_sizes(index, activations, sizes)
-                _save(temporary / _file_name(index), _stored(activations, dtype, index), folder)
-                tokens_per_round.append(activations.reads.shape[1])
-                if progress is not None:
-                    progress(index + 1)
-            if not tokens_per_round:
-                raise CorpusError(f"{folder}: there are no rounds of activations to write.")
-            index_values = {
-                "format_version": _FORMAT_VERSION,
-                "dtype": dtype,
-                "key": key,
-                "n_rounds": len(tokens_per_round),
-                "tokens_per_round": tokens_per_round,
-            }
-            _write_text(temporary / "index.json", json.dumps(index_values, indent=1, sort_keys=True), folder)
+        if folder.exists():
+            raise CorpusError(f"{folder}: exists; choose another name, or delete it first.")
+        try:
+            with whole_folder(folder) as temporary:
+                tokens_per_round = _write_rounds(temporary, rounds, dtype, progress)
+                index = {"format_version": _FORMAT_VERSION, "dtype": dtype, "key": key}
+                index |= {"n_rounds": len(tokens_per_round), "tokens_per_round": tokens_per_round}
+                (temporary / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True), encoding="utf-8")
+        except (OSError, SafetensorError) as e:
+            raise CorpusError(f"{folder}: cannot be written ({e}).") from e
         return ActivationCache.open(folder, key=key)
 
     @staticmethod
@@ -209,40 +199,20 @@ def _damaged(path: Path, error: Exception) -> CorpusError:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that gets the name `folder` if the body ends well, and else disappears."""
-    if folder.exists():
-        raise CorpusError(f"{folder}: exists; choose another name, or delete it first.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as e:
-        raise CorpusError(f"{folder}: cannot be written ({e.strerror}).") from e
-    try:
-        yield temporary
-        try:
-            temporary.chmod(0o755)
-            temporary.rename(folder)
-        except OSError as e:
-            raise CorpusError(f"{folder}: cannot be written ({e.strerror}).") from e
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _save(path: Path, tensors: dict[str, Tensor], folder: Path) -> None:
-    try:
-        save_file(tensors, path)
-        path.chmod(0o644)
-    except (OSError, SafetensorError) as e:
-        raise CorpusError(f"{folder}: cannot be written ({e}).") from e
-
-
-def _write_text(path: Path, text: str, folder: Path) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise CorpusError(f"{folder}: cannot be written ({e.strerror}).") from e
+def _write_rounds(
+    folder: Path, rounds: Iterable[Activations], dtype: str, progress: Callable[[int], None] | None
+) -> list[int]:
+    """Write each round into a file of its own; returns their numbers of tokens."""
+    tokens_per_round, sizes = list[int](), None
+    for index, activations in enumerate(rounds):
+        sizes = _check_sizes(index, activations, sizes)
+        save_file(_stored(activations, dtype, index), folder / _file_name(index))
+        tokens_per_round.append(activations.reads.shape[1])
+        if progress is not None:
+            progress(index + 1)
+    if not tokens_per_round:
+        raise CorpusError("there are no rounds of activations to write.")
+    return tokens_per_round
 
 
 def _check_sizes(index: int, activations: Activations, before: tuple[int, int] | None) -> tuple[int, int]:

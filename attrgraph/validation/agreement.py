@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
-from scipy.stats import binomtest, rankdata
+from scipy.stats import rankdata
 
 from attrgraph.evaluation.statistics import interval, resample
+from attrgraph.graph.comparison.union import wilson_interval
 
 # of the sum of squares: eps of float64 times the length of sums, 1e4 and more
 _LEAST_VARIANCE = 1e-12
@@ -62,8 +63,7 @@ def share(is_so: Bool[np.ndarray, " n"]) -> dict[str, int | float | None]:
     """
     if not len(is_so):
         return {"n": 0, "share": None, "share_low": None, "share_high": None}
-    bounds = binomtest(int(is_so.sum()), len(is_so)).proportion_ci(method="wilson")
-    low, high = float(bounds.low), float(bounds.high)
+    low, high = (float(bound) for bound in wilson_interval(is_so.sum(), len(is_so)))
     return {"n": len(is_so), "share": float(np.mean(is_so)), "share_low": low, "share_high": high}
 
 

@@ -1,11 +1,11 @@
 """What a validation found: tables, facts, and the verdict in words."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from attrgraph.files import plain
 from attrgraph.graph.graph import Graph
 from attrgraph.validation import validation_report
 
@@ -57,30 +57,19 @@ class Validation:
         """For JSON: plain values; None for what is undefined."""
         return {
             "verdict": [vars(statement) for statement in self.verdict],
-            "facts": _plain(self.facts),
+            "facts": plain(self.facts),
             "tables": {
-                name: _plain(self.tables[name].to_dict("records"))
+                name: plain(self.tables[name].to_dict("records"))
                 for name in validation_report.HEADINGS
                 if name in self.tables
             },
             "prompt_tokens": self.graph.prompt_tokens,
             "provenance": {
-                name: _plain(self.graph.metadata[name])
+                name: plain(self.graph.metadata[name])
                 for name in ("model", "transcoders", "versions", "dtype", "settings", "token_ids")
                 if name in self.graph.metadata
             },
-            "settings": _plain(self.settings),
+            "settings": plain(self.settings),
         }
 
     save = validation_report.save
-
-
-def _plain(value: Any) -> Any:
-    """With numpy's numbers as Python's, and None for what is not finite."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

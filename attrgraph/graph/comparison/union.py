@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
@@ -121,9 +121,7 @@ def union_edges(graph: "Graph") -> pd.DataFrame:
     return table[table["target"].isin(ids) & table["source"].isin(ids)].reset_index(drop=True)
 
 
-def wilson_interval(
-    counts: Int[np.ndarray, " n"], n_trials: int
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def wilson_interval(counts: Any, n_trials: int) -> tuple[Any, Any]:
     """Bounds of a share of trials, at 95%: the shares p with |count / n - p| <= z sqrt(p (1 - p) / n)."""
     share = counts / n_trials
     middle = share + _Z**2 / (2 * n_trials)
