@@ -27,7 +27,7 @@ NO_GRAPHVIZ = (
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
-    """Let `write` fill a temporary file beside `path`, then give it its name.
+    """Let `write` fill a temporary file next to `path`, then give it its name.
 
     Raises:
         GraphFileError: the file exists and `overwrite` is False, or the folder cannot be written.

@@ -99,7 +99,7 @@ def _record(
         if changed:
             raise GraphFileError(
                 f"{folder}: holds graphs made from something else ({', '.join(sorted(changed))} changed); choose "
-                "another folder, or trace all anew with --force."
+                "another folder, or trace all of them again with --force."
             )
         digests = there["prompts"] | digests
     try:

@@ -18,7 +18,7 @@ def counts_are_known(x: Tensor) -> bool:
 class Pairs:
     """Pairs (token, feature): those of token `i` are `features[offsets[i] : offsets[i + 1]]`.
 
-    A feature occurs at most once at a token. Values of the pairs are kept beside them, in the same order.
+    A feature occurs at most once at a token. Values of the pairs are kept in a second tensor, in the same order.
 
     On a GPU the host need not know how many pairs there are: those after the last offset then are padding, which has
     some token and feature, in no token's bag and no feature's group.

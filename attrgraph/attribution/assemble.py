@@ -14,7 +14,7 @@ from attrgraph.influence.influence import with_influence
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.schema import with_names
 
-# of edges that are looked through together: a choice, not tuned; some hundred thousand entries
+# of edges that are looked through together: chosen, not tuned; some hundred thousand entries
 _ROWS_AT_ONCE = 16
 
 

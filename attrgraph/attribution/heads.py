@@ -1,4 +1,4 @@
-"""An edge of a graph, taken apart over attention heads: which heads carried the effect, layer by layer.
+"""An edge of a graph, split over attention heads: which heads carried the effect, layer by layer.
 
 With attention patterns and norm scales frozen, an edge is a sum over linear paths. At any layer between source and
 target a path either stays in the stream, or goes through exactly one of the layer's heads, or has not begun: a
@@ -232,7 +232,7 @@ def _split(local: LocalReplacement, written: _Written, read: ReadVectors) -> _Sp
             size += float(into.norm() * g[0, pos].norm())
         if layer == written.layer:
             break
-        # what attention of a parallel block adds comes to the stream at its end, else before the transcoder's skip
+        # a parallel block adds what attention writes at the block's end, else before the transcoder's skip
         at_attention = g.clone() if block.is_parallel else g
         W_skip = local.transcoders.layers[layer].W_skip
         if W_skip is not None:

@@ -78,7 +78,7 @@ def _where(graph: Graph, what: str, error: type[AttrGraphError]) -> tuple[str, s
     if not name or not (revision or recorded.get("digest")):
         said = f"{name}, without a digest or a revision" if name else "nothing"
         raise error(
-            f"the graph says of its {what}: {said}; so they cannot be found again, or not be known for the same. "
+            f"the graph says of its {what}: {said}; without a digest or a revision the model cannot be verified. "
             "Load the model yourself and give it as model=..."
         )
     if not revision and name not in SHIPPED and not Path(name).expanduser().is_dir():

@@ -1,4 +1,4 @@
-"""Why a head attends where it does: one score, taken apart into pairs of a source at the query and one at the key.
+"""Why a head attends where it does: one score, split into pairs of a source at the query and one at the key.
 
 The score of a head before the softmax is a product of the two streams that enter its layer, at the query's and at the
 key's position. With everything below held as it was (attention patterns, norm scales, and the scales of the norms on
@@ -36,7 +36,7 @@ from attrgraph.schema import with_names
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 _KINDS = ("feature", "error", "embedding", "bias")
-# contributions of pairs that exist at a time: a choice, not tuned
+# contributions of pairs that exist at a time: chosen, not tuned
 PAIRS_AT_ONCE = 2**22
 # roundings that a score may have met on its way, in the model as here: query, key and product, each a sum
 _ROUNDINGS = 16
@@ -221,7 +221,7 @@ def _check(model: LanguageModel, n_pos: int, layer: int, head: int, query: int, 
     if cap is not None:
         raise UnsupportedModelError(
             f"the model soft-caps its attention scores at {cap} (attn_logit_softcapping): a capped score is not a "
-            "sum over pairs of sources, so it cannot be taken apart."
+            "sum over pairs of sources, so it cannot be split."
         )
 
 

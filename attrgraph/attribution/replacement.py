@@ -16,13 +16,13 @@ from torch import Tensor
 from attrgraph.models.frozen import FrozenNorm, FrozenRun
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
-# encoder rows that exist at a time: a choice, not tuned
+# encoder rows that exist at a time: chosen, not tuned
 _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class LocalReplacement:
-    """One prompt's frozen run with its MLP outputs taken apart.
+    """One prompt's frozen run with its MLP outputs split into features and errors.
 
     At every layer and position the MLP output is the sum of what active features write, the `errors`, the `constants`,
     and, if the transcoders have one, the linear skip.
@@ -79,7 +79,7 @@ def add_written(
 def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
     """Run the local replacement model forward: uncapped logits of the last position.
 
-    Every active feature's activation is computed anew from the replaced stream, so a mistake in any frozen part, in a
+    Every active feature's activation is recomputed from the replaced stream, so a mistake in any frozen part, in a
     read point or in an error vector shows in the result.
     """
     outs = [error + constant for error, constant in zip(local.errors, local.constants, strict=True)]

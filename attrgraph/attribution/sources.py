@@ -12,7 +12,7 @@ from attrgraph.kernels.edge_rows import Writes
 from attrgraph.memory import large_empty
 from attrgraph.transcoders.paging import release
 
-# of decoder rows that are gathered at a time where not all are kept: a choice, not tuned
+# of decoder rows that are gathered at a time where not all are kept: chosen, not tuned
 BLOCK_BYTES = 64 * 2**20
 
 
@@ -24,7 +24,7 @@ class Sources:
 
     Args:
         local: the prompt's local replacement model.
-        is_kept: keep decoder rows between sweeps, which otherwise read them anew.
+        is_kept: keep decoder rows between sweeps, which otherwise read them again.
     """
 
     def __init__(self, local: LocalReplacement, *, is_kept: bool = False) -> None:

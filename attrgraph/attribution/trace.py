@@ -1,4 +1,4 @@
-"""Trace one prompt: run, take apart, choose features, compute edges, check, assemble the graph."""
+"""Trace one prompt: run, split, choose features, compute edges, check, assemble the graph."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

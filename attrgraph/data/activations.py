@@ -156,7 +156,7 @@ def agreement_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureDi
 
 
 def divergence_on_rows(model: LanguageModel, rows: Sequence[Tensor], *, batch_tokens: int, seed: int) -> Divergence:
-    """For training: the divergence on rows drawn anew at each step, about `batch_tokens` tokens of them."""
+    """For training: the divergence on rows drawn at random at each step, about `batch_tokens` tokens of them."""
 
     def at_step(dictionary: FeatureDictionary, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)

@@ -17,7 +17,7 @@ from attrgraph.models.language_model import LanguageModel
 
 Split = Literal["train", "held-out", "all"]
 
-# tokenised at once: enough for a fast tokenizer's threads, little beside the tokens that are kept
+# tokenised at once: enough for a fast tokenizer's threads, little memory compared with the tokens that are kept
 _BATCH_CHARACTERS = 2**20
 # Stray unknown tokens are harmless: BabyLlama's newline is one, and a few foreign words are in any text. Text that a
 # tokenizer was not made for is far above: 76% of a Russian sentence are unknown to BabyLlama's.
@@ -86,7 +86,7 @@ def read_corpus(
             the same side in every file and every run, and its duplicates stay with it.
         held_out_share: the expected share of held-out documents.
         text_field: where the text is in .jsonl, .parquet and datasets.
-        max_documents: read only the first so many, before they are split.
+        max_documents: read at most this many, before they are split.
         max_row_length: in tokens with BOS; the model's context if None.
 
     Returns:

@@ -35,7 +35,7 @@ def self_generate(
     same seed and settings give the same rows on the same machine.
 
     Args:
-        n_tokens: generate at least so many, not counting BOS; samples beyond the one that reaches it are dropped.
+        n_tokens: generate at least this many, not counting BOS; samples after the one that reaches it are dropped.
         length: of the longest sample, with BOS; the model's context, or 512 if that is less.
         temperature: logits are divided by it.
         top_p: sample from the most probable tokens that together have this probability.

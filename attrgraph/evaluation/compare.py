@@ -1,4 +1,4 @@
-"""Several sets of transcoders on the same text, and neurons beside them."""
+"""Several sets of transcoders on the same text, and the model's own neurons."""
 
 from collections.abc import Mapping
 

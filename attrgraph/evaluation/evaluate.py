@@ -6,9 +6,9 @@ replaced at once, attention and norms live, so that errors add up from layer to 
 graphs, which hold errors as nodes.
 
 Intervals are a bootstrap over documents, because tokens of one document are alike: documents are drawn with
-replacement, and sums over them give the measure anew. The mean that NMSE takes deviations from stays that of the whole
-text. Where the sums of all documents would take more than 256 MiB, neighbouring documents are drawn together. With one
-document there is nothing to draw, and no interval.
+replacement, and the measure is computed from sums over them. The mean that NMSE takes deviations from stays that of
+the whole text. Where the sums of all documents would take more than 256 MiB, neighbouring documents are drawn
+together. With one document there is nothing to draw, and no interval.
 
 Source: what is measured follows Ameisen et al. 2025, "Circuit Tracing", section "Cross-Layer Transcoder Evaluation",
 transformer-circuits.pub/2025/attribution-graphs/methods.html; the share of cross-entropy recovered Bricken et al. 2023,

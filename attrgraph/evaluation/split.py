@@ -13,7 +13,7 @@ from attrgraph.data.documents import Documents
 from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
 
-RECORD = "training.yaml"  # written by the trainer beside the weights
+RECORD = "training.yaml"  # written by the trainer next to the weights
 DEFAULT_SHARE = 0.05  # of held-out documents where no record says another; the default of `read_corpus`
 Split = Literal["held-out", "all"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-# the ranking of whole paths, beside those of the paths that arrive at each node
+# the key of the ranking of whole paths; other keys are nodes, with the ranking of the paths that arrive there
 _ANSWER = -1
 
 

@@ -35,7 +35,7 @@ def descendants(graph: "Graph", nodes: Nodes) -> Selection:
 
 
 def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: float = 0.0) -> Selection:
-    """These nodes and all within so many edges, up or down, each with `min_share` of its target's |input| or more.
+    """These nodes and all others within `hops` edges, up or down, of at least `min_share` of their target's |input|.
 
     |input| is the sum of |edges| into the target, the bias node left out, which is never a neighbor.
     """

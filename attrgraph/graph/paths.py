@@ -27,7 +27,7 @@ def paths(
     Args:
         source: where paths start; by default embeddings and errors.
         target: where they end, each counting 1; by default the logits, each counting its probability.
-        k: so many paths, or as many as there are.
+        k: at most this many paths.
         by: `share`; `abs`, the size of the weight; `positive`, the weights furthest above 0, and `negative`, those
             furthest below, where only paths of that sign are listed.
 

@@ -23,7 +23,7 @@ _ERROR_OF = dict(zip(FEATURE_KINDS, ERROR_KINDS, strict=True))
 
 
 def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
-    """The graph without some nodes, its influence computed anew; `metadata["without"]` names them.
+    """The graph without some nodes, its influence recomputed; `metadata["without"]` names them.
 
     Args:
         mode: `drop` leaves out their edges too. `to_error`, for features, as if their transcoder did not have them:
@@ -105,7 +105,7 @@ def _error_of_each(graph: "Graph", moved: Bool[np.ndarray, " n_nodes"]) -> Int[n
 
 
 def _fold(adjacency: sparse.csr_array, into: Int[np.ndarray, " n_nodes"]) -> sparse.csr_array:
-    """The same edges from other sources, those that come to the same being added; float64.
+    """The same edges from other sources; edges that then have the same ends are added. float64.
 
     What moved is nobody's source any more: that it still reads changes no influence.
     """

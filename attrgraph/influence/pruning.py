@@ -27,9 +27,9 @@ class Kept(NamedTuple):
 def smallest_kept(scores: Float[np.ndarray, " n"], threshold: float) -> float:
     """The least score in the smallest set of highest scores that holds `threshold` of their sum.
 
-    A hair less, so that scores which differ by rounding only are kept or dropped together: both edges of a feature with
-    one input and one output have the same score. A share that misses the threshold by rounding only holds it.
-    """
+    Lowered by 1e-9 of its value, so that scores that differ by rounding only are kept or dropped together: both edges
+    of a feature with one input and one output have the same score. A share that misses the threshold by rounding only
+    holds it."""
     if not len(scores) or scores.sum() <= 0:
         return 0.0
     descending = np.sort(scores[scores > 0])[::-1]

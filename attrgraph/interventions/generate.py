@@ -1,7 +1,7 @@
 """Go on with a text while nodes are changed.
 
 Every new token is the one that `intervene` makes the most probable on the text so far. Changes refer to what the
-unchanged model does on the same text: it runs beside the changed one as the other row of a batch of two, so that its
+unchanged model does on the same text: it runs as the other row of a batch of two, so that its
 activations and MLP outputs are there when they are needed, with a key-value cache as without.
 """
 

@@ -6,7 +6,7 @@ Four modes, from the graph's own assumptions to none:
 - frozen-attention: patterns, scales and errors stay; features above recompute;
 - constrained: MLP outputs up to a layer are what they were plus what the changed nodes write; above it, and in
   attention everywhere, the true model goes on;
-- free: the true model goes on everywhere; a changed feature's write into its own layer comes to the MLP's output there.
+- free: the true model goes on everywhere; a changed feature's write into its own layer is added to the MLP's output.
   What a cross-layer feature writes into layers above is left to the true MLPs: they see the change, and counting both
   would count it twice.
 
@@ -37,7 +37,7 @@ from attrgraph.models.live_replacement import divergence
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 MODES = ("frozen", "frozen-attention", "constrained", "free")
-# What attention patterns and kept streams of the rows of a batch may take: a choice, not tuned.
+# What attention patterns and kept streams of the rows of a batch may take: chosen, not tuned.
 _BATCH_BYTES = 2**28
 
 
@@ -107,7 +107,7 @@ def intervene_many(
     upto_layer: int | None = None,
     skip_positions: str | Sequence[int] | None = "bos",
 ) -> list[Effect]:
-    """`intervene` several times on one prompt, which is run and taken apart once; live modes go through in batches.
+    """`intervene` several times on one prompt, which is run and split once; live modes go through in batches.
 
     Each effect is what it would be alone, but for rounding: matrix products of batches add up in another order.
 
@@ -164,7 +164,7 @@ def effects_of(
 def _frozen_attention_effects(
     model: LanguageModel, local: LocalReplacement, changes: Sequence[Changes]
 ) -> list[Effect]:
-    """Beside a run that is encoded anew too: in half precision, rounding then moves features and turns some on or off.
+    """Effects against a run that is encoded in the same way: in half precision, rounding turns some features on or off.
 
     There, what is set begins at what it was recorded to be, so that scaling by 1 changes nothing.
     """

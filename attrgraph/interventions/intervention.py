@@ -79,8 +79,8 @@ class Intervention:
 class Changes:
     """What interventions change in one prompt's run."""
 
-    embedding: Float[Tensor, "n_pos d_model"]  # comes to the stream at the bottom
-    errors: Float[Tensor, "n_layers n_pos d_model"]  # comes to MLP outputs
+    embedding: Float[Tensor, "n_pos d_model"]  # added to the stream at the bottom
+    errors: Float[Tensor, "n_layers n_pos d_model"]  # added to MLP outputs
     features: dict[FeatureKey, tuple[float, float]] = field(default_factory=dict)  # activation before and after
     layers: list[int] = field(default_factory=list)  # at which features or errors are set
 
@@ -96,7 +96,7 @@ class Changes:
     def writes(
         self, local: LocalReplacement, *, own_layer_only: bool = False
     ) -> Float[Tensor, "n_layers n_pos d_model"]:
-        """What comes to each layer's MLP output: changed features' writes, in their own layer only if so asked."""
+        """What is added to each layer's MLP output: changed features' writes, in their own layer only if so asked."""
         out = self.errors.clone()
         add_changes(out, local.transcoders, self.features, own_layer_only=own_layer_only)
         return out

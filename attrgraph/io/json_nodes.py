@@ -28,7 +28,7 @@ class NodeTable:
         places: rows that each id of the file stands for; several if the file uses one id twice.
         reads: whether a node can have inputs.
         renamed: the graph's ids for those ids of the file that differ and stand for one node.
-        extra: keys beside the known ones, by the graph's ids.
+        extra: unknown keys, by the graph's ids.
     """
 
     nodes: pd.DataFrame
@@ -192,7 +192,7 @@ def _name(row: dict[str, Any], raw_id: str, n_layers: int) -> str:
 
 
 def _extra(node: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Keys beside the known ones, and known ones whose value would not be written again."""
+    """Unknown keys, and known ones whose value would not be written again."""
     usual = {"is_target_logit": kind == "logit", "run_idx": 0, "reverse_ctx_idx": 0}
     extra = {name: value for name, value in node.items() if name not in _KEYS}
     extra |= {name: node[name] for name, value in usual.items() if name in node and node[name] != value}

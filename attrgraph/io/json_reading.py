@@ -29,10 +29,10 @@ _REPAIRED = ("layer-order", "cycle", "probability")
 def from_dict(document: Any, where: str) -> GraphParts:
     """A graph from a parsed JSON document of any flavour.
 
-    `influence` is computed anew from the document's edges; the document's own is kept as `cumulative_influence`. In the
+    `influence` is recomputed from the document's edges; the document's own is kept as `cumulative_influence`. In the
     graph's `metadata`: `flavour` (see `attrgraph.io.flavours.flavour_of`), `problems` (see
     `attrgraph.io.check.check_content`), `repairs` (what was done about them, one sentence each), `qParams`
-    with the graph's node ids, `file_metadata` (the document's own), and `extra`: keys beside the known ones, of the
+    with the graph's node ids, `file_metadata` (the document's own), and `extra`: unknown keys, of the
     document, of nodes by node id, and of links.
 
     Raises:

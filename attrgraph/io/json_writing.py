@@ -127,7 +127,7 @@ def _slug(text: str, default: str) -> str:
 
 
 def _metadata(graph: "Graph", profile: str, repairs: list[str]) -> dict[str, Any]:
-    """This package's own, with what the file that the graph came from has beside and instead of it."""
+    """This package's own, and what the file that the graph came from has in addition to it or instead of it."""
     written, theirs = _own_metadata(graph), _dict(graph.metadata, "file_metadata")
     if theirs:
         # nothing is said in the name of the tool that made the graph

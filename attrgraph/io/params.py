@@ -1,4 +1,4 @@
-"""What a viewer keeps beside a graph, its `qParams`: pinned nodes, groups of nodes, the node clicked last."""
+"""What a viewer stores with a graph, its `qParams`: pinned nodes, groups of nodes, the node clicked last."""
 
 import json
 from typing import Any

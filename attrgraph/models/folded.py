@@ -13,7 +13,7 @@ from torch import Tensor
 from attrgraph.kernels.mix_heads import mix_heads
 from attrgraph.models.frozen import FrozenBlock, FrozenNorm
 
-# read vectors (rows x positions) that are projected together: a choice, not tuned; small enough to stay in a cache
+# read vectors (rows x positions) that are projected together: chosen, not tuned; small enough to stay in a cache
 _VECTORS = 2048
 
 

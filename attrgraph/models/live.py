@@ -45,7 +45,7 @@ def replaced_mlps(
         model: the model.
         replace: gets and gives MLP outputs at the write point.
         point: of `transcoders.config.WRITE_POINTS`; they differ in families with a norm after the MLP.
-        embedding: what comes to the stream that enters the first block.
+        embedding: added to the stream that enters the first block.
     """
     streams: dict[int, Tensor] = {}
     layers = range(model.n_layers)

@@ -1,4 +1,4 @@
-"""The model card beside trained weights, from the run's record and what was measured."""
+"""The model card of trained weights, from the run's record and what was measured."""
 
 from typing import Any
 

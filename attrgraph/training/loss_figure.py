@@ -14,7 +14,7 @@ def draw_curves(metrics: str | Path, path: str | Path, *, asked_l0: float, overw
     Args:
         metrics: the file.
         path: where to draw.
-        asked_l0: shown beside the L0 that was reached.
+        asked_l0: shown next to the L0 that was reached.
         overwrite: False refuses a picture that exists.
 
     Raises:

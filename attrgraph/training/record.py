@@ -1,4 +1,4 @@
-"""The record of a run that is written beside the weights: settings, digests and versions."""
+"""The record of a run that is written next to the weights: settings, digests and versions."""
 
 import os
 import platform

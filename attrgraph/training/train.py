@@ -61,7 +61,7 @@ def train(
 ) -> Evaluation | None:
     """Train transcoders, write them, and measure what was written on held-out text.
 
-    While it runs, `OUTPUT.partial` beside the output holds checkpoints and metrics; the output appears when all is
+    While it runs, `OUTPUT.partial` next to the output holds checkpoints and metrics; the output appears when all is
     done. Beside the weights it has `README.md` (card), `training.yaml` (settings, digests, versions, result) and
     `metrics.jsonl`.
 
@@ -112,7 +112,7 @@ def train(
 
 
 def _texts(record: dict[str, Any], measured: Evaluation, metrics: Metrics) -> dict[str, str]:
-    """What is written beside the weights, by file name."""
+    """What is written next to the weights, by file name."""
     return {
         "README.md": training_card(record, measured),
         "training.yaml": yaml.safe_dump(record, sort_keys=False),
@@ -132,12 +132,12 @@ def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunS
         if changed:
             raise TrainingError(
                 f"{partial}: the unfinished run has another {' and '.join(changed)}; resume it with the same "
-                "as before, or start anew without --resume."
+                "as before, or start again without --resume."
             )
         return
     if begun.exists() and not settings.overwrite:
         raise TrainingError(
-            f"{partial}: holds an unfinished run; go on with --resume, or start anew with --force (overwrite=True)."
+            f"{partial}: holds an unfinished run; continue with --resume, or start again with --force (overwrite=True)."
         )
     try:
         rmtree(partial, ignore_errors=True)

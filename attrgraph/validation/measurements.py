@@ -106,13 +106,13 @@ class Bench:
         """Take out the k most influential features; then as many others, matched on layer and activation."""
         order = self.subject.by_influence
         chosen = {k: order[:k] for k in self._sizes()}
-        return self._beside_controls("necessity", chosen, lambda rows: rows, is_rest=False)
+        return self._with_controls("necessity", chosen, lambda rows: rows, is_rest=False)
 
     def sufficiency(self) -> pd.DataFrame:
         """Keep the k most influential features and take out all other active ones; then keep as many matched ones."""
         features = self.subject.features
         kept = {k: self.subject.by_influence[:k] for k in self._sizes()}
-        return self._beside_controls("sufficiency", kept, lambda rows: np.setdiff1d(features, rows), is_rest=True)
+        return self._with_controls("sufficiency", kept, lambda rows: np.setdiff1d(features, rows), is_rest=True)
 
     def doses(self, named: Mapping[str, list[int]]) -> pd.DataFrame:
         """The answer's logit as influential features, the first 20 of them together, and supernodes are scaled."""
@@ -179,7 +179,7 @@ class Bench:
             "depth": depth[target, experiment],
         }
 
-    def _beside_controls(
+    def _with_controls(
         self,
         phase: str,
         chosen: Mapping[int, np.ndarray],

@@ -15,13 +15,13 @@ from attrgraph.interventions.intervene import Effect, effects_of, take_apart
 from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, resolve
 from attrgraph.models.language_model import LanguageModel
 
-# experiments that are resolved at a time: a choice, not tuned
+# experiments that are resolved at a time: chosen, not tuned
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A graph without its bias node, and its prompt taken apart in the model."""
+    """A graph without its bias node, and its prompt split into features and errors in the model."""
 
     model: LanguageModel
     graph: Graph

@@ -34,7 +34,7 @@ HEADINGS = {
     "paraphrases": "Paraphrases",
     "compared": "Other transcoders",
 }
-# of long tables only so many rows are shown; the JSON report has all
+# rows of a table that are shown; the JSON report has all of them
 _MOST_ROWS = 60
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }

@@ -132,9 +132,9 @@ def _columns(
     needed = defaultdict[int, float](float)
     for cells in stages:
         for pos, members in cells.items():
-            n_beside = ceil(len(members) / ceil(len(members) / abreast))
+            n_abreast = ceil(len(members) / ceil(len(members) / abreast))
             width = max(widths[number] for number in members)
-            needed[pos] = max(needed[pos], n_beside * (width + _GAP) - _GAP)
+            needed[pos] = max(needed[pos], n_abreast * (width + _GAP) - _GAP)
     out, x = dict[int, tuple[float, float]](), 0.0
     for pos in sorted(needed):
         out[pos] = (x + needed[pos] / 2, needed[pos])
@@ -150,10 +150,10 @@ def _split(
     for pos in sorted(cells):
         members = cells[pos]
         n_rows = ceil(len(members) / abreast)
-        n_beside = ceil(len(members) / n_rows)
+        n_abreast = ceil(len(members) / n_rows)
         for row in range(n_rows):
-            part = members[row * n_beside : (row + 1) * n_beside]
-            rows[row] += _beside(part, widths, columns[pos][0])
+            part = members[row * n_abreast : (row + 1) * n_abreast]
+            rows[row] += _side_by_side(part, widths, columns[pos][0])
     return [rows[row] for row in sorted(rows)]
 
 
@@ -164,10 +164,10 @@ def _spread(
     members = [number for pos in sorted(cells) for number in cells[pos]]
     width = sum(widths[number] for number in members) + _GAP * (len(members) - 1)
     middle = columns.get(max(cells), (total / 2, 0.0))[0]
-    return _beside(members, widths, max(min(middle, total - width / 2), width / 2))
+    return _side_by_side(members, widths, max(min(middle, total - width / 2), width / 2))
 
 
-def _beside(members: Sequence[int], widths: Sequence[float], middle: float) -> list[tuple[int, float]]:
+def _side_by_side(members: Sequence[int], widths: Sequence[float], middle: float) -> list[tuple[int, float]]:
     x = middle - (sum(widths[number] for number in members) + _GAP * (len(members) - 1)) / 2
     out = []
     for number in members:

@@ -26,7 +26,7 @@ def visible(text: str) -> str:
 
 
 def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The text, or its start and an ellipsis: at most so many characters."""
+    """The text, or its start and an ellipsis: at most `most` characters."""
     return text if len(text) <= most else text[: most - 1].rstrip() + ELLIPSIS
 
 

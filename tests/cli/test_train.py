@@ -152,7 +152,7 @@ def test_wrong_requests_are_told_in_one_line(
             [*train, "--text", str(text), "-o", str(taken)],
             "exists; choose another name or pass --force",
         ),
-        ([*train, "--text", str(text), "-o", str(tmp_path / "new")], "holds an unfinished run; go on with --resume"),
+        ([*train, "--text", str(text), "-o", str(tmp_path / "new")], "holds an unfinished run; continue with --resume"),
         ([*train, "--text", str(text), "-o", str(tmp_path / "y"), "--resume"], "holds no unfinished run to resume"),
         ([*train, "--text", str(tmp_path / "none.txt"), "-o", "x"], "none.txt"),
         ([*train, "--text", str(text), "-o", "x", "--config", str(tmp_path / "list.yaml")], "expected a mapping"),

@@ -306,7 +306,7 @@ def test_graphs_that_cannot_be_compared_are_refused(graphs: list[ag.Graph], tmp_
         ag.union([])
     with pytest.raises(AttrGraphError, match="min_count is 3; expected 1 to 2"):
         ag.union([graph, other], min_count=3)
-    with pytest.raises(AttrGraphError, match="is no union"):
+    with pytest.raises(AttrGraphError, match="is not a union"):
         union_nodes(graph)
     with pytest.raises(AttrGraphError, match="graph 2 is of 4 layers"):
         ag.diff(graph, graphs[0])

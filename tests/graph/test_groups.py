@@ -326,7 +326,7 @@ def test_wrong_ways_to_find_groups_are_refused(model: LanguageModel, full: ag.Gr
         "both given": {"n": 3, "min_score": 0.5},
         "n is 0": {"n": 0},
         r"min_score is 1\.5": {"min_score": 1.5},
-        "only then": {"by": "vectors"},
+        "needs model=": {"by": "vectors"},
         "there are 8 groups at least": {"n": 7},
     }.items():
         with pytest.raises(AttrGraphError, match=message):

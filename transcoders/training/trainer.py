@@ -164,7 +164,7 @@ def train_transcoders(
 
 def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) -> TrainingRun:
     """A run at its beginning, or where its last checkpoint left it."""
-    # a run that was stopped before its first checkpoint begins anew
+    # a run that was stopped before its first checkpoint begins again
     newest = hooks.checkpoints.newest() if hooks.is_resuming and hooks.checkpoints is not None else None
     checkpoint = None if newest is None or hooks.checkpoints is None else hooks.checkpoints.load()
     if checkpoint is None:
@@ -175,7 +175,7 @@ def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) ->
         if changed:
             raise TrainingError(
                 f"{newest}: was written with other settings ({', '.join(changed)}); resume with the same settings, or "
-                "start anew without --resume."
+                "start again without --resume."
             )
         device = rounds.round(checkpoint.state["position"][0]).reads.device
         names = [field.name for field in fields(Normalisation)]

@@ -34,9 +34,9 @@ def align(left: Sequence[str], right: Sequence[str], how: str) -> list[Pair]:
     """
     n, m = len(left), len(right)
     if how == "start":
-        return _beside(range(n), range(m), from_end=False)
+        return _paired(range(n), range(m), from_end=False)
     if how == "end":
-        return _beside(range(n), range(m), from_end=True)
+        return _paired(range(n), range(m), from_end=True)
     if how != "tokens":
         raise AttrGraphError(f"align={how!r}; expected one of {', '.join(ALIGNMENTS)}.")
     # the matcher prefers what comes first in its first list: in one order always, so that left and right can change
@@ -44,11 +44,11 @@ def align(left: Sequence[str], right: Sequence[str], how: str) -> list[Pair]:
         return [(ours, theirs) for theirs, ours in align(right, left, how)]
     places: list[Pair] = []
     for what, a, b, c, d in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
-        places += _beside(range(a, b), range(c, d), from_end=what != "equal")
+        places += _paired(range(a, b), range(c, d), from_end=what != "equal")
     return places
 
 
-def _beside(left: range, right: range, *, from_end: bool) -> list[Pair]:
+def _paired(left: range, right: range, *, from_end: bool) -> list[Pair]:
     n = max(len(left), len(right))
     ours, theirs = ([None] * (n - len(each)) for each in (left, right))
     if from_end:

@@ -1,4 +1,4 @@
-"""Many graphs in one: which nodes and edges come again, and with what weights."""
+"""Many graphs in one: which nodes and edges recur, and with what weights."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _WAYS = tuple(way for way in ALIGNMENTS if way != "tokens")
 
 
 def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") -> "Graph":
-    """The nodes that occur in so many graphs, with mean weights.
+    """The nodes that occur in at least `min_count` graphs, with mean weights.
 
     Nodes are the same as in `Diff`. What a row of the result says is the mean over the graphs that have its target, in
     which an edge that is not there counts as 0; so, of graphs as traced and with min_count=1, edges into a node still
@@ -132,7 +132,7 @@ def wilson_interval(counts: Any, n_trials: int) -> tuple[Any, Any]:
 
 def _about(graph: "Graph") -> dict[str, Any]:
     if "union" not in graph.metadata:
-        raise AttrGraphError("the graph is no union; make one with attrgraph.union.")
+        raise AttrGraphError("the graph is not a union; make one with attrgraph.union.")
     about: dict[str, Any] = graph.metadata["union"]
     return about
 

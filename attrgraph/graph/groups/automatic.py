@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from attrgraph.models.language_model import LanguageModel
 
 METHODS = ("tokens", "flow", "vectors")
-# of the flow, what groups keep by default: a choice, not tuned
+# of the flow, what groups keep by default: chosen, not tuned
 _MIN_SCORE = 0.9
 # numbers of clusters that are tried for a score: coarse ones all, finer ones in steps of some ten percent
 _N_TRIED = 64
-# of groups that cycles tie together, one in so many is halved before looking again: one at a time took 47 s on a random
-# graph of 1500 features and 90 000 edges, this 6 s on the same two cores; the demo's graphs divide as well either way
+# Of the groups in cycles, one in this many is halved before cycles are searched again: one at a time took 47 s on a
+# random graph of 1500 features and 90 000 edges, this 6 s on the same two cores; graphs of the demo divide as well
+# either way
 _AT_ONCE = 8
 # of a score, which is 1 but for this where nothing is lost
 _ROUNDING = 1e-12
@@ -50,7 +51,7 @@ def auto_groups(
             of |input|, and of the flows to what reads them. `vectors`: features with like weights, by the mean of the
             cosines of their encoders and of what they write into all layers together; one feature at several positions
             is most like itself. Both by average linkage.
-        n: so many groups at most, single features counted as groups.
+        n: at most this many groups, single features counted as groups.
         min_score: instead of `n`: the fewest groups with this `grouping_score`; by default 0.9.
         model: for `vectors`: the one that the graph was traced on, with its transcoders.
 
@@ -86,7 +87,7 @@ def auto_groups(
     def groupings(order: list[int]) -> Iterator[Int[np.ndarray, " n_nodes"]]:
         return (without_cycles(flows, _all_nodes(cut(size), features, len(inner.nodes))) for size in order)
 
-    if n is not None:  # so many clusters are so many groups, but for bands
+    if n is not None:  # each cluster is a group, except with bands
         chosen = _at_most(n, groupings(_steps(sizes if by == "tokens" else sizes[:n])[::-1]), features)
     else:
         wanted = (_MIN_SCORE if min_score is None else min_score) - _ROUNDING
@@ -105,7 +106,7 @@ def _check(by: str, n: int | None, min_score: float | None, *, has_model: bool) 
     if min_score is not None and not 0 <= min_score <= 1:
         raise AttrGraphError(f"min_score is {min_score}; expected a number between 0 and 1.")
     if (by == "vectors") != has_model:
-        raise AttrGraphError('a model is given for by="vectors", and only then: give the one that was traced.')
+        raise AttrGraphError('by="vectors" needs model=..., the model that was traced; the other methods take none.')
 
 
 def _by_tokens(
@@ -232,7 +233,7 @@ def _at_most(
             return grouping
         fewest = min(fewest, count)
     raise AttrGraphError(
-        f"n is {n}, but this way there are {fewest} groups at least: by positions, or since others would make cycles."
+        f"n is {n}, but at least {fewest} groups are needed: one for each position, or more to avoid cycles."
     )
 
 

@@ -30,8 +30,8 @@ class Flows:
 
         flow[t, s] = shares[t, s] (influence[t] + weights[t])
 
-    So what flows out of a source's readers is its influence, sum over t of flow[t, s] = influence[s], and what comes to
-    a target goes on to its sources, sum over s of flow[t, s] = influence[t] + weights[t], unless it reads nothing.
+    So what flows out of a source's readers is its influence, sum over t of flow[t, s] = influence[s], and what enters
+    a target flows on to its sources, sum over s of flow[t, s] = influence[t] + weights[t], unless it reads nothing.
     """
 
     shares: sparse.csr_array  # |A|, each row divided by its sum

@@ -25,7 +25,7 @@ class GroupedGraph:
         flow[T, S] = sum over t in T, s in S of share[t, s] (influence[t] + w[t])        for T other than S
 
     with `share` a source's part of its target's |input|, and `influence` and `w` as in `Graph`, influence from the
-    edges as they are. Nothing is lost: what comes to a group goes on from it, or begins in it,
+    edges as they are. Nothing is lost: what enters a group leaves it again, or begins in it,
 
         influence[G] = sum over T of flow[T, G],   influence[G] + weight[G] = sum over S of flow[G, S] + begins[G].
 
@@ -38,7 +38,7 @@ class GroupedGraph:
         nodes: one row a group, index `name`. Columns: `kind` ("supernode", or that of a single node), `label`,
             `tokens` (at the members' positions, in order), `n_members`, `first_layer`, `last_layer`, `first_pos`,
             `last_pos`, `influence` (that comes from other groups: without cycles, how many walks pass the group),
-            `weight` (of its logits), `inside` (flow between its members), `begins` (what comes to members that read
+            `weight` (of its logits), `inside` (flow between its members), `begins` (what enters members that read
             nothing: of an embedding or error, all of it).
         flow: CSR [target, source], without what flows inside groups.
         adjacency: CSR [target, source], the same with each edge's sign before it is added up: how far causes that
@@ -83,7 +83,7 @@ def group(graph: "Graph", groups: Groups, *, allow_cycles: bool = False) -> Grou
         groups: names, and ids of their members; every node in at most one. Other nodes stay as they are.
         allow_cycles: take groups that influence flows out of and back into. Supernodes made by hand are often so,
             since they hold all that mean one thing, in whatever layers. Flows add up all the same, but `influence` then
-            counts a walk each time that it comes to the group.
+            counts a walk each time that it enters the group.
 
     Raises:
         AttrGraphError: a group is empty, names an unknown node or one of another group, mixes logits with other nodes;

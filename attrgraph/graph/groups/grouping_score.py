@@ -16,8 +16,8 @@ def grouping_score(graph: "Graph", groups: Groups) -> float:
     """How much of the flow goes on as the graph of groups says; 1 if paths between groups lose nothing.
 
     A group forgets by which member a walk came to it. That loses nothing if it makes no difference to where the walk
-    leaves the group. With `enters[t]` what comes to a member from outside, and `leaves[t, S]` the share of it that next
-    comes to group S after any steps inside the group (or that begins there, which counts as one more S):
+    leaves the group. With `enters[t]` what enters a member from outside, and `leaves[t, S]` the share of it that next
+    enters group S after any steps inside the group (or that begins there, which counts as one more S):
 
         score = 1 - sum over t of enters[t] D[t] / sum over t of enters[t]
         D[t] = 1/2 sum over S of |leaves[t, S] - mean over members of leaves[., S], weighted by enters|

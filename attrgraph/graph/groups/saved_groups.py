@@ -1,4 +1,4 @@
-"""Groups as viewers keep them beside a graph: `metadata["qParams"]["supernodes"]`."""
+"""Groups as viewers store them with a graph: `metadata["qParams"]["supernodes"]`."""
 
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,8 @@ def groups_of(graph: "Graph") -> dict[str, list[str]]:
 def with_groups(graph: "Graph", groups: Groups) -> "Graph":
     """The same graph with these groups in place of those it had, for files and viewers.
 
-    Viewers draw groups whose members are pinned, so members are pinned beside what was; members of the groups that go
-    are not unpinned.
+    Viewers draw groups whose members are pinned, so members are pinned in addition to what was pinned; members of
+    replaced groups stay pinned.
 
     Raises:
         AttrGraphError: as `group`, but for cycles, which viewers can draw.
