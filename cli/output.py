@@ -46,7 +46,7 @@ def print_text(text: "str | Text") -> None:
     Console(highlight=False, markup=False).print(text, soft_wrap=True)
 
 
-def print_files(files: Iterable[Path]) -> None:
+def print_files(files: Iterable[Path | str]) -> None:
     """A line for each file that was written."""
     for file in files:
         print_text(f"wrote {file}")

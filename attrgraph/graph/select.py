@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # as users state what a column must hold
 Texts = str | re.Pattern[str] | Collection[str | re.Pattern[str]]
-Numbers = float | Collection[float] | slice | tuple[float | None, float | None]
+Numbers = int | float | Collection[int | float] | slice | tuple[int | float | None, int | float | None]
 
 
 def select(

@@ -1,7 +1,7 @@
 """The figures of a validation report, as SVG."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def draw_all(validation: "Validation") -> dict[str, bytes]:
         return {title: figure_bytes(draw, "svg", size=size) for title, (draw, size) in drawings.items()}
 
 
-def _scatter(figure: Any, nodes: pd.DataFrame, modes: list[str]) -> None:
+def _scatter(figure: Any, nodes: pd.DataFrame, modes: Sequence[str]) -> None:
     kinds = list(dict.fromkeys(nodes["kind"]))
     for axes, mode in zip(np.atleast_1d(figure.subplots(1, len(modes))), modes, strict=True):
         x, y = nodes[f"predicted_{mode}"], nodes[f"measured_{mode}"]

@@ -1,5 +1,6 @@
 """The settings of a validation, with their defaults."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attrgraph.errors import InterventionError
@@ -26,7 +27,7 @@ class Settings:
         InterventionError: a mode that does not exist, or no modes.
     """
 
-    modes: tuple[str, ...] = ("frozen", "constrained", "frozen-attention", "free")
+    modes: Sequence[str] = ("frozen", "constrained", "frozen-attention", "free")
     mode: str = "constrained"
     n_nodes: int = 256
     n_controls: int = 20

@@ -134,7 +134,7 @@ def _ranking(rankings: pd.DataFrame, mode: str) -> Statement:
 def _necessity(necessity: pd.DataFrame, mode: str) -> Statement:
     row = necessity[necessity["k"] <= _N_ABLATED].iloc[-1]
     does, flips = "changes" if row["flips"] else "does not change", _or_none(row["control_flips"])
-    said = f"Taking out the graph's {_most_influential(row['k'])} {does} the answer"
+    said = f"Taking out the graph's {_most_influential(int(row['k']))} {does} the answer"
     if flips is None:
         return Statement("note", f"{said} (mode {mode}).")
     level = "weak" if flips > _MOST_CONTROL_FLIPS else "good" if row["flips"] else "fair"
@@ -144,7 +144,7 @@ def _necessity(necessity: pd.DataFrame, mode: str) -> Statement:
 def _sufficiency(sufficiency: pd.DataFrame, facts: Mapping[str, Any], mode: str) -> Statement:
     enough = sufficiency[~sufficiency["flips"]]
     row = enough.iloc[0] if len(enough) else sufficiency.iloc[-1]
-    alone = f"With only the {_most_influential(row['k'])} of {facts['n_active']} active ones, the model"
+    alone = f"With only the {_most_influential(int(row['k']))} of {facts['n_active']} active ones, the model"
     if not len(enough):
         return Statement("note", f"{alone} does not keep its answer (mode {mode}).")
     flips = _or_none(row["control_flips"])
@@ -195,7 +195,7 @@ def _most_influential(k: int) -> str:
     return "most influential feature" if k == 1 else f"{k} most influential features"
 
 
-def _random_sets(row: Mapping[str, Any]) -> str:
+def _random_sets(row: "pd.Series[Any]") -> str:
     return f"random sets of {row['control_size']:.0f} features with the same layers and similar activations"
 
 
