@@ -1,10 +1,11 @@
 """What a trace will cost, before it is paid: nodes and bytes counted, seconds from a sample of the work."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from attrgraph.attribution.rows import EdgeRows, check_memory, rounds
 from attrgraph.attribution.sweep import (
     TILE_ROWS,
     EdgeSweep,
+    Passage,
+    ReadVectors,
     feature_reads,
     n_above,
     n_columns,
@@ -23,6 +26,7 @@ from attrgraph.attribution.sweep import (
 )
 from attrgraph.attribution.targets import LogitTargets, Targets, choose_targets
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
+from attrgraph.kernels.edge_rows import Writes
 from attrgraph.kernels.influence_rows import influence_rows
 from attrgraph.memory import large_empty, own_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
@@ -34,6 +38,8 @@ _GRAPH_FEATURES = 4000
 _ENTRY_BYTES, _NODE_BYTES = 16, 12288
 # a ranking, its share left out, and a copy: each about as long as a ranking
 _LOOKS_AT_END = 3
+# of tiles one in so many is timed, within these limits
+_TILES_PER_SAMPLE, _LEAST_TILES, _MOST_TILES = 8, 1, 6
 _Result = TypeVar("_Result")
 
 
@@ -51,7 +57,7 @@ class Estimate:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that the trace takes at a time, besides the weights."""
+        """The most that the trace takes at a time, in addition to the weights."""
         return self.bytes["run"] + max(self.bytes["edges"], self.bytes["graph"])
 
     @property
@@ -77,8 +83,8 @@ def estimate(
 ) -> Estimate:
     """Run the model, encode, and sweep a sample of targets; see `trace` for the arguments and errors.
 
-    Counts are those that `trace` will have. Seconds are of this machine as busy as it is now: one sweep of features is
-    timed, and the others are taken to be as fast by the multiplication.
+    Counts are those that `trace` will have. Seconds are of this machine as busy as it is now: of some tiles of
+    targets, carried over to all by their operations, and of decoder rows read, by their number.
     """
     settings = TraceSettings(max_n_logits, desired_logit_prob, max_feature_nodes)
 
@@ -116,8 +122,36 @@ def estimate(
     )
 
 
+class _TimedSweep(EdgeSweep):
+    """Also counts the decoder rows and passages that the tiles of a sweep share, and the seconds of getting them."""
+
+    def __init__(self, local: LocalReplacement, *, memory_bytes: int, max_targets: int) -> None:
+        super().__init__(local, memory_bytes=memory_bytes, max_targets=max_targets)
+        self.start()
+
+    def start(self) -> None:
+        """Count from zero."""
+        self.n_read, self.reading = np.zeros(2), np.zeros(2)  # rows, passages
+
+    def writes(self, layer: int, n_pos: int) -> Iterator[Writes]:
+        self.n_read[0] += self.sources.n_writes(layer, n_pos)
+        every = super().writes(layer, n_pos)
+        while True:
+            seconds, writes = _timed(lambda: next(every, None))
+            self.reading[0] += seconds
+            if writes is None:
+                return
+            yield writes
+
+    def passage(self, layer: int) -> Passage:
+        self.n_read[1] += 1
+        seconds, passage = _timed(lambda: EdgeSweep.passage(self, layer))
+        self.reading[1] += seconds
+        return passage
+
+
 class _Sample:
-    """A sweep of the logits and one of features, timed, and what they say about the others."""
+    """A sweep of the logits and of some tiles of features, timed, and what they say about the others."""
 
     def __init__(
         self, model: LanguageModel, local: LocalReplacement, logits: LogitTargets, n_selected: int, memory: int
@@ -125,34 +159,50 @@ class _Sample:
         self._model, self._local, self._logits, self._n_selected = model, local, logits, n_selected
         self._is_limited = n_selected < len(local.active)
         self._sizes = rounds(n_selected) if self._is_limited else [n_selected]
-        # no more targets are ever asked for at a time
-        self.sweep = EdgeSweep(local, memory_bytes=memory, max_targets=max([len(logits), *self._sizes]))
-        self.sweep.edges(logits.reads)  # the first time takes memory from the system, which costs more
-        self._once, logit_rows = _timed(lambda: self.sweep.edges(logits.reads))
+
+        def sweep_logits() -> tuple[_TimedSweep, Tensor]:
+            # no more are ever asked for at a time
+            sweep = _TimedSweep(local, memory_bytes=memory, max_targets=max([len(logits), *self._sizes]))
+            return sweep, sweep.edges(logits.reads)
+
+        sweep_logits()  # the first takes memory from the system, which costs more
+        once, (self.sweep, logit_rows) = _timed(sweep_logits)
+        self.sweep.start()
         # memory that nobody has written to is slow the first time
         n_rows, n_few = len(logits) + n_selected, min(len(logits) + n_selected, TILE_ROWS)
         filling, _ = _timed(lambda: large_empty(local.run.embedding, n_few, n_columns(local)).zero_())
-        self._once += filling * n_rows / n_few
+        self._once = once + filling * n_rows / n_few
         none = local.active.layer[:0]
         least, first = _timed(lambda: self._best(logit_rows, none, sum(self._sizes[:1])))
-        # the sweep of the first round that has the middle one's work, for its time and for its rows
-        sweeps = self._sweeps(first)
-        known = sorted(sweeps, key=self._work)[len(sweeps) // 2] if sweeps else none
-        seconds, known_rows = _timed(lambda: self.sweep.edges(feature_reads(local, known)))
-        self._pace = seconds / max(1.0, self._work(known))
-        rows = torch.cat([logit_rows, known_rows])
+        tiles = tiles_of(feature_reads(local, first))
+        known = torch.cat([none, *(first[tile[::2]] for tile in (tiles[:1] + tiles[1:][-1:]))])
+        rows = torch.cat([logit_rows, self.sweep.edges(feature_reads(local, known))])
         # the features that a trace would choose, as far as these rows tell
         ranking, chosen = _timed(lambda: self._best(rows, known, n_selected))
         # of a ranking through hardly any rows, and of each more
         self._ranking = least, max(0.0, ranking - least) / max(1, len(known))
-        self._rounds = chosen.split(self._sizes)
+        # each has tiles of its own
+        self._rounds = [feature_reads(local, features) for features in chosen.split(self._sizes)]
+        self._time([targets[tile] for targets in self._rounds for tile in tiles_of(targets)])
         some = chosen[:: -(-n_selected // _GRAPH_FEATURES) or 1]
         self._graphs = [self._graph_rows(rows, features) for features in (some, none)]
 
-    def _sweeps(self, features: Tensor) -> list[Tensor]:
-        """The features of each sweep, of those that are expanded together."""
-        together = self.sweep.tiles_together(feature_reads(self._local, features))
-        return [features[torch.cat(tiles)] for tiles in together]
+    def _time(self, tiles: list[ReadVectors]) -> None:
+        """Sweep some of the tiles: those with least and most work, and others each in the middle of a share of all."""
+        works = [self._work(tile) for tile in tiles]
+        order = sorted(range(len(tiles)), key=works.__getitem__)
+        n_timed = min(_MOST_TILES, max(_LEAST_TILES, len(tiles) // _TILES_PER_SAMPLE))
+        reached = np.cumsum([works[i] for i in order])
+        quantiles = (np.arange(n_timed) + 0.5) / n_timed
+        middle = [order[at] for at in np.searchsorted(reached, quantiles * reached[-1])] if tiles else []
+        # multiplications and seconds, but for reading
+        self._sweeps = [(works[i], self._seconds(tiles[i])) for i in {*order[:1], *middle, *order[-1:]}]
+
+    def _seconds(self, targets: ReadVectors) -> float:
+        """Of a sweep, but for what its tiles share."""
+        before = self.sweep.reading.sum()
+        seconds, _ = _timed(lambda: self.sweep.edges(targets))
+        return seconds - float(self.sweep.reading.sum() - before)
 
     def _graph_rows(self, rows: Tensor, chosen: Tensor) -> EdgeRows:
         """Rows of a graph of these features: as a trace's in size and in where they may not be zero, not in value."""
@@ -182,9 +232,9 @@ class _Sample:
         influence, _ = influence_rows(rows[:, :-1], column, level, weight)
         return influence[:n_active].argsort(descending=True, stable=True)[:n]
 
-    def _work(self, features: Tensor) -> float:
-        """Multiplications of sweeping these features."""
-        run, total, targets = self._local.run, 0.0, feature_reads(self._local, features)
+    def _work(self, targets: ReadVectors) -> float:
+        """Multiplications of a sweep."""
+        run, total = self._local.run, 0.0
         for tile in tiles_of(targets):
             above = n_above(targets[tile], run.n_layers)
             n_pos = reach(targets[tile], above)
@@ -196,14 +246,39 @@ class _Sample:
                 total += above[layer + 1] * d_model * self.sweep.sources.n_writes(layer, n_pos[layer + 1])
         return total
 
+    def _n_read(self, targets: ReadVectors) -> tuple[int, int]:
+        """Decoder rows and passages: for each sweep, those that any of its tiles needs."""
+        n_layers, n_rows, n_passages = self._local.run.n_layers, 0, 0
+        for together in self.sweep.tiles_together(targets):
+            tiles = [targets[tile] for tile in together]
+            n_pos = [max(of) for of in zip(*(reach(tile, n_above(tile, n_layers)) for tile in tiles), strict=True)]
+            n_rows += sum(self.sweep.sources.n_writes(layer, n_pos[layer + 1]) for layer in range(n_layers))
+            n_passages += sum(n > 0 for n in n_pos[:n_layers])
+        return n_rows, n_passages
+
     def edge_seconds(self) -> float:
         """Of all sweeps, and of ranking what they found between them."""
         n = self._n_selected
-        sweeps = self._pace * sum(self._work(features) for features in self._rounds if len(features))
+        if not n:
+            return self._once
+        slope, per_tile = self._pace()
+        reading, sweeps = self.sweep.reading / self.sweep.n_read.clip(1), 0.0
+        for targets in self._rounds:
+            sweeps += slope * self._work(targets) + per_tile * len(tiles_of(targets))
+            sweeps += float(reading @ self._n_read(targets))
         # a ranking looks at the rows known by then; at the end, what was left out is counted and the rows are copied
         n_looked_at = [sum(self._sizes[:i]) for i in range(len(self._sizes))] + [n] * (1 + _LOOKS_AT_END)
         rankings = sum(self._ranking[0] + self._ranking[1] * n_rows for n_rows in n_looked_at)
         return self._once + sweeps + (rankings if self._is_limited else 0.0)
+
+    def _pace(self) -> tuple[float, float]:
+        """Seconds by multiplication, and of each tile besides: least squares through the sample, neither below zero."""
+        from scipy.optimize import nnls
+
+        work, seconds = np.array(self._sweeps).T
+        scale = max(1.0, work.max())  # of columns that are alike in size
+        slope, per_tile = nnls(np.stack([work / scale, np.ones(len(work))], 1), seconds)[0]
+        return float(slope / scale), float(per_tile)
 
     def graph_seconds(self) -> float:
         """Of putting nodes and edges together, at the pace of the sample's graphs with and without features."""
