@@ -12,14 +12,14 @@ graph = ag.trace(model, DALLAS)
 small = graph.prune(node_threshold=0.8)
 print(DALLAS, "->", *graph.nodes.query("kind == 'logit'")["token"])
 
-# Which features brought the answer about? Labels say what makes them fire.
+# Which features caused the answer? Labels say what makes them fire.
 features = small.nodes.query("kind == 'feature'").nlargest(6, "influence")
 print(features[["layer", "pos", "token", "influence", "label"]].to_string())
 
-# The first hop is features for cities in texas. Turned round, the model no longer says austin.
+# The first hop is features for cities in texas. With their sign reversed, the model no longer says austin.
 texas = small.nodes.query("label == 'city in texas'").index.tolist()
 turned = ag.intervene(model, DALLAS, ag.Intervention(texas, scale=-1.0))
-print("texas turned round:", ", ".join(f"{token} {share:.2f}" for token, share in turned.top_after[:3]))
+print("texas reversed:", ", ".join(f"{token} {share:.2f}" for token, share in turned.top_after[:3]))
 
 # The second hop follows the first: with chicago's features in place of dallas's, the answer is that state's capital.
 kept = [ag.features_at(ag.trace(model, prompt), CITY).kept for prompt in (DALLAS, CHICAGO)]
@@ -27,5 +27,5 @@ swapped = ag.swap(model, DALLAS, CHICAGO, *kept)
 print(f"chicago for dallas: {swapped.effect.top_after[0][0]}; chicago's own answer: {swapped.answer_b}")
 
 picture = sys.argv[1] if len(sys.argv) > 1 else "dallas.dot"  # .svg, .png and .pdf need Graphviz
-ag.draw_graph(small, picture, groups={"cities in texas": texas}, min_share=0.02, overwrite=True)
+ag.draw_graph(small, picture, groups={"cities in texas": texas}, min_share=0.02)
 print("wrote", picture)

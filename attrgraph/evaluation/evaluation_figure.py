@@ -16,7 +16,7 @@ _MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", "-.", ":", (0, (
 _NEVER_BELOW = 0.5  # where the histogram shows units that were never active: so far left of the rarest
 
 
-def draw_evaluation(evaluations: Sequence[Evaluation], *, path: str | Path, overwrite: bool = False) -> None:
+def draw_evaluation(evaluations: Sequence[Evaluation], *, path: str | Path, overwrite: bool = True) -> None:
     """Draw NMSE by layer, active features by layer, and densities; SVG, PNG or PDF by the file's ending.
 
     The same evaluations give the same bytes, with the same matplotlib.

@@ -57,7 +57,7 @@ def to_dot(diff: "Diff") -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def draw_diff(diff: "Diff", path: str | Path, *, overwrite: bool = False) -> None:
+def draw_diff(diff: "Diff", path: str | Path, *, overwrite: bool = True) -> None:
     """Draw both graphs into an SVG, PNG or PDF file, or write their DOT text, by the file's ending.
 
     Raises:

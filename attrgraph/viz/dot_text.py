@@ -16,7 +16,7 @@ def quote(text: str) -> str:
     return '"' + "\\n".join(escape(line) for line in text.split("\n")) + '"'
 
 
-def write_picture(dot: str, path: str | Path, *, overwrite: bool = False) -> None:
+def write_picture(dot: str, path: str | Path, *, overwrite: bool = True) -> None:
     """Write DOT text into a .dot file, or have Graphviz draw it into an SVG, PNG or PDF file.
 
     Raises:

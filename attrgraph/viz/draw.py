@@ -63,7 +63,7 @@ def draw_graph(
     groups: Groups | None = None,
     min_share: float = 0.0,
     caption: bool = True,
-    overwrite: bool = False,
+    overwrite: bool = True,
 ) -> None:
     """Draw the graph into an SVG, PNG or PDF file, or write the DOT text of the drawing, by the file's ending.
 
@@ -71,7 +71,7 @@ def draw_graph(
         graph: pruned, best to some dozen nodes.
         path: ending in .svg, .png, .pdf or .dot.
         groups, min_share, caption: as `to_dot`.
-        overwrite: replace an existing file.
+        overwrite: False refuses to replace an existing file.
 
     Raises:
         GraphFileError: an unknown ending, more than 500 nodes, no Graphviz, or the file cannot be written.

@@ -31,7 +31,7 @@ def draw_figure(draw: Callable[[Any], None], path: str | Path, *, size: tuple[fl
         draw: called with the figure.
         path: where to write it.
         size: in inches.
-        overwrite: replace an existing file.
+        overwrite: False refuses to replace an existing file.
 
     Raises:
         AttrGraphError: an unknown ending, or matplotlib is not installed.

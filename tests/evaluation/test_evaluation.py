@@ -329,7 +329,7 @@ def test_pictures_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         draw_evaluation([], path=tmp_path / "e.svg")
     (tmp_path / "e.svg").write_text("mine")
     with pytest.raises(GraphFileError, match="exists"):
-        draw_evaluation([found], path=tmp_path / "e.svg")
+        draw_evaluation([found], path=tmp_path / "e.svg", overwrite=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(AttrGraphError, match=r"pip install 'attrgraph\[draw\]'"):
         draw_evaluation([found], path=tmp_path / "f.svg")

@@ -419,9 +419,9 @@ def test_pictures_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
         ag.draw_graph(graph, tmp_path / "g.gif")
     (tmp_path / "g.dot").write_text("mine")
     with pytest.raises(GraphFileError, match="exists"):
-        ag.draw_graph(graph, tmp_path / "g.dot")
+        ag.draw_graph(graph, tmp_path / "g.dot", overwrite=False)
     assert (tmp_path / "g.dot").read_text() == "mine"
-    ag.draw_graph(graph, tmp_path / "g.dot", overwrite=True)
+    ag.draw_graph(graph, tmp_path / "g.dot")
     nodes = pd.concat([graph.nodes.iloc[[0]]] * 501)
     nodes.index = pd.Index([f"E_7_{i}" for i in range(501)], name="node_id", dtype="str")
     many = ag.Graph(
