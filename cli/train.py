@@ -93,10 +93,11 @@ def train(
 
     from attrgraph.cli.training_progress import training_progress
     from attrgraph.training.corpora import training_rows
-    from attrgraph.training.train import RunSettings
+    from attrgraph.training.train import RunSettings, check_output
     from attrgraph.training.train import train as train_on
     from attrgraph.transcoders.training.shards import process_group
 
+    check_output(output, overwrite=force, is_resuming=resume)
     if weights_dtype not in ("float32", "bfloat16"):
         raise TrainingError(f"weights_dtype is {weights_dtype!r}; expected float32 or bfloat16.")
     with process_group(device) as (shards, own_device), training_progress(is_shown=shards.rank == 0) as progress:

@@ -29,6 +29,8 @@ from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
 # of held-out rows that the card's figures are measured on
 _MEASURED_TOKENS = 50_000
+# the record of an unfinished run, in its folder
+_BEGUN = "run.yaml"
 # a round is shuffled as a whole; beyond this it only makes the first step wait
 _MOST_ROUND_TOKENS = 65_536
 
@@ -62,7 +64,7 @@ def train(
     """Train transcoders, write them, and measure what was written on held-out text.
 
     While it runs, `OUTPUT.partial` next to the output holds checkpoints and metrics; the output appears when all is
-    done. Beside the weights it has `README.md` (card), `training.yaml` (settings, digests, versions, result) and
+    done. Next to the weights it has `README.md` (card), `training.yaml` (settings, digests, versions, result) and
     `metrics.jsonl`.
 
     Args:
@@ -81,7 +83,7 @@ def train(
         TrainingError, CorpusError: the run cannot work; where possible this is found before any long work.
     """
     settings, output = settings or RunSettings(), Path(output)
-    shards, partial = settings.shards, output.with_name(output.name + ".partial")
+    shards, partial = settings.shards, _partial(output)
     config.check_fits(model.n_layers)
     shards.features(config.n_features)
     key = _activations_key(model, rows, config, settings)
@@ -120,13 +122,33 @@ def _texts(record: dict[str, Any], measured: Evaluation, metrics: Metrics) -> di
     }
 
 
+def check_output(output: Path, *, overwrite: bool, is_resuming: bool) -> None:
+    """Raise for an output that a run could not be written to; to be asked before a model or a text is read.
+
+    Raises:
+        TranscoderError, TrainingError: the output or an unfinished run exists and must not be overwritten, or there is
+            no unfinished run to resume.
+    """
+    check_replaceable(output, overwrite=overwrite)
+    partial = _partial(output)
+    begun = (partial / _BEGUN).is_file()
+    if is_resuming and not begun:
+        raise TrainingError(f"{partial}: holds no unfinished run to resume; start without --resume.")
+    if begun and not (is_resuming or overwrite):
+        raise TrainingError(
+            f"{partial}: holds an unfinished run; continue with --resume, or start again with --force (overwrite=True)."
+        )
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
 def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunSettings) -> None:
     """Make the folder of the unfinished run, or check that the one to resume is the same run."""
-    check_replaceable(output, overwrite=settings.overwrite)
-    begun = partial / "run.yaml"
+    check_output(output, overwrite=settings.overwrite, is_resuming=settings.is_resuming)
+    begun = partial / _BEGUN
     if settings.is_resuming:
-        if not begun.is_file():
-            raise TrainingError(f"{partial}: holds no unfinished run to resume; start without --resume.")
         before = yaml.safe_load(begun.read_text(encoding="utf-8"))
         changed = [key for key in ("model", "text", "held_out_share", "activations") if before.get(key) != record[key]]
         if changed:
@@ -135,10 +157,6 @@ def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunS
                 "as before, or start again without --resume."
             )
         return
-    if begun.exists() and not settings.overwrite:
-        raise TrainingError(
-            f"{partial}: holds an unfinished run; continue with --resume, or start again with --force (overwrite=True)."
-        )
     try:
         rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

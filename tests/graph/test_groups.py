@@ -327,7 +327,7 @@ def test_wrong_ways_to_find_groups_are_refused(model: LanguageModel, full: ag.Gr
         "n is 0": {"n": 0},
         r"min_score is 1\.5": {"min_score": 1.5},
         "needs model=": {"by": "vectors"},
-        "there are 8 groups at least": {"n": 7},
+        "at least 8 groups are needed": {"n": 7},
     }.items():
         with pytest.raises(AttrGraphError, match=message):
             full.auto_groups(**arguments)  # type: ignore[arg-type]
