@@ -1,7 +1,8 @@
-"""Several graphs: what two have in common and what not, what many have in common, and why one answer and not another.
+"""Several graphs: what two have in common and what not, and what many have in common.
 
-alignment.py which positions of two prompts correspond; diff.py two graphs; diff_dot.py its picture; union.py many
-graphs; contrast.py the graph of a difference of two answers.
+alignment.py which positions of two prompts correspond; diff.py two graphs; union.py many graphs. A picture of a
+difference is made by `attrgraph.viz.diff_dot`, the graph of a difference of two answers by
+`attrgraph.attribution.contrast`.
 """
 
 from attrgraph.graph.comparison.alignment import ALIGNMENTS
