@@ -9,6 +9,8 @@ from six_nodes import six_nodes
 
 import attrgraph as ag
 
+pytestmark = pytest.mark.doors
+
 ROOT = Path(__file__).parent.parent
 
 

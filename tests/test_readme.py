@@ -11,6 +11,8 @@ import pytest
 
 from attrgraph.cli.main import main
 
+pytestmark = pytest.mark.doors
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)

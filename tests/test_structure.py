@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import networkx as nx
+import pytest
+
+pytestmark = pytest.mark.doors
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "attrgraph"

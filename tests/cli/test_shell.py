@@ -15,6 +15,8 @@ from attrgraph.cli import options
 from attrgraph.cli.main import app, main
 from attrgraph.cli.shell import completions
 
+pytestmark = pytest.mark.doors
+
 DALLAS = '"in the state containing dallas the capital is"'
 VERBS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 

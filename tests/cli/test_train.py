@@ -20,6 +20,8 @@ from attrgraph.cli.train import effective_config, parse_count
 from attrgraph.demo import world
 from attrgraph.errors import AttrGraphError, TrainingError
 
+pytestmark = pytest.mark.doors
+
 SMALL = ["--features", "64", "--l0", "12", "--tokens", "20k", "--config"]
 TRAIN = ["-m", "attrgraph.cli.main", "train", "demo"]
 
