@@ -82,8 +82,7 @@ def read_corpus(
     if the model has one; a document that spells BOS out at its beginning gets no second one.
 
     Args:
-        split: which documents. A document is held out or not by a hash of its text alone (`is_held_out`): it is on
-            the same side in every file and every run, and its duplicates stay with it.
+        split: which documents. A hash of its text alone decides whether a document is held out (`is_held_out`).
         held_out_share: the expected share of held-out documents.
         text_field: where the text is in .jsonl, .parquet and datasets.
         max_documents: read at most this many, before they are split.
@@ -95,10 +94,6 @@ def read_corpus(
     Raises:
         CorpusError: a file cannot be read as what it is, the tokenizer does not fit, no document is left, or a setting
             cannot work.
-
-    Example:
-        >>> import attrgraph as ag
-        >>> rows = read_corpus(ag.load_model("demo"), ["stories.txt"], split="train")
     """
     if isinstance(paths, str | Path):
         paths = [paths]

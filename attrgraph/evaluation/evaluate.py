@@ -56,33 +56,29 @@ def evaluate(
         rows: the text, see `attrgraph.data.corpus.read_corpus`. Two rows never see each other.
         n_graphs: prompts to trace for graph scores; neurons have none.
         n_resamples, seed: of the bootstrap.
-        batch_tokens: tokens that the model runs on at once, fewer with a vocabulary above 32,768. Changes memory and
-            speed, results by rounding only.
+        batch_tokens: tokens that the model runs on at once, fewer with a vocabulary above 32,768.
         progress: called as `progress(phase, done, total)`.
 
     Raises:
-        PromptError: rows that the model cannot read, or hardly any token to measure at.
-        TranscoderError: transcoders for another model, or that cannot replace MLPs.
+        PromptError, TranscoderError: rows or transcoders that do not fit the model, or too few tokens to measure at.
         ResultError: a number is not finite.
 
     Example:
         >>> import attrgraph as ag
         >>> from attrgraph.data.corpus import TokenRows
-        >>> from attrgraph.evaluation import evaluate
         >>> model = ag.load_model("demo")
         >>> row = model.tokenize("in the state containing dallas the capital is austin")
-        >>> evaluate(model, model.transcoders, TokenRows([row], [0], {}), n_graphs=0).n_tokens
+        >>> ag.evaluate(model, model.transcoders, TokenRows([row], [0], {}), n_graphs=0).n_tokens
         9
     """
     if n_graphs < 0 or n_resamples < 1 or batch_tokens < 1:
         raise AttrGraphError("n_graphs must be at least 0, n_resamples and batch_tokens at least 1.")
-    report = progress or silent
     check_rows(model, rows)
     stand_in = TranscoderStandIn(model, transcoders) if isinstance(transcoders, Transcoders) else transcoders
-    measured = measure(model, stand_in, rows, batch_tokens=batch_tokens, progress=report)
+    measured = measure(model, stand_in, rows, batch_tokens=batch_tokens, progress=progress or silent)
     scores = np.zeros((0, 2))
     if isinstance(transcoders, Transcoders):
-        scores = graph_scores(model, transcoders, rows, n_graphs=n_graphs, progress=report)
+        scores = graph_scores(model, transcoders, rows, n_graphs=n_graphs, progress=progress or silent)
     columns = measured.sums.columns()
     of_text = measures({name: column.sum(0, keepdims=True) for name, column in columns.items()})
     found = {name: values[0] for name, values in of_text.items()}
