@@ -9,10 +9,10 @@ import numpy as np
 from attrgraph.errors import AttrGraphError
 from attrgraph.evaluation.report import Evaluation
 from attrgraph.evaluation.statistics import DENSITY_EDGES
-from attrgraph.viz.figures import COLOURS, draw_figure
+from attrgraph.viz.figures import COLOURS, MARKERS, draw_figure
 
 # told apart without colour too
-_MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _NEVER_BELOW = 0.5  # where the histogram shows units that were never active: so far left of the rarest
 
 
@@ -28,8 +28,8 @@ def draw_evaluation(evaluations: Sequence[Evaluation], *, path: str | Path, over
         AttrGraphError: none or too many evaluations, an unknown ending, or matplotlib is not installed.
         GraphFileError: the file exists and `overwrite` is not set, or it cannot be written.
     """
-    if not 1 <= len(evaluations) <= len(_MARKERS):
-        raise AttrGraphError(f"{len(evaluations)} evaluations cannot be drawn; expected 1 to {len(_MARKERS)}.")
+    if not 1 <= len(evaluations) <= len(MARKERS):
+        raise AttrGraphError(f"{len(evaluations)} evaluations cannot be drawn; expected 1 to {len(MARKERS)}.")
     draw_figure(lambda figure: _fill(figure, evaluations), path, size=(12.0, 3.6), overwrite=overwrite)
 
 
@@ -37,7 +37,7 @@ def _fill(figure: Any, evaluations: Sequence[Evaluation]) -> None:
     errors, active, densities = figure.subplots(1, 3)
     lowest = min(_rarest_bin(evaluation) for evaluation in evaluations)
     for number, evaluation in enumerate(evaluations):
-        style = {"color": COLOURS[number], "linestyle": _DASHES[number], "marker": _MARKERS[number], "markersize": 4}
+        style = {"color": COLOURS[number], "linestyle": _DASHES[number], "marker": MARKERS[number], "markersize": 4}
         layers = [layer.layer for layer in evaluation.per_layer]
         errors.plot(layers, [layer.nmse for layer in evaluation.per_layer], label=evaluation.name, **style)
         active.plot(layers, evaluation.l0_by_layer, label=evaluation.name, **style)

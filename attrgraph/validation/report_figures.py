@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attrgraph.viz.figures import COLOURS, figure_bytes
+from attrgraph.viz.figures import COLOURS, MARKERS, figure_bytes
 
 if TYPE_CHECKING:
     from attrgraph.validation.result import Validation
-
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def draw_all(validation: "Validation") -> dict[str, bytes]:
@@ -48,7 +46,7 @@ def _scatter(figure: Any, nodes: pd.DataFrame, modes: Sequence[str]) -> None:
         axes.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
         for number, kind in enumerate(kinds):
             at = nodes["kind"] == kind
-            axes.scatter(x[at], y[at], s=12, color=COLOURS[number], marker=_MARKERS[number], label=kind, alpha=0.7)
+            axes.scatter(x[at], y[at], s=12, color=COLOURS[number], marker=MARKERS[number], label=kind, alpha=0.7)
         axes.set(title=mode, xlabel="predicted change of the logit")
     figure.axes[0].set_ylabel("measured")
     figure.axes[0].legend(fontsize="small")
@@ -59,7 +57,7 @@ def _by_depth(figure: Any, table: pd.DataFrame) -> None:
     for number, (mode, rows) in enumerate(table.groupby("mode", sort=False)):
         for axes, name in ((cosine, "cosine"), (error, "normalised_error")):
             values = rows[[name, f"{name}_low", f"{name}_high"]].astype(float)
-            style = {"color": COLOURS[number], "marker": _MARKERS[number], "markersize": 4}
+            style = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 4}
             axes.plot(rows["depth"], values[name], label=mode, **style)
             axes.fill_between(rows["depth"], *values.iloc[:, 1:].to_numpy().T, color=COLOURS[number], alpha=0.15, lw=0)
     cosine.set(xlabel="layers above", ylabel="cosine")

@@ -1,8 +1,9 @@
 """How a graph is drawn, up to the text that Graphviz reads: no drawing library is needed here.
 
 text.py words in boxes; scene.py boxes and arrows, with supernodes merged and small edges left out; layout.py where
-boxes stand; routes.py how arrows get from one to another; caption.py what stands under the picture.
-`attrgraph.viz.draw` writes them down.
+boxes are placed; routes.py how arrows get from one to another; legend.py how boxes and arrows look; caption.py what is
+written under the picture; dot_text.py writes them down. `attrgraph.viz.draw` draws a graph, `attrgraph.viz.diff_dot`
+two graphs in one.
 """
 
 # beyond this, nobody can read the picture

@@ -1,17 +1,15 @@
 """What stands under a picture: the question and the answer, what was left out, and how to read it."""
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from attrgraph.viz.legend import LIGHT_BELOW
 from attrgraph.viz.scene import Scene
 from attrgraph.viz.text import ELLIPSIS, shorten, visible
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
-# arrows with less are drawn thin and light
-LIGHT_BELOW = 0.05
 _MOST_PROMPT_CHARACTERS, _MOST_ANSWERS = 300, 3
 
 
@@ -38,25 +36,29 @@ def _kept(graph: "Graph") -> str:
     n_nodes, n_edges = len(shown.nodes), shown.adjacency.nnz
     pruning, before = graph.metadata.get("pruning"), graph.metadata.get("pruned_from")
     if pruning is None:
-        # other tools' files need not say what they left out
-        stated = (graph.metadata.get("file_metadata") or {}).get("node_threshold")
-        if isinstance(stated, int | float) and not isinstance(stated, bool) and stated < 1:
-            state = f"pruned before, as the file says (node threshold {stated:g})"
-        else:
-            state = "the file records no pruning" if "file_metadata" in graph.metadata else "unpruned"
-        kept = f"{n_nodes} nodes and {n_edges} edges, {state}."
+        kept = f"{n_nodes} nodes and {n_edges} edges, {_unpruned(graph)}."
     elif before is None:
         kept = (
             f"{n_nodes} nodes and {n_edges} edges of a graph pruned before ({_thresholds(pruning)}); the file does not "
             "say how many there were."
         )
     else:
+        again = f"; the graph was pruned before ({_thresholds(before['pruning'])})" if "pruning" in before else ""
         kept = (
             f"Pruned to {n_nodes} of {before['nodes']} nodes and {n_edges} of {before['edges']} edges "
-            f"({_thresholds(pruning)})"
+            f"({_thresholds(pruning)}){again}."
         )
-        kept += f"; the graph was pruned before ({_thresholds(before['pruning'])})." if "pruning" in before else "."
-    return kept if len(shown.nodes) == len(graph.nodes) else f"{kept} The bias node is not drawn."
+    return kept if n_nodes == len(graph.nodes) else f"{kept} The bias node is not drawn."
+
+
+def _unpruned(graph: "Graph") -> str:
+    """What is known of a graph that was not pruned here; other tools' files need not say what they left out."""
+    if "file_metadata" not in graph.metadata:
+        return "unpruned"
+    stated = (graph.metadata["file_metadata"] or {}).get("node_threshold")
+    if isinstance(stated, int | float) and not isinstance(stated, bool) and stated < 1:
+        return f"pruned before, as the file says (node threshold {stated:g})"
+    return "the file records no pruning"
 
 
 def _thresholds(pruning: Mapping[str, Any]) -> str:
@@ -84,9 +86,3 @@ def _reading(scene: Scene, min_share: float) -> str:
     if any(box.kind == "group" for box in scene.boxes):
         parts.append("A double box stands for several nodes; their edges to others are added up.")
     return " ".join(parts)
-
-
-def most_influence(scene: Scene) -> float:
-    """The influence of the darkest box."""
-    found = [box.influence for box in scene.boxes if isfinite(box.influence)]
-    return max(found, default=0.0)

@@ -1,20 +1,17 @@
 """Two graphs in one, as Graphviz DOT text, and the picture that Graphviz makes of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from attrgraph.errors import GraphFileError
 from attrgraph.schema import LABELLED, OUTPUT, PROBABILITY
-from attrgraph.viz import MOST_NODES_DRAWN
-from attrgraph.viz.canvas import MARGIN, edge, edges_of_canvas, opening, paragraphs, rectangle
-from attrgraph.viz.dot_text import quote, write_picture
-from attrgraph.viz.layout import Place, lay_out
-from attrgraph.viz.routes import route
-from attrgraph.viz.scene import Arrow, Box, Scene, feature_text
-from attrgraph.viz.text import shorten, visible
+from attrgraph.viz.dot_text import below_picture, paragraphs, scene_as_dot, write_picture
+from attrgraph.viz.layout import lay_out
+from attrgraph.viz.scene import Arrow, Scene, bare_tokens, box_of
+from attrgraph.viz.text import visible
 
 if TYPE_CHECKING:
     from attrgraph.graph.comparison.diff import Diff
@@ -24,7 +21,6 @@ _BOXES = {
     "common": 'fillcolor="#f2f2f2", color="#777777"',
     "left": 'fillcolor="#fbe6cf", color="#b35806", style="filled,dashed"',
     "right": 'fillcolor="#e4def0", color="#542788", penwidth=1.8',
-    "token": 'shape=plaintext, style="", fontcolor="#666666"',
 }
 _ARROWS = {
     "common": 'color="#777777", style=solid',
@@ -39,22 +35,26 @@ _READING = (
 
 
 def to_dot(diff: "Diff") -> str:
-    """DOT text with every box and arrow in its place; both graphs, to the letter, give the same text.
+    """DOT text with every box and arrow in its place. The same two graphs give the same text.
 
-    As in the picture of one graph tokens stand below, layers above one another, and each node over its place in the
-    prompts; what differs in look is what is in which graph, as the caption says.
+    As in the picture of one graph, tokens are at the bottom, layers above one another, and each node is above its place
+    in the prompts; how boxes and arrows look says which graph has them, as the caption explains.
     """
-    nodes = _drawn(diff)
-    boxes, statuses = _boxes(diff, nodes)
-    arrows, looks = _arrows(diff, nodes)
-    scene = Scene(boxes, arrows, n_hidden=0)
+    nodes = _nodes(diff)
+    boxes = [box_of(row) for row in nodes.itertuples()]
+    tokens = bare_tokens([_at_place(diff, "token", place) for place in range(len(diff.places))], boxes)
+    statuses = [*nodes["status"], *("common" for _ in tokens)]
+    # prompts of two lengths have one place at two positions
+    boxes = [
+        replace(box, detail=_at_place(diff, "pos", box.pos, status)) if box.layer < 0 else box
+        for box, status in zip(boxes + tokens, statuses, strict=True)
+    ]
+    arrows, arrow_looks = _arrows(diff, nodes)
+    scene = Scene(boxes, arrows)
     layout = lay_out(scene, diff.left.n_layers)
-    lines = opening("difference", layout)
-    lines += [_box(*each) for each in zip(boxes, layout.places, statuses, strict=True)]
-    for arrow, look, curve in zip(arrows, looks, route(arrows, layout), strict=True):
-        lines.append(edge(boxes[arrow.source].key, boxes[arrow.target].key, curve, look))
-    lines.append(paragraphs([*_prompts(diff), _READING], *edges_of_canvas(layout), -MARGIN))
-    return "\n".join([*lines, "}", ""])
+    looks = [_BOXES[status] for status in statuses]
+    caption = paragraphs([*_summary(diff), _READING], *below_picture(layout))
+    return scene_as_dot(scene, layout, looks, arrow_looks, [caption])
 
 
 def draw_diff(diff: "Diff", path: str | Path, *, overwrite: bool = True) -> None:
@@ -63,103 +63,60 @@ def draw_diff(diff: "Diff", path: str | Path, *, overwrite: bool = True) -> None
     Raises:
         GraphFileError: an unknown ending, more than 500 nodes, no Graphviz, or the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".dot" and len(diff.nodes) > MOST_NODES_DRAWN:
-        raise GraphFileError(
-            f"{path}: {len(diff.nodes)} nodes are too many to draw (at most {MOST_NODES_DRAWN}); "
-            "prune both graphs first."
-        )
-    write_picture(to_dot(diff), path, overwrite=overwrite)
+    write_picture(lambda: to_dot(diff), path, n_nodes=len(diff.nodes), overwrite=overwrite)
 
 
-def _drawn(diff: "Diff") -> pd.DataFrame:
-    """The nodes in the order in which they stand side by side: answers by probability."""
-    nodes = diff.nodes
-    probability = [
-        _probability(str(label)) if kind == "logit" else 0.0
-        for kind, label in zip(nodes["kind"], nodes["label"], strict=True)
-    ]
-    return nodes.iloc[np.argsort(-np.array(probability), kind="stable")]
+def _nodes(diff: "Diff") -> pd.DataFrame:
+    """The nodes with the columns that boxes are made of, in the order of boxes side by side: answers by probability."""
+    tokens, probabilities = list[str](), list[float]()
+    for row in diff.nodes.itertuples():
+        label, token, probability = str(row.label), "", np.nan
+        if row.kind == "embedding":
+            token = _at_place(diff, "token", row.place, row.status)
+        elif row.kind == "logit":
+            output, found = OUTPUT.match(label), PROBABILITY.search(label)
+            token = output[1] if output else LABELLED.sub("", label)
+            probability = float(found[1]) if found else np.nan
+        tokens.append(token)
+        probabilities.append(probability)
+    order = np.argsort(-np.nan_to_num(probabilities), kind="stable")
+    # a common answer has two probabilities, which are in the picture of each graph
+    shown = np.where(diff.nodes["status"] == "common", np.nan, probabilities)
+    nodes = diff.nodes.rename(columns={"place": "pos"})
+    return nodes.assign(token=tokens, probability=shown, influence=0.0).iloc[order]
 
 
-def _probability(label: str) -> float:
-    found = PROBABILITY.search(label)
-    return float(found[1]) if found else 0.0
-
-
-def _boxes(diff: "Diff", nodes: pd.DataFrame) -> tuple[list[Box], list[str]]:
-    """Of nodes, then of places of the prompts where no token is a node, and what is in which graph."""
-    rows = list(nodes.itertuples())
-    boxes = [_box_of(diff, row) for row in rows]
-    statuses = [str(row.status) for row in rows]
-    there = {box.pos for box in boxes if box.kind == "embedding"}
-    for place, at in diff.places.iterrows():
-        if place not in there:
-            name = shorten(" / ".join(_tokens(at)))
-            boxes.append(Box(f"token {place}", "token", -1, int(str(place)), name, "", 0.0))
-            statuses.append("token")
-    return boxes, statuses
-
-
-def _box_of(diff: "Diff", row: Any) -> Box:
-    kind, layer, place, label = str(row.kind), int(row.layer), int(row.place), visible(str(row.label))
-    name, detail = shorten(label), ""
-    match kind:
-        case "embedding":
-            at = diff.places.loc[place]
-            name = shorten(
-                " / ".join(_tokens(at) if row.status == "common" else [visible(str(at[f"{row.status}_token"]))])
-            )
-        case "logit":
-            output = OUTPUT.match(label)
-            name = shorten(output[1] if output else LABELLED.sub("", label))
-            # of a common one there are two, which the graphs by themselves show
-            detail = f"p = {_probability(label):.3f}" if PROBABILITY.search(label) and row.status != "common" else ""
-        case "error" | "attention error":
-            name = kind
-        case "feature" | "attention feature":
-            name, detail = feature_text(kind, layer, int(row.feature), name)
-    return Box(visible(str(row.Index)), kind, layer, place, name, detail, 0.0)
-
-
-def _tokens(at: "pd.Series[Any]") -> list[str]:
-    """What stands at a place of the prompts, once if it is the same."""
-    return list(
-        dict.fromkeys(visible(str(at[f"{side}_token"])) for side in ("left", "right") if at[f"{side}_pos"] >= 0)
-    )
+def _at_place(diff: "Diff", what: str, place: Any, status: str = "common") -> str:
+    """The token or the position at a place of the prompts in one graph; in both, once if it is the same."""
+    at, sides = diff.places.loc[place], ("left", "right") if status == "common" else (status,)
+    return " / ".join(dict.fromkeys(visible(str(at[f"{side}_{what}"])) for side in sides if at[f"{side}_pos"] >= 0))
 
 
 def _arrows(diff: "Diff", nodes: pd.DataFrame) -> tuple[list[Arrow], list[str]]:
     """The least important first, and how each looks."""
-    edges, place = diff.edges, {str(name): i for i, name in enumerate(nodes.index)}
+    edges, number = diff.edges, {str(name): i for i, name in enumerate(nodes.index)}
     weights = edges[["weight_left", "weight_right"]].fillna(0).to_numpy(dtype=np.float64)
     shares = edges[["share_left", "share_right"]].max(axis=1).to_numpy(dtype=np.float64)
+    sources, targets = (edges[end].map(number).to_numpy() for end in ("source", "target"))
     statuses, arrows, looks = edges["status"].to_numpy(), list[Arrow](), list[str]()
-    sources, targets = (edges[end].map(place).to_numpy() for end in ("source", "target"))
     for i in np.lexsort((sources, targets, shares)):
         before, after = weights[i]
         arrow = Arrow(int(sources[i]), int(targets[i]), float(after - before), float(shares[i]))
         head = ", arrowhead=dot" if min(before, after) < 0 else ""
         tooltip = f'tooltip="{before:.4g} -> {after:.4g}"'
         arrows.append(arrow)
-        looks.append(f"{_ARROWS[str(statuses[i])]}, penwidth={arrow.width:.2f}, {tooltip}{head}")
+        looks.append(f"{_ARROWS[statuses[i]]}, penwidth={arrow.width:.2f}, {tooltip}{head}")
     return arrows, looks
 
 
-def _box(box: Box, place: Place, status: str) -> str:
-    at = rectangle(place.x, place.y, place.width, place.height)
-    return f"  {quote(box.key)} [{at}, label={quote(chr(10).join(place.lines))}, {_BOXES[status]}];"
-
-
-def _prompts(diff: "Diff") -> list[str]:
-    prompts = [visible(" ".join(graph.prompt_tokens)) for graph in (diff.left, diff.right)]
-    counts = diff.summary()
+def _summary(diff: "Diff") -> list[str]:
+    summary = diff.summary()
     nodes, edges = (
-        f"{counts[what]['common']} {what} in both, {counts[what]['left']} left, {counts[what]['right']} right"
+        f"{summary[what]['common']} {what} in both, {summary[what]['left']} left, {summary[what]['right']} right"
         for what in ("nodes", "edges")
     )
     return [
-        f"Left: {prompts[0]} → {counts['left_answer']}",
-        f"Right: {prompts[1]} → {counts['right_answer']}",
+        f"Left: {visible(' '.join(diff.left.prompt_tokens))} → {summary['left_answer']}",
+        f"Right: {visible(' '.join(diff.right.prompt_tokens))} → {summary['right_answer']}",
         f"{nodes}; {edges}.",
     ]

@@ -1,7 +1,7 @@
 """Figures drawn with matplotlib, an optional dependency: the same figure gives the same bytes."""
 
 from collections.abc import Callable
-from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from attrgraph.files import PICTURE_FORMATS, write_whole
 _METADATA: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 # told apart by colour-blind readers: Okabe and Ito's
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+# told apart without colour too
+MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def check_drawable(path: str | Path) -> None:
@@ -21,7 +23,7 @@ def check_drawable(path: str | Path) -> None:
     if path.suffix.removeprefix(".") not in PICTURE_FORMATS:
         endings = ", ".join(f".{name}" for name in PICTURE_FORMATS)
         raise AttrGraphError(f"{path}: unknown ending {path.suffix!r}; expected one of {endings}.")
-    _matplotlib()
+    check_matplotlib()
 
 
 def draw_figure(draw: Callable[[Any], None], path: str | Path, *, size: tuple[float, float], overwrite: bool) -> None:
@@ -45,9 +47,12 @@ def draw_figure(draw: Callable[[Any], None], path: str | Path, *, size: tuple[fl
 
 def figure_bytes(draw: Callable[[Any], None], kind: str, *, size: tuple[float, float]) -> bytes:
     """What `draw_figure` writes; `kind` is svg, png or pdf."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     buffer = BytesIO()
-    with _matplotlib().rc_context({"svg.hashsalt": "attrgraph", "svg.fonttype": "none"}):
-        figure = import_module("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    with mpl.rc_context({"svg.hashsalt": "attrgraph", "svg.fonttype": "none"}):
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
     return buffer.getvalue()
@@ -55,11 +60,5 @@ def figure_bytes(draw: Callable[[Any], None], kind: str, *, size: tuple[float, f
 
 def check_matplotlib() -> None:
     """Raise AttrGraphError if matplotlib is not installed."""
-    _matplotlib()
-
-
-def _matplotlib() -> Any:
-    try:
-        return import_module("matplotlib")
-    except ImportError as e:
-        raise AttrGraphError("this picture needs matplotlib; install it with: pip install 'attrgraph[draw]'.") from e
+    if find_spec("matplotlib") is None:
+        raise AttrGraphError("this picture needs matplotlib; install it with: pip install 'attrgraph[draw]'.")

@@ -1,8 +1,8 @@
-"""Where boxes stand: a column for every position of the prompt, a row for every layer, the answer on top."""
+"""Where boxes are placed: a column for every position of the prompt, a row for every layer, the answer on top."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, log
 
 from attrgraph.viz.scene import Box, Scene
@@ -24,20 +24,12 @@ _ASPECT, _MOST_ABREAST = 1.4, 8
 class Place:
     """A box's rectangle, and its lines of text."""
 
-    x: float  # of the middle
-    y: float
     width: float
     height: float
-    row: int  # counted from below
     lines: tuple[str, ...]
-
-    @property
-    def left(self) -> float:
-        return self.x - self.width / 2
-
-    @property
-    def right(self) -> float:
-        return self.x + self.width / 2
+    x: float = 0.0  # of the middle
+    y: float = 0.0
+    row: int = 0  # counted from below
 
 
 @dataclass(frozen=True)
@@ -59,118 +51,91 @@ class Layout:
     height: float
 
 
+# of one row: numbers of boxes by position
+_Cells = dict[int, list[int]]
+
+
 def lay_out(scene: Scene, n_layers: int) -> Layout:
     """Place every box.
 
-    Boxes at one layer and position stand side by side, in the order of the graph's nodes, and in several rows if there
-    are many: as many abreast as bring the whole picture nearest to the usual shape of a figure. Layers without a box
-    take no height.
+    Boxes at one layer and position are placed side by side, in the order of the graph's nodes, and in several rows if
+    there are many: as many in a row as bring the whole picture nearest to the usual shape of a figure. Layers without a
+    box take no height.
     """
-    candidates = [_lay_out(scene, n_layers, abreast) for abreast in range(1, _MOST_ABREAST + 1)]
+    sizes = _sizes(scene.boxes)
+    candidates = [_arrange(scene.boxes, sizes, n_layers, abreast) for abreast in range(1, _MOST_ABREAST + 1)]
     return min(candidates, key=lambda layout: abs(log(max(layout.width, 1) / max(layout.height, 1) / _ASPECT)))
 
 
-def lines_of(box: Box) -> tuple[str, ...]:
-    """The lines of text in a box."""
-    lines = wrap(box.name, _LINE_WIDTH) if box.name else []
-    return (*lines, *([box.detail] if box.detail else []))
-
-
-def _stage(box: Box) -> tuple[int, int]:
-    """Rows in order: within a layer attention is read by the MLP."""
-    return box.layer, 0 if box.kind.startswith("attention") else 1
-
-
-def _lay_out(scene: Scene, n_layers: int, abreast: int) -> Layout:
-    boxes, lines = scene.boxes, [lines_of(box) for box in scene.boxes]
-    borders = [_MARGIN + (DOUBLE_LINE if box.kind == "group" else 0.0) for box in boxes]
-    text_widths = [
-        max((width_of(line) for line in each), default=0.0) + 2 * border
-        for each, border in zip(lines, borders, strict=True)
-    ]
-    is_token = [box.layer == -1 for box in boxes]
-    # all boxes but tokens have one width, which calms the picture
-    inner = max((w for w, token in zip(text_widths, is_token, strict=True) if not token), default=0.0)
-    widths = [max(w, _NARROWEST_TOKEN) if token else inner for w, token in zip(text_widths, is_token, strict=True)]
-    cells = defaultdict[tuple[int, int], dict[int, list[int]]](lambda: defaultdict(list))
-    for number, box in enumerate(boxes):
-        cells[_stage(box)][box.pos].append(number)
-    stages = sorted(cells)
-    top = next((stage for stage in stages if stage[0] == n_layers), None)
-    columns = _columns([cells[stage] for stage in stages if stage != top], widths, abreast)
-    total = max((x + width / 2 for x, width in columns.values()), default=0.0)
-    places: list[Place | None] = [None] * len(boxes)
-    rows, y = list[Row](), 0.0
-    for stage in stages:
-        if stage == top:
-            split = [_spread(cells[stage], widths, columns, total)]
-        else:
-            split = _split(cells[stage], widths, columns, abreast)
-        for inner_row, members in enumerate(split):
-            height = max(len(lines[n]) * LINE_HEIGHT + 2 * borders[n] - _MARGIN for n, _ in members)
-            y += 0 if not rows else _INNER_ROW_GAP if inner_row else _ROW_GAP
-            for number, x in members:
-                places[number] = Place(x, y + height / 2, widths[number], height, len(rows), lines[number])
-            is_first = inner_row == 0 and (not rows or stage[0] != stages[stages.index(stage) - 1][0])
-            rows.append(Row(y, y + height, _row_name(stage[0], n_layers) if is_first else ""))
-            y += height
-    placed = [place for place in places if place is not None]
-    left = min((place.left for place in placed), default=0.0)
-    if left < 0:
-        placed = [Place(p.x - left, p.y, p.width, p.height, p.row, p.lines) for p in placed]
-    return Layout(placed, rows, max((place.right for place in placed), default=0.0), y)
-
-
-def _row_name(layer: int, n_layers: int) -> str:
-    return {-1: "tokens", n_layers: "answer"}.get(layer, f"layer {layer}")
-
-
-def _columns(
-    stages: Sequence[dict[int, list[int]]], widths: Sequence[float], abreast: int
-) -> dict[int, tuple[float, float]]:
-    """The middle and the width of every position's column."""
-    needed = defaultdict[int, float](float)
-    for cells in stages:
-        for pos, members in cells.items():
-            n_abreast = ceil(len(members) / ceil(len(members) / abreast))
-            width = max(widths[number] for number in members)
-            needed[pos] = max(needed[pos], n_abreast * (width + _GAP) - _GAP)
-    out, x = dict[int, tuple[float, float]](), 0.0
-    for pos in sorted(needed):
-        out[pos] = (x + needed[pos] / 2, needed[pos])
-        x += needed[pos] + _COLUMN_GAP
-    return out
-
-
-def _split(
-    cells: dict[int, list[int]], widths: Sequence[float], columns: dict[int, tuple[float, float]], abreast: int
-) -> list[list[tuple[int, float]]]:
-    """Rows of (box, x) for one layer."""
-    rows = defaultdict[int, list[tuple[int, float]]](list)
-    for pos in sorted(cells):
-        members = cells[pos]
-        n_rows = ceil(len(members) / abreast)
-        n_abreast = ceil(len(members) / n_rows)
-        for row in range(n_rows):
-            part = members[row * n_abreast : (row + 1) * n_abreast]
-            rows[row] += _side_by_side(part, widths, columns[pos][0])
-    return [rows[row] for row in sorted(rows)]
-
-
-def _spread(
-    cells: dict[int, list[int]], widths: Sequence[float], columns: dict[int, tuple[float, float]], total: float
-) -> list[tuple[int, float]]:
-    """The answers in one row, around their position, but not beyond the right edge of what is below."""
-    members = [number for pos in sorted(cells) for number in cells[pos]]
-    width = sum(widths[number] for number in members) + _GAP * (len(members) - 1)
-    middle = columns.get(max(cells), (total / 2, 0.0))[0]
-    return _side_by_side(members, widths, max(min(middle, total - width / 2), width / 2))
-
-
-def _side_by_side(members: Sequence[int], widths: Sequence[float], middle: float) -> list[tuple[int, float]]:
-    x = middle - (sum(widths[number] for number in members) + _GAP * (len(members) - 1)) / 2
+def _sizes(boxes: Sequence[Box]) -> list[Place]:
+    """The size of every box, with its text, not yet at its place."""
     out = []
-    for number in members:
-        out.append((number, x + widths[number] / 2))
-        x += widths[number] + _GAP
+    for box in boxes:
+        lines = tuple(line for line in (*wrap(box.name, _LINE_WIDTH), box.detail) if line)
+        border = DOUBLE_LINE if box.kind == "group" else 0.0
+        width = max(map(width_of, lines), default=0.0) + 2 * (_MARGIN + border)
+        out.append(Place(max(width, _NARROWEST_TOKEN), len(lines) * LINE_HEIGHT + _MARGIN + 2 * border, lines))
+    # all boxes but tokens have one width, which makes the picture calmer
+    inner = max((size.width for size, box in zip(out, boxes, strict=True) if box.layer >= 0), default=0.0)
+    return [size if box.layer < 0 else replace(size, width=inner) for size, box in zip(out, boxes, strict=True)]
+
+
+def _arrange(boxes: Sequence[Box], sizes: Sequence[Place], n_layers: int, abreast: int) -> Layout:
+    rows = _rows(boxes, n_layers, abreast)
+    middles, total = _columns([cells for (layer, _), cells in rows if layer != n_layers], sizes)
+    places, placed_rows, y, below = dict[int, Place](), list[Row](), 0.0, (-2, False)
+    for stage, cells in rows:
+        if placed_rows:
+            y += _INNER_ROW_GAP if stage == below else _ROW_GAP
+        height = max(sizes[number].height for members in cells.values() for number in members)
+        for pos, members in cells.items():
+            span = _span(members, sizes)
+            # answers may be wider than their column, but stay above the rest of the picture if there is room
+            x = max(min(middles.get(pos, total / 2), total - span / 2) - span / 2, 0.0)
+            for number in members:
+                size = sizes[number]
+                middle = x + size.width / 2
+                places[number] = replace(size, height=height, x=middle, y=y + height / 2, row=len(placed_rows))
+                x += size.width + _GAP
+        name = {-1: "tokens", n_layers: "answer"}.get(stage[0], f"layer {stage[0]}")
+        placed_rows.append(Row(y, y + height, name if stage[0] != below[0] else ""))
+        y, below = y + height, stage
+    width = max((place.x + place.width / 2 for place in places.values()), default=0.0)
+    return Layout([places[number] for number in range(len(boxes))], placed_rows, width, y)
+
+
+def _rows(boxes: Sequence[Box], n_layers: int, abreast: int) -> list[tuple[tuple[int, bool], _Cells]]:
+    """Rows from below, each with its stage: a layer, first its attention, then its MLP, which reads the attention."""
+    stages = defaultdict[tuple[int, bool], _Cells](lambda: defaultdict(list))
+    for number, box in enumerate(boxes):
+        stages[box.layer, not box.kind.startswith("attention")][box.pos].append(number)
+    out = []
+    for stage, cells in sorted(stages.items()):
+        if stage[0] == n_layers:  # the answers are one row
+            out.append((stage, {max(cells): [number for pos in sorted(cells) for number in cells[pos]]}))
+            continue
+        split = defaultdict[int, _Cells](dict)
+        for pos, members in cells.items():
+            n_in_row = ceil(len(members) / ceil(len(members) / abreast))
+            for row, start in enumerate(range(0, len(members), n_in_row)):
+                split[row][pos] = members[start : start + n_in_row]
+        out += [(stage, split[row]) for row in sorted(split)]
     return out
+
+
+def _columns(rows: Sequence[_Cells], sizes: Sequence[Place]) -> tuple[Mapping[int, float], float]:
+    """The middle of every position's column, and the width of all."""
+    needed = defaultdict[int, float](float)
+    for cells in rows:
+        for pos, members in cells.items():
+            needed[pos] = max(needed[pos], _span(members, sizes))
+    out, x = dict[int, float](), 0.0
+    for pos, width in sorted(needed.items()):
+        out[pos] = x + width / 2
+        x += width + _COLUMN_GAP
+    return out, max(x - _COLUMN_GAP, 0.0)
+
+
+def _span(members: Sequence[int], sizes: Sequence[Place]) -> float:
+    """The width of boxes side by side."""
+    return sum(sizes[number].width + _GAP for number in members) - _GAP

@@ -1,9 +1,13 @@
-"""How arrows get from box to box: upward, through the gaps between the boxes of the rows that they pass."""
+"""How arrows get from box to box: upward, through the gaps between the boxes of the rows that they pass.
+
+Graphviz could route them itself, around boxes that keep their places. Measured with Graphviz 2.43, the whole picture
+then takes 3 seconds for 66 boxes and 193 arrows, and 46 for 191 and 1570; with these routes 0.1 and 0.6. Graphviz's
+fast routes lead through boxes.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from attrgraph.viz.layout import Layout, Place
 from attrgraph.viz.scene import Arrow
@@ -12,119 +16,82 @@ Point = tuple[float, float]
 # in points: how near to a box an arrow may come, how far apart arrows through one gap run, if there is room, and how
 # far apart they leave a box
 _CLEARANCE, _APART, _PORT = 2.5, 1.5, 7.0
-ARROW_LENGTH = 5.0
-
-
-class _Crossing(NamedTuple):
-    """How an arrow wants to pass a row of boxes."""
-
-    x: float  # at the middle of the row
-    reach: float  # how far it is from there at the row's edges
-    width: float
-    arrow: int
 
 
 def route(arrows: Sequence[Arrow], layout: Layout) -> list[list[Point]]:
     """For each arrow a Bezier curve: 3n + 1 points, the first on its source's edge, the last on its target's."""
-    starts, ends = _ports(arrows, layout.places)
-    upward = [i for i, arrow in enumerate(arrows) if _rows_between(arrow, layout) is not None]
-    passing = _through_gaps([arrows[i] for i in upward], [(starts[i], ends[i]) for i in upward], layout)
-    curves = dict(zip(upward, passing, strict=True))
+    places = layout.places
+    ends = [(places[arrow.source], places[arrow.target]) for arrow in arrows]
+    starts = _ports([(arrow.source, arrow.target) for arrow in arrows], places, side=1)
+    tips = _ports([(arrow.target, arrow.source) for arrow in arrows], places, side=-1)
+    points, widths = [[start] for start in starts], [arrow.width for arrow in arrows]
+    for number, row in enumerate(layout.rows):
+        # a straight line, moved aside where a box is in its way
+        wanted = {
+            i: (_on_line(starts[i], tips[i], row.low), _on_line(starts[i], tips[i], row.high))
+            for i, (source, target) in enumerate(ends)
+            if source.row < number < target.row
+        }
+        boxes = [place for place in places if place.row == number]
+        for i, (low, high) in _through_gaps(wanted, widths, boxes).items():
+            points[i] += [(low, row.low), (high, row.high)]
     return [
-        _smooth(curves[i]) if i in curves else _sideways(layout.places[arrow.source], layout.places[arrow.target])
-        for i, arrow in enumerate(arrows)
+        _smooth([*points[i], tips[i]]) if source.row < target.row else _sideways(source, target)
+        for i, (source, target) in enumerate(ends)
     ]
 
 
-def _rows_between(arrow: Arrow, layout: Layout) -> range | None:
-    """The rows that an arrow passes; none for one that does not lead upward."""
-    low, high = layout.places[arrow.source].row, layout.places[arrow.target].row
-    return range(low + 1, high) if low < high else None
+def _ports(pairs: Sequence[tuple[int, int]], places: Sequence[Place], *, side: int) -> list[Point]:
+    """Where arrows touch the first box of each pair, side by side in the order of their directions.
 
-
-def _ports(arrows: Sequence[Arrow], places: Sequence[Place]) -> tuple[list[Point], list[Point]]:
-    """Where arrows leave the tops and reach the bottoms of boxes: side by side, in the order of their directions."""
-    leaving, arriving = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
-    for i, arrow in enumerate(arrows):
-        leaving[arrow.source].append(i)
-        arriving[arrow.target].append(i)
-    starts, ends = [(0.0, 0.0)] * len(arrows), [(0.0, 0.0)] * len(arrows)
-    for box, members in leaving.items():
-        place = places[box]
-        members.sort(key=lambda i: (_lean(place, places[arrows[i].target]), i))
-        for i, x in zip(members, _side_by_side(place, len(members)), strict=True):
-            starts[i] = (x, place.y + place.height / 2)
-    for box, members in arriving.items():
-        place = places[box]
-        members.sort(key=lambda i: (_lean(place, places[arrows[i].source]), i))
-        for i, x in zip(members, _side_by_side(place, len(members)), strict=True):
-            ends[i] = (x, place.y - place.height / 2)
-    return starts, ends
+    Args:
+        side: 1: on top of the box; -1: below it.
+    """
+    arrows_of = defaultdict[int, list[int]](list)
+    for i, (box, _) in enumerate(pairs):
+        arrows_of[box].append(i)
+    out = [(0.0, 0.0)] * len(pairs)
+    for box, members in arrows_of.items():
+        place, step = places[box], min(_PORT, 0.85 * places[box].width / len(members))
+        members.sort(key=lambda i: _lean(places[pairs[i][0]], places[pairs[i][1]]))
+        for number, i in enumerate(members):
+            out[i] = (place.x + (number - (len(members) - 1) / 2) * step, place.y + side * place.height / 2)
+    return out
 
 
 def _lean(box: Place, other: Place) -> float:
-    """How far to the right the other box lies, for its distance up or down."""
-    return (other.x - box.x) / max(abs(other.y - box.y), 1.0)
-
-
-def _side_by_side(place: Place, n: int) -> list[float]:
-    step = min(_PORT, 0.85 * place.width / n)
-    return [place.x + (i - (n - 1) / 2) * step for i in range(n)]
-
-
-def _through_gaps(arrows: Sequence[Arrow], ends: Sequence[tuple[Point, Point]], layout: Layout) -> list[list[Point]]:
-    """For each arrow the points that it passes: a straight line, moved aside where a box is in its way."""
-    wanted = defaultdict[int, list[_Crossing]](list)
-    for i, (arrow, (start, end)) in enumerate(zip(arrows, ends, strict=True)):
-        for row in _rows_between(arrow, layout) or ():
-            low, high = (_on_line(start, end, y) for y in (layout.rows[row].low, layout.rows[row].high))
-            wanted[row].append(_Crossing((low + high) / 2, abs(high - low) / 2, arrow.width, i))
-    points = [[start] for start, _ in ends]
-    for row in sorted(wanted):
-        low, high = layout.rows[row].low, layout.rows[row].high
-        moved = _move_aside(sorted(wanted[row]), _gaps(layout, row))
-        for crossing in wanted[row]:
-            if crossing.arrow in moved:  # upright past the boxes
-                crossed = [(moved[crossing.arrow], low), (moved[crossing.arrow], high)]
-            else:
-                crossed = [(_on_line(*ends[crossing.arrow], y), y) for y in (low, high)]
-            points[crossing.arrow] += crossed
-    return [[*each, end] for each, (_, end) in zip(points, ends, strict=True)]
+    """How far to the right the other box lies, for its distance up or down; rounded, so that ties remain ties."""
+    return round((other.x - box.x) / max(abs(other.y - box.y), 1.0), 6)
 
 
 def _on_line(start: Point, end: Point, y: float) -> float:
     return start[0] + (end[0] - start[0]) * (y - start[1]) / (end[1] - start[1])
 
 
-def _gaps(layout: Layout, row: int) -> list[tuple[float, float]]:
-    """Where a row can be passed; the outermost gaps have no end."""
-    boxes = sorted((place.left, place.right) for place in layout.places if place.row == row)
-    edges = [float("-inf"), *(x for box in boxes for x in box), float("inf")]
-    return [(low + _CLEARANCE, high - _CLEARANCE) for low, high in zip(edges[::2], edges[1::2], strict=True)]
+def _through_gaps(wanted: Mapping[int, Point], widths: Sequence[float], boxes: Sequence[Place]) -> Mapping[int, Point]:
+    """Where arrows, by their numbers, cross the lower and the upper edge of a row.
 
-
-def _move_aside(crossings: Sequence[_Crossing], gaps: Sequence[tuple[float, float]]) -> dict[int, float]:
-    """Where arrows pass, by their numbers, if not where they want to: in the nearest gap, side by side."""
-    at_left, at_right = defaultdict[int, list[_Crossing]](list), defaultdict[int, list[_Crossing]](list)
-    for crossing in crossings:
-        gap = min(range(len(gaps)), key=lambda g: (max(gaps[g][0] - crossing.x, crossing.x - gaps[g][1], 0.0), g))
-        low, high = gaps[gap]
-        reach = crossing.reach + crossing.width / 2
-        if low <= crossing.x - reach and crossing.x + reach <= high:
-            continue
-        (at_left if crossing.x - low < high - crossing.x else at_right)[gap].append(crossing)
-    out = dict[int, float]()
-    for gap, (low, high) in enumerate(gaps):
-        room = sum(crossing.width + _APART for crossing in at_left[gap] + at_right[gap])
-        scale = min(1.0, (high - low) / room) if room else 1.0
-        x = low
-        for crossing in at_left[gap]:
-            out[crossing.arrow] = x + scale * crossing.width / 2
-            x += scale * (crossing.width + _APART)
-        x = high
-        for crossing in reversed(at_right[gap]):
-            out[crossing.arrow] = x - scale * crossing.width / 2
-            x -= scale * (crossing.width + _APART)
+    An arrow that would touch a box passes upright in the nearest gap, beside the others at that side of the gap.
+    """
+    edges = sorted(x for box in boxes for x in (box.x - box.width / 2 - _CLEARANCE, box.x + box.width / 2 + _CLEARANCE))
+    gaps = list(zip([-float("inf"), *edges[1::2]], [*edges[::2], float("inf")], strict=True))
+    out, aside = dict(wanted), defaultdict[tuple[int, bool], list[int]](list)
+    for i in sorted(wanted, key=lambda i: (sum(wanted[i]), i)):
+        x, reach = sum(wanted[i]) / 2, abs(wanted[i][1] - wanted[i][0]) / 2 + widths[i] / 2
+        gap = min(range(len(gaps)), key=lambda g: max(gaps[g][0] - x, x - gaps[g][1], 0.0))
+        left, right = gaps[gap]
+        if x - reach < left or right < x + reach:
+            aside[gap, right - x < x - left].append(i)
+    for (gap, at_right), members in aside.items():
+        left, right = gaps[gap]
+        room = sum(widths[i] + _APART for side in (False, True) for i in aside.get((gap, side), ()))
+        scale = min(1.0, (right - left) / room)
+        taken = 0.0
+        for i in reversed(members) if at_right else members:
+            inward = scale * (taken + widths[i] / 2)
+            x = right - inward if at_right else left + inward
+            out[i] = (x, x)
+            taken += widths[i] + _APART
     return out
 
 
@@ -146,6 +113,6 @@ def _smooth(points: Sequence[Point]) -> list[Point]:
 
 def _sideways(source: Place, target: Place) -> list[Point]:
     """An arc on the right, between boxes of one row or downward: supernodes may read each other."""
-    bulge = max(source.right, target.right) + 30.0
-    start, end = (source.right, source.y), (target.right, target.y)
-    return [start, (bulge, source.y), (bulge, target.y), end]
+    start, end = ((place.x + place.width / 2, place.y) for place in (source, target))
+    bulge = max(start[0], end[0]) + 30.0
+    return [start, (bulge, start[1]), (bulge, end[1]), end]

@@ -1,16 +1,15 @@
 """What is drawn of a graph: boxes for nodes and supernodes, and the arrows between them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.influence.influence import node_influence
-from attrgraph.schema import ERROR_KINDS
+from attrgraph.schema import node_label
 from attrgraph.viz.text import shorten, visible
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Box:
 class Arrow:
     """An edge, or the sum of edges between supernodes."""
 
-    source: int  # place in the scene's boxes
+    source: int  # its number in the scene's boxes
     target: int
     weight: float
     share: float  # of what the target reads, 0 to 1
@@ -55,19 +54,19 @@ class Scene:
 
     boxes: list[Box]
     arrows: list[Arrow]  # the least important first, so that the others are drawn over them
-    n_hidden: int  # arrows that have less than the least share
+    n_hidden: int = 0  # arrows that have less than the least share
 
 
 def make_scene(graph: "Graph", *, groups: Groups | None = None, min_share: float = 0.0) -> Scene:
-    """Boxes and arrows of a graph, its bias node left out.
+    """Boxes and arrows of a graph without its bias node.
 
-    Members of a group are one box, which stands where its most influential member does. With M[b, n] 1 if box b holds
+    Members of a group are one box, placed where its most influential member is. With M[b, n] 1 if box b holds
     node n, its edges are sums: weight = M A M^T, and share[t, s] = |weight[t, s]| / sum over s' of (M |A| M^T)[t, s'].
     Edges within a group are in neither. A box's influence is that of its nodes over the drawn graph's edges.
 
     Args:
         graph: any graph.
-        groups: names of supernodes, and their members' ids. Members that the graph does not have are counted only.
+        groups: names of supernodes, and their members' ids. Members that the graph does not have are only counted.
         min_share: arrows with less are left out.
 
     Raises:
@@ -76,126 +75,102 @@ def make_scene(graph: "Graph", *, groups: Groups | None = None, min_share: float
     """
     if not 0 <= min_share <= 1:
         raise AttrGraphError(f"min_share is {min_share}; expected a share of a node's input, between 0 and 1.")
-    graph = _with_own_influence(graph.without_bias())
+    graph = graph.without_bias()
+    if graph.weights.any():  # a part of a graph without answers keeps the influence that it has
+        values = node_influence(graph.adjacency, graph.nodes["layer"].to_numpy(), graph.weights)
+        graph = graph.replace(nodes=graph.nodes.assign(influence=values))
     members = {name: list(dict.fromkeys(ids)) for name, ids in (groups or {}).items()}
-    box_of, names = _merge(graph, members)
-    boxes = _boxes(graph, box_of, members, names)
-    merge = sparse.csr_array(
-        (np.ones(len(box_of)), (box_of, np.arange(len(box_of)))), shape=(len(boxes), len(box_of)), dtype=np.float64
-    )
-    weights = _outside(merge @ graph.adjacency.astype(np.float64) @ merge.T)
-    inputs = np.asarray(_outside(merge @ abs(graph.adjacency).astype(np.float64) @ merge.T).sum(1))
-    edges = weights.tocoo()
-    present = np.flatnonzero(edges.data)
-    shares = np.abs(edges.data[present]) / inputs[edges.row[present]]
-    order = np.lexsort((edges.col[present], edges.row[present], shares))
-    arrows = [
-        Arrow(int(edges.col[i]), int(edges.row[i]), float(edges.data[i]), float(share))
-        for i, share in zip(present[order], shares[order], strict=True)
+    group_of = _group_of(members, set(graph.nodes.index))
+    # for each box, whether it is a group, and its name; numbered in the order of their first nodes
+    nodes_of = dict[tuple[bool, str], list[int]]()
+    for number, node in enumerate(map(str, graph.nodes.index)):
+        nodes_of.setdefault((node in group_of, group_of.get(node, node)), []).append(number)
+    rows = list(graph.nodes.itertuples())
+    boxes = [
+        _group_box(name, [rows[n] for n in nodes], len(members[name])) if is_group else box_of(rows[nodes[0]])
+        for (is_group, name), nodes in nodes_of.items()
     ]
+    arrows = _arrows(graph.adjacency.astype(np.float64), list(nodes_of.values()))
     shown = [arrow for arrow in arrows if arrow.share >= min_share]
-    return Scene(boxes + _bare_tokens(graph, boxes), shown, len(arrows) - len(shown))
+    return Scene(boxes + bare_tokens(graph.prompt_tokens, boxes), shown, len(arrows) - len(shown))
 
 
-def _with_own_influence(graph: "Graph") -> "Graph":
-    """With the influence that nodes have in this very graph, whether it was pruned just now or comes from a file.
+def box_of(row: Any) -> Box:
+    """The box of a node.
 
-    A part of a graph without answers keeps what it has.
+    Args:
+        row: of a graph's table of nodes; a probability that is NaN is not shown.
     """
-    if not graph.weights.any():
-        return graph
-    values = node_influence(graph.adjacency, graph.nodes["layer"].to_numpy(), graph.weights)
-    return graph.replace(nodes=graph.nodes.assign(influence=values))
+    kind, layer, pos, label = str(row.kind), int(row.layer), int(row.pos), shorten(visible(str(row.label)))
+    key, token = visible(str(row.Index)), shorten(visible(str(row.token)))
+    match kind:
+        case "embedding":
+            name, detail = token, str(pos)
+        case "logit":
+            name, detail = token, "" if np.isnan(row.probability) else f"p = {row.probability:.3f}"
+        case "feature" | "attention feature":
+            # the label of a feature that nobody has named says no more than the second line
+            name = "" if label == node_label("feature", layer, row.feature, "") else label
+            detail = f"{'A' if kind == 'attention feature' else 'L'}{layer}/{row.feature}"
+        case "error" | "attention error":
+            name, detail = kind, ""
+        case _:
+            name, detail = label, key
+    return Box(key, kind, layer, pos, name, detail, float(row.influence))
 
 
-def _merge(graph: "Graph", groups: dict[str, list[str]]) -> tuple[Int[np.ndarray, " n_nodes"], list[str]]:
-    """For each node the number of its box, in order of the boxes' first nodes, and the names of groups by node."""
-    ids = graph.nodes.index
-    group_of = dict[str, str]()
+def bare_tokens(tokens: Sequence[str], boxes: Sequence[Box]) -> list[Box]:
+    """Boxes of the tokens, by position, that have none yet: every picture shows the whole prompt."""
+    there = {box.pos for box in boxes if box.kind == "embedding"}
+    return [
+        Box(f"token {pos}", "token", -1, pos, shorten(visible(token)), str(pos), 0.0)
+        for pos, token in enumerate(tokens)
+        if pos not in there
+    ]
+
+
+def _group_of(groups: Mapping[str, list[str]], ids: set[str]) -> dict[str, str]:
+    """The group of each node that has one."""
+    out = dict[str, str]()
     for name, members in groups.items():
         for member in members:
-            if member in group_of:
-                raise AttrGraphError(f"node {member} is in two groups, {group_of[member]!r} and {name!r}; keep one.")
-            group_of[member] = name
-        if not any(member in ids for member in members):
+            if member in out:
+                raise AttrGraphError(f"node {member} is in two groups, {out[member]!r} and {name!r}; keep one.")
+            out[member] = name
+        if ids.isdisjoint(members):
             asked = ", ".join(members[:3]) or "none"
             raise AttrGraphError(
                 f"group {name!r}: the graph has none of its nodes ({asked}); expected ids as in graph.nodes. "
                 "Pruning may have dropped them."
             )
-    names = [group_of.get(str(node), "") for node in ids]
-    numbers = dict[tuple[bool, str], int]()
-    for node, name in zip(ids, names, strict=True):
-        numbers.setdefault((bool(name), name or str(node)), len(numbers))
-    box_of = [numbers[bool(name), name or str(node)] for node, name in zip(ids, names, strict=True)]
-    return np.array(box_of, dtype=np.int64), names
+    return out
 
 
-def _boxes(
-    graph: "Graph", box_of: Int[np.ndarray, " n_nodes"], groups: dict[str, list[str]], names: list[str]
-) -> list[Box]:
-    rows = list(graph.nodes.itertuples())
-    members: list[list[int]] = [[] for _ in range(int(box_of.max(initial=-1)) + 1)]
-    for node, box in enumerate(box_of):
-        members[box].append(node)
-    boxes = []
-    for nodes in members:
-        best = rows[max(nodes, key=lambda node: (rows[node].influence, -node))]
-        group = names[nodes[0]]
-        if not group:
-            boxes.append(_box(best))
-            continue
-        n_asked = len(groups[group])
-        count = f"{len(nodes)} nodes" if len(nodes) == n_asked else f"{len(nodes)} of {n_asked} nodes"
-        total = sum(float(rows[node].influence) for node in nodes)
-        name = shorten(visible(group))
-        boxes.append(Box(f"group {visible(group)}", "group", int(best.layer), int(best.pos), name, count, total))
-    return boxes
+def _group_box(name: str, rows: Sequence[Any], n_asked: int) -> Box:
+    best = max(rows, key=lambda row: row.influence)
+    count = f"{len(rows)} nodes" if len(rows) == n_asked else f"{len(rows)} of {n_asked} nodes"
+    total = sum(float(row.influence) for row in rows)
+    text = visible(name)
+    return Box(f"group {text}", "group", int(best.layer), int(best.pos), shorten(text), count, total)
 
 
-def _box(row: Any) -> Box:
-    kind, layer, pos, feature = str(row.kind), int(row.layer), int(row.pos), int(row.feature)
-    label = shorten(visible(str(row.label)))
-    token = shorten(visible(str(row.token)))
-    match kind:
-        case "embedding":
-            name, detail = token, str(pos)
-        case "logit":
-            name, detail = token, f"p = {row.probability:.3f}"
-        case "feature" | "attention feature":
-            name, detail = feature_text(kind, layer, feature, label)
-        case "error" | "attention error":
-            name, detail = kind, ""
-        case _:
-            name, detail = label, str(row.Index)
-    return Box(visible(str(row.Index)), kind, layer, pos, name, detail, float(row.influence))
-
-
-def feature_text(kind: str, layer: int, feature: int, label: str) -> tuple[str, str]:
-    """The two lines of a feature's box."""
-    # what traces call features that have no label says no more than the line below
-    name = "" if label == f"L{layer} feature {feature}" else label
-    return name, f"{'A' if kind == 'attention feature' else 'L'}{layer}/{feature}"
-
-
-def _bare_tokens(graph: "Graph", boxes: list[Box]) -> list[Box]:
-    """Tokens of the prompt whose embeddings are no boxes: the picture still says what stands where."""
-    there = {box.pos for box in boxes if box.kind == "embedding"}
+def _arrows(adjacency: sparse.csr_array, nodes_of: Sequence[Sequence[int]]) -> list[Arrow]:
+    """Arrows between boxes, each given by its nodes."""
+    columns = [node for nodes in nodes_of for node in nodes]
+    rows = np.repeat(np.arange(len(nodes_of)), [len(nodes) for nodes in nodes_of])
+    merge = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(nodes_of), len(rows)))
+    inputs = _outside(merge @ abs(adjacency) @ merge.T).sum(1)
+    edges = _outside(merge @ adjacency @ merge.T).tocoo()
+    shares = np.abs(edges.data) / inputs[edges.row]
     return [
-        Box(f"token {pos}", "token", -1, pos, shorten(visible(token)), str(pos), 0.0)
-        for pos, token in enumerate(graph.prompt_tokens)
-        if pos not in there
+        Arrow(int(edges.col[i]), int(edges.row[i]), float(edges.data[i]), float(shares[i]))
+        for i in np.lexsort((edges.col, edges.row, shares))
     ]
 
 
-def _outside(matrix: Any) -> sparse.csr_array:
-    """The matrix without its diagonal."""
+def _outside(matrix: sparse.csr_array) -> sparse.csr_array:
+    """The matrix without its diagonal and its zeros."""
     out = sparse.csr_array(matrix)
     out.setdiag(0)
     out.eliminate_zeros()
     return out
-
-
-def is_error(box: Box) -> bool:
-    """Whether the box stands for what transcoders leave unexplained."""
-    return box.kind in ERROR_KINDS

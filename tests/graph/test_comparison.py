@@ -158,7 +158,8 @@ def test_prompts_of_other_cities_share_what_asks_for_the_capital(graphs: list[ag
     assert jaccards[0] > jaccards[1]
     assert by_tokens.summary()["left_answer"] == "austin"
     picture = by_tokens.to_dot()
-    assert 'label="austin\\np = ' in picture and 'label="dallas / worth"' not in picture  # two tokens are two boxes
+    assert 'label="austin\\np = ' in picture and 'label="dallas / worth' not in picture  # two tokens are two boxes
+    assert 'label="capital\\n7 / 8"' in picture  # one place, two positions
 
 
 def test_pictures_of_differences_are_the_same_every_time(tmp_path: Path) -> None:
@@ -171,7 +172,8 @@ def test_pictures_of_differences_are_the_same_every_time(tmp_path: Path) -> None
     assert "arrowhead=dot" in common and "arrowhead=dot" not in lines['"E_7_1" -> "0_1_1"']
     assert 'tooltip="2 -> 3"' in lines['"E_7_1" -> "0_1_1"']
     assert 'label="feature 3\\nL1/3"' in lines['"1_3_2"'] and 'label="logit 9"' in lines['"3_9_2"']
-    # every box over its place, tokens in order
+    # tokens show their positions; every box is above its place in the prompts
+    assert 'label="zero\\n0"' in lines['"E_6_0"']
     x = {
         name: float(line.split('pos="')[1].split(",")[0])
         for name, line in lines.items()
