@@ -19,7 +19,7 @@ GRAPH_FORMATS = (".json", ".safetensors")
 # strings, the worst, seventeen times: 4.2 GiB. Neuronpedia takes 100 MiB; 4 million links fit, at 60 bytes each.
 MAX_JSON_BYTES = 2**28
 PICTURE_FORMATS = ("svg", "png", "pdf")
-PICTURE_ENDINGS = (".dot", ".svg", ".png", ".pdf")
+PICTURE_ENDINGS = (".dot", *(f".{name}" for name in PICTURE_FORMATS))
 NO_GRAPHVIZ = (
     "drawing needs the program dot of Graphviz (apt install graphviz, brew install graphviz); "
     "JSON and DOT files need no program."
@@ -66,6 +66,12 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
         raise GraphFileError(f"{path}: the folder {path.parent} does not exist; create it first.")
     if not os.access(path.parent, os.W_OK):
         raise GraphFileError(f"{path}: the folder {path.parent} is not writable.")
+
+
+def check_readable(path: Path) -> None:
+    """Raise GraphFileError if there is no such file."""
+    if not path.is_file():
+        raise GraphFileError(f"{path}: is a folder; give a file name." if path.is_dir() else f"{path}: no such file.")
 
 
 @contextmanager

@@ -1,18 +1,23 @@
 """What is wrong with a graph file, and which viewers and loaders that breaks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import GraphFileError
-from attrgraph.files import MAX_JSON_BYTES
+from attrgraph.files import MAX_JSON_BYTES, check_readable
 from attrgraph.io.check_nodes import check_links, check_nodes
-from attrgraph.io.document import read_document
+from attrgraph.io.document import Document, read_document
 from attrgraph.io.flavours import SAFE_NAME
+from attrgraph.io.json_values import are_texts, is_number, is_text
+from attrgraph.io.native import read_graph
 from attrgraph.io.params import EMPTY_PARAMS, referred_ids
-from attrgraph.io.problems import ANTHROPIC, CIRCUIT_TRACER, EVERY_VIEWER, NEURONPEDIA, US, Findings, Problem
+from attrgraph.io.problems import ANTHROPIC, CIRCUIT_TRACER, EVERY_VIEWER, EVERYONE, NEURONPEDIA, US, Findings, Problem
 
 # what Neuronpedia takes as an upload
 _NEURONPEDIA_BYTES = (1024, 100 * 2**20)
+# texts without which a node or a link cannot be told from others
+_IDS = {"nodes": ("node_id",), "links": ("source", "target")}
 
 
 def check_graph_file(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> list[Problem]:
@@ -29,138 +34,120 @@ def check_graph_file(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> li
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise GraphFileError(f"{path}: is a folder." if path.is_dir() else f"{path}: no such file.")
+        check_readable(path)
         if path.suffix == ".safetensors":
-            from attrgraph.io.native import read_graph
-
             read_graph(path)
             return []
         document = read_document(path, max_bytes=max_bytes)
     except GraphFileError as e:
-        return [Problem("error", "unreadable", str(e).removeprefix(f"{path}: "), (US, *EVERY_VIEWER))]
+        return [Problem("error", "unreadable", str(e).removeprefix(f"{path}: "), EVERYONE)]
+    return check_document(document)
+
+
+def check_document(document: Document) -> list[Problem]:
+    """Everything that is wrong with what a JSON file holds, errors first. Never raises."""
     findings = Findings()
-    findings.add_each(
-        "error",
-        "not-a-number",
-        document.constants,
-        "numbers that are no JSON",
-        US,
-        *EVERY_VIEWER,
-        "strict JSON readers",
-    )
-    findings.add_each(
-        "error",
-        "repeated-key",
-        document.repeated_keys,
-        "keys that stand twice in one object; readers differ in which counts",
-        US,
-    )
-    if document.n_broken_texts:
-        message = f"{document.n_broken_texts} texts with half a surrogate pair, which UTF-8 cannot hold"
+    what = "numbers that JSON does not have, as a computation in too low a precision makes them"
+    findings.add_each("error", "not-a-number", document.constants, what, *EVERYONE, "strict JSON readers")
+    what = "keys that stand twice in one object; readers differ in which counts"
+    findings.add_each("error", "repeated-key", document.repeated_keys, what, US)
+    if document.n_broken:
+        message = f"{document.n_broken} halves of surrogate pairs in texts, which UTF-8 cannot hold"
         findings.add("warning", "broken-text", message, "readers that need UTF-8")
     smallest, largest = _NEURONPEDIA_BYTES
     if not smallest <= document.size <= largest:
         message = f"the file has {document.size} bytes; an upload has {smallest} to {largest}"
         findings.add("warning", "file-size", message, NEURONPEDIA)
-    return _sorted([*findings.problems, *check_content(document.content)])
+    _check_content(document.content, findings)
+    return findings.by_severity()
 
 
-def check_content(document: Any) -> list[Problem]:
-    """Everything that is wrong with a parsed JSON document, errors first. Never raises."""
-    findings = Findings()
-    breaks = (US, *EVERY_VIEWER)
-    if not isinstance(document, dict):
-        findings.add("error", "shape", f"the document is a {type(document).__name__}, expected an object", *breaks)
-        return findings.problems
+def _check_content(content: Any, findings: Findings) -> None:
+    if not isinstance(content, dict):
+        message = f"the document is a {type(content).__name__}, expected an object"
+        findings.add("error", "shape", message, *EVERYONE)
+        return
+    parts: dict[str, Any] = {}
     for name, kind in (("metadata", dict), ("nodes", list), ("links", list)):
-        if not isinstance(document.get(name), kind):
-            found = type(document[name]).__name__ if name in document else "missing"
-            findings.add("error", "shape", f"{name} is {found}, expected a {kind.__name__}", *breaks)
-    metadata = document.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    tokens = _check_metadata(metadata, findings)
-    nodes, links = (_objects(document.get(name), name, findings) for name in ("nodes", "links"))
-    nodes = _with_ids(nodes, findings)
-    check_nodes(nodes, metadata, tokens, findings)
+        parts[name] = content.get(name)
+        if not isinstance(parts[name], kind):
+            found = type(parts[name]).__name__ if name in content else "missing"
+            findings.add("error", "shape", f"{name} is {found}, expected a {kind.__name__}", *EVERYONE)
+            parts[name] = kind()
+    metadata = parts["metadata"]
+    _check_metadata(metadata, findings)
+    nodes, links = (_with_ids(parts[name], name, findings) for name in ("nodes", "links"))
+    tokens = metadata.get("prompt_tokens")
+    check_nodes(nodes, metadata.get("schema_version"), tokens if are_texts(tokens) else None, findings)
     check_links(links, nodes, findings)
-    _check_params(document, nodes, findings)
-    return _sorted(findings.problems)
+    _check_params(content, nodes, findings)
 
 
-def _sorted(problems: list[Problem]) -> list[Problem]:
-    return sorted(problems, key=lambda problem: ("error", "warning", "note").index(problem.severity))
+def _with_ids(items: list[Any], name: str, findings: Findings) -> list[dict[str, Any]]:
+    """The objects in a list that have their ids; other items are a finding."""
+    keys = _IDS[name]
+    whole, wrong = [], []
+    for i, item in enumerate(items):
+        if isinstance(item, dict) and all(is_text(item.get(key)) for key in keys):
+            whole.append(item)
+        else:
+            wrong.append(f"{name}[{i}]")
+    what = f"{name} that are no objects with text as {' and '.join(keys)}"
+    findings.add_each("error", f"{name.removesuffix('s')}-shape", wrong, what, *EVERYONE)
+    return whole
 
 
-def _objects(values: Any, name: str, findings: Findings) -> list[dict[str, Any]]:
-    """The objects in a list; other items are a finding."""
-    values = values if isinstance(values, list) else []
-    wrong = [f"{name}[{i}]" for i, value in enumerate(values) if not isinstance(value, dict)]
-    findings.add_each("error", f"{name.removesuffix('s')}-shape", wrong, f"{name} are no objects", US, *EVERY_VIEWER)
-    return [value for value in values if isinstance(value, dict)] if wrong else values
-
-
-def _with_ids(nodes: list[dict[str, Any]], findings: Findings) -> list[dict[str, Any]]:
-    wrong = [f"nodes[{i}]" for i, node in enumerate(nodes) if not isinstance(node.get("node_id"), str)]
-    findings.add_each("error", "node-shape", wrong, "nodes whose node_id is missing or no text", US, *EVERY_VIEWER)
-    return [node for node in nodes if isinstance(node.get("node_id"), str)] if wrong else nodes
-
-
-def _check_metadata(metadata: dict[str, Any], findings: Findings) -> list[str] | None:
-    """Findings about the metadata; the prompt's tokens, if they are a list of texts."""
+def _check_metadata(metadata: dict[str, Any], findings: Findings) -> None:
     missing = [name for name in ("slug", "scan", "prompt", "prompt_tokens") if name not in metadata]
     findings.add_each("error", "metadata-missing", missing, "keys missing in metadata", *EVERY_VIEWER)
-    for name in ("slug", "scan"):
-        value = metadata.get(name)
-        if name in metadata and not (isinstance(value, str) and SAFE_NAME.fullmatch(value)):
-            message = f"{name} is {value!r:.60}; accepted are letters, digits, dot, dash, underscore"
-            findings.add("warning", f"{name}-characters", message, NEURONPEDIA)
-    schema = metadata.get("schema_version")
-    if schema not in (None, 0, 1):
-        message = f"schema_version is {schema!r:.60}; known are 0 and 1"
-        findings.add("warning", "schema-version", message, CIRCUIT_TRACER, NEURONPEDIA)
-    threshold = metadata.get("node_threshold")
-    if threshold is not None and (type(threshold) not in (int, float) or not 0 <= threshold <= 1):
-        message = f"node_threshold is {threshold!r:.60}, expected a number from 0 to 1"
-        findings.add("warning", "node-threshold", message, CIRCUIT_TRACER, NEURONPEDIA)
-    tokens = metadata.get("prompt_tokens")
-    if "prompt_tokens" not in metadata:
-        return None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        findings.add("error", "prompt-tokens", "prompt_tokens is not a list of texts", US, *EVERY_VIEWER)
-        return None
-    return tokens
+
+    sliders = (CIRCUIT_TRACER, NEURONPEDIA)
+    fields: tuple[tuple[str, str, Callable[[Any], bool], str, tuple[str, ...]], ...] = (
+        ("slug", "slug-characters", _is_safe_name, "letters, digits, dot, dash, underscore", (NEURONPEDIA,)),
+        ("scan", "scan-characters", _is_safe_name, "letters, digits, dot, dash, underscore", (NEURONPEDIA,)),
+        ("schema_version", "schema-version", lambda value: value in (None, 0, 1), "0 and 1", sliders),
+        ("node_threshold", "node-threshold", _is_threshold, "numbers from 0 to 1", sliders),
+        ("prompt_tokens", "prompt-tokens", are_texts, "lists of texts", EVERYONE),
+    )
+    for name, code, is_right, accepted, breaks in fields:
+        if name in metadata and not is_right(metadata[name]):
+            message = f"{name} is {metadata[name]!r:.60}; accepted are {accepted}"
+            findings.add("error" if US in breaks else "warning", code, message, *breaks)
 
 
-def _check_params(document: dict[str, Any], nodes: list[dict[str, Any]], findings: Findings) -> None:
-    params = document.get("qParams")
+def _is_safe_name(value: Any) -> bool:
+    return isinstance(value, str) and SAFE_NAME.fullmatch(value) is not None
+
+
+def _is_threshold(value: Any) -> bool:
+    return value is None or (is_number(value) and 0 <= value <= 1)
+
+
+def _check_params(content: dict[str, Any], nodes: list[dict[str, Any]], findings: Findings) -> None:
+    params = content.get("qParams")
     if not isinstance(params, dict):
-        found = type(params).__name__ if "qParams" in document else "missing"
+        found = type(params).__name__ if "qParams" in content else "missing"
         findings.add("warning", "params-missing", f"qParams is {found}, expected an object", CIRCUIT_TRACER, ANTHROPIC)
         return
     # circuit-tracer's viewer saves null for nothing
     missing = [name for name in EMPTY_PARAMS if params.get(name) is None]
     findings.add_each("note", "params-keys", missing, "keys missing in qParams")
-    saved, wrong = [], []
-    for name, usual in EMPTY_PARAMS.items():
-        value = usual if name in missing else params[name]
-        if isinstance(usual, list) and isinstance(value, str):
-            saved.append(name)
-        elif not isinstance(value, type(usual)):
-            wrong.append(f"{name} is a {type(value).__name__}")
+    other = [name for name, usual in EMPTY_PARAMS.items() if not isinstance(params.get(name, usual), type(usual))]
+    saved = [name for name in other if isinstance(EMPTY_PARAMS[name], list) and isinstance(params[name], str)]
     findings.add_each("note", "params-text", saved, "keys of qParams are text, as circuit-tracer's viewer saves them")
+    wrong = [f"{name} is a {type(params[name]).__name__}" for name in other if name not in (*missing, *saved)]
     findings.add_each("warning", "params-type", wrong, "keys of qParams of a wrong type", *EVERY_VIEWER)
     labels = params.get("clerps")
-    if isinstance(labels, str):
-        findings.add("warning", "params-clerps", "qParams.clerps is text, which an upload must not have", NEURONPEDIA)
-    elif labels is not None:
-        message = f"qParams.clerps is a {type(labels).__name__}, which throws"
-        findings.add("warning", "params-clerps", message, CIRCUIT_TRACER)
-    known = {node["node_id"] for node in nodes}
+    if labels is not None:
+        is_text = isinstance(labels, str)
+        what = "text, which an upload must not have" if is_text else f"a {type(labels).__name__}, which throws"
+        viewer = NEURONPEDIA if is_text else CIRCUIT_TRACER
+        findings.add("warning", "params-clerps", f"qParams.clerps is {what}", viewer)
+    ids = {node["node_id"] for node in nodes}
     js_ids = {node["jsNodeId"] for node in nodes if isinstance(node.get("jsNodeId"), str)}
-    referred = list(dict.fromkeys(referred_ids(params)))
-    lost = [name for name in referred if name not in known and name not in js_ids]
+    unknown = [name for name in dict.fromkeys(referred_ids(params)) if name not in ids]
+    lost = [name for name in unknown if name not in js_ids]
     findings.add_each("warning", "params-ids", lost, "ids in qParams that name no node", *EVERY_VIEWER)
-    by_js = [name for name in referred if name not in known and name in js_ids]
+    by_js = [name for name in unknown if name in js_ids]
     what = "ids in qParams that are a node's jsNodeId, not its node_id"
     findings.add_each("note", "params-js-ids", by_js, what, CIRCUIT_TRACER, NEURONPEDIA)

@@ -31,14 +31,14 @@ class Document:
         size: of the file, in bytes.
         constants: every NaN, Infinity and -Infinity in it, which are no JSON.
         repeated_keys: keys that stand more than once in one object.
-        n_broken_texts: strings with half a surrogate pair, now replaced by U+FFFD.
+        n_broken: halves of surrogate pairs, now replaced by U+FFFD.
     """
 
     content: Any
     size: int
     constants: list[str]
     repeated_keys: list[str]
-    n_broken_texts: int
+    n_broken: int
 
 
 def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
@@ -72,11 +72,15 @@ def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
         constants.append(name)
         return float(name)
 
-    may_have_surrogates = b"\\ud" in raw or b"\\uD" in raw
+    n_broken, may_have_surrogates = 0, b"\\ud" in raw or b"\\uD" in raw
     try:
         text = raw.decode("utf-8-sig")  # editors on Windows put a byte order mark
         del raw  # the text is as large
         content = json.loads(text, object_pairs_hook=to_object, parse_constant=to_constant)
+        if may_have_surrogates:
+            text, n_broken = _LONE_SURROGATE.subn("\ufffd", json.dumps(content, ensure_ascii=False))
+            del content  # it takes ten times the text's memory
+            content = json.loads(text)
     except UnicodeDecodeError as e:
         byte = e.object[e.start]
         raise GraphFileError(f"{path}: is not UTF-8 (byte {byte:#04x} at {e.start}); save it as UTF-8.") from e
@@ -84,9 +88,6 @@ def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
         raise GraphFileError(f"{path}: is nested too deep for a graph ({e}).") from e
     except ValueError as e:
         raise GraphFileError(f"{path}: is not JSON ({e}); is it truncated?") from e
-    n_broken = 0
-    if may_have_surrogates:
-        content, n_broken = _without_surrogates(content)
     return Document(content, size, constants, repeated, n_broken)
 
 
@@ -109,17 +110,3 @@ def _read(path: Path, max_bytes: int) -> bytes:
         if raw.startswith(magic):
             raise GraphFileError(f"{path}: {what}.")
     return raw
-
-
-def _without_surrogates(value: Any) -> tuple[Any, int]:
-    """The value with halves of surrogate pairs replaced, which no UTF-8 file can hold, and how many texts had one."""
-    if isinstance(value, str):
-        text, n = _LONE_SURROGATE.subn("\ufffd", value)
-        return text, int(n > 0)
-    if isinstance(value, list):
-        items = [_without_surrogates(item) for item in value]
-        return [item for item, _ in items], sum(n for _, n in items)
-    if isinstance(value, dict):
-        pairs = [(_without_surrogates(name), _without_surrogates(item)) for name, item in value.items()]
-        return {name: item for (name, _), (item, _) in pairs}, sum(a + b for (_, a), (_, b) in pairs)
-    return value, 0

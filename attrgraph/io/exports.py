@@ -21,17 +21,15 @@ import pandas as pd
 from attrgraph.errors import GraphFileError
 from attrgraph.files import GRAPH_FORMATS, NO_GRAPHVIZ, PICTURE_ENDINGS, PROFILES, check_writable, write_whole
 from attrgraph.influence.influence import row_shares
-from attrgraph.io.json_writing import write_json
+from attrgraph.io.json_writing import check_profile, write_json
 from attrgraph.io.native import save_graph
-from attrgraph.io.networkx_graph import without_own_bias
+from attrgraph.io.networkx_graph import to_networkx, without_own_bias
 from attrgraph.schema import COLUMNS
 from attrgraph.viz.draw import draw_graph
 from attrgraph.viz.layout import lay_out
 from attrgraph.viz.scene import make_scene
 
 if TYPE_CHECKING:
-    import networkx as nx
-
     from attrgraph.graph.graph import Graph
 
 _TABLES, _NETWORKS = (".csv", ".parquet"), (".graphml", ".gexf", ".cyjs")
@@ -79,19 +77,17 @@ def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0]
     if path.suffix in PICTURE_ENDINGS:
         draw_graph(graph, path, overwrite=overwrite)
         return []
-    graph = without_own_bias(graph)
-    cleaner = _Cleaner(_SURROGATE if path.suffix in (".cyjs", ".parquet") else _NOT_IN_XML)
+    clean = _Cleaner(_SURROGATE if path.suffix in (".cyjs", ".parquet") else _NOT_IN_XML)
+    graph = _with_clean_nodes(without_own_bias(graph), clean)
     if path.suffix in _TABLES:
         # the file that was asked for comes last: when it is there, all is there
-        for file, table in zip(files_of(path)[::-1], (_nodes(graph, cleaner), _edges(graph)), strict=True):
+        for file, table in zip(files_of(path)[::-1], (graph.nodes.reset_index(), _edges(graph)), strict=True):
             write_whole(file, partial(_write_table, table), overwrite=overwrite)
     else:
         writers = {".graphml": _graphml, ".gexf": _gexf, ".cyjs": _cytoscape}
-        data = writers[path.suffix](_network(graph, cleaner), graph)
+        data = writers[path.suffix](_network(graph, clean), graph)
         write_whole(path, lambda temporary: temporary.write_bytes(data), overwrite=overwrite)
-    if not cleaner.n_replaced:
-        return []
-    return [f"{cleaner.n_replaced} characters replaced that the format cannot hold"]
+    return [f"{clean.n_replaced} characters replaced that the format cannot hold"] if clean.n_replaced else []
 
 
 def check_output(path: Path, *, profile: str = PROFILES[0], overwrite: bool) -> None:
@@ -108,8 +104,7 @@ def check_output(path: Path, *, profile: str = PROFILES[0], overwrite: bool) -> 
 
 def check_format(ending: str, *, profile: str, where: str = "") -> None:
     """Raise GraphFileError for an ending or a JSON profile in which no graph can be written here."""
-    if profile not in PROFILES:
-        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
+    check_profile(profile)
     if ending not in ENDINGS:
         raise GraphFileError(f"{where}unknown ending {ending!r}; expected one of {', '.join(ENDINGS)}.")
     if ending in PICTURE_ENDINGS and ending != ".dot" and which("dot") is None:
@@ -131,22 +126,16 @@ class _Cleaner:
         self.n_replaced = 0
 
     def __call__(self, text: str) -> str:
-        out, n = self._forbidden.subn(lambda found: _replacement(found.group()), text)
+        out, n = self._forbidden.subn(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", text)
         self.n_replaced += n
         return out
 
 
-def _replacement(char: str) -> str:
-    if ord(char) < 0x20:
-        return chr(0x2400 + ord(char))
-    return "\ufffd"
-
-
-def _nodes(graph: "Graph", clean: _Cleaner) -> pd.DataFrame:
-    nodes = graph.nodes.reset_index()
-    for column in ("node_id", *(name for name, kind in COLUMNS.items() if kind == "str")):
-        nodes[column] = [clean(str(text)) for text in nodes[column]]
-    return nodes
+def _with_clean_nodes(graph: "Graph", clean: _Cleaner) -> "Graph":
+    texts = [name for name, kind in COLUMNS.items() if kind == "str"]
+    nodes = graph.nodes.assign(**{name: [clean(str(text)) for text in graph.nodes[name]] for name in texts})
+    ids = pd.Index([clean(str(name)) for name in nodes.index], name="node_id", dtype="str")
+    return graph.replace(nodes=nodes.set_axis(ids))
 
 
 def _edges(graph: "Graph") -> pd.DataFrame:
@@ -165,25 +154,20 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def _network(graph: "Graph", clean: _Cleaner) -> "nx.DiGraph[str]":
-    """As `Graph.to_networkx`, with shares, plain Python values, clean text, and a label for every node."""
-    import networkx as nx
-
-    out: nx.DiGraph[str] = nx.DiGraph(
-        prompt=clean(str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))), n_layers=graph.n_layers
-    )
-    nodes = _nodes(graph, clean)
-    nodes["label"] = [label or node for label, node in zip(nodes["label"], nodes["node_id"], strict=True)]
-    for row in nodes.to_dict("records"):
-        # a number that is not known is left out
-        known = {key: value for key, value in row.items() if not isinstance(value, float) or isfinite(value)}
-        out.add_node(known.pop("node_id"), **known)
-    for edge in _edges(graph).to_dict("records"):
-        out.add_edge(edge.pop("source"), edge.pop("target"), **edge)
-    return out
+def _network(graph: "Graph", clean: _Cleaner) -> Any:
+    """As `Graph.to_networkx`, with shares, clean text, a label for every node, and without numbers that are unknown."""
+    network: Any = to_networkx(graph)  # the stubs know no attributes
+    network.graph["prompt"] = clean(network.graph["prompt"])
+    for name, values in network.nodes(data=True):
+        values["label"] = values["label"] or name
+        for key in [key for key, value in values.items() if isinstance(value, float) and not isfinite(value)]:
+            del values[key]
+    for edge in _edges(graph).itertuples():
+        network.edges[edge.source, edge.target]["share"] = edge.share
+    return network
 
 
-def _graphml(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
+def _graphml(network: Any, graph: "Graph") -> bytes:
     import networkx as nx
 
     buffer = BytesIO()
@@ -191,12 +175,14 @@ def _graphml(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
     return buffer.getvalue()
 
 
-def _gexf(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
-    attributes: Any = network.nodes  # the stubs know no attributes
-    largest = max((attributes[name]["influence"] for name in network), default=0.0) or 1.0
-    for name, (x, y) in zip(network, _places(graph), strict=True):
-        amount = attributes[name]["influence"] / largest
-        attributes[name]["viz"] = {
+def _gexf(network: Any, graph: "Graph") -> bytes:
+    import networkx as nx
+
+    nodes = network.nodes(data=True)
+    largest = max((values["influence"] for _, values in nodes), default=0.0) or 1.0
+    for (_, values), (x, y) in zip(nodes, _places(graph), strict=True):
+        amount = values["influence"] / largest
+        values["viz"] = {
             "color": _color(_NODE, 0.2 + 0.8 * amount),
             "size": _SMALLEST + amount * (_LARGEST - _SMALLEST),
             "position": {"x": x, "y": y, "z": 0.0},
@@ -204,8 +190,6 @@ def _gexf(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
     for _, _, edge in network.edges(data=True):
         color = _color(_POSITIVE if edge["weight"] > 0 else _NEGATIVE, 1.0)
         edge["viz"] = {"color": color, "thickness": max(_THICKEST * edge["share"], 0.2)}
-    import networkx as nx
-
     buffer = BytesIO()
     nx.write_gexf(network, buffer)
     # the day of writing; the same graph gives the same bytes
@@ -218,19 +202,15 @@ def _color(color: tuple[int, int, int], amount: float) -> dict[str, Any]:
     return {"r": red, "g": green, "b": blue, "a": 1.0}
 
 
-def _cytoscape(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
+def _cytoscape(network: Any, graph: "Graph") -> bytes:
     """What Cytoscape and Cytoscape.js open; y runs downward there."""
-    attributes: Any = network.nodes  # the stubs know no attributes
     nodes = [
-        {
-            "data": {"id": name, "name": attributes[name]["label"], "value": name, **attributes[name]},
-            "position": {"x": x, "y": 0.0 - y},
-        }
-        for name, (x, y) in zip(network, _places(graph), strict=True)
+        {"data": {"id": name, "name": values["label"], "value": name, **values}, "position": {"x": x, "y": 0.0 - y}}
+        for (name, values), (x, y) in zip(network.nodes(data=True), _places(graph), strict=True)
     ]
     edges = [
-        {"data": {"id": f"{source} -> {target}", "source": source, "target": target, **edge}}
-        for source, target, edge in network.edges(data=True)
+        {"data": {"id": f"{source} -> {target}", "source": source, "target": target, **values}}
+        for source, target, values in network.edges(data=True)
     ]
     document = {
         "format_version": "1.0",
@@ -245,9 +225,9 @@ def _cytoscape(network: "nx.DiGraph[str]", graph: "Graph") -> bytes:
 
 
 def _places(graph: "Graph") -> Iterator[tuple[float, float]]:
-    """Where a picture has the nodes."""
-    scene = make_scene(graph)
-    layout = lay_out(scene, graph.n_layers)
-    for box, place in zip(scene.boxes, layout.places, strict=True):
+    """Where a picture has the nodes, and where it would have bias nodes of other tools, which pictures leave out."""
+    kinds = graph.nodes["kind"].replace("bias", "unknown")
+    scene = make_scene(graph.replace(nodes=graph.nodes.assign(kind=kinds)))
+    for box, place in zip(scene.boxes, lay_out(scene, graph.n_layers).places, strict=True):
         if box.kind != "token":
             yield round(place.x, 2), round(place.y, 2)

@@ -4,6 +4,8 @@ import re
 from math import isqrt
 from typing import Any
 
+from attrgraph.io.json_values import integer
+
 FEATURE_TYPES = {
     "feature": "cross layer transcoder",  # the viewers' word for per-layer ones too
     "error": "mlp reconstruction error",
@@ -17,15 +19,12 @@ FEATURE_TYPES = {
 KINDS_BY_TYPE = {name: kind for kind, name in FEATURE_TYPES.items()}
 # what every viewer knows; of the others Neuronpedia knows lorsa, lorsa error, bias and unknown
 COMMON_TYPES = ("cross layer transcoder", "mlp reconstruction error", "embedding", "logit")
-# 1, and the rounding of a float32 sum
-LARGEST_SHARE = 1 + 1e-6
 SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 # 18 digits fit into an int64
 _FEATURE_ID = re.compile(r"(\d{1,9})_(?:[A-Za-z]+_)?(\d{1,18})_\d+")
 # EleutherAI's: position, layer, feature
 _INTERMEDIATE_ID = re.compile(r"intermediate_\d+_(\d{1,9})_(\d{1,18})")
 _TOKEN_ID = re.compile(r"(?:[A-Z]|\d{1,9})_(-?\d{1,18})_\d+")
-_INTEGER = re.compile(r"-?\d{1,18}")
 
 
 def cantor_pair(layer: int, feature: int) -> int:
@@ -38,13 +37,6 @@ def cantor_unpair(number: int) -> tuple[int, int]:
     total = (isqrt(8 * number + 1) - 1) // 2
     feature = number - total * (total + 1) // 2
     return total - feature, feature
-
-
-def integer(value: Any) -> int | None:
-    """An integer that JSON holds as a number or, as layers are written, as text; None if it is neither."""
-    if isinstance(value, str) and _INTEGER.fullmatch(value):
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18 else None
 
 
 def feature_of_id(node_id: str, layer: int) -> int | None:
@@ -101,15 +93,13 @@ def flavour_of(metadata: dict[str, Any], nodes: list[dict[str, Any]], pins: list
     if nodes and all(js_id == f"{name}-0" for name, js_id in zip(ids, js_ids, strict=True)):
         return "eleutherai"
     if integer(metadata.get("schema_version")) == 1:
-        return "neuronpedia" if _is_from_neuronpedia(metadata) else "circuit-tracer schema 1"
-    refers_to_js = bool(set(pins) - set(ids)) and bool(set(pins) & {name for name in js_ids if isinstance(name, str)})
-    if refers_to_js or ids == js_ids or any(node.get("reverse_ctx_idx") for node in nodes):
+        says_so = any("neuronpedia" in str(metadata.get(name)) for name in ("info", "feature_details"))
+        return "neuronpedia" if says_so else "circuit-tracer schema 1"
+    pinned = set(pins)
+    refers_to_js = not pinned <= set(ids) and any(isinstance(name, str) and name in pinned for name in js_ids)
+    if refers_to_js or ids == js_ids or any(node.get("reverse_ctx_idx") or _is_foreign_error(node) for node in nodes):
         return "anthropic"
-    return "anthropic" if any(_is_foreign_error(node) for node in nodes) else "circuit-tracer schema 0"
-
-
-def _is_from_neuronpedia(metadata: dict[str, Any]) -> bool:
-    return "neuronpedia" in str(metadata.get("info")) or "neuronpedia" in str(metadata.get("feature_details"))
+    return "circuit-tracer schema 0"
 
 
 def _is_foreign_error(node: dict[str, Any]) -> bool:

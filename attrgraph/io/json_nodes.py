@@ -1,13 +1,15 @@
 """The nodes of a JSON document as rows of a graph's node table."""
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pandas as pd
 
 from attrgraph.io.check_nodes import MAX_LAYERS
-from attrgraph.io.flavours import KINDS_BY_TYPE, LARGEST_SHARE, feature_index, integer, token_of_id
-from attrgraph.io.params import counted
+from attrgraph.io.flavours import KINDS_BY_TYPE, feature_index, token_of_id
+from attrgraph.io.json_values import integer, is_share
+from attrgraph.io.problems import say_repaired
 from attrgraph.schema import BIAS_ID, ERROR_KINDS, FEATURE_KINDS, LABELLED, OUTPUT, PROBABILITY, node_id
 
 # two happen: an error's older id may be that of a feature of layer 0
@@ -26,17 +28,18 @@ class NodeTable:
         nodes: the columns of a graph's node table and `is_stated`: whether the file has a cumulative influence.
         n_layers: of the model.
         places: rows that each id of the file stands for; several if the file uses one id twice.
-        reads: whether a node can have inputs.
-        renamed: the graph's ids for those ids of the file that differ and stand for one node.
         extra: unknown keys, by the graph's ids.
     """
 
     nodes: pd.DataFrame
     n_layers: int
     places: dict[str, list[int]]
-    reads: list[bool]
-    renamed: dict[str, str]
     extra: dict[str, dict[str, Any]]
+
+    def names(self) -> dict[str, list[str]]:
+        """The graph's ids for each id of the file."""
+        ids = self.nodes.index.tolist()
+        return {raw_id: [ids[place] for place in places] for raw_id, places in self.places.items()}
 
 
 def read_nodes(
@@ -45,55 +48,52 @@ def read_nodes(
     """Rows of the node table; copies of a node are left out, and other repairs made as `repairs` then says.
 
     Args:
-        raw_nodes: of the file.
+        raw_nodes: of the file, in which `check_nodes` found nothing that this package needs otherwise.
         metadata: of the file, with `prompt_tokens`.
         flavour: see `flavour_of`.
         repairs: sentences, to which this adds.
 
     Raises:
-        KeyError, TypeError, ValueError: a node lacks something or has it of a wrong type.
+        ValueError: nodes contradict each other, or do not say which feature they are.
     """
     n_layers = _n_layers(raw_nodes, integer(metadata.get("n_layers")), has_attention=flavour == "attention")
     tokens, schema = metadata["prompt_tokens"], metadata.get("schema_version")
-    rows: list[dict[str, Any]] = []
-    ids: list[str] = []
+    rows: dict[str, dict[str, Any]] = {}
     places: dict[str, list[int]] = {}
     extra: dict[str, dict[str, Any]] = {}
-    taken = {BIAS_ID}
+    seen: dict[str, list[tuple[Any, ...]]] = {}
     copies, shared, renumbered = [], [], []
     for node in raw_nodes:
         row, raw_id = _row(node, tokens, n_layers, schema), node["node_id"]
-        others = [rows[place] for place in places.get(raw_id, [])]
-        if any(all(row[name] == other[name] for name in ("kind", "layer", "pos", "feature")) for other in others):
+        same_id, key = seen.setdefault(raw_id, []), (row["kind"], row["layer"], row["pos"], row["feature"])
+        if key in same_id:
             copies.append(raw_id)
             continue
-        if len(others) >= _MAX_NODES_OF_ID:
+        if len(same_id) >= _MAX_NODES_OF_ID:
             raise ValueError(f"node id {raw_id!r:.60} stands for more than {_MAX_NODES_OF_ID} nodes")
-        if others:
+        if same_id:
             shared.append(raw_id)
         name = _name(row, raw_id, n_layers)
-        if name in taken:
+        if name in rows or name == BIAS_ID:
             renumbered.append(raw_id)
-            name = next(
-                new for new in (raw_id, *(f"{raw_id}-{n}" for n in range(2, len(raw_nodes) + 3))) if new not in taken
-            )
-        taken.add(name)
+            name, n = raw_id, count(2)
+            while name in rows or name == BIAS_ID:
+                name = f"{raw_id}-{next(n)}"
+        same_id.append(key)
         places.setdefault(raw_id, []).append(len(rows))
-        rows.append(row)
-        ids.append(name)
-        if others_keys := _extra(node, row["kind"]):
-            extra[name] = others_keys
-    if copies:
-        repairs.append(f"{counted(copies, 'node')} left out that stand twice in the file; the first is kept")
-    if shared:
-        repairs.append(f"{counted(shared, 'id')} of several nodes told apart")
-    if renumbered:
-        repairs.append(f"{counted(renumbered, 'node')} kept under another id, its own being taken")
-    _say_influence(raw_nodes, rows, repairs)
-    nodes = pd.DataFrame(rows, index=pd.Index(ids, name="node_id", dtype="str"))
-    reads = [row["kind"] in (*FEATURE_KINDS, "logit", "unknown") for row in rows]
-    renamed = {raw: ids[at[0]] for raw, at in places.items() if len(at) == 1 and ids[at[0]] != raw}
-    return NodeTable(nodes, n_layers, places, reads, renamed, extra)
+        rows[name] = row
+        if others := _extra(node, row["kind"]):
+            extra[name] = others
+    say_repaired(repairs, copies, "node", "left out that stand twice in the file; the first is kept")
+    say_repaired(repairs, shared, "id", "of several nodes told apart")
+    say_repaired(repairs, renumbered, "node", "kept under another id, its own being taken")
+    n_absent = sum(not row["is_stated"] for row in rows.values())
+    if n_absent:
+        repairs.append(
+            f"the cumulative influence of {n_absent} nodes computed that lack one or have one outside 0 to 1"
+        )
+    nodes = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="node_id", dtype="str"))
+    return NodeTable(nodes, n_layers, places, extra)
 
 
 def _n_layers(raw_nodes: list[dict[str, Any]], stated: int | None, *, has_attention: bool) -> int:
@@ -101,14 +101,13 @@ def _n_layers(raw_nodes: list[dict[str, Any]], stated: int | None, *, has_attent
 
     EleutherAI's stand at -1: then it is what the file says, or one above the highest feature.
     """
-    inside = [integer(n["layer"]) for n in raw_nodes if _kind(n) in (*FEATURE_KINDS, *ERROR_KINDS)]
-    highest = max((layer for layer in inside if layer is not None), default=-1)
+    highest = max(
+        (integer(n["layer"]) or 0 for n in raw_nodes if _kind(n) in (*FEATURE_KINDS, *ERROR_KINDS)), default=-1
+    )
     logit_layers = {integer(n["layer"]) for n in raw_nodes if _kind(n) == "logit"}
-    if not logit_layers:
-        raise ValueError("there is no logit node; a graph explains at least one")
     if len(logit_layers) != 1:
         raise ValueError(f"logit nodes stand at layers {sorted(map(str, logit_layers))}, expected one layer")
-    (logit_layer,) = logit_layers
+    logit_layer = logit_layers.pop()
     if logit_layer in (None, -1):
         return highest + 1 if stated is None or not highest < stated <= MAX_LAYERS else stated
     assert logit_layer is not None
@@ -125,57 +124,38 @@ def _kind(node: dict[str, Any]) -> str:
 
 def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) -> dict[str, Any]:
     kind, pos = _kind(node), node["ctx_idx"]
-    layer = _layer(node, kind, n_layers)
-    label = node.get("clerp")
-    label = label if isinstance(label, str) else ""
-    own_text = node["token"] if isinstance(node.get("token"), str) else None
-    text = tokens[pos] if own_text is None else own_text
-    feature, probability = -1, _number(node, "token_prob")
-    if not 0 <= probability <= LARGEST_SHARE:
-        raise ValueError(f"node {node['node_id']!r:.60}: token_prob {probability} is no probability")
-    probability = min(probability, 1.0)
+    fixed = {"embedding": -1, "logit": n_layers}
+    stated = integer(node["layer"])
+    layer = fixed.get(kind, -1 if stated is None else stated)
+    label = node["clerp"] if isinstance(node.get("clerp"), str) else ""
+    text = node["token"] if isinstance(node.get("token"), str) else None
+    probability, feature = min(_number(node, "token_prob"), 1.0), -1
     if kind in FEATURE_KINDS:
         feature = feature_index(node, layer, schema)
-    elif kind in ("embedding", "logit"):
-        of_id = token_of_id(node["node_id"])
+    elif kind in fixed:
         # an embedding's `feature` is its position
-        stated = integer(node.get("feature")) if kind == "logit" else None
-        feature = of_id if of_id is not None else stated if stated is not None else -1
+        number = integer(node.get("feature")) if kind == "logit" else None
+        feature = next((n for n in (token_of_id(node["node_id"]), number) if n is not None), -1)
     if kind == "logit":
         stated_probability, output = PROBABILITY.search(label), OUTPUT.match(label)
         if not probability and stated_probability:
             probability = min(1.0, float(stated_probability[1]))
-        text = output[1] if output else LABELLED.sub("", label) if own_text is None else own_text
-    cumulative: Any = node.get("influence")
+        text = output[1] if output else LABELLED.sub("", label) if text is None else text
     # a logit's has no meaning, and files have null there
-    is_stated = kind != "logit" and type(cumulative) in (int, float) and 0 <= cumulative <= LARGEST_SHARE
+    has_influence = kind != "logit" and is_share(node.get("influence"))
     return {
         "kind": kind,
         "layer": layer,
         "pos": pos,
         "feature": feature,
-        "token": text,
+        "token": tokens[pos] if text is None else text,
         "activation": _number(node, "activation"),
         "probability": probability,
         "influence": 0.0,
-        "cumulative_influence": float(cumulative) if is_stated else 1.0,
+        "cumulative_influence": float(node["influence"]) if has_influence else 1.0,
         "label": label,
-        "is_stated": is_stated or kind == "logit",
+        "is_stated": has_influence or kind == "logit",
     }
-
-
-def _layer(node: dict[str, Any], kind: str, n_layers: int) -> int:
-    if kind == "embedding":
-        return -1
-    if kind == "logit":
-        return n_layers
-    layer = integer(node["layer"])
-    if layer is None and kind in ("unknown", "bias"):
-        return -1
-    if layer is None or not (-1 if kind in ("unknown", "bias") else 0) <= layer < MAX_LAYERS:
-        where = f"node {node['node_id']!r:.60}"
-        raise ValueError(f"{where}: layer is {node['layer']!r:.60}, expected a number from 0 to {MAX_LAYERS - 1}")
-    return layer
 
 
 def _number(node: dict[str, Any], name: str) -> float:
@@ -185,10 +165,9 @@ def _number(node: dict[str, Any], name: str) -> float:
 
 def _name(row: dict[str, Any], raw_id: str, n_layers: int) -> str:
     """The id of a node, as all of this package's graphs have it; of kinds that it never traces, the file's."""
-    layer, feature, pos = row["layer"], row["feature"], row["pos"]
-    if row["kind"] in ("embedding", "logit") and feature < 0:
+    if row["kind"] in ("embedding", "logit") and row["feature"] < 0:
         return raw_id  # which token of the vocabulary it is nobody says
-    return node_id(row["kind"], layer, pos, feature, n_layers=n_layers) or raw_id
+    return node_id(row["kind"], row["layer"], row["pos"], row["feature"], n_layers=n_layers) or raw_id
 
 
 def _extra(node: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -197,14 +176,6 @@ def _extra(node: dict[str, Any], kind: str) -> dict[str, Any]:
     extra = {name: value for name, value in node.items() if name not in _KEYS}
     extra |= {name: node[name] for name, value in usual.items() if name in node and node[name] != value}
     if kind in ("unknown", "bias"):
-        extra |= {name: node[name] for name in ("feature_type", "feature") if name in node}
-        extra |= {} if integer(node["layer"]) is not None else {"layer": node["layer"]}
+        kept = ("feature_type", "feature", *(() if integer(node["layer"]) is not None else ("layer",)))
+        extra |= {name: node[name] for name in kept if name in node}
     return extra
-
-
-def _say_influence(raw_nodes: list[dict[str, Any]], rows: list[dict[str, Any]], repairs: list[str]) -> None:
-    n_absent = sum(not row["is_stated"] for row in rows)
-    if n_absent:
-        repairs.append(
-            f"the cumulative influence of {n_absent} nodes computed that lack one or have one outside 0 to 1"
-        )

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import GraphFileError
 from attrgraph.files import PROFILES, write_whole
-from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair, cantor_unpair
-from attrgraph.io.params import counted, write_params
-from attrgraph.schema import BIAS_ID, FEATURE_KINDS, PROBABILITY
+from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair
+from attrgraph.io.networkx_graph import without_own_bias
+from attrgraph.io.params import write_params
+from attrgraph.io.problems import say_repaired
+from attrgraph.schema import FEATURE_KINDS, PROBABILITY
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
-
-__all__ = ["cantor_pair", "cantor_unpair", "to_dict", "to_document", "write_json"]
 
 # what has its own place in a file and is not repeated in metadata.attrgraph
 _ELSEWHERE = ("extra", "qParams", "problems", "file_metadata")
@@ -46,11 +46,6 @@ def write_json(graph: "Graph", path: str | Path, profile: str = "neuronpedia", *
     return repairs
 
 
-def to_dict(graph: "Graph", profile: str) -> dict[str, Any]:
-    """The JSON document of a profile."""
-    return to_document(graph, profile)[0]
-
-
 def to_document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
     """The JSON document of a profile, and what had to be changed for viewers to read it, one sentence each.
 
@@ -60,38 +55,41 @@ def to_document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]
     Raises:
         GraphFileError: an unknown profile, or metadata of a wrong type.
     """
-    if profile not in PROFILES:
-        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
+    check_profile(profile)
     try:
-        return _document(graph, profile)
+        return _document(without_own_bias(graph), profile)
     except (TypeError, KeyError, AttributeError) as e:
         raise GraphFileError(f"the graph's metadata are not what a graph has ({type(e).__name__}: {e}).") from e
 
 
+def check_profile(profile: str) -> None:
+    """Raise GraphFileError for a JSON profile that does not exist."""
+    if profile not in PROFILES:
+        raise GraphFileError(f"unknown JSON profile {profile!r}; expected one of {', '.join(PROFILES)}.")
+
+
 def _document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
-    # other tools' bias nodes stand for single biases; this package's for all that is constant
-    kept = graph.nodes.index != BIAS_ID
-    table, adjacency = graph.nodes[kept], graph.adjacency[kept][:, kept].tocoo()
     repairs: list[str] = []
     extra = {"document": {}, "nodes": {}, "links": [], **_dict(graph.metadata, "extra")}
-    nodes = [{**_node(row, profile, graph.n_layers), **extra["nodes"].get(row.Index, {})} for row in table.itertuples()]
-    for node, row in zip(nodes, table.itertuples(), strict=True):
-        # as when prompts with other words were put together
-        if (
-            row.kind != "logit"
-            and 0 <= row.pos < len(graph.prompt_tokens)
-            and row.token != graph.prompt_tokens[row.pos]
-        ):
-            node["token"] = row.token
-    _label_logits(nodes, table, repairs)
+    nodes, relabelled = [], []
+    for row in graph.nodes.itertuples():
+        node = {**_node(row, profile, graph.n_layers), **extra["nodes"].get(row.Index, {})}
+        if row.kind == "logit" and not PROBABILITY.search(row.label):  # without which viewers throw
+            label = row.label or f'Output "{row.token}"'
+            node["clerp"] = f"{label} (p={row.probability:.3f})"
+            relabelled.append(row.Index)
+        elif row.kind != "logit" and row.token not in graph.prompt_tokens[row.pos : row.pos + 1]:
+            node["token"] = row.token  # as when prompts with other words were put together
+        nodes.append(node)
+    say_repaired(repairs, relabelled, "logit", "given the (p=...) that viewers need in a label")
     strange = {node["feature_type"] for node in nodes} - set(COMMON_TYPES)
-    if strange and profile != "neuronpedia":
-        repairs.append(f"{counted(sorted(strange), 'feature type')} kept, which viewers of this profile do not know")
-    ids = table.index.to_numpy()
+    if profile != "neuronpedia":
+        say_repaired(repairs, sorted(strange), "feature type", "kept, which viewers of this profile do not know")
+    ids, edges = graph.nodes.index.to_numpy(), graph.adjacency.tocoo()
     others = {(source, target): values for source, target, values in extra["links"]}
     links = [
         {"source": source, "target": target, "weight": float(weight), **others.get((source, target), {})}
-        for source, target, weight in zip(ids[adjacency.col], ids[adjacency.row], adjacency.data, strict=True)
+        for source, target, weight in zip(ids[edges.col], ids[edges.row], edges.data, strict=True)
     ]
     document = {
         "metadata": _metadata(graph, profile, repairs),
@@ -107,18 +105,6 @@ def _dict(metadata: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise GraphFileError(f"the graph's metadata[{name!r}] is a {type(value).__name__}; expected a dictionary.")
     return value
-
-
-def _label_logits(nodes: list[dict[str, Any]], table: Any, repairs: list[str]) -> None:
-    """Give every logit the `(p=...)` without which viewers throw."""
-    changed = []
-    for node, token, probability in zip(nodes, table["token"], table["probability"], strict=True):
-        if node["feature_type"] == "logit" and not PROBABILITY.search(node["clerp"]):
-            label = node["clerp"] or f'Output "{token}"'
-            node["clerp"] = f"{label} (p={probability:.3f})"
-            changed.append(node["node_id"])
-    if changed:
-        repairs.append(f"the label of {counted(changed, 'logit')} given the (p=...) that viewers need")
 
 
 def _slug(text: str, default: str) -> str:
@@ -185,12 +171,12 @@ def _own_metadata(graph: "Graph") -> dict[str, Any]:
 
 def _state_source_set(metadata: dict[str, Any]) -> None:
     """Neuronpedia reads the source set in one of two places, by what it does: a file has it in both or in none."""
-    places = ("info", "feature_details")
-    stated = [_if_dict(metadata.get(place)).get("neuronpedia_source_set") for place in places]
-    source_set = next((name for name in stated if name), None)
-    for place, name in zip(places, stated, strict=True):
-        if source_set and not name and isinstance(metadata.get(place, {}), dict):
-            metadata[place] = {**metadata.get(place, {}), "neuronpedia_source_set": source_set}
+    key, places = "neuronpedia_source_set", ("info", "feature_details")
+    source_set = next((name for place in places if (name := _if_dict(metadata.get(place)).get(key))), None)
+    for place in places:
+        details = metadata.get(place, {})
+        if source_set and isinstance(details, dict) and not details.get(key):
+            metadata[place] = {**details, key: source_set}
 
 
 def _if_dict(value: Any) -> dict[str, Any]:

@@ -15,22 +15,16 @@ _NUMBERS = {
 def check_own_metadata(metadata: dict[str, Any]) -> None:
     """Raise TypeError for what is of another type than this package writes; what is missing is fine."""
     for name in _OBJECTS:
-        value = metadata.get(name)
-        if value is not None and not isinstance(value, dict):
-            raise TypeError(f"metadata.{name} is a {type(value).__name__}, expected an object")
-    for name, keys in _NUMBERS.items():
-        _check_numbers(metadata.get(name), name, keys)
-    _check_numbers((metadata.get("pruned_from") or {}).get("pruning"), "pruned_from.pruning", _NUMBERS["pruning"])
-    checks = metadata.get("checks") or {}
-    _check_numbers(checks, "checks", tuple(checks))
+        _check_object(metadata.get(name), name, _NUMBERS.get(name, ()))
+    _check_object((metadata.get("pruned_from") or {}).get("pruning"), "pruned_from.pruning", _NUMBERS["pruning"])
 
 
-def _check_numbers(values: Any, name: str, keys: tuple[str, ...]) -> None:
-    if values is None or (values == {} and name in ("selection", "checks")):
+def _check_object(values: Any, name: str, numbers: tuple[str, ...]) -> None:
+    if values is None or (values == {} and name == "selection"):
         return
     if not isinstance(values, dict):
         raise TypeError(f"metadata.{name} is a {type(values).__name__}, expected an object")
-    for key in keys:
+    for key in values if name == "checks" else numbers:
         value = values.get(key)
         # a graph without influence has no scores: null in JSON
         is_null = value is None and key in values and name == "scores"

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.files import PROFILES
-from attrgraph.io.json_writing import cantor_pair, cantor_unpair, to_dict
+from attrgraph.io.flavours import cantor_pair, cantor_unpair
+from attrgraph.io.json_writing import to_document
 from attrgraph.models.language_model import LanguageModel
 
 Build = Callable[..., LanguageModel]
@@ -68,7 +69,7 @@ def test_json_profiles_come_back_equal(profile: str, graph: ag.Graph, tmp_path: 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_json_has_what_viewers_need(profile: str, graph: ag.Graph) -> None:
-    document = to_dict(graph.prune(), profile)
+    document = to_document(graph.prune(), profile)[0]
     assert set(document) == {"metadata", "qParams", "nodes", "links"}
     assert set(document["qParams"]) == {"pinnedIds", "supernodes", "linkType", "clickedId", "sg_pos"}
     assert document["metadata"].get("schema_version") == (None if profile == "anthropic" else 1)
@@ -97,7 +98,7 @@ def test_cantor_pairs_are_as_published() -> None:
 
 
 def test_older_error_ids_and_string_params_are_read(graph: ag.Graph, tmp_path: Path) -> None:
-    document = to_dict(graph.prune(), "circuit-tracer")
+    document = to_document(graph.prune(), "circuit-tracer")[0]
     renamed = {}
     for node in document["nodes"]:
         older = f"0_{node['layer']}_{node['ctx_idx']}"  # may collide with a feature of layer 0
@@ -176,9 +177,9 @@ def test_bad_graph_files_are_refused(graph: ag.Graph, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["links"][0].update(weight=float("inf")), "holds Infinity"),
+        (lambda d: d["links"][0].update(weight=float("inf")), "numbers that JSON does not have.*: Infinity"),
         (lambda d: d["links"][0].update(weight=1e300), "no finite number"),
-        (lambda d: d["nodes"][-1].update(token_prob=float("nan")), "holds NaN"),
+        (lambda d: d["nodes"][-1].update(token_prob=float("nan")), "numbers that JSON does not have.*: NaN"),
         (lambda d: d["nodes"][-1].update(token_prob=1.5), "is no probability"),
         (lambda d: d["nodes"][0].update(ctx_idx=-1), "at no position"),
         (lambda d: d["metadata"].update(attrgraph="x"), "not an attribution graph"),
@@ -188,7 +189,7 @@ def test_bad_graph_files_are_refused(graph: ag.Graph, tmp_path: Path) -> None:
 def test_contradictions_in_json_are_refused(
     change: Callable[[dict], object], message: str, graph: ag.Graph, tmp_path: Path
 ) -> None:
-    document = to_dict(graph.prune(), "neuronpedia")
+    document = to_document(graph.prune(), "neuronpedia")[0]
     change(document)
     (tmp_path / "g.json").write_text(json.dumps(document))
     with pytest.raises(GraphFileError, match=message):
@@ -197,7 +198,7 @@ def test_contradictions_in_json_are_refused(
 
 def test_pruning_settings_of_others_may_be_missing_or_empty(graph: ag.Graph, tmp_path: Path) -> None:
     for i, settings in enumerate((None, {}, {"node_threshold": None, "edge_threshold": 0.9})):
-        document = to_dict(graph.prune(), "neuronpedia")
+        document = to_document(graph.prune(), "neuronpedia")[0]
         del document["metadata"]["attrgraph"]
         document["metadata"]["pruning_settings"] = settings
         document["links"][0]["weight"] = 0.0

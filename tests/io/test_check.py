@@ -9,7 +9,9 @@ import pytest
 from graph_documents import FLAVOURS, attention_document, document
 
 import attrgraph as ag
-from attrgraph.io.check import check_content, check_graph_file
+from attrgraph.io.check import check_document, check_graph_file
+from attrgraph.io.document import Document
+from attrgraph.io.problems import Problem
 from attrgraph.models.language_model import LanguageModel
 
 Change = Callable[[dict[str, Any]], object]
@@ -24,6 +26,10 @@ def sound() -> dict[str, Any]:
         if node["feature_type"] == "logit":
             del node["influence"]
     return content
+
+
+def check_content(content: Any) -> list[Problem]:
+    return check_document(Document(content, size=2000, constants=[], repeated_keys=[], n_broken=0))
 
 
 def found(content: Any) -> dict[str, str]:
@@ -168,7 +174,7 @@ def test_numbers_that_a_browser_rounds_are_found() -> None:
 def test_faults_of_the_file_itself_are_found(text: str, code: str, tmp_path: Path) -> None:
     (tmp_path / "g.json").write_text(text)
     assert code in {problem.code for problem in check_graph_file(tmp_path / "g.json")}
-    assert check_graph_file(tmp_path)[0].message == "is a folder."
+    assert check_graph_file(tmp_path)[0].message == "is a folder; give a file name."
     assert check_graph_file(tmp_path / "none.json")[0].message == "no such file."
 
 

@@ -116,6 +116,21 @@ def test_what_is_written_for_neuronpedia_has_nothing_wrong(flavour: str, tmp_pat
     assert codes <= {"null", "attention-types"}
 
 
+def test_a_logits_label_says_its_token_before_its_own_key_does(tmp_path: Path) -> None:
+    content = document("neuronpedia")
+    content["nodes"][10]["token"] = " Dallas"
+    content["nodes"][11] |= {"token": " Dallas", "clerp": "(p=0.125)"}
+    assert loaded(content, tmp_path).nodes.loc[IDS[10:], "token"].tolist() == [" Austin", " Dallas"]
+
+
+@pytest.mark.parametrize("js_id", [[], {}, 7, None])
+def test_a_js_id_that_is_no_text_names_no_node(js_id: Any, tmp_path: Path) -> None:
+    content = document("anthropic")
+    content["nodes"][0]["jsNodeId"] = js_id
+    graph = loaded(content, tmp_path)
+    assert graph.metadata["flavour"] == "anthropic" and graph.metadata["qParams"]["pinnedIds"] == ["1_40_2", "4_900_3"]
+
+
 def test_ids_of_the_file_inside_extra_keys_follow_their_nodes(tmp_path: Path) -> None:
     content = attention_document()
     extra = loaded(content, tmp_path).metadata["extra"]
@@ -316,11 +331,12 @@ VALID = json.dumps(document("neuronpedia")).encode()
         (raw(b"[" * 10**6), "is nested too deep"),
         (raw(b'{"a":' * 10**6), "is nested too deep"),
         (raw(b'["]]]]' + b"]" * 5000 + b'",' + b"[" * 5000), "is nested too deep"),
-        (raw(VALID.replace(b'"weight": 1.5', b'"weight": NaN', 1)), "holds NaN"),
+        (raw(b'["\\ud800",' + b"[" * 980 + b"]" * 981), "is nested too deep|the document is a list"),
+        (raw(VALID.replace(b'"weight": 1.5', b'"weight": NaN', 1)), "numbers that JSON does not have.*: NaN"),
         (raw(VALID.replace(b'"weight": 1.5', b'"weight": 1e999', 1)), "no finite number"),
         (raw(VALID.replace(b'"weight": 1.5', b'"weight": ' + b"9" * 400, 1)), "no finite number"),
         (raw(VALID.replace(b'"weight": 1.5', b'"weight": ' + b"9" * 10**6, 1)), "is not JSON"),
-        (raw(VALID[:-1] + b', "nodes": []}'), "'nodes' stands twice"),
+        (raw(VALID[:-1] + b', "nodes": []}'), "keys that stand twice in one object.*: nodes"),
         (lambda path: path.mkdir(), "is a folder"),
     ],
 )
@@ -377,10 +393,13 @@ def test_any_value_in_any_field_loads_or_ends_in_one_error(value: Any, tmp_path:
         (lambda d: d["nodes"][0].update(ctx_idx=4), "at no position of the prompt's 4"),
         (lambda d: d["nodes"][0].update(layer="top"), r"whose layer is no number from 0 to 999: 0_7_1 \('top'\)"),
         (lambda d: d["nodes"][0].update(layer="70000"), "no number from 0 to 999"),
-        (lambda d: d["nodes"][0].update(node_id=7), r"node_id is missing or no text: nodes\[0\]"),
+        (lambda d: d["nodes"][0].update(node_id=7), r"no objects with text as node_id: nodes\[0\]"),
         (lambda d: d["nodes"][0].update(node_id="x", feature=None), "feature is None, expected an integer"),
         (lambda d: d["nodes"][0].update(activation="high"), "activation or token_prob is no finite number: .*'high'"),
-        (lambda d: d["metadata"].update(prompt_tokens=[1, 2]), "prompt_tokens is not a list of texts"),
+        (
+            lambda d: d["metadata"].update(prompt_tokens=[1, 2]),
+            r"prompt_tokens is \[1, 2\]; accepted are lists of texts",
+        ),
         (lambda d: d.update(nodes=d["nodes"][:-2]), "there is no logit node"),
         (lambda d: d["links"].append({"source": "2_3_3", "target": "0_7_1", "weight": 1}), "lower to a higher layer"),
         (lambda d: d["links"].append({"source": "2_3_3", "target": "2_3_3", "weight": 1}), "a cycle"),

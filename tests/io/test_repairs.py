@@ -116,6 +116,9 @@ def test_bias_nodes_of_other_tools_are_exported(tmp_path: Path) -> None:
     graph = loaded(attention_document(), tmp_path)
     ag.export_graph(graph, tmp_path / "g.csv")
     assert "0_bias_attn_bO_3" in (tmp_path / "g.nodes.csv").read_text()
+    for ending in ("graphml", "gexf", "cyjs"):  # pictures, whose places the last two have, leave them out
+        ag.export_graph(graph, tmp_path / f"g.{ending}")
+        assert "0_bias_attn_bO_3" in (tmp_path / f"g.{ending}").read_text()
     assert len((tmp_path / "g.csv").read_text().splitlines()) == 1 + graph.adjacency.nnz
     assert 0 < graph.stats()["density"] <= 1
 
