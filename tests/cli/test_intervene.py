@@ -174,16 +174,8 @@ def test_a_prompt_is_validated_and_reported(tmp_path: Path, capsys: pytest.Captu
     groups = tmp_path / "groups.json"
     groups.write_text('{"texas": ["1_1023_5", "1_815_5"]}')
     outputs = [part for page in pages for part in ("-o", str(page))]
-    more = [
-        "--supernodes",
-        str(groups),
-        "--paraphrase",
-        CHICAGO,
-        "--compare-with",
-        "demo-per-layer",
-        "--mode",
-        "frozen",
-    ]
+    more = ["--supernodes", str(groups), "--paraphrase", CHICAGO, "--compare-with", "demo-per-layer"]
+    more += ["--mode", "frozen"]
     out = run(capsys, "validate", DALLAS, *FAST, *more, *outputs)
     assert out.startswith(f"<bos> {DALLAS} → austin 0.99")
     assert "the edges predict every change exactly" in out and "hops" in out and "paraphrases" in out
@@ -207,9 +199,10 @@ def test_a_saved_graph_is_validated_on_the_model_that_it_names(
 ) -> None:
     path = tmp_path / "g.safetensors"
     graph.save(path)
-    expected = validate(ag.load_model("demo"), graph, n_nodes=12, n_controls=2).to_dict() | {"files": []}
+    settings = {"mode": "frozen", "n_nodes": 12, "n_controls": 2}
+    expected = validate(ag.load_model("demo"), graph, **settings).to_dict() | {"files": []}
     for model in ([], ["--model", "demo", "--dtype", "float32", "--device", "cpu"]):
-        assert run_json(capsys, "validate", str(path), *FAST, *model) == expected
+        assert run_json(capsys, "validate", str(path), *FAST, "--mode", "frozen", *model) == expected
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

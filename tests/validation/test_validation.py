@@ -27,6 +27,8 @@ Build = Callable[..., LanguageModel]
 DALLAS = "in the state containing dallas the capital is"
 PARAPHRASES = ["in the state containing houston the capital is", "in the state containing chicago the capital is"]
 FAST: dict[str, Any] = {"modes": ["frozen"], "n_nodes": 40, "n_controls": 2, "n_resamples": 50, "n_paths": 3}
+# where it does not matter in which mode sets of nodes are taken out
+FASTEST: dict[str, Any] = FAST | {"mode": "frozen"}
 SUPERNODES = {"texas": ["1_1023_5", "1_815_5"], "say it": ["3_458_8", "3_-1_8"]}
 # float32 sums, in batches of other sizes
 ROUNDING = {"rel": 1e-3, "abs": 1e-4}
@@ -102,7 +104,7 @@ def test_the_true_graph_is_said_to_be_exact(found: Validation) -> None:
 def test_the_report_of_a_wrong_graph_is_visibly_bad(
     wrong: str, model: LanguageModel, graph: ag.Graph, tmp_path: Path
 ) -> None:
-    bad = validate(model, WRONG[wrong](graph, np.random.default_rng(0)), **FAST)
+    bad = validate(model, WRONG[wrong](graph, np.random.default_rng(0)), **FASTEST)
     assert bad.facts["frozen_error"] > 0.1
     (said,) = [text for text in bad.weaknesses if "edges are wrong" in text]
     assert "Do not rely on it" in said and f"weak  {said}" in repr(bad)
@@ -111,9 +113,10 @@ def test_the_report_of_a_wrong_graph_is_visibly_bad(
         assert row["slope"] == pytest.approx(2 / 3, rel=1e-3)
     else:
         assert row["pearson"] < 0.9 and row["normalised_error"] > 0.1
-    if wrong not in ("edges shuffled", "names exchanged"):
+    if wrong in ("edges shuffled", "names exchanged"):
+        assert row["pearson"] < 0.5
+    if wrong != "names exchanged":
         return
-    assert row["pearson"] < 0.5
     pytest.importorskip("matplotlib")
     bad.save(tmp_path / "bad.html")
     page = (tmp_path / "bad.html").read_text(encoding="utf-8")
@@ -280,7 +283,7 @@ def test_views_of_the_graph_are_as_counted_by_hand(model: LanguageModel, graph: 
 def test_a_prompt_is_its_graph_and_without_controls_there_is_nothing_to_compare_with(
     model: LanguageModel, graph: ag.Graph
 ) -> None:
-    settings = FAST | {"n_controls": 0}
+    settings = FASTEST | {"n_controls": 0}
     phases = set[str]()
     one = validate(model, DALLAS, progress=lambda phase, done, total: phases.add(phase), **settings)
     assert one.to_dict() == validate(model, graph, **settings).to_dict()
@@ -313,7 +316,7 @@ def test_a_json_report_is_the_dict_and_has_no_nan(found: Validation, tmp_path: P
     unknown.save(path, overwrite=True)
     read = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert read["facts"] == {"mean_hops": None, "error": None, "n": 3}
-    toy = validate(make_boolean_toy(is_cross_layer=True), prompt_of(True, True, True), **FAST)
+    toy = validate(make_boolean_toy(is_cross_layer=True), prompt_of(True, True, True), **FASTEST)
     assert toy.to_dict()["tables"]["rankings"][0]["spearman"] is None
 
 
@@ -329,7 +332,7 @@ def test_an_html_report_is_one_file_without_scripts_or_links(
     model: LanguageModel, graph: ag.Graph, found: Validation, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    strange = validate(model, hostile(graph), supernodes={HOSTILE: ["1_1023_5"]}, **FAST)
+    strange = validate(model, hostile(graph), supernodes={HOSTILE: ["1_1023_5"]}, **FASTEST)
     for number, one in enumerate((found, strange)):
         paths = [tmp_path / f"{number}_{copy}.html" for copy in range(2)]
         for path in paths:
@@ -401,4 +404,4 @@ def test_what_cannot_be_validated_is_refused(model: LanguageModel, graph: ag.Gra
         (graph, {"modes": []}, InterventionError, "modes is empty"),
     ):
         with pytest.raises(error, match=message):
-            validate(model, subject, **FAST | settings)
+            validate(model, subject, **FASTEST | settings)
