@@ -6,7 +6,7 @@ A folder of `round-000000.safetensors`, ... (`reads`, `writes` [n_layers, n_toke
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,6 @@ class ActivationCache:
         """How many different rounds there are."""
         return len(self.tokens_per_round)
 
-    @property
-    def n_tokens(self) -> int:
-        return sum(self.tokens_per_round)
-
     @staticmethod
     def write(
         folder: str | Path,
@@ -79,7 +75,6 @@ class ActivationCache:
         dtype: str,
         key: dict[str, str],
         n_bytes_expected: int,
-        progress: Callable[[int], None] | None = None,
     ) -> "ActivationCache":
         """Write rounds into a new folder, which appears when all are written or not at all.
 
@@ -87,7 +82,6 @@ class ActivationCache:
             dtype: int8 or bfloat16.
             key: what the activations depend on (digests of model and corpus, hooks, ...); `open` asks for the same.
             n_bytes_expected: of `cache_size_bytes`; refused if the disk has less room.
-            progress: called with the number of rounds written.
 
         Raises:
             CorpusError: the folder exists, the disk has no room, there are no rounds or one is not finite, or writing
@@ -100,7 +94,12 @@ class ActivationCache:
             raise CorpusError(f"{folder}: exists; choose another name, or delete it first.")
         try:
             with whole_folder(folder) as temporary:
-                tokens_per_round = _write_rounds(temporary, rounds, dtype, progress)
+                tokens_per_round = []
+                for number, activations in enumerate(rounds):
+                    save_file(_stored(activations, dtype, number), temporary / _file_name(number))
+                    tokens_per_round.append(activations.n_tokens)
+                if not tokens_per_round:
+                    raise CorpusError("there are no rounds of activations to write.")
                 index = {"format_version": _FORMAT_VERSION, "dtype": dtype, "key": key}
                 index |= {"n_rounds": len(tokens_per_round), "tokens_per_round": tokens_per_round}
                 (temporary / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True), encoding="utf-8")
@@ -117,15 +116,9 @@ class ActivationCache:
         """
         folder = Path(folder)
         index = _read_index(folder)
-        if index["format_version"] != _FORMAT_VERSION:
-            raise CorpusError(
-                f"{folder}: is a cache of format version {index['format_version']}, this attrgraph reads "
-                f"{_FORMAT_VERSION}; write it again."
-            )
-        names = sorted(index["key"].keys() | key.keys())
         differences = [
             f"{name} is {index['key'].get(name, 'absent')}, expected {key.get(name, 'none')}"
-            for name in names
+            for name in sorted(index["key"].keys() | key.keys())
             if index["key"].get(name) != key.get(name)
         ]
         if differences:
@@ -149,7 +142,7 @@ class ActivationCache:
         except (SafetensorError, OSError) as e:
             raise _damaged(path, e) from e
         if self.dtype == "int8":
-            return Activations(*(_dequantised(tensors[side], tensors[f"{side}_scale"]) for side in _SIDES))
+            return Activations(*(tensors[side] * tensors[f"{side}_scale"][:, None] for side in _SIDES))
         return Activations(*(tensors[side].float() for side in _SIDES))
 
     def _check_shard(self, number: int) -> None:
@@ -175,9 +168,7 @@ def _check_dtype(dtype: str) -> None:
 
 
 def _check_room(folder: Path, n_bytes: int) -> None:
-    existing = folder.absolute().parent
-    while not existing.exists():
-        existing = existing.parent
+    existing = next(path for path in folder.absolute().parents if path.exists())
     n_free = shutil.disk_usage(existing).free
     if n_bytes > n_free:
         raise CorpusError(
@@ -197,33 +188,6 @@ def _damaged(path: Path, error: Exception) -> CorpusError:
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
-
-
-def _write_rounds(
-    folder: Path, rounds: Iterable[Activations], dtype: str, progress: Callable[[int], None] | None
-) -> list[int]:
-    """Write each round into a file of its own; returns their numbers of tokens."""
-    tokens_per_round, sizes = list[int](), None
-    for index, activations in enumerate(rounds):
-        sizes = _check_sizes(index, activations, sizes)
-        save_file(_stored(activations, dtype, index), folder / _file_name(index))
-        tokens_per_round.append(activations.reads.shape[1])
-        if progress is not None:
-            progress(index + 1)
-    if not tokens_per_round:
-        raise CorpusError("there are no rounds of activations to write.")
-    return tokens_per_round
-
-
-def _check_sizes(index: int, activations: Activations, before: tuple[int, int] | None) -> tuple[int, int]:
-    """n_layers and d_model, which must be those of the rounds before."""
-    n_layers, _, d_model = activations.reads.shape
-    if before is not None and before != (n_layers, d_model):
-        raise CorpusError(
-            f"round {index} has {n_layers} layers of d_model {d_model}, the rounds before {before[0]} of {before[1]}; "
-            "a cache is of one model."
-        )
-    return n_layers, d_model
 
 
 def _stored(activations: Activations, dtype: str, index: int) -> dict[str, Tensor]:
@@ -257,12 +221,6 @@ def _quantised(
     return quantised, scales
 
 
-def _dequantised(
-    quantised: Int8[Tensor, "n_layers n_tokens d_model"], scales: Float[Tensor, "n_layers d_model"]
-) -> Float[Tensor, "n_layers n_tokens d_model"]:
-    return quantised * scales[:, None]
-
-
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -274,11 +232,15 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise CorpusError(f"{folder}: has no index.json; is it a cache of activations?") from e
     except (ValueError, OSError) as e:
         raise CorpusError(f"{path}: cannot be read as JSON ({e}).") from e
-    kinds = {"format_version": int, "dtype": str, "key": dict, "n_rounds": int, "tokens_per_round": list}
     if not isinstance(index, dict) or "format_version" not in index:
         raise CorpusError(f"{path}: is not the index of a cache of activations.")
-    if index["format_version"] == _FORMAT_VERSION:
-        wrong = [name for name, kind in kinds.items() if not isinstance(index.get(name), kind)]
-        if wrong or index["dtype"] not in _STORED or len(index["tokens_per_round"]) != index["n_rounds"]:
-            raise CorpusError(f"{path}: has a missing or wrong value ({', '.join(wrong) or 'dtype or n_rounds'}).")
+    if index["format_version"] != _FORMAT_VERSION:
+        raise CorpusError(
+            f"{folder}: is a cache of format version {index['format_version']}, this attrgraph reads "
+            f"{_FORMAT_VERSION}; write it again."
+        )
+    kinds = {"dtype": str, "key": dict, "n_rounds": int, "tokens_per_round": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(index.get(name), kind)]
+    if wrong or index["dtype"] not in _STORED or len(index["tokens_per_round"]) != index["n_rounds"]:
+        raise CorpusError(f"{path}: has a missing or wrong value ({', '.join(wrong) or 'dtype or n_rounds'}).")
     return index

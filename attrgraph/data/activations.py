@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
@@ -26,45 +27,51 @@ class TokenBatch:
     attention_mask: Float[Tensor, "n_rows 1 n_pos n_pos"] | None = None  # added to attention scores
 
 
+def trained_mask(model: LanguageModel, row: Int[Tensor, " n_pos"]) -> Bool[Tensor, " n_pos"]:
+    """Which tokens of a row are trained on and measured: all but BOS."""
+    return torch.ones_like(row, dtype=torch.bool) if model.bos_token_id is None else row != model.bos_token_id
+
+
 def pad_rows(model: LanguageModel, rows: Sequence[Tensor]) -> TokenBatch:
     """Rows of different lengths as one batch; attention is causal, so padding at the end changes nothing before it."""
-    longest = max(len(row) for row in rows)
-    token_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    is_trained = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        token_ids[i, : len(row)] = row
-        is_trained[i, : len(row)] = True if model.bos_token_id is None else row != model.bos_token_id
+    token_ids = pad_sequence(list(rows), batch_first=True)
+    is_trained = pad_sequence([trained_mask(model, row) for row in rows], batch_first=True)
     return TokenBatch(token_ids.to(model.device), is_trained.to(model.device))
 
 
+def batches_by_length(rows: Sequence[Tensor], batch_tokens: int, *, longest_first: bool = False) -> list[list[int]]:
+    """Indices of all rows, by length, in batches of at most `batch_tokens` tokens with padding (or one row)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=longest_first):
+        # the longest row of a batch is its first or its last
+        if batches and (len(batches[-1]) + 1) * max(len(rows[i]), len(rows[batches[-1][0]])) <= batch_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
 def batches_of_similar_length(
-    model: LanguageModel, rows: Sequence[Tensor], *, batch_tokens: int
+    model: LanguageModel, rows: Sequence[Tensor], *, batch_tokens: int, longest_first: bool = False
 ) -> Iterator[TokenBatch]:
-    """All rows, shortest first, in padded batches of at most `batch_tokens` (or one row)."""
-    waiting: list[Tensor] = []
-    for row in sorted(rows, key=len):
-        if waiting and (len(waiting) + 1) * len(row) > batch_tokens:
-            yield pad_rows(model, waiting)
-            waiting = []
-        waiting.append(row)
-    if waiting:
-        yield pad_rows(model, waiting)
+    """The batches of `batches_by_length`, padded."""
+    batches = batches_by_length(rows, batch_tokens, longest_first=longest_first)
+    return (pad_rows(model, [rows[i] for i in batch]) for batch in batches)
 
 
 @torch.no_grad()
 def activations_of(model: LanguageModel, tokens: TokenBatch) -> Activations:
     """What the MLPs read (`hook_resid_mid`) and write (`hook_mlp_out`) at the batch's trained tokens; no logits."""
-    reads: dict[int, Tensor] = {}
-    writes: dict[int, Tensor] = {}
+    reads, writes = list[Tensor](), list[Tensor]()
 
-    def keep(layer: int, stream: Tensor, out: Tensor) -> Tensor:
-        reads[layer], writes[layer] = stream[tokens.is_trained], out[tokens.is_trained]
+    def keep(_: int, stream: Tensor, out: Tensor) -> Tensor:
+        reads.append(stream[tokens.is_trained])
+        writes.append(out[tokens.is_trained])
         return out
 
     with replaced_mlps(model, keep):
         model.run_body(tokens.token_ids, positions=tokens.positions, attention_mask=tokens.attention_mask)
-    layers = range(model.n_layers)
-    return Activations(torch.stack([reads[i] for i in layers]), torch.stack([writes[i] for i in layers]))
+    return Activations(torch.stack(reads), torch.stack(writes))
 
 
 class LiveRounds:
@@ -108,51 +115,49 @@ class LiveRounds:
         return self._last[1]
 
     def _compute(self, index: int) -> Activations:
-        parts = []
+        reads, writes = [], []
         batches = batches_of_similar_length(self._model, self._rows_of(index), batch_tokens=self._batch_tokens)
         for number, tokens in enumerate(batches):
             owner = number % self._shards.n_ranks
             if owner == self._shards.rank:
                 part = activations_of(self._model, tokens)
             else:
-                shape = (self._model.n_layers, int(tokens.is_trained.sum()), self._model.d_model)
-                empty = [torch.empty(shape, dtype=self._model.dtype, device=self._model.device) for _ in range(2)]
-                part = Activations(*empty)
-            if self._shards.n_ranks > 1:
-                part = Activations(
-                    self._shards.broadcast(part.reads, owner), self._shards.broadcast(part.writes, owner)
-                )
-            parts.append(part)
-        return Activations(torch.cat([p.reads for p in parts], 1), torch.cat([p.writes for p in parts], 1))
+                shape = (2, self._model.n_layers, int(tokens.is_trained.sum()), self._model.d_model)
+                part = Activations(*torch.empty(shape, dtype=self._model.dtype, device=self._model.device))
+            reads.append(self._shards.broadcast(part.reads, owner))
+            writes.append(self._shards.broadcast(part.writes, owner))
+        return Activations(torch.cat(reads, 1), torch.cat(writes, 1))
 
     def _rows_of(self, index: int) -> list[Tensor]:
         """The rows of a round: a stretch of the endless sequence of shuffled epochs."""
-        orders: dict[int, list[int]] = {}
-        chosen = []
-        for position in range(index * self.n_rows, (index + 1) * self.n_rows):
-            epoch, place = divmod(position, len(self._rows))
-            if epoch not in orders:
-                generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-                orders[epoch] = torch.randperm(len(self._rows), generator=generator).tolist()
-            chosen.append(self._rows[orders[epoch][place]])
-        return chosen
+        n, start = len(self._rows), index * self.n_rows
+        order: list[int] = []
+        for epoch in range(start // n, (start + self.n_rows - 1) // n + 1):
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            order += torch.randperm(n, generator=generator).tolist()
+        return [self._rows[i] for i in order[start % n :][: self.n_rows]]
+
+
+def trained_logits(model: LanguageModel, tokens: TokenBatch) -> Float[Tensor, "n_tokens d_vocab"]:
+    """Of the next token, after each of the batch's trained tokens."""
+    logits = model.logits(tokens.token_ids, positions=tokens.positions, attention_mask=tokens.attention_mask)
+    return logits[tokens.is_trained]
 
 
 def divergence_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureDictionary) -> Float[Tensor, ""]:
     """Mean KL(model || replacement model) at trained tokens: every MLP there replaced, attention live, gradients on."""
     with torch.no_grad():
-        expected = _logits(model, tokens)[tokens.is_trained]
+        expected = trained_logits(model, tokens)
     with replaced_mlps(model, replace_with(dictionary, tokens.is_trained)):
-        return divergence(expected, _logits(model, tokens)[tokens.is_trained]).mean()
+        return divergence(expected, trained_logits(model, tokens)).mean()
 
 
 @torch.no_grad()
 def agreement_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureDictionary) -> float:
     """Share of trained tokens at which model and replacement model prefer the same next token."""
-    expected = _logits(model, tokens).argmax(-1)
+    expected = trained_logits(model, tokens).argmax(-1)
     with replaced_mlps(model, replace_with(dictionary, tokens.is_trained)):
-        agrees = expected == _logits(model, tokens).argmax(-1)
-    return float(agrees[tokens.is_trained].float().mean())
+        return float((expected == trained_logits(model, tokens).argmax(-1)).float().mean())
 
 
 def divergence_on_rows(model: LanguageModel, rows: Sequence[Tensor], *, batch_tokens: int, seed: int) -> Divergence:
@@ -167,7 +172,3 @@ def divergence_on_rows(model: LanguageModel, rows: Sequence[Tensor], *, batch_to
         return divergence_on(model, pad_rows(model, chosen), dictionary)
 
     return at_step
-
-
-def _logits(model: LanguageModel, tokens: TokenBatch) -> Tensor:
-    return model.logits(tokens.token_ids, positions=tokens.positions, attention_mask=tokens.attention_mask)

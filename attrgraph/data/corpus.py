@@ -1,12 +1,14 @@
 """A corpus as rows of tokens: documents read one after another, each cut into rows that a model can run on."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -16,6 +18,7 @@ from attrgraph.errors import CorpusError
 from attrgraph.models.language_model import LanguageModel
 
 Split = Literal["train", "held-out", "all"]
+HELD_OUT_SHARE = 0.05  # of documents, unless another is asked for or recorded
 
 # tokenised at once: enough for a fast tokenizer's threads, little memory compared with the tokens that are kept
 _BATCH_CHARACTERS = 2**20
@@ -50,15 +53,19 @@ class TokenRows:
         return sum(self._n_tokens(row) for row in self.rows)
 
     def digest(self) -> str:
-        """Of the token ids: it differs where tokenizer, row length or split differ, which `sources` do not tell."""
-        return rows_digest(self.rows)
+        """SHA-256 of each row's length and ids, as 64-bit integers.
+
+        It differs where tokenizer, row length or split differ, which `sources` do not tell.
+        """
+        total = hashlib.sha256()
+        for row in self.rows:
+            total.update(len(row).to_bytes(8, "little") + _bytes(row))
+        return f"sha256:{total.hexdigest()}"
 
     def first_tokens(self, n_tokens: int) -> "TokenRows":
         """The first rows that together have at least `n_tokens` tokens; all if they have fewer."""
-        n_rows = n_seen = 0
-        while n_rows < len(self.rows) and n_seen < n_tokens:
-            n_seen += self._n_tokens(self.rows[n_rows])
-            n_rows += 1
+        n_before = list(accumulate((self._n_tokens(row) for row in self.rows), initial=0))
+        n_rows = bisect_left(n_before, n_tokens)
         return replace(self, rows=self.rows[:n_rows], document=self.document[:n_rows])
 
     def _n_tokens(self, row: Tensor) -> int:
@@ -70,7 +77,7 @@ def read_corpus(
     paths: Sequence[str | Path],
     *,
     split: Split = "all",
-    held_out_share: float = 0.05,
+    held_out_share: float = HELD_OUT_SHARE,
     text_field: str = "text",
     max_documents: int | None = None,
     max_row_length: int | None = None,
@@ -131,14 +138,6 @@ def is_held_out(content: bytes, held_out_share: float) -> bool:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") < held_out_share * 2**64
 
 
-def rows_digest(rows: Iterable[Int[Tensor, " _n_pos"]]) -> str:
-    """SHA-256 of rows: of each its length and its ids, as 64-bit integers."""
-    total = hashlib.sha256()
-    for row in rows:
-        total.update(len(row).to_bytes(8, "little") + _bytes(row))
-    return f"sha256:{total.hexdigest()}"
-
-
 def split_rows(rows: TokenRows, held_out_share: float) -> tuple[TokenRows, TokenRows]:
     """Split rows whose text is not known (samples) into those to train on and those held out.
 
@@ -158,13 +157,11 @@ def split_rows(rows: TokenRows, held_out_share: float) -> tuple[TokenRows, Token
     held_out = [is_held_out(content, held_out_share) for content in contents]
 
     def side(split: Split) -> TokenRows:
-        documents = [document for document, is_out in enumerate(held_out) if is_out == (split == "held-out")]
-        if not documents:
+        kept = [i for i, document in enumerate(rows.document) if held_out[document] == (split == "held-out")]
+        if not kept:
             raise _empty_split(split, rows.n_documents, held_out_share)
-        numbers = {document: number for number, document in enumerate(documents)}
-        kept = [i for i, document in enumerate(rows.document) if document in numbers]
-        of_side = [numbers[rows.document[i]] for i in kept]
-        return replace(rows, rows=[rows.rows[i] for i in kept], document=of_side)
+        _, numbers = np.unique([rows.document[i] for i in kept], return_inverse=True)
+        return replace(rows, rows=[rows.rows[i] for i in kept], document=numbers.tolist())
 
     return side("train"), side("held-out")
 

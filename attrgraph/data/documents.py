@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ _JSON_LINES = (".jsonl", ".json-lines")
 _FOLDER_SUFFIXES = (".parquet", *_JSON_LINES, ".txt")
 # a line of these is no document, and reading them as text would go unnoticed
 _NOT_TEXT = (".json", ".csv", ".tsv", ".arrow")
-# of Parquet files and datasets, decoded at once
+# of Parquet files, decoded at once
 _BATCH_ROWS = 1000
 
 _Update = Callable[[bytes], object]
@@ -61,7 +60,7 @@ class Documents:
                 else f"{folder}: its dataset_dict.json names no splits."
             )
         if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
-            yield from _saved_dataset(folder, self._text_field, update)
+            yield from _column(folder, self._text_field, update)
             return
         for path in _files_of(folder):
             update(f"{path.name}\0".encode())
@@ -75,7 +74,7 @@ class Documents:
                 ".parquet, or a folder written by datasets' save_to_disk."
             )
         if suffix == ".parquet":
-            yield from _parquet(path, self._text_field, update)
+            yield from _column(path, self._text_field, update)
         elif suffix in _JSON_LINES:
             for number, line in _lines(path, update):
                 if line.strip():
@@ -164,74 +163,51 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-# -- Hugging Face datasets -------------------------------------------------------------------------------------------
+# -- Parquet and Hugging Face datasets -------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, text_field: str, update: _Update) -> Iterator[str]:
-    """One column, a thousand rows at a time."""
-    pyarrow, parquet = _import("pyarrow", path), _import("pyarrow.parquet", path)
+def _column(where: Path, text_field: str, update: _Update) -> Iterator[str]:
+    """One column of a Parquet file, or of a folder that `Dataset.save_to_disk` wrote, a batch of rows at a time."""
+    is_dataset, row = where.is_dir(), 0
+    pyarrow = _import_pyarrow(where)
     try:
-        _digest(path, update)
-        with parquet.ParquetFile(path) as file:
-            if text_field not in file.schema_arrow.names:
-                raise _no_such_field(str(path), text_field, file.schema_arrow.names)
-            row = 0
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[text_field]):
-                for value in batch.column(0).to_pylist():
+        for path in _dataset_files(where) if is_dataset else [where]:
+            _digest(path, update)
+            if is_dataset:
+                batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+                names = batches.schema.names
+            else:
+                file = pyarrow.parquet.ParquetFile(path)
+                batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=[text_field])
+                names = file.schema_arrow.names
+            if text_field not in names:
+                raise _no_such_field(str(where), text_field, names)
+            for batch in batches:
+                for value in batch.column(text_field).to_pylist():
                     row += 1
-                    yield _require_text(value, text_field, f"{path}, row {row}")
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as e:
-        raise CorpusError(f"{path}: cannot be read as Parquet ({_first_line(e)}).") from e
+                    yield _require_text(value, text_field, f"{where}, row {row}")
+    except (OSError, UnicodeDecodeError, LookupError, TypeError, pyarrow.ArrowException) as e:
+        reason = f"{type(e).__name__}: {e}".splitlines()[0]
+        kind = "a saved dataset" if is_dataset else "Parquet"
+        raise CorpusError(f"{where}: cannot be read as {kind} ({reason}).") from e
 
 
-def _saved_dataset(folder: Path, text_field: str, update: _Update) -> Iterator[str]:
-    """What `Dataset.save_to_disk` wrote: memory-mapped, one column."""
-    datasets = _import("datasets", folder)
+def _dataset_files(folder: Path) -> list[Path]:
+    return [folder / entry["filename"] for entry in _read_json(folder / "state.json")["_data_files"]]
+
+
+def _import_pyarrow(path: Path) -> Any:
     try:
-        for entry in _read_json(folder / "state.json").get("_data_files", []):
-            _digest(folder / entry["filename"], update)
-        with _no_progress_bar(datasets):
-            dataset = datasets.load_from_disk(str(folder)).with_format(None)
-        if text_field not in dataset.column_names:
-            raise _no_such_field(str(folder), text_field, dataset.column_names)
-        row = 0
-        # other columns may hold images or sound, which would be decoded
-        for batch in dataset.select_columns([text_field]).iter(batch_size=_BATCH_ROWS):
-            for value in batch[text_field]:
-                row += 1
-                yield _require_text(value, text_field, f"{folder}, row {row}")
-    except CorpusError:
-        raise
-    except Exception as e:  # datasets lets many kinds of error out of a damaged folder
-        raise CorpusError(f"{folder}: cannot be read as a saved dataset ({_first_line(e)}).") from e
-
-
-def _import(name: str, path: Path) -> Any:
-    try:
-        return import_module(name)
+        pyarrow = import_module("pyarrow")
+        import_module("pyarrow.parquet")
     except ImportError as e:
-        package = name.partition(".")[0]
         raise CorpusError(
-            f"{path}: reading it needs the package {package}, which is not installed; pip install 'attrgraph[train]'."
+            f"{path}: reading it needs the package pyarrow, which is not installed; pip install 'attrgraph[train]'."
         ) from e
-
-
-@contextmanager
-def _no_progress_bar(datasets: Any) -> Iterator[None]:
-    was_off = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not was_off:
-            datasets.enable_progress_bars()
+    return pyarrow
 
 
 def _digest(path: Path, update: _Update) -> None:
     with path.open("rb") as file:
         while block := file.read(2**20):
             update(block)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

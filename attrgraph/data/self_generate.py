@@ -1,13 +1,14 @@
 """The model's own samples as a corpus: for models whose text is not at hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attrgraph.data.corpus import TokenRows, rows_digest
+from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import CorpusError, ResultError
 from attrgraph.models.language_model import LanguageModel
 
@@ -22,10 +23,8 @@ def self_generate(
     *,
     seed: int = 0,
     length: int | None = None,
-    temperature: float = 1.0,
     top_p: float = 0.95,
     batch_size: int = 32,
-    progress: Callable[[str, int, int], None] | None = None,
 ) -> TokenRows:
     """Sample documents from the model, each beginning with BOS and a row of its own.
 
@@ -37,10 +36,8 @@ def self_generate(
     Args:
         n_tokens: generate at least this many, not counting BOS; samples after the one that reaches it are dropped.
         length: of the longest sample, with BOS; the model's context, or 512 if that is less.
-        temperature: logits are divided by it.
         top_p: sample from the most probable tokens that together have this probability.
         batch_size: samples at a time.
-        progress: called as `progress("samples", tokens done, n_tokens)`.
 
     Raises:
         CorpusError: a setting cannot work, or the model ends every text at its beginning.
@@ -51,8 +48,8 @@ def self_generate(
         raise CorpusError(f"length is {length}; expected 2 to {model.n_context}, the model's context.")
     if n_tokens < 1 or batch_size < 1:
         raise CorpusError(f"n_tokens is {n_tokens} and batch_size {batch_size}; expected at least 1.")
-    if not temperature > 0 or not 0 < top_p <= 1:
-        raise CorpusError(f"temperature is {temperature} and top_p {top_p}; expected above 0, and top_p at most 1.")
+    if not 0 < top_p <= 1:
+        raise CorpusError(f"top_p is {top_p}; expected above 0 and at most 1.")
     generator = torch.Generator().manual_seed(seed)
     bos = model.bos_token_id
     rows: list[Tensor] = []
@@ -62,19 +59,18 @@ def self_generate(
             first = torch.randint(model.d_vocab, (batch_size,), generator=generator)
         else:
             first = torch.full((batch_size,), bos)
-        samples = [row for row in _sample(model, first, length, temperature, top_p, generator) if len(row) > 1]
-        if not samples:
+        drawn = [row for row in _sample(model, first, length, top_p, generator) if len(row) > 1]
+        if not drawn:
             raise CorpusError(
                 f"the model ended all of {batch_size} samples at their first token; it does not write text by itself, "
                 "so give it a corpus."
             )
-        for row in samples:
+        for row in drawn:
             if n_done < n_tokens:
                 rows.append(row)
                 n_done += len(row) - (bos is not None)
-        if progress is not None:
-            progress("samples", min(n_done, n_tokens), n_tokens)
-    return TokenRows(rows, list(range(len(rows))), {"self-generated": rows_digest(rows)}, bos)
+    samples = TokenRows(rows, list(range(len(rows))), {}, bos)
+    return replace(samples, sources={"self-generated": samples.digest()})
 
 
 @torch.no_grad()
@@ -82,7 +78,6 @@ def _sample(
     model: LanguageModel,
     first: Int[Tensor, " batch"],
     length: int,
-    temperature: float,
     top_p: float,
     generator: torch.Generator,
 ) -> Iterator[Tensor]:
@@ -99,7 +94,7 @@ def _sample(
         out: Any = model.hf_model(input_ids=token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         draws = torch.rand(len(first), generator=generator)
-        columns.append(_draw(out.logits[:, -1].float() / temperature, top_p, draws))
+        columns.append(_draw(out.logits[:, -1].float(), top_p, draws))
         is_over |= torch.isin(columns[-1], ends)
     for row in torch.stack(columns, dim=1):
         end = torch.isin(row[1:], ends).nonzero()

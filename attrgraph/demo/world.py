@@ -9,27 +9,15 @@ state of such a city has to be computed at its last word, which is what makes th
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 
 from attrgraph.demo import facts
 
 BOS, PAD, UNKNOWN = "<bos>", "<pad>", "<unk>"
 ATTRIBUTES = facts.ATTRIBUTES
 LANGUAGES = ("english", "french", "spanish")
-TASKS = (
-    "location",
-    "greeting",
-    "one_hop",
-    "two_hop",
-    "opposite",
-    "translation",
-    "indirect_object",
-    "induction",
-    "addition",
-    "agreement",
-)
 # Share of each task among sampled sentences. Geography comes first alone, because a model that sees everything from
 # the start learns to read the state off the whole sentence at the last word and never computes it at the city.
 GEOGRAPHY_MIX = {"location": 15, "greeting": 20, "one_hop": 15, "two_hop": 50}
@@ -45,6 +33,7 @@ FULL_MIX = {
     "addition": 17,
     "agreement": 4,
 }
+TASKS = tuple(FULL_MIX)
 
 
 @dataclass(frozen=True)
@@ -100,6 +89,7 @@ _OPPOSITES = [line.split() for line in facts.OPPOSITES.strip().splitlines()]
 CONCEPTS = {
     language: [word for row in _OPPOSITES for word in row[2 * i : 2 * i + 2]] for i, language in enumerate(LANGUAGES)
 }
+_N_CONCEPTS = len(CONCEPTS["english"])
 _OPPOSITE_TEMPLATES = {
     "english": "the opposite of {} is {}",
     "french": "le contraire de {} est {}",
@@ -205,13 +195,10 @@ def _fixed_sentences() -> Iterator[Sentence]:
     for city in STATE_OF:
         yield location(city)
         yield greeting(city)
-    for item in product(STATES, ATTRIBUTES):
-        yield one_hop(*item)
-    for item in product(STATE_OF, ATTRIBUTES):
-        yield two_hop(*item)
-    for language, concept in product(LANGUAGES, range(len(CONCEPTS["english"]))):
-        yield opposite(language, concept)
-    for (source, target), concept in product(_TRANSLATION_TEMPLATES, range(len(CONCEPTS["english"]))):
+    yield from starmap(one_hop, product(STATES, ATTRIBUTES))
+    yield from starmap(two_hop, product(STATE_OF, ATTRIBUTES))
+    yield from starmap(opposite, product(LANGUAGES, range(_N_CONCEPTS)))
+    for (source, target), concept in product(_TRANSLATION_TEMPLATES, range(_N_CONCEPTS)):
         yield translation(source, target, concept)
 
 
@@ -230,51 +217,48 @@ TOKEN_ID = {word: i for i, word in enumerate(VOCABULARY)}
 _CITY_LIST, _STATE_LIST, _WORDS = list(STATE_OF), list(STATES), VOCABULARY[3:]
 
 
-def _draw(rng: random.Random, task: str) -> Sentence:
-    match task:
-        case "location":
-            return location(rng.choice(_CITY_LIST))
-        case "greeting":
-            return greeting(rng.choice(_CITY_LIST))
-        case "one_hop":
-            return one_hop(rng.choice(_STATE_LIST), rng.choice(ATTRIBUTES))
-        case "two_hop":
-            return two_hop(rng.choice(_CITY_LIST), rng.choice(ATTRIBUTES))
-        case "opposite":
-            return opposite(rng.choice(LANGUAGES), rng.randrange(len(CONCEPTS["english"])))
-        case "translation":
-            return translation(*rng.choice(list(_TRANSLATION_TEMPLATES)), rng.randrange(len(CONCEPTS["english"])))
-        case "indirect_object":
-            first, second = rng.sample(facts.NAMES, 2)
-            return indirect_object(
-                rng.randrange(len(_INDIRECT_OBJECT_TEMPLATES)),
-                first,
-                second,
-                giver=rng.choice((first, second)),
-                place=rng.choice(facts.PLACES),
-                thing=rng.choice(facts.THINGS),
-            )
-        case "induction":
-            return induction(rng.sample(_WORDS, rng.randint(3, 8)))
-        case "addition":
-            return addition(rng.randrange(100), rng.randrange(100))
-        case "agreement":
-            return agreement(
-                rng.randrange(len(facts.NOUNS)),
-                rng.randrange(len(facts.NOUNS)),
-                subject_plural=rng.random() < 0.5,
-                distractor_plural=rng.random() < 0.5,
-                preposition=rng.choice(facts.PREPOSITIONS),
-                verb=rng.choice(facts.VERBS),
-            )
-    raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+def _draw_indirect_object(rng: random.Random) -> Sentence:
+    first, second = rng.sample(facts.NAMES, 2)
+    return indirect_object(
+        rng.randrange(len(_INDIRECT_OBJECT_TEMPLATES)),
+        first,
+        second,
+        giver=rng.choice((first, second)),
+        place=rng.choice(facts.PLACES),
+        thing=rng.choice(facts.THINGS),
+    )
+
+
+def _draw_agreement(rng: random.Random) -> Sentence:
+    return agreement(
+        rng.randrange(len(facts.NOUNS)),
+        rng.randrange(len(facts.NOUNS)),
+        subject_plural=rng.random() < 0.5,
+        distractor_plural=rng.random() < 0.5,
+        preposition=rng.choice(facts.PREPOSITIONS),
+        verb=rng.choice(facts.VERBS),
+    )
+
+
+_DRAWS: dict[str, Callable[[random.Random], Sentence]] = {
+    "location": lambda rng: location(rng.choice(_CITY_LIST)),
+    "greeting": lambda rng: greeting(rng.choice(_CITY_LIST)),
+    "one_hop": lambda rng: one_hop(rng.choice(_STATE_LIST), rng.choice(ATTRIBUTES)),
+    "two_hop": lambda rng: two_hop(rng.choice(_CITY_LIST), rng.choice(ATTRIBUTES)),
+    "opposite": lambda rng: opposite(rng.choice(LANGUAGES), rng.randrange(_N_CONCEPTS)),
+    "translation": lambda rng: translation(*rng.choice(list(_TRANSLATION_TEMPLATES)), rng.randrange(_N_CONCEPTS)),
+    "indirect_object": _draw_indirect_object,
+    "induction": lambda rng: induction(rng.sample(_WORDS, rng.randint(3, 8))),
+    "addition": lambda rng: addition(rng.randrange(100), rng.randrange(100)),
+    "agreement": _draw_agreement,
+}
 
 
 def sample(rng: random.Random, mix: dict[str, int], *, held_out: bool = False) -> Sentence:
     """Draw a sentence of a task drawn by `mix`: never a held-out item, or only held-out ones if `held_out`."""
     task = rng.choices(list(mix), list(mix.values()))[0]
     while True:
-        sentence = _draw(rng, task)
+        sentence = _DRAWS[task](rng)
         if sentence.is_held_out == held_out:
             return sentence
 

@@ -23,12 +23,11 @@ from jaxtyping import Float
 from attrgraph.attribution.provenance import library_versions
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError
-from attrgraph.evaluation.batches import check_rows
 from attrgraph.evaluation.graphs import N_PROMPT_TOKENS, graph_scores
-from attrgraph.evaluation.measure import Measured, measure
+from attrgraph.evaluation.measure import Measured, check_rows, measure
 from attrgraph.evaluation.report import MEASURES, Evaluation, GraphScores, Interval, LayerEvaluation
 from attrgraph.evaluation.stand_ins import StandIn, TranscoderStandIn
-from attrgraph.evaluation.statistics import Density, interval, measures, resample
+from attrgraph.evaluation.statistics import Density, interval, measures, resample, with_deviation
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders import Transcoders
@@ -79,7 +78,7 @@ def evaluate(
     scores = np.zeros((0, 2))
     if isinstance(transcoders, Transcoders):
         scores = graph_scores(model, transcoders, rows, n_graphs=n_graphs, progress=progress or silent)
-    columns = measured.sums.columns()
+    columns = with_deviation(measured.sums)
     of_text = measures({name: column.sum(0, keepdims=True) for name, column in columns.items()})
     found = {name: values[0] for name, values in of_text.items()}
     return Evaluation(
@@ -88,13 +87,13 @@ def evaluate(
         per_layer=_by_layer(found, measured),
         intervals=_intervals(columns, scores, n_resamples=n_resamples, seed=seed),
         graphs=_mean_scores(scores),
-        n_tokens=int(measured.sums.n_tokens.sum()),
+        n_tokens=measured.n_tokens,
         n_documents=measured.n_documents,
         model=_model_source(model),
         transcoders=stand_in.source,
         text=rows.sources,
         settings={"n_resamples": n_resamples, "seed": seed}
-        | {"n_blocks_of_documents": len(measured.sums.n_tokens), "n_prompt_tokens": N_PROMPT_TOKENS},
+        | {"n_blocks_of_documents": len(columns["n_tokens"]), "n_prompt_tokens": N_PROMPT_TOKENS},
         versions=library_versions(),
     )
 
@@ -110,14 +109,13 @@ def _mean_scores(scores: Float[np.ndarray, "n_graphs 2"]) -> GraphScores:
 
 
 def _by_layer(found: dict[str, np.ndarray], measured: Measured) -> tuple[LayerEvaluation, ...]:
-    n_tokens = int(measured.sums.n_tokens.sum())
     return tuple(
         LayerEvaluation(
             layer=layer,
             nmse=float(found["nmse_by_layer"][layer]),
             l0=float(found["l0_by_layer"][layer]),
             dead_fraction=float(np.mean(n_firings == 0)),
-            density=Density.of(n_firings, n_tokens),
+            density=Density.of(n_firings, measured.n_tokens),
         )
         for layer, n_firings in enumerate(measured.n_firings)
     )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from attrgraph.attribution.trace import trace
 from attrgraph.data.corpus import TokenRows
-from attrgraph.evaluation.batches import count_measured
+from attrgraph.evaluation.measure import count_measured
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.progress import Progress
 from attrgraph.transcoders import Transcoders
@@ -40,7 +40,6 @@ def _prompts(model: LanguageModel, rows: TokenRows, n_graphs: int) -> list[Tenso
     for document, row in zip(rows.document, rows.rows, strict=True):
         if document not in first_row and count_measured(model, row):
             first_row[document] = row
-    documents = sorted(first_row)
-    n_prompts = min(n_graphs, len(documents))
-    chosen = [documents[i * len(documents) // n_prompts] for i in range(n_prompts)]
-    return [first_row[document][:N_PROMPT_TOKENS] for document in chosen]
+    first_rows = list(first_row.values())
+    n_prompts = min(n_graphs, len(first_rows))
+    return [first_rows[i * len(first_rows) // n_prompts][:N_PROMPT_TOKENS] for i in range(n_prompts)]

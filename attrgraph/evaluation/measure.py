@@ -1,7 +1,9 @@
 """One pass over a text: what a stand-in for the MLPs gets wrong, summed by document."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,24 +11,29 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from attrgraph.data.activations import TokenBatch, pad_rows
+from attrgraph.data.activations import TokenBatch, batches_by_length, pad_rows, trained_logits, trained_mask
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import PromptError, ResultError
-from attrgraph.evaluation.batches import (
-    NO_TARGET,
-    affordable_tokens,
-    count_measured,
-    index_batches,
-    next_ids,
-)
 from attrgraph.evaluation.stand_ins import StandIn
-from attrgraph.evaluation.statistics import Sums, blocks_of_documents
+from attrgraph.evaluation.statistics import Sums, add_to_blocks, blocks_of_documents
 from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.live import ReplaceMlp, replaced_mlps
+from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence
 from attrgraph.progress import Progress
 
+_NO_TARGET = -100  # in place of a token id; torch's cross-entropy gives 0 for it
+# logits of one run of the model; with the copies that comparing two of them takes, this is about 3 GiB in float32
+_MOST_LOGITS = 2**27
+# sums, and what they are of in an error's words
+_MUST_BE_FINITE = {
+    "total_squared": "MLP outputs",
+    "squared_error": "reconstructions",
+    "ce_model": "the model's answers",
+    "divergence": "the answers with MLPs replaced",
+    "ce_replacement": "the answers with MLPs replaced",
+    "ce_zero": "the answers without MLPs",
+}
 # numbers in one of the arrays that comparing distributions makes
 _COMPARED_AT_ONCE = 2**24
 
@@ -39,14 +46,34 @@ class Measured:
     n_firings: list[Int[np.ndarray, " n_units"]]  # by layer: tokens on which each unit was active
     n_documents: int  # with at least one measured token
 
+    @property
+    def n_tokens(self) -> int:
+        return int(self.sums["n_tokens"].sum())
 
-@dataclass(frozen=True)
-class _TrueRun:
+
+class _TrueRun(NamedTuple):
     """What the model does at a batch's measured tokens."""
 
     reads: list[Tensor]  # by layer, whatever the stand-in reads: [n_tokens, d_read]
     outs: list[Float[Tensor, "n_tokens d_model"]]  # by layer, what the MLP branch adds to the stream
     logits: Float[Tensor, "n_tokens d_vocab"]
+
+
+def check_rows(model: LanguageModel, rows: TokenRows) -> None:
+    """Raise PromptError for rows that the model cannot read."""
+    for row in rows.rows:
+        problem = ""
+        if not 1 <= len(row) <= model.n_context:
+            problem = f"{len(row)} tokens; expected 1 to {model.n_context}, the model's context"
+        elif not 0 <= int(row.min()) <= int(row.max()) < model.d_vocab:
+            problem = f"token id {int(row.max())}; the model's vocabulary is 0 to {model.d_vocab - 1}"
+        if problem:
+            raise PromptError(f"a row has {problem}. Were the rows made for another model?")
+
+
+def count_measured(model: LanguageModel, row: Int[Tensor, " n_pos"]) -> int:
+    """Tokens of a row that are measured: all but BOS."""
+    return int(trained_mask(model, row).sum())
 
 
 @torch.no_grad()
@@ -65,13 +92,17 @@ def measure(
     measured = _measured_rows(model, rows)
     documents, document_of_row = np.unique([rows.document[i] for i in measured], return_inverse=True)
     block_of_row = blocks_of_documents(len(documents), model.n_layers, model.d_model)[document_of_row]
-    sums = Sums.zeros(int(block_of_row.max()) + 1, model.n_layers, model.d_model)
+    n_blocks = int(block_of_row.max()) + 1
+    sums: Sums = {}
     n_firings = [torch.zeros(n, dtype=torch.int64, device=model.device) for n in stand_in.n_units]
-    batches = index_batches([rows.rows[i] for i in measured], affordable_tokens(model, batch_tokens))
+    # fewer at once if the model's vocabulary is so large that their logits would not fit
+    n_at_once = max(1, min(batch_tokens, _MOST_LOGITS // model.d_vocab))
+    batches = batches_by_length([rows.rows[i] for i in measured], n_at_once, longest_first=True)
     for done, batch in enumerate(batches):
         progress("measure", done, len(batches))
         tokens = pad_rows(model, [rows.rows[measured[i]] for i in batch])
-        sums.add(block_of_row[batch], _measure_batch(model, stand_in, tokens, n_firings))
+        of_rows = _measure_batch(model, stand_in, tokens, n_firings)
+        add_to_blocks(sums, block_of_row[batch], of_rows, n_blocks=n_blocks)
     progress("measure", len(batches), len(batches))
     return Measured(sums, [n.cpu().numpy() for n in n_firings], len(documents))
 
@@ -85,9 +116,9 @@ def _measured_rows(model: LanguageModel, rows: TokenRows) -> list[int]:
 
 
 def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, n_firings: list[Tensor]) -> Sums:
-    """The sums of every row of a batch; adds to `n_firings`."""
+    """The sums of every row of a batch, by layer [n_rows, n_layers, ...] or not [n_rows]; adds to `n_firings`."""
     run = _run_model(model, stand_in, tokens)
-    by_row = _RowSums(tokens.is_trained)
+    by_row = partial(_sum_rows, tokens.is_trained)
     squared_error, total, total_squared, n_active = [], [], [], []
     for layer, (out, is_active) in enumerate(stand_in.reconstruct(run.reads)):
         true_out = run.outs[layer].double()
@@ -96,118 +127,79 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
         total_squared.append(by_row(true_out.square().sum(-1)))
         n_active.append(by_row(is_active.sum(-1)))
         n_firings[layer] += is_active.sum(0)
-    targets = next_ids(tokens)[tokens.is_trained]
+    targets = _next_ids(tokens)[tokens.is_trained]
     with stand_in.in_place(tokens.is_trained):
-        replacement = _logits(model, tokens)
-    kl, agrees = _compare(run.logits, replacement)
+        replacement = trained_logits(model, tokens)
+    kl = _in_pieces(divergence, run.logits, replacement)
+    agrees = run.logits.argmax(-1) == replacement.argmax(-1)
     ce_replacement = _cross_entropy(replacement, targets)
     del replacement  # as large as the vocabulary times the batch
-    with replaced_mlps(model, _zeros(tokens.is_trained)):
-        ce_zero = _cross_entropy(_logits(model, tokens), targets)
-    sums = Sums(
-        n_tokens=by_row(torch.ones_like(kl)),
-        squared_error=np.stack(squared_error, 1),
-        total=np.stack(total, 1),
-        total_squared=np.stack(total_squared, 1),
-        n_active=np.stack(n_active, 1),
-        divergence=by_row(kl),
-        n_agreeing=by_row(agrees),
-        n_targets=by_row(targets != NO_TARGET),
-        ce_model=by_row(_cross_entropy(run.logits, targets)),
-        ce_replacement=by_row(ce_replacement),
-        ce_zero=by_row(ce_zero),
-    )
-    _check_finite(sums)
+    with replaced_mlps(model, lambda _layer, _stream, out: out.masked_fill(tokens.is_trained[..., None], 0)):
+        ce_zero = _cross_entropy(trained_logits(model, tokens), targets)
+    sums = {
+        "n_tokens": by_row(torch.ones_like(kl)),
+        "squared_error": np.stack(squared_error, 1),  # of the reconstructed MLP outputs
+        "total": np.stack(total, 1),  # of the MLP outputs
+        "total_squared": np.stack(total_squared, 1),
+        "n_active": np.stack(n_active, 1),
+        "divergence": by_row(kl),  # KL(model || replacement), nats
+        "n_agreeing": by_row(agrees),  # tokens after which both find the same next token most probable
+        "n_targets": by_row(targets != _NO_TARGET),  # tokens whose next token is a measured one too
+        "ce_model": by_row(_cross_entropy(run.logits, targets)),  # -log probability of these next tokens, nats
+        "ce_replacement": by_row(ce_replacement),
+        "ce_zero": by_row(ce_zero),  # with all MLP outputs zero
+    }
+    for name, what in _MUST_BE_FINITE.items():
+        if not bool(np.isfinite(sums[name]).all()):
+            raise ResultError(f"{what} are not finite; weights hold NaN, or the dtype overflows: try float32.")
     return sums
 
 
 def _run_model(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch) -> _TrueRun:
     """The true run, observed."""
-    reads: dict[int, Tensor] = {}
-    outs: dict[int, Tensor] = {}
+    reads, outs = list[Tensor](), list[Tensor]()
 
-    def keep_read(layer: int, x: Tensor) -> None:
-        reads[layer] = x[tokens.is_trained]
+    def keep_read(_: int, x: Tensor) -> None:
+        reads.append(x[tokens.is_trained])
 
-    def keep_out(layer: int, _: Tensor, out: Tensor) -> Tensor:
-        outs[layer] = out[tokens.is_trained]
+    def keep_out(_: int, __: Tensor, out: Tensor) -> Tensor:
+        outs.append(out[tokens.is_trained])
         return out
 
-    layers = range(model.n_layers)
-    with (
-        on_input([stand_in.read_module(layer) for layer in layers], keep_read),
-        replaced_mlps(model, keep_out),
-    ):
-        logits = _logits(model, tokens)
-    return _TrueRun([reads[layer] for layer in layers], [outs[layer] for layer in layers], logits)
+    read_modules = [stand_in.read_module(layer) for layer in range(model.n_layers)]
+    with on_input(read_modules, keep_read), replaced_mlps(model, keep_out):
+        return _TrueRun(reads, outs, trained_logits(model, tokens))
 
 
-def _logits(model: LanguageModel, tokens: TokenBatch) -> Float[Tensor, "n_tokens d_vocab"]:
-    """At measured tokens."""
-    return model.logits(tokens.token_ids)[tokens.is_trained]
+def _next_ids(tokens: TokenBatch) -> Int[Tensor, "n_rows n_pos"]:
+    """The token after each; _NO_TARGET where that is padding or BOS, and after the last."""
+    following = torch.full_like(tokens.token_ids, _NO_TARGET)
+    following[:, :-1] = torch.where(tokens.is_trained[:, 1:], tokens.token_ids[:, 1:], _NO_TARGET)
+    return following
 
 
-def _zeros(is_replaced: Bool[Tensor, "n_rows n_pos"]) -> ReplaceMlp:
-    """MLPs that write nothing at the chosen tokens."""
-
-    def replace(_: int, __: Tensor, out: Tensor) -> Tensor:
-        return out.masked_fill(is_replaced[..., None], 0)
-
-    return replace
-
-
-class _RowSums:
-    """Sums numbers at measured tokens over each row, in float64 and in a fixed order."""
-
-    def __init__(self, is_measured: Bool[Tensor, "n_rows n_pos"]) -> None:
-        self._is_measured = is_measured
-
-    def __call__(self, values: Tensor) -> Float[np.ndarray, "n_rows ..."]:
-        """[n_tokens, ...] to [n_rows, ...]."""
-        padded = values.new_zeros(*self._is_measured.shape, *values.shape[1:], dtype=torch.float64)
-        padded[self._is_measured] = values.double()
-        sums: np.ndarray = padded.sum(1).cpu().numpy()
-        return sums
+def _sum_rows(is_measured: Bool[Tensor, "n_rows n_pos"], values: Tensor) -> Float[np.ndarray, "n_rows ..."]:
+    """Sums of numbers at measured tokens [n_tokens, ...] over each row, in float64 and in a fixed order."""
+    padded = values.new_zeros(*is_measured.shape, *values.shape[1:], dtype=torch.float64)
+    padded[is_measured] = values.double()
+    sums: np.ndarray = padded.sum(1).cpu().numpy()
+    return sums
 
 
 def _in_pieces(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`compute` on a few tokens at a time, so that what it makes on the way stays small; logits in at least float32."""
+    """`compute` on a few tokens at a time, so that what it makes on the way stays small."""
     n_at_once = max(1, _COMPARED_AT_ONCE // tensors[0].shape[-1])
     pieces = zip(*(tensor.split(n_at_once) for tensor in tensors), strict=True)
-    return torch.cat([compute(*(_widened(x) for x in piece)) for piece in pieces])
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
-
-
-def _compare(
-    logits: Float[Tensor, "n_tokens d_vocab"], others: Float[Tensor, "n_tokens d_vocab"]
-) -> tuple[Float[Tensor, " n_tokens"], Bool[Tensor, " n_tokens"]]:
-    """KL(model || other) in nats, and whether both find the same token most probable."""
-    return _in_pieces(divergence, logits, others), logits.argmax(-1) == others.argmax(-1)
+    return torch.cat([compute(*piece) for piece in pieces])
 
 
 def _cross_entropy(
     logits: Float[Tensor, "n_tokens d_vocab"], targets: Int[Tensor, " n_tokens"]
 ) -> Float[Tensor, " n_tokens"]:
-    """-log probability of the targets in nats; 0 without a target."""
+    """-log probability of the targets in nats, in at least float32; 0 without a target."""
 
     def compute(logits: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(logits, targets, ignore_index=NO_TARGET, reduction="none")
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(wide, targets, ignore_index=_NO_TARGET, reduction="none")
 
     return _in_pieces(compute, logits, targets)
-
-
-def _check_finite(sums: Sums) -> None:
-    columns: Sequence[tuple[str, np.ndarray]] = [
-        ("MLP outputs", sums.total_squared),
-        ("reconstructions", sums.squared_error),
-        ("the model's answers", sums.ce_model),
-        ("the answers with MLPs replaced", sums.divergence),
-        ("the answers with MLPs replaced", sums.ce_replacement),
-        ("the answers without MLPs", sums.ce_zero),
-    ]
-    for what, values in columns:
-        if not bool(np.isfinite(values).all()):
-            raise ResultError(f"{what} are not finite; weights hold NaN, or the dtype overflows: try float32.")

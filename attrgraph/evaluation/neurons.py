@@ -5,7 +5,7 @@ neurons above a threshold where here each token and layer keeps a fixed number;
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attrgraph.data.activations import pad_rows
+from attrgraph.data.activations import batches_of_similar_length
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError, PromptError
-from attrgraph.evaluation.batches import index_batches
 from attrgraph.evaluation.stand_ins import Reconstruction
 from attrgraph.models.families import plain_weights
 from attrgraph.models.hooks import on_input
@@ -104,23 +103,17 @@ def neuron_baseline(
     n_taken = min(_N_MEAN_ROWS, n_rows)
     taken = [rows.rows[i * n_rows // n_taken] for i in range(n_taken)]
     modules = [model.mlp_out_module(layer) for layer in range(model.n_layers)]
+    seen: dict[int, Tensor] = {}
     totals: dict[int, Tensor] = {}
     n_tokens = 0
-    for batch in index_batches(taken, batch_tokens):
-        tokens = pad_rows(model, [taken[i] for i in batch])
-        n_tokens += int(tokens.is_trained.sum())
-        with on_input(modules, _add_to(totals, tokens.is_trained)):
+    for tokens in batches_of_similar_length(model, taken, batch_tokens=batch_tokens, longest_first=True):
+        with on_input(modules, seen.__setitem__):
             model.run_body(tokens.token_ids)
+        for layer, activations in seen.items():
+            totals[layer] = totals.get(layer, 0) + activations[tokens.is_trained].double().sum(0)
+        n_tokens += int(tokens.is_trained.sum())
     if n_tokens == 0:
         raise PromptError("the text has no tokens besides BOS; expected some to take the neurons' means over.")
-    means = [totals[layer] / n_tokens for layer in range(model.n_layers)]
+    means = [total / n_tokens for total in totals.values()]
     n_kept = [min(max(1, round(l0)), len(mean)) for l0, mean in zip(l0_by_layer, means, strict=True)]
     return TopNeurons(model, n_kept=n_kept, means=means)
-
-
-def _add_to(totals: dict[int, Tensor], is_measured: Bool[Tensor, "n_rows n_pos"]) -> Callable[[int, Tensor], None]:
-    def add(layer: int, activations: Tensor) -> None:
-        total = activations[is_measured].double().sum(0)
-        totals[layer] = totals[layer] + total if layer in totals else total
-
-    return add

@@ -1,11 +1,11 @@
 """What an evaluation found, as values and as JSON."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from attrgraph.evaluation.statistics import DENSITY_EDGES, Density
+from attrgraph.files import plain
 
 Interval = tuple[float, float] | None
 
@@ -18,11 +18,8 @@ class GraphScores(NamedTuple):
     n: int
 
     def to_dict(self) -> dict[str, float | None]:
-        return {
-            "replacement": _number(self.replacement),
-            "completeness": _number(self.completeness),
-            "n": self.n,
-        }
+        """For JSON; None for nan."""
+        return {name: plain(score) for name, score in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -36,18 +33,13 @@ class LayerEvaluation:
     density: Density
 
     def to_dict(self) -> dict[str, Any]:
+        """For JSON; None for what is undefined on this text."""
         density = {
             "never": self.density.n_never,
             "log10_edges": DENSITY_EDGES.tolist(),
             "counts": self.density.counts.tolist(),
         }
-        return {
-            "layer": self.layer,
-            "nmse": _number(self.nmse),
-            "l0": _number(self.l0),
-            "dead_fraction": self.dead_fraction,
-            "density": density,
-        }
+        return {name: plain(value) for name, value in (vars(self) | {"density": density}).items()}
 
 
 @dataclass(frozen=True)
@@ -90,38 +82,13 @@ class Evaluation:
 
     def headline(self) -> dict[str, float | None]:
         """The measures that are one number for the whole text; None for what is undefined on it."""
-        return {name: _number(getattr(self, name)) for name in MEASURES}
+        return {name: plain(getattr(self, name)) for name in MEASURES}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain values; None for what is undefined on this text."""
-        return {
-            **self.headline(),
-            "per_layer": [layer.to_dict() for layer in self.per_layer],
-            "intervals": {name: None if ends is None else list(ends) for name, ends in self.intervals.items()},
-            "graphs": self.graphs.to_dict(),
-            "n_tokens": self.n_tokens,
-            "n_documents": self.n_documents,
-            "model": dict(self.model),
-            "transcoders": dict(self.transcoders),
-            "text": dict(self.text),
-            "settings": dict(self.settings),
-            "versions": dict(self.versions),
-        }
+        parts = {"per_layer": [layer.to_dict() for layer in self.per_layer], "graphs": self.graphs.to_dict()}
+        return {name: plain(value) for name, value in (vars(self) | parts).items()}
 
 
 # the numbers of an evaluation that are one for the whole text
-MEASURES = (
-    "nmse",
-    "l0",
-    "dead_fraction",
-    "top1_agreement",
-    "kl",
-    "ce",
-    "ce_model",
-    "ce_zero_ablation",
-    "ce_recovered",
-)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+MEASURES = tuple(field.name for field in fields(Evaluation) if field.type is float)

@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import yaml
 
-from attrgraph.data.corpus import TokenRows, read_corpus
+from attrgraph.data.corpus import HELD_OUT_SHARE, TokenRows, read_corpus
 from attrgraph.data.documents import Documents
 from attrgraph.errors import TranscoderError
 from attrgraph.models.language_model import LanguageModel
 
 RECORD = "training.yaml"  # written by the trainer next to the weights
-DEFAULT_SHARE = 0.05  # of held-out documents where no record says another; the default of `read_corpus`
 Split = Literal["held-out", "all"]
 
 
@@ -59,9 +58,10 @@ def choose_split(
         TranscoderError: a record cannot be read.
         CorpusError: a text cannot be read.
     """
-    records = [record for folder in folders if (record := _read_record(Path(folder).expanduser())) is not None]
+    local = [Path(folder).expanduser() for folder in folders]
+    records = [_read_record(folder) for folder in local if (folder / RECORD).is_file()]
     if asked is not None:
-        share = min((record.held_out_share for record in records), default=DEFAULT_SHARE)
+        share = min((record.held_out_share for record in records), default=HELD_OUT_SHARE)
         return Choice(asked, "as asked", share if asked == "held-out" else None)
     if not records:
         return Choice("all", f"no transcoders here have a {RECORD}")
@@ -82,14 +82,14 @@ def read_rows(
     max_documents: int | None = None,
 ) -> TokenRows:
     """`read_corpus`, of the documents chosen."""
-    options: dict[str, Any] = {} if choice.held_out_share is None else {"held_out_share": choice.held_out_share}
-    return read_corpus(model, paths, split=choice.split, text_field=text_field, max_documents=max_documents, **options)
+    share = choice.held_out_share or 0.0  # makes no difference with all documents
+    return read_corpus(
+        model, paths, split=choice.split, held_out_share=share, text_field=text_field, max_documents=max_documents
+    )
 
 
-def _read_record(folder: Path) -> _Record | None:
+def _read_record(folder: Path) -> _Record:
     path = folder / RECORD
-    if not path.is_file():
-        return None
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         digests = frozenset(str(digest) for digest in values["text"].values())

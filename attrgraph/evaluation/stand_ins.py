@@ -28,24 +28,19 @@ class StandIn(Protocol):
     @property
     def source(self) -> dict[str, Any]:
         """What to write about it into reports; "id" is its name."""
-        ...
 
     @property
     def n_units(self) -> Sequence[int]:
         """Number of units by layer."""
-        ...
 
     def read_module(self, layer: int) -> nn.Module:
         """The module of the model whose input the units of a layer read."""
-        ...
 
     def reconstruct(self, reads: Sequence[Tensor]) -> Iterator[Reconstruction]:
         """What the MLP branches add to the stream, layer by layer from the bottom, given what is read at each layer."""
-        ...
 
     def in_place(self, is_replaced: Tensor) -> AbstractContextManager[None]:
         """While the context lasts, the model runs with its MLPs replaced at the tokens [n_rows, n_pos] chosen."""
-        ...
 
 
 class TranscoderStandIn:

@@ -1,7 +1,7 @@
 """From sums over documents to measures, and to their confidence intervals without a second pass over the text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -17,47 +17,31 @@ _LEAST_VARIANCE = 1e-12
 _MOST_WEIGHTS = 2**24
 
 
-@dataclass(frozen=True)
-class Sums:
-    """What is summed over the measured tokens of each of `n` parts of a text, in float64."""
+# By name, sums over the measured tokens of each part of a text, in float64; `measure` says which. The underscore: in
+# one call there may be sums of rows and of blocks.
+Sums = dict[str, Num[np.ndarray, "_n_parts ..."]]
 
-    n_tokens: Float[np.ndarray, " n"]
-    squared_error: Float[np.ndarray, "n n_layers"]  # of the reconstructed MLP outputs
-    total: Float[np.ndarray, "n n_layers d_model"]  # of the MLP outputs
-    total_squared: Float[np.ndarray, "n n_layers"]
-    n_active: Float[np.ndarray, "n n_layers"]
-    divergence: Float[np.ndarray, " n"]  # KL(model || replacement), nats
-    n_agreeing: Float[np.ndarray, " n"]  # tokens after which both find the same next token most probable
-    n_targets: Float[np.ndarray, " n"]  # tokens whose next token is a measured one too
-    ce_model: Float[np.ndarray, " n"]  # -log probability of these next tokens, nats
-    ce_replacement: Float[np.ndarray, " n"]
-    ce_zero: Float[np.ndarray, " n"]  # with all MLP outputs zero
 
-    @staticmethod
-    def zeros(n: int, n_layers: int, d_model: int) -> "Sums":
-        one, by_layer = [(n,)], [(n, n_layers)]
-        shapes = [*one, *by_layer, (n, n_layers, d_model), *by_layer * 2, *one * 6]
-        return Sums(*(np.zeros(shape) for shape in shapes))
+def add_to_blocks(sums: Sums, block_of_row: Int[np.ndarray, " n_rows"], of_rows: Sums, *, n_blocks: int) -> None:
+    """Add the sums of rows to those of the blocks that the rows are in, in place; names that are new begin at 0."""
+    for name, values in of_rows.items():
+        if name not in sums:
+            sums[name] = np.zeros((n_blocks, *values.shape[1:]))
+        for block, of_row in zip(block_of_row, values, strict=True):  # np.add.at is far slower on wide arrays
+            sums[name][block] += of_row
 
-    def add(self, at: Int[np.ndarray, " n_rows"], other: "Sums") -> None:
-        """Add the parts of `other` to the parts `at`, in place."""
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            for i, values in zip(at, theirs, strict=True):  # np.add.at is far slower on wide arrays
-                mine[i] += values
 
-    def columns(self) -> dict[str, Num[np.ndarray, "n ..."]]:
-        """Numbers by part whose sums make the measures.
+def with_deviation(sums: Sums) -> Sums:
+    """The sums with `deviation`, the squared deviation of the MLP outputs from their mean, in place of `total`.
 
-        `deviation` is the squared deviation of the MLP outputs from their mean over all parts. The mean is that of the
-        whole text in every resample too: it moves by one part in n_tokens of the variance, the errors by far more.
-        """
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        total = columns.pop("total")
-        mean = total.sum(0) / self.n_tokens.sum()  # [n_layers, d_model]
-        around = np.einsum("nld,ld->nl", total, mean)
-        deviation = self.total_squared - 2 * around + self.n_tokens[:, None] * (mean**2).sum(-1)
-        return columns | {"deviation": deviation}
+    The mean is that of all parts, in every resample too: it moves by one part in n_tokens of the variance, the errors
+    by far more.
+    """
+    rest = {name: values for name, values in sums.items() if name != "total"}
+    mean = sums["total"].sum(0) / sums["n_tokens"].sum()  # [n_layers, d_model]
+    around = np.einsum("nld,ld->nl", sums["total"], mean)
+    rest["deviation"] = sums["total_squared"] - 2 * around + sums["n_tokens"][:, None] * (mean**2).sum(-1)
+    return rest
 
 
 def blocks_of_documents(n_documents: int, n_layers: int, d_model: int) -> Int[np.ndarray, " n_documents"]:
@@ -69,7 +53,7 @@ def blocks_of_documents(n_documents: int, n_layers: int, d_model: int) -> Int[np
 def measures(
     sums: Mapping[str, Num[np.ndarray, "n_texts ..."]],
 ) -> dict[str, Float[np.ndarray, "n_texts ..."]]:
-    """Measures from summed `columns`, for many texts at once: a text and resamples of it.
+    """Measures from sums with `deviation`, for many texts at once: a text and resamples of it.
 
     A measure whose denominator vanishes is not finite: NMSE of outputs that do not vary, cross-entropy without targets.
     """

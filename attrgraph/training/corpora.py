@@ -1,9 +1,10 @@
 """The corpus of a run, split into what is trained on and what is held out."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from attrgraph.data.corpus import Split, TokenRows, read_corpus, split_rows
+from attrgraph.data.corpus import TokenRows, read_corpus, split_rows
 from attrgraph.data.self_generate import self_generate
 from attrgraph.models.language_model import LanguageModel
 
@@ -32,8 +33,5 @@ def training_rows(
     """
     if n_self_generated is not None:
         return split_rows(self_generate(model, n_self_generated, seed=seed), held_out_share)
-    splits: tuple[Split, Split] = ("train", "held-out")
-    train, held_out = (
-        read_corpus(model, paths, split=split, held_out_share=held_out_share, text_field=text_field) for split in splits
-    )
-    return train, held_out
+    read = partial(read_corpus, model, paths, held_out_share=held_out_share, text_field=text_field)
+    return read(split="train"), read(split="held-out")

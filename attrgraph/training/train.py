@@ -11,7 +11,7 @@ import yaml
 
 from attrgraph.data.activation_cache import ActivationCache, cache_size_bytes
 from attrgraph.data.activations import LiveRounds, divergence_on_rows
-from attrgraph.data.corpus import TokenRows
+from attrgraph.data.corpus import HELD_OUT_SHARE, TokenRows
 from attrgraph.errors import TrainingError
 from attrgraph.evaluation import Evaluation, evaluate
 from attrgraph.files import write_whole
@@ -46,7 +46,7 @@ class RunSettings:
     cache: Path | None = None  # folder of activations on disk, written on first use; every epoch then has one order
     cache_dtype: str = "int8"
     weights_dtype: torch.dtype = torch.float32
-    held_out_share: float = 0.05  # recorded, so that an evaluation can tell which documents were trained on
+    held_out_share: float = HELD_OUT_SHARE  # recorded, so that an evaluation can tell which documents were trained on
     shards: Shards = field(default_factory=Shards)
     say: Callable[[str], None] = lambda message: None  # called before work that takes long or much space
 

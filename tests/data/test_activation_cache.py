@@ -85,16 +85,14 @@ def test_size_is_known_before_it_is_written(tmp_path: Path, dtype: str) -> None:
 def test_rounds_repeat_without_end(tmp_path: Path) -> None:
     cache = write(tmp_path / "cache")
     assert isinstance(cache, Rounds)
-    assert cache.n_rounds == 3 and cache.n_tokens == sum(TOKENS) and cache.tokens_per_round == TOKENS
+    assert cache.n_rounds == 3 and cache.tokens_per_round == TOKENS
     assert [cache.round(index).n_tokens for index in range(6)] == TOKENS * 2
     for got, expected in zip(sides(cache.round(4)), sides(cache.round(1)), strict=True):
         assert_close(got, expected, rtol=0, atol=0)
 
 
 def test_an_opened_cache_is_the_written_one(tmp_path: Path) -> None:
-    progress: list[int] = []
-    written = write(tmp_path / "deep" / "cache", iter(make_rounds()), progress=progress.append)
-    assert progress == [1, 2, 3]
+    written = write(tmp_path / "deep" / "cache", iter(make_rounds()))
     opened = ActivationCache.open(tmp_path / "deep" / "cache", key=dict(reversed(KEY.items())))
     assert opened == written and opened.key == KEY and opened.dtype == "int8"
     index = json.loads((tmp_path / "deep" / "cache" / "index.json").read_text())
@@ -154,14 +152,6 @@ def test_activations_that_are_not_finite_are_refused(tmp_path: Path, side: str, 
     getattr(rounds[1], side)[0, 3, 2] = value
     with pytest.raises(CorpusError, match=f"round 1 of activations has {side} that are not finite"):
         write(tmp_path / "cache", rounds)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.refusal
-def test_rounds_of_different_models_are_refused(tmp_path: Path) -> None:
-    other = Activations(torch.randn(N_LAYERS, 5, D_MODEL + 1), torch.randn(N_LAYERS, 5, D_MODEL + 1))
-    with pytest.raises(CorpusError, match="round 3 has 3 layers of d_model 21, the rounds before 3 of 20"):
-        write(tmp_path / "cache", [*make_rounds(), other])
     assert list(tmp_path.iterdir()) == []
 
 

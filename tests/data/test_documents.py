@@ -102,7 +102,7 @@ def save_dataset(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_saved_datasets_are_read_silently(save_dataset: Callable[..., Path]) -> None:
-    n_shards = 20  # above 16, datasets would show a bar
+    n_shards = 20
     folder = save_dataset({"id": list(range(40)), "text": TEXTS * 10}, num_shards=n_shards)
     stdout, stderr = Terminal(), Terminal()
     with redirect_stdout(stdout), redirect_stderr(stderr):
@@ -112,16 +112,6 @@ def test_saved_datasets_are_read_silently(save_dataset: Callable[..., Path]) -> 
     shards = sorted(folder.glob("*.arrow"))
     assert len(shards) == n_shards
     assert documents.sources() == {str(folder): sha256(b"".join(path.read_bytes() for path in shards))}
-
-
-def test_reading_leaves_the_progress_bars_as_they_were(save_dataset: Callable[..., Path]) -> None:
-    import datasets
-
-    folder = save_dataset({"text": TEXTS})
-    assert texts_of(folder) == TEXTS and not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    assert texts_of(folder) == TEXTS and datasets.are_progress_bars_disabled()
-    datasets.enable_progress_bars()
 
 
 def test_parquet_is_read_alone_and_in_folders(tmp_path: Path) -> None:
@@ -240,18 +230,22 @@ def test_damaged_datasets_are_refused(save_dataset: Callable[..., Path], tmp_pat
     shard.unlink()
     with pytest.raises(CorpusError, match=r"saved: cannot be read as a saved dataset \(FileNotFoundError"):
         texts_of(folder)
+    for state in ("{}", '{"_data_files": null}', '{"_data_files": [{}]}'):
+        (folder / "state.json").write_text(state)
+        with pytest.raises(CorpusError, match=r"saved: cannot be read as a saved dataset \((Key|Type)Error"):
+            texts_of(folder)
 
 
 @pytest.mark.refusal
-@pytest.mark.parametrize("package", ["datasets", "pyarrow"])
-def test_a_missing_package_says_how_to_get_it(tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     path = tmp_path / "a.parquet"
     path.write_bytes(b"")
     (tmp_path / "state.json").write_text("{}")
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(CorpusError, match=rf"needs the package {package}.*pip install 'attrgraph\[train\]'"):
-        texts_of(tmp_path if package == "datasets" else path)
+    for source in (tmp_path, path):
+        with pytest.raises(CorpusError, match=r"needs the package pyarrow.*pip install 'attrgraph\[train\]'"):
+            texts_of(source)
 
 
 @pytest.mark.refusal
