@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.selections import Nodes, edges_without_bias, mask_of
-from attrgraph.influence.influence import node_influence, node_levels
+from attrgraph.influence.influence import node_influence, node_levels, rows_by_level
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -134,9 +133,7 @@ def effects_on(
     levels = node_levels(adjacency, graph.nodes["layer"].to_numpy())
     response = known_responses(graph)
     total = np.zeros((len(weights), 2))
-    reads = np.diff(adjacency.indptr) > 0
-    for level in np.unique(levels[reads])[::-1]:
-        at = np.flatnonzero(reads & (levels == level))
+    for at, block in rows_by_level(adjacency, levels, from_top=True):
         passing = total[at] * response[at, None]
         passing[:, 0] += weights[at]
         if through is not None:
@@ -144,5 +141,5 @@ def effects_on(
             passing[met] = np.stack([np.zeros(int(met.sum())), passing[met].sum(1)], 1)
         if avoid is not None:
             passing[avoid[at]] = 0
-        total += sparse.csr_array(adjacency[at]).T @ passing
+        total += block.T @ passing
     return total

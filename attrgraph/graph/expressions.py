@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # far beyond what a person writes; bounds the work that a hostile text can cause
 _MOST_CHARACTERS = 10_000
+_TYPES = {"node_id": "str", **COLUMNS}
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _NAMES = {
@@ -77,12 +78,10 @@ def _kind_of(part: ast.AST, text: str) -> str:
             return _expect("number", left, right, text=text)
         case ast.Compare():
             return _check_comparison(part, text)
-        case ast.Name(id="node_id"):
-            return "text"
         case ast.Name(id=name):
-            if name not in COLUMNS:
-                raise AttrGraphError(f"{_short(name)!r} is no column; expected one of node_id, {', '.join(COLUMNS)}.")
-            return "text" if COLUMNS[name] == "str" else "number"
+            if name not in _TYPES:
+                raise AttrGraphError(f"{_short(name)!r} is no column; expected one of {', '.join(_TYPES)}.")
+            return "text" if _TYPES[name] == "str" else "number"
         case ast.Constant(value=str()):
             return "text"
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.selections import edges_without_bias
-from attrgraph.influence.influence import node_influence, row_shares
+from attrgraph.influence.influence import node_influence, row_shares, scale_rows
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -33,9 +33,9 @@ def flow(graph: "Graph", level: str = "layer") -> pd.DataFrame:
     groups, codes = np.unique(graph.nodes[LEVELS[level]].to_numpy(dtype=object), return_inverse=True)
     edges = edges_without_bias(graph)
     reaching = node_influence(edges, graph.nodes["layer"].to_numpy(), graph.weights) + graph.weights
-    shares = row_shares(edges).tocoo()
-    pair = codes[shares.row] * len(groups) + codes[shares.col]
-    sums = np.bincount(pair, shares.data * reaching[shares.row], minlength=len(groups) ** 2)
+    flows = scale_rows(row_shares(edges), reaching).tocoo()
+    pair = codes[flows.row] * len(groups) + codes[flows.col]
+    sums = np.bincount(pair, flows.data, minlength=len(groups) ** 2)
     found = np.flatnonzero(sums)
     found = found[np.argsort(-sums[found], kind="stable")]
     target, source = np.divmod(found, len(groups))

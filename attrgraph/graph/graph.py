@@ -10,8 +10,9 @@ from scipy import sparse
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph import effects, expressions, flow, neighbors, paths, select, stats, without
 from attrgraph.graph.groups import automatic, grouped
+from attrgraph.graph.selections import Selection
 from attrgraph.influence import pruning, scores
-from attrgraph.influence.influence import without_zeros
+from attrgraph.influence.influence import logit_weights, without_zeros
 from attrgraph.io import json_writing, native, networkx_graph
 from attrgraph.viz import draw
 
@@ -53,7 +54,7 @@ class Graph:
     @property
     def weights(self) -> np.ndarray:
         """[n_nodes] weight of each logit in influence: its probability; 0 for other nodes."""
-        return np.where(self.nodes["kind"] == "logit", self.nodes["probability"], 0.0).astype(np.float64)
+        return logit_weights(self.nodes)
 
     def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> "Graph":
         """Keep the most influential nodes and edges; see `influence.pruning`. The bias node is left out.
@@ -64,31 +65,18 @@ class Graph:
         Raises:
             AttrGraphError: a threshold is not between 0 and 1.
         """
-        for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
+        thresholds = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        for name, value in thresholds.items():
             if not 0 <= value <= 1:
                 raise AttrGraphError(f"{name} is {value}; expected a number between 0 and 1.")
         graph = self.without_bias()
-        kept = pruning.prune(
-            graph.adjacency,
-            graph.nodes["layer"].to_numpy(),
-            graph.nodes["kind"].to_numpy(),
-            graph.weights,
-            node_threshold=node_threshold,
-            edge_threshold=edge_threshold,
-        )
-        thresholds = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        kept = pruning.prune(graph.nodes, graph.adjacency, **thresholds)
         before: dict[str, Any] = {"nodes": len(graph.nodes), "edges": graph.adjacency.nnz}
         if "pruning" in self.metadata:
             before["pruning"] = self.metadata["pruning"]
-        return self.replace(
-            nodes=graph.nodes[kept.nodes],
-            adjacency=sparse.csr_array(kept.adjacency[kept.nodes][:, kept.nodes]),
-            metadata={
-                **self.metadata,
-                "pruned_from": self.metadata.get("pruned_from", before),
-                "pruning": thresholds,
-            },
-        )
+        recorded = {"pruned_from": self.metadata.get("pruned_from", before), "pruning": thresholds}
+        graph = graph.replace(adjacency=kept.adjacency, metadata={**self.metadata, **recorded})
+        return Selection(graph, kept.nodes).subgraph()
 
     def mean_hops(self) -> float:
         """Mean number of features on a path from tokens and errors to the answer; see `influence.scores`.
@@ -101,17 +89,12 @@ class Graph:
         transcoders are incentivized to learn unfaithful circuits", 2026, openreview.net/forum?id=8sE1yCPnbR
         """
         graph = self.without_bias()
-        return scores.mean_hops(
-            graph.adjacency, graph.nodes["layer"].to_numpy(), graph.nodes["kind"].to_numpy(), graph.weights
-        )
+        return scores.mean_hops(graph.nodes, graph.adjacency)
 
     def without_bias(self) -> "Graph":
         """The same graph without its bias node."""
         kept = (self.nodes["kind"] != "bias").to_numpy()
-        if kept.all():
-            return self
-        adjacency = sparse.csr_array(self.adjacency[kept][:, kept])
-        return self.replace(nodes=self.nodes[kept], adjacency=adjacency)
+        return self if kept.all() else Selection(self, kept).subgraph()
 
     def replace(self, **parts: Any) -> "Graph":
         """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`."""

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.selections import Nodes, Selection, edges_without_bias, mask_of
-from attrgraph.influence.influence import node_levels, row_shares
+from attrgraph.influence.influence import row_shares
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -15,23 +15,22 @@ if TYPE_CHECKING:
 
 def predecessors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that lead to these by one edge, the bias node among them."""
-    return Selection(graph, _one_step(graph.adjacency, mask_of(graph, nodes)))
+    return Selection(graph, _reached(graph.adjacency, mask_of(graph, nodes), hops=1))
 
 
 def successors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that these lead to by one edge."""
-    return Selection(graph, _one_step(sparse.csr_array(graph.adjacency.T), mask_of(graph, nodes)))
+    return Selection(graph, _reached(graph.adjacency.T, mask_of(graph, nodes), hops=1))
 
 
 def ancestors(graph: "Graph", nodes: Nodes) -> Selection:
-    """The nodes that lead to these by one edge or more; one of these only if it leads to another."""
-    return Selection(graph, _all_steps(graph, graph.adjacency, mask_of(graph, nodes), from_top=True))
+    """The nodes that lead to these by one edge or more; a given node only if it is an ancestor of another given one."""
+    return Selection(graph, _reached(graph.adjacency, mask_of(graph, nodes)))
 
 
 def descendants(graph: "Graph", nodes: Nodes) -> Selection:
-    """The nodes that these lead to by one edge or more; one of these only if another leads to it."""
-    turned = sparse.csr_array(graph.adjacency.T)
-    return Selection(graph, _all_steps(graph, turned, mask_of(graph, nodes), from_top=False))
+    """The nodes that these lead to by one edge or more; a given node only if another given one leads to it."""
+    return Selection(graph, _reached(graph.adjacency.T, mask_of(graph, nodes)))
 
 
 def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: float = 0.0) -> Selection:
@@ -45,27 +44,18 @@ def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: floa
     shares.data[shares.data < min_share] = 0
     shares.eliminate_zeros()
     near = mask_of(graph, nodes)
-    turned = sparse.csr_array(shares.T)
-    for _ in range(hops):
-        wider = near | _one_step(shares, near) | _one_step(turned, near)
-        if (wider == near).all():
+    return Selection(graph, near | _reached(shares + shares.T, near, hops))
+
+
+def _reached(edges: sparse.csr_array | sparse.csc_array, rows: np.ndarray, hops: int | None = None) -> np.ndarray:
+    """The columns that entries lead to from some of the rows, in one hop or more, but in `hops` at most."""
+    edges = sparse.csr_array(edges)
+    reached, latest = np.zeros(len(rows), dtype=bool), rows
+    for _ in range(len(rows) if hops is None else hops):
+        found = np.zeros(len(rows), dtype=bool)
+        found[edges[np.flatnonzero(latest)].indices] = True
+        latest = found & ~reached
+        if not latest.any():
             break
-        near = wider
-    return Selection(graph, near)
-
-
-def _one_step(edges: sparse.csr_array, rows: np.ndarray) -> np.ndarray:
-    """The columns of entries in some of the rows."""
-    reached = np.zeros(len(rows), dtype=bool)
-    reached[edges[np.flatnonzero(rows)].indices] = True
-    return reached
-
-
-def _all_steps(graph: "Graph", edges: sparse.csr_array, rows: np.ndarray, *, from_top: bool) -> np.ndarray:
-    """`_one_step` again and again: level by level, so that each edge is looked at once."""
-    levels = node_levels(graph.adjacency, graph.nodes["layer"].to_numpy())
-    reached = np.zeros(len(rows), dtype=bool)
-    upward = np.unique(levels)
-    for level in upward[::-1] if from_top else upward:
-        reached |= _one_step(edges, (rows | reached) & (levels == level))
+        reached |= latest
     return reached

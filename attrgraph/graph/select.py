@@ -54,26 +54,21 @@ def select(
     for name, criterion in criteria.items():
         if criterion is None:
             continue
-        if name == "kind":
-            _check_kinds(criterion)
         meets = _meets_text if COLUMNS[name] == "str" else _meets_number
         mask &= meets(graph.nodes[name], criterion, name)
     return Selection(graph, mask)
-
-
-def _check_kinds(criterion: Any) -> None:
-    for kind in [criterion] if isinstance(criterion, str) else criterion if isinstance(criterion, Collection) else ():
-        if isinstance(kind, str) and kind not in KINDS:
-            close = get_close_matches(kind, KINDS, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else "."
-            raise AttrGraphError(f"kind {kind!r} does not exist; expected one of {', '.join(KINDS)}{meant}")
 
 
 def _meets_text(column: "pd.Series[str]", criterion: Any, name: str) -> Bool[np.ndarray, " n_nodes"]:
     items = list(criterion) if isinstance(criterion, list | tuple | set | frozenset) else [criterion]
     if not all(isinstance(item, str | re.Pattern) for item in items):
         raise AttrGraphError(f"{name}={criterion!r}: expected text, a compiled regular expression, or a list of these.")
-    mask: np.ndarray = column.isin([item for item in items if isinstance(item, str)]).to_numpy(dtype=bool)
+    texts = [item for item in items if isinstance(item, str)]
+    for kind in [text for text in texts if name == "kind" and text not in KINDS]:
+        close = get_close_matches(kind, KINDS, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else "."
+        raise AttrGraphError(f"kind {kind!r} does not exist; expected one of {', '.join(KINDS)}{meant}")
+    mask: np.ndarray = column.isin(texts).to_numpy(dtype=bool)
     for pattern in (item for item in items if isinstance(item, re.Pattern)):
         mask = mask | np.array([pattern.search(text) is not None for text in column], dtype=bool)
     return mask

@@ -101,8 +101,7 @@ class Selection:
             raise AttrGraphError(
                 f"a selection combines with a selection; got {type(other).__name__}: use graph.select."
             )
-        _check_same(self.graph, other)
-        return other.mask
+        return mask_of(self.graph, other)
 
 
 # as users name nodes: an id (`3_458_8` or `3/458@8`), several, or a selection
@@ -116,41 +115,36 @@ def mask_of(graph: "Graph", nodes: Nodes) -> Bool[np.ndarray, " n_nodes"]:
         AttrGraphError: an id that the graph does not have, or a selection of another graph.
     """
     if isinstance(nodes, Selection):
-        _check_same(graph, nodes)
+        if nodes.graph is not graph:
+            raise AttrGraphError(
+                "the selection is of another graph (pruning and the like make new ones); select again, or pass its ids."
+            )
         return nodes.mask
-    names = [canonical_id(str(name)) for name in ([nodes] if isinstance(nodes, str) else nodes)]
-    rows = graph.nodes.index.get_indexer(names) if names else np.zeros(0, dtype=np.int64)
+    mask = np.zeros(len(graph.nodes), dtype=bool)
+    mask[rows_of(graph, [nodes] if isinstance(nodes, str) else nodes)] = True
+    return mask
+
+
+def rows_of(graph: "Graph", ids: Iterable[str]) -> Int[np.ndarray, " n_ids"]:
+    """Where nodes stand in the graph's table and adjacency, in the order in which they are named.
+
+    Raises:
+        AttrGraphError: an id that the graph does not have.
+    """
+    names = [canonical_id(str(name)) for name in ids]
+    rows = graph.nodes.index.get_indexer(names)
     if (rows < 0).any():
         wrong = names[int((rows < 0).argmax())]
         close = get_close_matches(str(wrong), [str(node) for node in graph.nodes.index])
         meant = f"did you mean {', '.join(close)}?" if close else "ids are the index of graph.nodes."
         raise AttrGraphError(f"the graph has no node {wrong!r}; {meant}")
-    mask = np.zeros(len(graph.nodes), dtype=bool)
-    mask[rows] = True
-    return mask
-
-
-def selection_of(graph: "Graph", nodes: Nodes) -> Selection:
-    """The nodes as a selection.
-
-    Raises:
-        AttrGraphError: as `mask_of`.
-    """
-    return Selection(graph, mask_of(graph, nodes))
+    return np.asarray(rows)
 
 
 def edges_without_bias(graph: "Graph") -> sparse.csr_array:
     """A[target, source] in float64 without edges from the bias node: what shares of input are taken of."""
     edges = graph.adjacency.astype(np.float64)
     from_bias = (graph.nodes["kind"] == "bias").to_numpy()
-    if from_bias.any():
-        edges.data[from_bias[edges.indices]] = 0
+    edges.data[from_bias[edges.indices]] = 0
     edges.eliminate_zeros()
     return edges
-
-
-def _check_same(graph: "Graph", selection: Selection) -> None:
-    if selection.graph is not graph:
-        raise AttrGraphError(
-            "the selection is of another graph (pruning and the like make new ones); select again, or pass its ids."
-        )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from attrgraph.influence.influence import node_levels
+from attrgraph.influence.influence import node_levels, rows_by_level
 from attrgraph.schema import ERROR_KINDS, FEATURE_KINDS, KINDS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def stats(graph: "Graph") -> dict[str, Any]:
     graph = graph.without_bias()
     adjacency, kinds = graph.adjacency, graph.nodes["kind"].to_numpy(dtype=object)
     layers = graph.nodes["layer"].to_numpy()
-    levels = node_levels(adjacency, layers)
+    depth, n_paths = _depth_and_paths(adjacency, node_levels(adjacency, layers), kinds)
     can_read = np.isin(kinds, (*FEATURE_KINDS, "logit", "unknown"))
     is_source = kinds != "logit"
     n_lower = np.searchsorted(np.sort(layers[is_source]), layers[can_read])
@@ -38,8 +38,8 @@ def stats(graph: "Graph") -> dict[str, Any]:
         "density": int(leads_up.sum()) / n_possible if n_possible else 0.0,
         "layers": graph.n_layers,
         "positions": len(graph.prompt_tokens),
-        "depth": _depth(adjacency, levels),
-        "paths": _count_paths(adjacency, levels, kinds),
+        "depth": depth,
+        "paths": n_paths,
         "positive_share": float(sizes[adjacency.data > 0].sum() / sizes.sum()) if n_edges else float("nan"),
         "in_degree": _summary(in_degree[can_read]),
         "out_degree": _summary(out_degree[is_source]),
@@ -48,30 +48,20 @@ def stats(graph: "Graph") -> dict[str, Any]:
     }
 
 
-def _count_paths(adjacency: sparse.csr_array, levels: np.ndarray, kinds: np.ndarray) -> int:
-    """From embeddings and errors to logits, in integers of any size: real graphs have more than fit in 64 bits."""
-    counts = np.array([int(kind in ("embedding", *ERROR_KINDS)) for kind in kinds], dtype=object)
-    for at, block in _upward(adjacency, levels):
-        counts[at] += np.add.reduceat(counts[block.indices], block.indptr[:-1])
-    return int(sum(counts[kinds == "logit"].tolist()))
+def _depth_and_paths(adjacency: sparse.csr_array, levels: np.ndarray, kinds: np.ndarray) -> tuple[int, int]:
+    """The number of edges of the longest path, and the number of paths from embeddings and errors to logits.
 
-
-def _depth(adjacency: sparse.csr_array, levels: np.ndarray) -> int:
-    """The number of edges of the longest path."""
+    Paths are counted in integers of any size: real graphs have more than fit in 64 bits.
+    """
     depth = np.zeros(len(levels), dtype=np.int64)
-    for at, block in _upward(adjacency, levels):
-        depth[at] = np.maximum.reduceat(depth[block.indices], block.indptr[:-1]) + 1
-    return int(depth.max(initial=0))
-
-
-def _upward(adjacency: sparse.csr_array, levels: np.ndarray) -> list[tuple[np.ndarray, sparse.csr_array]]:
-    """Rows that have entries, and these, level by level: sources are done before what reads them."""
-    reads = np.diff(adjacency.indptr) > 0
-    at = [np.flatnonzero(reads & (levels == level)) for level in np.unique(levels[reads])]
-    return [(rows, sparse.csr_array(adjacency[rows])) for rows in at]
+    n_paths = np.isin(kinds, ("embedding", *ERROR_KINDS)).astype(np.int64).astype(object)
+    for at, block in rows_by_level(adjacency, levels):
+        begins = block.indptr[:-1]
+        depth[at] = np.maximum.reduceat(depth[block.indices], begins) + 1
+        n_paths[at] += np.add.reduceat(n_paths[block.indices], begins)
+    return int(depth.max(initial=0)), sum(n_paths[kinds == "logit"].tolist())
 
 
 def _summary(degrees: np.ndarray) -> dict[str, float]:
-    if not len(degrees):
-        return dict.fromkeys(("min", "median", "mean", "max"), 0.0)
-    return {name: float(getattr(np, name)(degrees)) for name in ("min", "median", "mean", "max")}
+    of = degrees if len(degrees) else np.zeros(1)
+    return {"min": float(of.min()), "median": float(np.median(of)), "mean": float(of.mean()), "max": float(of.max())}

@@ -12,7 +12,8 @@ from attrgraph.graph.selections import Nodes, Selection, mask_of
 from attrgraph.influence import scores as whole_graph
 from attrgraph.influence.influence import with_influence
 from attrgraph.influence.scores import Scores
-from attrgraph.schema import ERROR_KINDS, FEATURE_KINDS, KINDS, node_id, node_label, node_table
+from attrgraph.io.params import supernodes
+from attrgraph.schema import ERROR_KINDS, FEATURE_KINDS, KINDS, node_table, with_names
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -40,11 +41,9 @@ def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
         graph, gone = _with_errors(graph, gone)
         into = _error_of_each(graph, gone)
     into[gone & (into == np.arange(len(gone)))] = _DROPPED
-    kept = ~gone
-    adjacency = _fold(graph.adjacency, into).astype(np.float32)
-    adjacency = sparse.csr_array(adjacency[kept][:, kept])
-    adjacency.eliminate_zeros()
-    return graph.replace(nodes=with_influence(graph.nodes[kept], adjacency), adjacency=adjacency, metadata=metadata)
+    folded = graph.replace(adjacency=_fold(graph.adjacency, into).astype(np.float32), metadata=metadata)
+    rest = Selection(folded, ~gone).subgraph()
+    return rest.replace(nodes=with_influence(rest.nodes, rest.adjacency))
 
 
 def scores(graph: "Graph", pinned: Nodes | None = None) -> Scores:
@@ -65,21 +64,17 @@ def scores(graph: "Graph", pinned: Nodes | None = None) -> Scores:
     if pinned is not None and not isinstance(pinned, Selection):
         pinned = _members(graph, pinned)
     keeps = np.ones(len(graph.nodes), dtype=bool) if pinned is None else mask_of(graph, pinned)
-    nodes, is_bias = graph.nodes, (graph.nodes["kind"] == "bias").to_numpy()
-    loose = nodes["kind"].isin(FEATURE_KINDS).to_numpy() & ~keeps
-    adjacency = graph.without_bias().adjacency
+    loose = graph.nodes["kind"].isin(FEATURE_KINDS).to_numpy() & ~keeps
     if loose.any():
-        into = _error_of_each(graph, loose)
-        adjacency = _fold(graph.adjacency, into)[~is_bias][:, ~is_bias]
-        adjacency.eliminate_zeros()
-    layers, kinds = nodes["layer"].to_numpy(), nodes["kind"].to_numpy()
-    return whole_graph.scores(adjacency, layers[~is_bias], kinds[~is_bias], graph.weights[~is_bias])
+        graph = graph.replace(adjacency=_fold(graph.adjacency, _error_of_each(graph, loose)))
+    inner = graph.without_bias()
+    return whole_graph.scores(inner.nodes, inner.adjacency)
 
 
 def _members(graph: "Graph", pinned: Any) -> list[str]:
     """Ids, with the label of a supernode replaced by its members; a node with the same id comes first."""
-    supernodes = (graph.metadata.get("qParams") or {}).get("supernodes") or []
-    groups = {str(one[0]): [str(member) for member in one[1:]] for one in supernodes if isinstance(one, list) and one}
+    params = graph.metadata.get("qParams") or {}
+    groups = {label: members for label, *members in supernodes(params.get("supernodes"))}
     names = [pinned] if isinstance(pinned, str) else list(pinned)
     return [one for name in names for one in ([name] if name in graph.nodes.index else groups.get(name, [name]))]
 
@@ -123,12 +118,7 @@ def _with_errors(graph: "Graph", moved: Bool[np.ndarray, " n_nodes"]) -> tuple["
     places = graph.nodes.loc[absent, ["kind", "layer", "pos", "token"]].replace({"kind": _ERROR_OF})
     places = places.drop_duplicates(["kind", "layer", "pos"])
     added = places.assign(feature=-1, activation=0.0, probability=0.0, influence=0.0, cumulative_influence=1.0)
-    added["label"] = [
-        node_label(kind, layer, -1, "") for kind, layer in zip(places["kind"], places["layer"], strict=True)
-    ]
-    added.index = pd.Index(
-        [node_id(row.kind, row.layer, row.pos) for row in places.itertuples()], name="node_id", dtype="str"
-    )
+    added = with_names(added, {}, n_layers=graph.n_layers)
     nodes = node_table(pd.concat([graph.nodes, added[graph.nodes.columns]]))
     # errors stand together, by layer and position; everything else as it stood
     is_error, place = nodes["kind"].isin(ERROR_KINDS).to_numpy(), np.arange(len(nodes))

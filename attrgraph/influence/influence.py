@@ -1,16 +1,16 @@
 """Influence of nodes on the logits over all paths, and the shares that it is made of.
 
-Everything here takes rows of a graph's adjacency without its bias node: dense or sparse, `[target, source]`.
+Everything here takes the adjacency of a graph without its bias node: sparse, `[target, source]`.
 
 Source: Ameisen et al. 2025, "Circuit Tracing", appendix "Graph Pruning" and section "Evaluating Attribution Graphs",
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
@@ -20,44 +20,29 @@ from attrgraph.schema import node_table
 _MAX_LEVELS = 1000
 
 
-def influence_of_rows(
-    rows: Any,
-    row_nodes: Int[np.ndarray, " n_rows"],
-    row_levels: Int[np.ndarray, " n_rows"],
-    weights: Float[np.ndarray, " n_nodes"],
-) -> Float[np.ndarray, " n_nodes"]:
-    """Total influence of every node on the weighted targets, over all paths through the given rows.
-
-    influence = w (B + B^2 + ...), with B = |rows| and every row summing to 1 (a zero row stays zero). Rows are taken
-    from the highest level down, so that one pass is exact: a row's sources all have lower levels.
-
-    Args:
-        rows: [n_rows, n_nodes] edges into some of the nodes, a numpy array or a scipy CSR array.
-        row_nodes: which node each row belongs to.
-        row_levels: the layer of each row's node.
-        weights: of the targets; 0 elsewhere.
-    """
-    total = np.zeros(len(weights))
-    for level in np.unique(row_levels)[::-1]:
-        at = np.flatnonzero(row_levels == level)
-        block = abs(rows[at]).astype(np.float64)
-        sums = np.asarray(block.sum(1))
-        flow = (total + weights)[row_nodes[at]]
-        total += np.divide(flow, sums, out=np.zeros_like(flow), where=sums > 0) @ block
-    return total
-
-
 def node_influence(
     adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"], weights: Float[np.ndarray, " n_nodes"]
 ) -> Float[np.ndarray, " n_nodes"]:
-    """`influence_of_rows` for a whole graph.
+    """Total influence of every node on the weighted targets, over all paths.
+
+    influence = w (B + B^2 + ...), with B = |adjacency| and every row summing to 1 (a zero row stays zero). Rows are
+    taken from the highest level down, so that one pass is exact: a row's sources all have lower levels.
+
+    Args:
+        adjacency: edges, [target, source].
+        layers: of nodes.
+        weights: of the targets; 0 elsewhere.
 
     Raises:
         AttrGraphError: an edge leads to a lower layer, or edges within layers make a cycle or too long a path.
     """
-    levels = node_levels(adjacency, layers)
-    row_nodes = np.flatnonzero(np.diff(adjacency.indptr))
-    return influence_of_rows(adjacency[row_nodes], row_nodes, levels[row_nodes], weights)
+    total = np.zeros(len(weights))
+    for rows, edges in rows_by_level(adjacency, node_levels(adjacency, layers), from_top=True):
+        sizes = abs(edges).astype(np.float64)
+        sums = np.asarray(sizes.sum(1))
+        flow = (total + weights)[rows]
+        total += np.divide(flow, sums, out=np.zeros_like(flow), where=sums > 0) @ sizes
+    return total
 
 
 def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]) -> Int[np.ndarray, " n_nodes"]:
@@ -68,41 +53,46 @@ def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]
     Raises:
         AttrGraphError: an edge leads to a lower layer, or edges within layers make a cycle or a path of more than 1000.
     """
-    reads = np.flatnonzero(np.diff(adjacency.indptr))
-    # stored zeros are no edges
-    below = layers[adjacency.indices]
-    if not adjacency.data.all():
-        below = np.where(adjacency.data != 0, below, layers.min(initial=0) - 1)
-    highest = np.maximum.reduceat(below, adjacency.indptr[reads]) if len(reads) else layers[:0]
+    edges = adjacency if adjacency.data.all() else without_zeros(adjacency)
+    reads = np.flatnonzero(np.diff(edges.indptr))
+    if not len(reads):
+        return layers
+    highest = np.maximum.reduceat(layers[edges.indices], edges.indptr[reads])
     if bool((highest < layers[reads]).all()):
         return layers
     if bool((highest > layers[reads]).any()):
         raise AttrGraphError(
             "an edge does not lead from a lower to a higher layer; influence needs a graph in layer order."
         )
-    targets, sources = adjacency.nonzero()
-    order = np.argsort(sources, kind="stable")
-    targets, starts = targets[order], np.searchsorted(sources[order], np.arange(len(layers) + 1))
-    waits_for = np.bincount(targets, minlength=len(layers))
+    from scipy.sparse.csgraph import connected_components
+
     levels = np.zeros(len(layers), dtype=np.int64)
-    ready = np.flatnonzero(waits_for == 0)
-    n_done = 0
-    for level in range(_MAX_LEVELS + 1):
-        levels[ready] = level
-        n_done += len(ready)
-        if not len(ready):
-            break
-        reached, counts = np.unique(
-            np.concatenate([targets[starts[node] : starts[node + 1]] for node in ready]), return_counts=True
-        )
-        waits_for[reached] -= counts
-        ready = reached[waits_for[reached] == 0]
-    if n_done < len(layers):
-        raise AttrGraphError(
-            "an edge does not lead from a lower to a higher layer, and edges within layers make a cycle or a path of "
-            f"more than {_MAX_LEVELS}; influence needs a graph without cycles."
-        )
-    return levels
+    # on a cycle levels would grow for as long as they may
+    has_cycle = connected_components(edges, connection="strong", return_labels=False) < len(layers)
+    for _ in range(0 if has_cycle else _MAX_LEVELS + 1):
+        longer = levels.copy()
+        longer[reads] = np.maximum.reduceat(levels[edges.indices], edges.indptr[reads]) + 1
+        if (longer == levels).all():
+            return levels
+        levels = longer
+    raise AttrGraphError(
+        "an edge does not lead from a lower to a higher layer, and edges within layers make a cycle or a path of "
+        f"more than {_MAX_LEVELS}; influence needs a graph without cycles."
+    )
+
+
+def rows_by_level(
+    adjacency: sparse.csr_array, levels: Int[np.ndarray, " n_nodes"], *, from_top: bool = False
+) -> Iterator[tuple[Int[np.ndarray, " n_rows"], sparse.csr_array]]:
+    """The nodes that have edges into them, and these edges, one level at a time.
+
+    From the lowest level up, sources come before what reads them; from the top down, after it.
+    """
+    reads = np.diff(adjacency.indptr) > 0
+    upward = np.unique(levels[reads])
+    for level in upward[::-1] if from_top else upward:
+        rows = np.flatnonzero(reads & (levels == level))
+        yield rows, sparse.csr_array(adjacency[rows])
 
 
 def without_zeros(adjacency: sparse.csr_array) -> sparse.csr_array:
@@ -120,22 +110,34 @@ def row_shares(adjacency: sparse.csr_array) -> sparse.csr_array:
     return shares
 
 
-def cumulative_share(influence: Float[np.ndarray, " n_nodes"]) -> Float[np.ndarray, " n_nodes"]:
-    """For each node the share of all influence held by it and every node before it, the most influential first."""
-    order = np.argsort(-influence, kind="stable")
-    shares = np.empty_like(influence)
-    total = influence.sum()
-    shares[order] = np.cumsum(influence[order]) / total if total > 0 else 1.0
+def scale_rows(matrix: sparse.csr_array, factors: Float[np.ndarray, " n_rows"]) -> sparse.csr_array:
+    """The matrix with each row times its factor."""
+    scaled = matrix.copy()
+    scaled.data *= np.repeat(factors, np.diff(matrix.indptr))
+    return scaled
+
+
+def cumulative_share(
+    influence: Float[np.ndarray, " n_nodes"], counts: Bool[np.ndarray, " n_nodes"]
+) -> Float[np.ndarray, " n_nodes"]:
+    """For each node that counts the share of influence held by it and all more influential ones; 1 for the others."""
+    counted, shares = np.flatnonzero(counts), np.ones(len(influence))
+    order = counted[np.argsort(-influence[counted], kind="stable")]
+    total = influence[counted].sum()
+    if total > 0:
+        shares[order] = np.cumsum(influence[order]) / total
     return shares
+
+
+def logit_weights(nodes: pd.DataFrame) -> Float[np.ndarray, " n_nodes"]:
+    """What each node counts as a target: a logit its probability, any other node 0."""
+    return np.where(nodes["kind"] == "logit", nodes["probability"], 0.0).astype(np.float64)
 
 
 def with_influence(nodes: pd.DataFrame, adjacency: sparse.csr_array) -> pd.DataFrame:
     """The node table with `influence` and `cumulative_influence` computed from the edges; the bias node has none."""
     kept = (nodes["kind"] != "bias").to_numpy()
-    weights = np.where(nodes["kind"] == "logit", nodes["probability"], 0.0).astype(np.float64)
+    inner, edges = nodes[kept], sparse.csr_array(adjacency[kept][:, kept])
     values = np.zeros(len(nodes))
-    inner = sparse.csr_array(adjacency[kept][:, kept])
-    values[kept] = node_influence(inner, nodes["layer"].to_numpy()[kept], weights[kept])
-    cumulative = np.ones(len(nodes))
-    cumulative[kept] = cumulative_share(values[kept])
-    return node_table(nodes.assign(influence=values, cumulative_influence=cumulative))
+    values[kept] = node_influence(edges, inner["layer"].to_numpy(), logit_weights(inner))
+    return node_table(nodes.assign(influence=values, cumulative_influence=cumulative_share(values, kept)))

@@ -7,10 +7,11 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import pandas as pd
+from jaxtyping import Bool, Float
 from scipy import sparse
 
-from attrgraph.influence.influence import node_influence, row_shares
+from attrgraph.influence.influence import logit_weights, node_influence, row_shares, scale_rows
 from attrgraph.schema import FEATURE_KINDS
 
 # relative difference below which two scores are taken as equal; sums here have up to 1e7 float64 terms
@@ -36,35 +37,29 @@ def smallest_kept(scores: Float[np.ndarray, " n"], threshold: float) -> float:
     if threshold >= 1:
         return float(descending[-1])
     share = np.cumsum(descending) / descending.sum()
-    return float(descending[min(int(np.searchsorted(share, threshold * (1 - _ROUNDING))), len(descending) - 1)]) * (
-        1 - _ROUNDING
-    )
+    last = min(int(np.searchsorted(share, threshold * (1 - _ROUNDING))), len(descending) - 1)
+    return float(descending[last]) * (1 - _ROUNDING)
 
 
-def prune(
-    adjacency: sparse.csr_array,
-    layers: Int[np.ndarray, " n_nodes"],
-    kinds: np.ndarray,
-    weights: Float[np.ndarray, " n_nodes"],
-    *,
-    node_threshold: float,
-    edge_threshold: float,
-) -> Kept:
+def prune(nodes: pd.DataFrame, adjacency: sparse.csr_array, *, node_threshold: float, edge_threshold: float) -> Kept:
     """Keep the nodes that hold `node_threshold` of influence and then the edges that hold `edge_threshold` of theirs.
 
     An edge's influence is its share of its target's input times the influence (plus weight) of the target, on the
     kept nodes. Then features without an input or an output, and errors without an output, are dropped until none is
     left. Embeddings and logits always stay.
+
+    Args:
+        nodes: the table of a graph without a bias node.
+        adjacency: its edges.
+        node_threshold, edge_threshold: shares from 0 to 1.
     """
+    layers, kinds, weights = nodes["layer"].to_numpy(), nodes["kind"].to_numpy(), logit_weights(nodes)
     influence = node_influence(adjacency, layers, weights)
     always = np.isin(kinds, ("embedding", "logit"))
-    nodes = (influence >= smallest_kept(influence, node_threshold)) | always
+    stays = (influence >= smallest_kept(influence, node_threshold)) | always
 
-    kept = _restrict(adjacency, nodes)
-    shares = row_shares(kept)
-    flow = node_influence(kept, layers, weights) + weights
-    shares.data *= np.repeat(flow, np.diff(shares.indptr))
-    edge_scores = shares.data
+    kept = _restrict(adjacency, stays)
+    edge_scores = scale_rows(row_shares(kept), node_influence(kept, layers, weights) + weights).data
     kept.data[edge_scores < smallest_kept(edge_scores, edge_threshold)] = 0
     kept.eliminate_zeros()
 
@@ -72,11 +67,11 @@ def prune(
     while True:
         has_input = np.diff(kept.indptr) > 0
         has_output = np.bincount(kept.indices, minlength=len(nodes)) > 0
-        remaining = nodes & (always | (has_output & (has_input | ~is_feature)))
-        if (remaining == nodes).all():
-            return Kept(nodes, kept)
-        nodes = remaining
-        kept = _restrict(kept, nodes)
+        remaining = stays & (always | (has_output & (has_input | ~is_feature)))
+        if (remaining == stays).all():
+            return Kept(stays, kept)
+        stays = remaining
+        kept = _restrict(kept, stays)
 
 
 def _restrict(adjacency: sparse.csr_array, nodes: Bool[np.ndarray, " n_nodes"]) -> sparse.csr_array:

@@ -7,10 +7,10 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import pandas as pd
 from scipy import sparse
 
-from attrgraph.influence.influence import node_influence, node_levels, row_shares
+from attrgraph.influence.influence import logit_weights, node_influence, node_levels, row_shares, rows_by_level
 from attrgraph.schema import ERROR_KINDS, FEATURE_KINDS
 
 
@@ -21,20 +21,19 @@ class Scores(NamedTuple):
     completeness: float  # influence-weighted share of nodes' input that does not come from errors
 
 
-def scores(
-    adjacency: sparse.csr_array,
-    layers: Int[np.ndarray, " n_nodes"],
-    kinds: np.ndarray,
-    weights: Float[np.ndarray, " n_nodes"],
-) -> Scores:
-    """Replacement and completeness score; 1 if nothing but errors-free paths exist, nan if there is no influence."""
+def scores(nodes: pd.DataFrame, adjacency: sparse.csr_array) -> Scores:
+    """Replacement and completeness score; 1 if no path comes from an error, nan if there is no influence.
+
+    Args:
+        nodes: the table of a graph without a bias node.
+        adjacency: its edges.
+    """
+    layers, kinds, weights = nodes["layer"].to_numpy(), nodes["kind"].to_numpy(), logit_weights(nodes)
     influence = node_influence(adjacency, layers, weights)
     is_error = np.isin(kinds, ERROR_KINDS)
     from_tokens, from_errors = influence[kinds == "embedding"].sum(), influence[is_error].sum()
     flow = influence + weights
-    # only read, so that it can share the places of its entries
-    places = adjacency.indices, adjacency.indptr
-    sizes = sparse.csr_array((np.abs(adjacency.data, dtype=np.float64), *places), shape=adjacency.shape)
+    sizes = abs(adjacency).astype(np.float64)
     inputs = sizes @ np.ones(len(kinds))
     error_share = np.divide(sizes @ is_error.astype(np.float64), inputs, out=np.zeros(len(kinds)), where=inputs > 0)
     with np.errstate(invalid="ignore"):
@@ -44,12 +43,7 @@ def scores(
         )
 
 
-def mean_hops(
-    adjacency: sparse.csr_array,
-    layers: Int[np.ndarray, " n_nodes"],
-    kinds: np.ndarray,
-    weights: Float[np.ndarray, " n_nodes"],
-) -> float:
+def mean_hops(nodes: pd.DataFrame, adjacency: sparse.csr_array) -> float:
     """The mean number of features on a path from an input (token or error) to the answer.
 
     A path is drawn from its end: a target by its weight, then again and again a source by its share of |input|, until
@@ -62,17 +56,20 @@ def mean_hops(
     with `reach` the probability that a walk from a node ends at a token or an error. If every walk does, this is the
     influence of all features over the sum of the weights.
 
+    Args:
+        nodes: the table of a graph without a bias node.
+        adjacency: its edges.
+
     Returns:
         0 if the answer reads inputs only, 1 if there is one feature between; nan if no path from an input leads to a
         target with a weight.
     """
+    layers, kinds, weights = nodes["layer"].to_numpy(), nodes["kind"].to_numpy(), logit_weights(nodes)
     influence = node_influence(adjacency, layers, weights)
     is_input = np.isin(kinds, ("embedding", *ERROR_KINDS))
-    shares, reach = row_shares(adjacency), is_input.astype(np.float64)
-    reads, levels = np.diff(adjacency.indptr) > 0, node_levels(adjacency, layers)
-    for level in np.unique(levels[reads]):  # from the bottom up: sources are done before what reads them
-        at = np.flatnonzero(reads & (levels == level))
-        reach[at] = shares[at] @ reach
+    reach = is_input.astype(np.float64)
+    for rows, shares in rows_by_level(row_shares(adjacency), node_levels(adjacency, layers)):
+        reach[rows] = shares @ reach
     is_feature = np.isin(kinds, FEATURE_KINDS)
     with np.errstate(invalid="ignore"):
         return float(np.divide(influence[is_feature] @ reach[is_feature], influence[is_input].sum()))

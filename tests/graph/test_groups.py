@@ -296,6 +296,13 @@ def test_a_graph_of_nothing_but_a_logit_is_grouped() -> None:
     assert graph.group({"answer": ["3_9_0"]}).nodes.loc["answer", "begins"] == 1.0
 
 
+def test_members_are_named_in_either_way_of_writing_ids() -> None:
+    graph, ids = six_nodes(), [A, B]
+    written = {"ab": ["{}/{}@{}".format(*node.split("_")) for node in ids]}
+    assert graph.group(written).groups == {"ab": ids}
+    assert groups_of(with_groups(graph, written)) == {"ab": ids}
+
+
 @pytest.mark.refusal
 def test_wrong_groups_are_refused() -> None:
     graph = six_nodes()

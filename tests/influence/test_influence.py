@@ -2,6 +2,7 @@
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,14 @@ from attrgraph.influence import scores as hops_and_scores
 KINDS = np.array(["embedding", "feature", "error", "feature", "logit"])
 LAYERS = np.array([-1, 0, 0, 1, 2])
 WEIGHTS = np.array([0, 0, 0, 0, 0.5])
+
+
+def table(kinds: np.ndarray, layers: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
+    """The columns that influence, scores and pruning read."""
+    return pd.DataFrame({"kind": kinds, "layer": layers, "probability": weights})
+
+
+NODES = table(KINDS, LAYERS, WEIGHTS)
 BY_HAND = sparse.csr_array(
     np.array(
         [
@@ -35,7 +44,7 @@ def test_influence_by_hand() -> None:
 
 
 def test_scores_by_hand() -> None:
-    scores = hops_and_scores.scores(BY_HAND, LAYERS, KINDS, WEIGHTS)
+    scores = hops_and_scores.scores(NODES, BY_HAND)
     assert scores.replacement == pytest.approx((7 / 16) / (7 / 16 + 1 / 16))
     # only b has error input (1/4 of it), and a quarter of flow 7/16 + 3/16 + 1/16 + 1/4 + 1/2
     assert scores.completeness == pytest.approx(1 - (1 / 4) * (1 / 4) / (7 / 16 + 3 / 16 + 1 / 16 + 1 / 4 + 1 / 2))
@@ -43,7 +52,7 @@ def test_scores_by_hand() -> None:
 
 def test_mean_hops_by_hand() -> None:
     # from e directly 1/2; from x through b 1/8; from e through a and b 3/8
-    assert hops_and_scores.mean_hops(BY_HAND, LAYERS, KINDS, WEIGHTS) == pytest.approx(1 * 1 / 8 + 2 * 3 / 8)
+    assert hops_and_scores.mean_hops(NODES, BY_HAND) == pytest.approx(1 * 1 / 8 + 2 * 3 / 8)
 
 
 def test_mean_hops_leaves_out_paths_that_begin_at_no_input() -> None:
@@ -52,20 +61,20 @@ def test_mean_hops_leaves_out_paths_that_begin_at_no_input() -> None:
     without_input.eliminate_zeros()
     # what is left: from e directly 1/2, from x through b 1/8
     expected = (1 / 8) / (1 / 2 + 1 / 8)
-    assert hops_and_scores.mean_hops(without_input, LAYERS, KINDS, WEIGHTS) == pytest.approx(expected)
+    assert hops_and_scores.mean_hops(NODES, without_input) == pytest.approx(expected)
 
 
 def test_mean_hops_needs_a_weighted_target_that_an_input_reaches() -> None:
-    assert np.isnan(hops_and_scores.mean_hops(BY_HAND, LAYERS, KINDS, np.zeros(5)))
-    assert np.isnan(hops_and_scores.mean_hops(sparse.csr_array((5, 5), dtype=np.float32), LAYERS, KINDS, WEIGHTS))
+    assert np.isnan(hops_and_scores.mean_hops(table(KINDS, LAYERS, np.zeros(5)), BY_HAND))
+    assert np.isnan(hops_and_scores.mean_hops(NODES, sparse.csr_array((5, 5), dtype=np.float32)))
 
 
 def test_pruning_by_hand_keeps_the_chain_and_drops_the_error() -> None:
-    kept = pruning.prune(BY_HAND, LAYERS, KINDS, WEIGHTS, node_threshold=0.9, edge_threshold=1.0)
+    kept = pruning.prune(NODES, BY_HAND, node_threshold=0.9, edge_threshold=1.0)
     assert kept.nodes.tolist() == [True, True, False, True, True]
     assert kept.adjacency.nnz == 4
     # without x and a, b has no input and goes too
-    kept = pruning.prune(BY_HAND, LAYERS, KINDS, WEIGHTS, node_threshold=0.7, edge_threshold=1.0)
+    kept = pruning.prune(NODES, BY_HAND, node_threshold=0.7, edge_threshold=1.0)
     assert kept.nodes.tolist() == [True, False, False, False, True]
     assert kept.adjacency.nnz == 1
 
@@ -141,7 +150,7 @@ def test_influence_equals_the_sum_over_all_paths(case: tuple[np.ndarray, ...]) -
 @given(layered_graphs())
 def test_mean_hops_is_the_mean_over_all_paths(case: tuple[np.ndarray, ...]) -> None:
     adjacency, layers, kinds, weights = case
-    ours = hops_and_scores.mean_hops(sparse.csr_array(adjacency), layers, kinds, weights)
+    ours = hops_and_scores.mean_hops(table(kinds, layers, weights), sparse.csr_array(adjacency))
     size = np.abs(adjacency.astype(np.float64))
     hops, probabilities = [0.0], [0.0]
 
@@ -167,7 +176,7 @@ def test_mean_hops_is_the_mean_over_all_paths(case: tuple[np.ndarray, ...]) -> N
 def test_pruning_equals_the_dense_definition(case: tuple[np.ndarray, ...], nodes: float, edges: float) -> None:
     adjacency, layers, kinds, weights = case
     kept = pruning.prune(
-        sparse.csr_array(adjacency), layers, kinds, weights, node_threshold=nodes, edge_threshold=edges
+        table(kinds, layers, weights), sparse.csr_array(adjacency), node_threshold=nodes, edge_threshold=edges
     )
     expected_nodes, expected_edges = _prune_densely(adjacency, kinds, weights, nodes, edges)
     assert kept.nodes.tolist() == expected_nodes.tolist()

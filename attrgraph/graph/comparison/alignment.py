@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
+from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
 
@@ -33,12 +36,10 @@ def align(left: Sequence[str], right: Sequence[str], how: str) -> list[Pair]:
         AttrGraphError: an unknown way.
     """
     n, m = len(left), len(right)
-    if how == "start":
-        return _paired(range(n), range(m), from_end=False)
-    if how == "end":
-        return _paired(range(n), range(m), from_end=True)
-    if how != "tokens":
+    if how not in ALIGNMENTS:
         raise AttrGraphError(f"align={how!r}; expected one of {', '.join(ALIGNMENTS)}.")
+    if how != "tokens":
+        return _paired(range(n), range(m), from_end=how == "end")
     # the matcher prefers what comes first in its first list: in one order always, so that left and right can change
     if (m, list(right)) < (n, list(left)):
         return [(ours, theirs) for theirs, ours in align(right, left, how)]
@@ -49,11 +50,8 @@ def align(left: Sequence[str], right: Sequence[str], how: str) -> list[Pair]:
 
 
 def _paired(left: range, right: range, *, from_end: bool) -> list[Pair]:
-    n = max(len(left), len(right))
-    ours, theirs = ([None] * (n - len(each)) for each in (left, right))
-    if from_end:
-        return list(zip([*ours, *left], [*theirs, *right], strict=True))
-    return list(zip([*left, *ours], [*right, *theirs], strict=True))
+    step = -1 if from_end else 1
+    return list(zip_longest(left[::step], right[::step]))[::step]
 
 
 def keyed(graph: "Graph", places: Sequence[int], n_places: int) -> pd.DataFrame:
@@ -80,6 +78,21 @@ def keyed(graph: "Graph", places: Sequence[int], n_places: int) -> pd.DataFrame:
     return nodes.set_index(KEY)
 
 
+def placed_edges(
+    graph: "Graph", row: Int[np.ndarray, " n_places"]
+) -> tuple[sparse.coo_array, Int[np.ndarray, " n_edges"], Int[np.ndarray, " n_edges"]]:
+    """A graph's edges, and where their targets and sources stand in a list of nodes; -1 if they are not in it.
+
+    Args:
+        graph: whose edges these are.
+        row: the row in the graph of each node of the list; -1 if the graph does not have it.
+    """
+    place = np.full(len(graph.nodes), -1, dtype=np.int64)
+    place[row[row >= 0]] = np.flatnonzero(row >= 0)
+    edges = graph.adjacency.tocoo()
+    return edges, place[edges.row], place[edges.col]
+
+
 def _name(node: str, pos: int, place: int) -> str:
     head, separator, tail = node.rpartition("_")
     return f"{head}_{place}" if separator and tail == str(pos) else node
@@ -87,12 +100,8 @@ def _name(node: str, pos: int, place: int) -> str:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """The names, those that occur again with a number after a dash."""
-    seen: dict[str, int] = {}
-    unique = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return unique
+    numbers = pd.Series(1, index=list(names)).groupby(level=0).cumsum()
+    return [name if number == 1 else f"{name}-{number}" for name, number in zip(names, numbers, strict=True)]
 
 
 def check_comparable(graphs: "Sequence[Graph]") -> None:

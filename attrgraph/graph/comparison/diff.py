@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from attrgraph.graph.comparison.alignment import Pair, check_comparable, keyed, unique_names
+from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, keyed, placed_edges, unique_names
 from attrgraph.graph.comparison.alignment import align as positions_of
 from attrgraph.influence.influence import row_shares
 from attrgraph.viz import diff_dot
@@ -117,54 +116,43 @@ def _places(pairs: list[Pair], left: "Graph", right: "Graph") -> pd.DataFrame:
 
 def _nodes(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """The nodes of both in an order that does not depend on which is left; `at_` is their row in each graph."""
-    columns = ["activation", "influence", "label", "name", "at"]
-    both = ours[columns].add_suffix("_left").join(theirs[columns].add_suffix("_right"), how="outer")
-    both = both.reset_index().sort_values(["layer", "place", "kind", "feature", "copy"], kind="stable")
-    is_left, is_right = both["at_left"].notna(), both["at_right"].notna()
-    names = both["name_left"].where(is_left, both["name_right"])
-    pairs = zip(both["label_left"].where(is_left, both["label_right"]), both["label_right"], is_right, strict=True)
+    columns = [*KEY, "activation", "influence", "label", "name", "at"]
+    ours, theirs = (table.reset_index()[columns] for table in (ours, theirs))
+    both = _joined(ours, theirs, on=KEY, measured=["activation", "influence"])
+    both = both.sort_values(["layer", "place", "kind", "feature", "copy"])
+    labels = [both["label_left"].fillna(both["label_right"]), both["label_right"].fillna(both["label_left"])]
     # a logit's label holds its probability in its own graph; which one is taken must not depend on which is left
-    labels = [min(ours, theirs) if has_right else ours for ours, theirs, has_right in pairs]
-    table = both[["kind", "layer", "place", "feature"]].assign(label=labels, status=_statuses(is_left, is_right))
-    for name in ("activation", "influence"):
-        table[[f"{name}_left", f"{name}_right"]] = both[[f"{name}_left", f"{name}_right"]]
-        table[f"{name}_delta"] = table[f"{name}_right"].fillna(0) - table[f"{name}_left"].fillna(0)
+    both["label"] = [min(pair) for pair in zip(*labels, strict=True)]
     for side in ("left", "right"):
-        table[f"at_{side}"] = both[f"at_{side}"].fillna(-1).astype("int64")
-    table.index = pd.Index(unique_names([str(name) for name in names]), name="node", dtype="str")
-    return table
+        both[f"at_{side}"] = both[f"at_{side}"].fillna(-1).astype("int64")
+    names = both["name_left"].fillna(both["name_right"])
+    both.index = pd.Index(unique_names(names.tolist()), name="node", dtype="str")
+    measured = [f"{name}_{of}" for name in ("activation", "influence") for of in ("left", "right", "delta")]
+    return both[["kind", "layer", "place", "feature", "label", "status", *measured, "at_left", "at_right"]]
 
 
 def _edges(nodes: pd.DataFrame, left: "Graph", right: "Graph") -> pd.DataFrame:
     parts = []
     for side, graph in (("left", left), ("right", right)):
-        at = nodes[f"at_{side}"].to_numpy()
-        place = np.full(len(graph.nodes), -1, dtype=np.int64)
-        place[at[at >= 0]] = np.flatnonzero(at >= 0)
-        adjacency = sparse.csr_array(graph.adjacency.astype(np.float64))
-        weights, shares = adjacency.tocoo(), row_shares(adjacency)
-        ends = pd.MultiIndex.from_arrays([place[weights.row], place[weights.col]], names=["target", "source"])
-        values = {f"weight_{side}": weights.data, f"share_{side}": shares.data, f"is_{side}": True}
-        parts.append(pd.DataFrame(values, index=ends))
-    both = parts[0].join(parts[1], how="outer").sort_index().reset_index()
-    is_left, is_right = both["is_left"].notna(), both["is_right"].notna()
+        edges, target, source = placed_edges(graph, nodes[f"at_{side}"].to_numpy())
+        ends = {"target": target, "source": source}
+        values = {"weight": edges.data.astype(np.float64), "share": row_shares(graph.adjacency).data}
+        parts.append(pd.DataFrame(ends | values))
+    both = _joined(*parts, on=["target", "source"], measured=["weight"])
     names = nodes.index.to_numpy()
-    return pd.DataFrame(
-        {
-            "source": names[both["source"].to_numpy(dtype=np.int64)],
-            "target": names[both["target"].to_numpy(dtype=np.int64)],
-            "status": _statuses(is_left, is_right),
-            "weight_left": both["weight_left"],
-            "weight_right": both["weight_right"],
-            "weight_delta": both["weight_right"].fillna(0) - both["weight_left"].fillna(0),
-            "share_left": both["share_left"],
-            "share_right": both["share_right"],
-        }
-    )
+    for end in ("source", "target"):
+        both[end] = names[both[end].to_numpy(dtype=np.int64)]
+    weights = ["weight_left", "weight_right", "weight_delta"]
+    return both[["source", "target", "status", *weights, "share_left", "share_right"]].reset_index(drop=True)
 
 
-def _statuses(is_left: "pd.Series[bool]", is_right: "pd.Series[bool]") -> np.ndarray:
-    return np.where(is_left & is_right, "common", np.where(is_left, "left", "right"))
+def _joined(ours: pd.DataFrame, theirs: pd.DataFrame, *, on: list[str], measured: list[str]) -> pd.DataFrame:
+    """Rows of both tables, sorted by what they are joined on: columns of each, `status`, and the change of some."""
+    both = ours.merge(theirs, how="outer", on=on, suffixes=("_left", "_right"), indicator="status")
+    both["status"] = both["status"].map({"both": "common", "left_only": "left", "right_only": "right"}).astype("str")
+    for name in measured:
+        both[f"{name}_delta"] = both[f"{name}_right"].fillna(0) - both[f"{name}_left"].fillna(0)
+    return both
 
 
 def _counts(table: pd.DataFrame) -> dict[str, Any]:

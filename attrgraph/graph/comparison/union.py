@@ -10,7 +10,7 @@ from jaxtyping import Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, unique_names
+from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, placed_edges, unique_names
 from attrgraph.influence.influence import cumulative_share
 from attrgraph.schema import node_label, node_table
 
@@ -57,27 +57,21 @@ def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") 
     if align not in _WAYS:
         raise AttrGraphError(f"align={align!r}; expected one of {', '.join(_WAYS)}.")
     check_comparable(graphs)
-    n_pos = max(len(graph.prompt_tokens) for graph in graphs)
-    offsets = [n_pos - len(graph.prompt_tokens) if align == "end" else 0 for graph in graphs]
-    tokens = _tokens(graphs, offsets, n_pos)
-    tables = []
-    for graph, offset in zip(graphs, offsets, strict=True):
-        places = [offset + pos for pos in range(len(graph.prompt_tokens))]
-        tables.append(keyed(graph, places, n_pos))
+    lengths = [len(graph.prompt_tokens) for graph in graphs]
+    n_pos = max(lengths)
+    places = [range(n_pos - length, n_pos) if align == "end" else range(length) for length in lengths]
+    tokens = _tokens(graphs, places, n_pos)
+    tables = [keyed(graph, at, n_pos) for graph, at in zip(graphs, places, strict=True)]
     keys, rows = _kept(tables, min_count)
     nodes, statistics = _nodes(tables, keys, rows, tokens)
-    adjacency, edge_statistics = _adjacency(graphs, rows)
+    adjacency, edge_statistics = _adjacency(graphs, rows, nodes.index.to_numpy())
     about = {
         "n_graphs": len(graphs),
         "min_count": min_count,
         "align": align,
         "prompts": [str(graph.metadata.get("prompt") or " ".join(graph.prompt_tokens)) for graph in graphs],
         "nodes": statistics,
-        "edges": {
-            "target": nodes.index.to_numpy()[edge_statistics.pop("row")].tolist(),
-            "source": nodes.index.to_numpy()[edge_statistics.pop("column")].tolist(),
-            **{name: values.tolist() for name, values in edge_statistics.items()},
-        },
+        "edges": edge_statistics,
     }
     metadata = {**_shared_metadata(graphs), "union": about}
     return graphs[0].replace(nodes=nodes, adjacency=adjacency, prompt_tokens=tokens, metadata=metadata)
@@ -97,8 +91,7 @@ def union_nodes(graph: "Graph") -> pd.DataFrame:
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22 (158)
     """
     about = _about(graph)
-    table = pd.DataFrame(about["nodes"])
-    table = table.set_index(pd.Index(table.pop("node_id"), name="node_id", dtype="str"))
+    table = pd.DataFrame(about["nodes"]).astype({"node_id": "str"}).set_index("node_id")
     low, high = wilson_interval(table["count"].to_numpy(), about["n_graphs"])
     table.insert(1, "presence", table["count"] / about["n_graphs"])
     table.insert(2, "presence_low", low)
@@ -137,11 +130,11 @@ def _about(graph: "Graph") -> dict[str, Any]:
     return about
 
 
-def _tokens(graphs: list["Graph"], offsets: list[int], n_pos: int) -> list[str]:
+def _tokens(graphs: list["Graph"], places: list[range], n_pos: int) -> list[str]:
     votes: list[Counter[str]] = [Counter() for _ in range(n_pos)]
-    for graph, offset in zip(graphs, offsets, strict=True):
-        for pos, token in enumerate(graph.prompt_tokens):
-            votes[offset + pos][token] += 1
+    for graph, at in zip(graphs, places, strict=True):
+        for pos, token in zip(at, graph.prompt_tokens, strict=True):
+            votes[pos][token] += 1
     return [vote.most_common(1)[0][0] for vote in votes]  # of equals, the one counted first
 
 
@@ -151,60 +144,48 @@ def _kept(tables: list[pd.DataFrame], min_count: int) -> tuple[pd.MultiIndex, li
     counts = first.groupby(KEY, sort=False).size()
     stays = (counts >= min_count) | (counts.index.get_level_values("kind") == "logit")
     found: pd.MultiIndex = counts.index[stays.to_numpy()]
-    kinds = found.get_level_values("kind")
-    rank = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
-    found = found[np.argsort([rank[kind] for kind in kinds], kind="stable")]
+    kinds = pd.factorize(found.get_level_values("kind"))[0]
+    found = found[np.argsort(kinds, kind="stable")]
     return found, [table.index.get_indexer(found) for table in tables]
 
 
 def _nodes(
     tables: list[pd.DataFrame], keys: pd.MultiIndex, rows: list[np.ndarray], tokens: list[str]
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    n_graphs, is_there = len(tables), np.stack(rows) >= 0  # [n_graphs, n_nodes]
-    columns = ("activation", "probability", "influence")
-    values = {name: np.zeros(is_there.shape) for name in columns}
-    texts = {name: np.full(len(keys), "", dtype=object) for name in ("token", "label", "name")}
-    for number in reversed(range(n_graphs)):  # so that the first graph that has a node names it
-        here, table = is_there[number], tables[number].iloc[rows[number][is_there[number]]]
-        for name in columns:
-            values[name][number, here] = table[name].to_numpy()
-        for name, column in texts.items():
-            column[here] = table[name].to_numpy()
-    count = is_there.sum(0)
+) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
+    """The union's table, and how often each node is there and how far its influence varies."""
+    is_there = np.stack(rows) >= 0  # [n_graphs, n_nodes]
+    activation, probability, influence = (
+        np.stack(
+            [np.where(row >= 0, table[name].to_numpy()[row], 0.0) for table, row in zip(tables, rows, strict=True)]
+        )
+        for name in ("activation", "probability", "influence")
+    )
+    count, first = is_there.sum(0), is_there.argmax(0)  # the first graph that has a node names it
+    begins = np.cumsum([0, *(len(table) for table in tables[:-1])])
+    texts = pd.concat([table[["token", "label", "name"]] for table in tables])
+    texts = texts.iloc[begins[first] + np.stack(rows)[first, np.arange(len(keys))]].reset_index(drop=True)
     nodes = keys.to_frame(index=False).rename(columns={"place": "pos"})
-    nodes["token"], nodes["label"] = texts["token"], texts["label"]
     own_token = nodes["kind"].isin(["embedding", "logit", "bias"]) | (nodes["pos"] < 0)
-    at = [
-        token if own else tokens[pos] for token, own, pos in zip(nodes["token"], own_token, nodes["pos"], strict=True)
-    ]
-    nodes["token"] = at
-    nodes["activation"] = values["activation"].sum(0) / count
-    nodes["probability"], nodes["influence"] = values["probability"].mean(0), values["influence"].mean(0)
-    if n_graphs > 1:  # labels of logits hold their probability
-        nodes["label"] = [
-            node_label("logit", row.layer, row.feature, row.token, row.probability)
-            if row.kind == "logit"
-            else row.label
-            for row in nodes.itertuples()
-        ]
-    cumulative, is_bias = np.ones(len(nodes)), (nodes["kind"] == "bias").to_numpy()
-    cumulative[~is_bias] = cumulative_share(nodes["influence"].to_numpy()[~is_bias])
-    nodes["cumulative_influence"] = cumulative
-    names = unique_names([str(name) for name in texts["name"]])
+    nodes["token"] = texts["token"].where(own_token, nodes["pos"].map(dict(enumerate(tokens))))
+    nodes["activation"] = activation.sum(0) / count
+    nodes["probability"], nodes["influence"] = probability.mean(0), influence.mean(0)
+    nodes["label"] = texts["label"]
+    if len(tables) > 1:  # labels of logits hold their probability
+        for row in nodes[nodes["kind"] == "logit"].itertuples():
+            nodes.loc[row.Index, "label"] = node_label("logit", row.layer, row.feature, row.token, row.probability)
+    nodes["cumulative_influence"] = cumulative_share(nodes["influence"].to_numpy(), nodes["kind"].to_numpy() != "bias")
+    names = unique_names(texts["name"].tolist())
     nodes.index = pd.Index(names, name="node_id", dtype="str")
-    spread = values["influence"].std(0)
-    statistics = {
-        "node_id": names,
-        "count": count.tolist(),
-        "influence_mean": nodes["influence"].tolist(),
-        "influence_std": spread.tolist(),
-    }
+    means, spread = nodes["influence"].tolist(), influence.std(0).tolist()
+    statistics = {"node_id": names, "count": count.tolist(), "influence_mean": means, "influence_std": spread}
     return node_table(nodes), statistics
 
 
-def _adjacency(graphs: list["Graph"], rows: list[np.ndarray]) -> tuple[sparse.csr_array, dict[str, np.ndarray]]:
-    """Mean edges, and for each of them, by its row and column, how often it is there and how far it varies."""
-    n_nodes, n_possible = len(rows[0]), np.sum([row >= 0 for row in rows], axis=0)
+def _adjacency(
+    graphs: list["Graph"], rows: list[np.ndarray], ids: np.ndarray
+) -> tuple[sparse.csr_array, dict[str, list[Any]]]:
+    """Mean edges, and for each of them how often it is there and how far it varies."""
+    n_nodes, n_possible = len(ids), np.sum([row >= 0 for row in rows], axis=0)
     parts = [_edges_among(graph, row) for graph, row in zip(graphs, rows, strict=True)]
     ends, weights = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     pairs, at = np.unique(ends, return_inverse=True)
@@ -213,29 +194,24 @@ def _adjacency(graphs: list["Graph"], rows: list[np.ndarray]) -> tuple[sparse.cs
     mean = np.bincount(at, weights, minlength=len(pairs)) / of
     squares = np.bincount(at, (weights - mean[at]) ** 2, minlength=len(pairs)) + (of - count) * mean**2
     adjacency = sparse.csr_array((mean.astype(np.float32), (row, column)), shape=(n_nodes, n_nodes))
-    adjacency.eliminate_zeros()
-    statistics = {"count": count, "n_possible": of, "weight_mean": mean, "weight_std": np.sqrt(squares / of)}
-    return adjacency, {"row": row, "column": column, **statistics}
+    columns = {"target": ids[row], "source": ids[column], "count": count, "n_possible": of}
+    columns |= {"weight_mean": mean, "weight_std": np.sqrt(squares / of)}
+    return adjacency, {name: values.tolist() for name, values in columns.items()}
 
 
 def _edges_among(graph: "Graph", row: Int[np.ndarray, " n_nodes"]) -> tuple[np.ndarray, np.ndarray]:
     """A graph's edges between nodes of the union: target * n_nodes + source, and weight."""
-    place = np.full(len(graph.nodes), -1, dtype=np.int64)
-    place[row[row >= 0]] = np.flatnonzero(row >= 0)
-    edges = graph.adjacency.tocoo()
-    targets, sources = place[edges.row], place[edges.col]
-    kept = (targets >= 0) & (sources >= 0) & (edges.data != 0)
+    edges, targets, sources = placed_edges(graph, row)
+    kept = (targets >= 0) & (sources >= 0)
     return targets[kept] * len(row) + sources[kept], edges.data[kept].astype(np.float64)
 
 
 def _shared_metadata(graphs: list["Graph"]) -> dict[str, Any]:
     """What all graphs say alike about where they come from; of one graph, all that it says."""
     first = graphs[0].metadata
-    if len(graphs) == 1:
-        return dict(first)
     names = ("n_layers", "generator", "versions", "model", "transcoders", "dtype", "pruning")
     return {
         name: first[name]
-        for name in names
-        if name in first and all(graph.metadata.get(name) == first[name] for graph in graphs)
+        for name in (names if len(graphs) > 1 else first)
+        if name in first and all(graph.metadata.get(name) == first[name] for graph in graphs[1:])
     }

@@ -7,12 +7,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import norm
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.groups.flows import Flows, flows_of
 from attrgraph.graph.groups.grouping_score import score_of
 from attrgraph.graph.groups.saved_groups import unused_name
 from attrgraph.graph.origin import check_traced_model
+from attrgraph.influence.influence import scale_rows
 from attrgraph.schema import FEATURE_KINDS
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ _AT_ONCE = 8
 _ROUNDING = 1e-12
 # digits of distances: what is the same but for rounding merges in the order of nodes
 _DIGITS = 9
+# the cluster of each feature, by a size: a number of bands or of clusters
+_Cut = Callable[[int], Int[np.ndarray, " n_features"]]
 
 
 def auto_groups(
@@ -79,19 +83,19 @@ def auto_groups(
     if len(features) < 2 or (n is not None and n >= len(features)):
         return {}
     if by == "tokens":
-        cut, sizes = _by_tokens(inner, features)
+        cut, n_sizes = _by_tokens(inner, features)
     else:
         alike = _like_flow(flows, features) if by == "flow" else _like_weights(inner, features, model)
-        cut, sizes = _by_linkage(alike)
+        cut, n_sizes = _by_linkage(alike)
 
-    def groupings(order: list[int]) -> Iterator[Int[np.ndarray, " n_nodes"]]:
-        return (without_cycles(flows, _all_nodes(cut(size), features, len(inner.nodes))) for size in order)
+    def groupings(sizes: list[int]) -> Iterator[Int[np.ndarray, " n_nodes"]]:
+        return (without_cycles(flows, _all_nodes(cut(size), features, len(inner.nodes))) for size in sizes)
 
     if n is not None:  # each cluster is a group, except with bands
-        chosen = _at_most(n, groupings(_steps(sizes if by == "tokens" else sizes[:n])[::-1]), features)
+        chosen = _at_most(n, groupings(_steps(n_sizes if by == "tokens" else n)[::-1]), features)
     else:
         wanted = (_MIN_SCORE if min_score is None else min_score) - _ROUNDING
-        tried = (grouping for grouping in groupings(_steps(sizes)) if score_of(flows, grouping) >= wanted)
+        tried = (grouping for grouping in groupings(_steps(n_sizes)) if score_of(flows, grouping) >= wanted)
         chosen = next(tried, np.arange(len(inner.nodes)))
     return _named(inner, chosen, flows)
 
@@ -109,26 +113,21 @@ def _check(by: str, n: int | None, min_score: float | None, *, has_model: bool) 
         raise AttrGraphError('by="vectors" needs model=..., the model that was traced; the other methods take none.')
 
 
-def _by_tokens(
-    graph: "Graph", features: Int[np.ndarray, " n_features"]
-) -> tuple[Callable[[int], Int[np.ndarray, " n_features"]], list[int]]:
-    """Clusters for each number of bands into which all layers are divided."""
+def _by_tokens(graph: "Graph", features: Int[np.ndarray, " n_features"]) -> tuple[_Cut, int]:
+    """Clusters for each number of bands into which all layers are divided, and the largest number."""
     layers: np.ndarray = graph.nodes["layer"].to_numpy()[features]
     positions: np.ndarray = graph.nodes["pos"].to_numpy()[features]
     n_layers = max(graph.n_layers, int(layers.max()) + 1)
 
     def cut(n_bands: int) -> Int[np.ndarray, " n_features"]:
         cells = np.stack([positions, layers * n_bands // n_layers], 1)
-        clusters: np.ndarray = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
-        return clusters
+        return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
 
-    return cut, list(range(1, n_layers + 1))
+    return cut, n_layers
 
 
-def _by_linkage(
-    similarity: Float[np.ndarray, "n_features n_features"],
-) -> tuple[Callable[[int], Int[np.ndarray, " n_features"]], list[int]]:
-    """Clusters for each number of them, by average linkage."""
+def _by_linkage(similarity: Float[np.ndarray, "n_features n_features"]) -> tuple[_Cut, int]:
+    """Clusters for each number of them, by average linkage, and the largest number."""
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
@@ -137,10 +136,9 @@ def _by_linkage(
     tree = linkage(squareform(distance, checks=False), method="average")
 
     def cut(n_clusters: int) -> Int[np.ndarray, " n_features"]:
-        clusters: np.ndarray = fcluster(tree, n_clusters, "maxclust").astype(np.int64) - 1
-        return clusters
+        return np.asarray(fcluster(tree, n_clusters, "maxclust"), dtype=np.int64) - 1
 
-    return cut, list(range(1, len(similarity) + 1))
+    return cut, len(similarity)
 
 
 def _like_flow(flows: Flows, features: Int[np.ndarray, " n_features"]) -> Float[np.ndarray, "n_features n_features"]:
@@ -171,9 +169,8 @@ def _mean_cosines(*parts: np.ndarray | sparse.csr_array) -> Float[np.ndarray, "n
     mean = np.zeros((n_rows, n_rows))
     for part in parts:
         vectors = sparse.csr_array(part)
-        lengths = np.sqrt(np.asarray(vectors.multiply(vectors).sum(1)))
-        scale = sparse.diags_array(np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0))
-        unit = sparse.csr_array(scale @ vectors)
+        lengths = norm(vectors, axis=1)
+        unit = scale_rows(vectors, np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0))
         mean += (unit @ unit.T).toarray() / len(parts)
     return mean
 
@@ -215,11 +212,11 @@ def without_cycles(flows: Flows, group_of: Int[np.ndarray, " n_nodes"]) -> Int[n
                 n_new += 1
 
 
-def _steps(sizes: list[int]) -> list[int]:
-    if len(sizes) <= _N_TRIED:
-        return sizes
-    places = np.unique(np.geomspace(1, len(sizes), _N_TRIED).round().astype(np.int64)) - 1
-    return [sizes[place] for place in places]
+def _steps(largest: int) -> list[int]:
+    """The sizes from 1 to the largest that are tried."""
+    if largest <= _N_TRIED:
+        return list(range(1, largest + 1))
+    return [int(size) for size in np.unique(np.geomspace(1, largest, _N_TRIED).round())]
 
 
 def _at_most(

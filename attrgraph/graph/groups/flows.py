@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.graph.selections import mask_of
-from attrgraph.influence.influence import node_influence, node_levels, row_shares
+from attrgraph.graph.selections import rows_of
+from attrgraph.influence.influence import node_influence, node_levels, row_shares, scale_rows
 from attrgraph.schema import BIAS_ID
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def flows_of(graph: "Graph") -> Flows:
     influence = node_influence(edges, layers, weights)
     levels = node_levels(edges, layers)
     shares = row_shares(edges)
-    flow = shares.copy()
-    flow.data *= np.repeat(influence + weights, np.diff(flow.indptr))
+    flow = scale_rows(shares, influence + weights)
     signed = flow.copy()
     signed.data *= np.sign(edges.data)
     return Flows(shares, flow, signed, influence, weights, levels)
@@ -68,12 +67,6 @@ class Membership:
     group_of: Int[np.ndarray, " n_nodes"]
     n_named: int
 
-    def sums(self) -> sparse.csr_array:
-        """[n_groups, n_nodes] ones that add up the nodes of each group."""
-        n_nodes = len(self.group_of)
-        ones = np.ones(n_nodes)
-        return sparse.csr_array((ones, (self.group_of, np.arange(n_nodes))), shape=(len(self.names), n_nodes))
-
 
 def membership(graph: "Graph", groups: Groups) -> Membership:
     """The group of every node of a graph without a bias node.
@@ -83,22 +76,20 @@ def membership(graph: "Graph", groups: Groups) -> Membership:
             with other nodes, or has the id of a node outside for its name.
     """
     ids, kinds = [str(name) for name in graph.nodes.index], graph.nodes["kind"].to_numpy()
-    places = {name: i for i, name in enumerate(ids)}
     group_of = np.full(len(ids), -1, dtype=np.int64)
     names = list(groups)
     for number, (name, given) in enumerate(groups.items()):
         members = _members(name, given)
-        mask_of(graph, [member for member in members if member != BIAS_ID])  # refuses unknown ids
-        for member in members:
-            if member == BIAS_ID:
-                raise AttrGraphError(f"group {name!r}: the bias node has no influence and can be in no group.")
-            place = places[member]
-            if group_of[place] >= 0:
-                other = names[group_of[place]]
+        if BIAS_ID in members:
+            raise AttrGraphError(f"group {name!r}: the bias node has no influence and can be in no group.")
+        rows = rows_of(graph, members)
+        for member, row in zip(members, rows, strict=True):
+            if group_of[row] >= 0:
+                other = names[group_of[row]]
                 where = "twice in it" if other == name else f"in group {other!r} too"
                 raise AttrGraphError(f"group {name!r}: node {member!r} is {where}; a node can be in one group once.")
-            group_of[place] = number
-        are_logits = kinds[[places[member] for member in members]] == "logit"
+            group_of[row] = number
+        are_logits = kinds[rows] == "logit"
         if are_logits.any() and not are_logits.all():
             raise AttrGraphError(f"group {name!r} mixes logits with other nodes; logits go into groups of their own.")
     single = np.flatnonzero(group_of < 0)

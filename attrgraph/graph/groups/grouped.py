@@ -99,7 +99,9 @@ def group(graph: "Graph", groups: Groups, *, allow_cycles: bool = False) -> Grou
     inner = graph.without_bias()
     members = membership(inner, groups)
     flows = flows_of(inner)
-    sums = members.sums()
+    n_nodes = len(inner.nodes)
+    ones = np.ones(n_nodes), (members.group_of, np.arange(n_nodes))
+    sums = sparse.csr_array(ones, shape=(len(members.names), n_nodes))
     flow, signed = (sparse.csr_array(sums @ each @ sums.T) for each in (flows.flow, flows.signed))
     inside = flow.diagonal()
     flow, signed = _without_diagonal(flow), _without_diagonal(signed)
@@ -117,35 +119,29 @@ def group(graph: "Graph", groups: Groups, *, allow_cycles: bool = False) -> Grou
 
 def _nodes(graph: "Graph", members: Membership, flows: Flows) -> pd.DataFrame:
     """All columns but those that need the flows between groups, which stand empty."""
-    table, sums = graph.nodes, members.sums()
-    firsts, n_named = np.unique(members.group_of, return_index=True)[1], members.n_named
-    by_group = table[["layer", "pos"]].groupby(members.group_of)
+    table, group_of = graph.nodes, members.group_of
+    firsts = np.unique(group_of, return_index=True)[1]
+    by_group = table[["layer", "pos"]].groupby(group_of)
     lowest, highest = by_group.min(), by_group.max()
-    is_named = np.arange(len(members.names)) < n_named
+    in_order = table.assign(group=group_of).sort_values("pos", kind="stable")
+    is_named = np.arange(len(members.names)) < members.n_named
     comes_to_ends = np.where(np.diff(flows.flow.indptr) == 0, flows.influence + flows.weights, 0.0)
     nodes = {
         "kind": np.where(is_named, "supernode", table["kind"].to_numpy()[firsts]),
         "label": np.where(is_named, members.names, table["label"].to_numpy()[firsts]),
-        "tokens": [_tokens(graph, members.group_of == i) for i in range(n_named)]
-        + [str(token) for token in table["token"].to_numpy()[firsts[n_named:]]],
-        "n_members": np.bincount(members.group_of),
+        "tokens": in_order.drop_duplicates(["group", "pos"]).groupby("group")["token"].agg(" ".join).to_numpy(),
+        "n_members": np.bincount(group_of),
         "first_layer": lowest["layer"].to_numpy(),
         "last_layer": highest["layer"].to_numpy(),
         "first_pos": lowest["pos"].to_numpy(),
         "last_pos": highest["pos"].to_numpy(),
         "influence": 0.0,
-        "weight": sums @ flows.weights,
+        "weight": np.bincount(group_of, flows.weights),
         "inside": 0.0,
-        "begins": sums @ comes_to_ends,
+        "begins": np.bincount(group_of, comes_to_ends),
     }
     index = pd.Index(members.names, name="name", dtype="str")
     return pd.DataFrame(nodes, index=index).astype({"kind": "str", "label": "str", "tokens": "str"})
-
-
-def _tokens(graph: "Graph", is_member: np.ndarray) -> str:
-    """The tokens at the members' positions, each position once, in the prompt's order."""
-    rows = graph.nodes[is_member].sort_values("pos", kind="stable").drop_duplicates("pos")
-    return " ".join(str(token) for token in rows["token"])
 
 
 def _without_diagonal(matrix: sparse.csr_array) -> sparse.csr_array:

@@ -1,10 +1,12 @@
 """Groups as viewers store them with a graph: `metadata["qParams"]["supernodes"]`."""
 
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.groups.flows import Groups, membership
 from attrgraph.io.params import EMPTY_PARAMS, pinned_ids, supernodes
+from attrgraph.schema import canonical_id
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -37,7 +39,7 @@ def with_groups(graph: "Graph", groups: Groups) -> "Graph":
     Raises:
         AttrGraphError: as `group`, but for cycles, which viewers can draw.
     """
-    lists = {name: [str(node) for node in members] for name, members in groups.items()}
+    lists = {name: [canonical_id(str(node)) for node in members] for name, members in groups.items()}
     membership(graph.without_bias(), lists)
     params = graph.metadata.get("qParams") or {}
     if not isinstance(params, dict):
@@ -54,8 +56,5 @@ def with_groups(graph: "Graph", groups: Groups) -> "Graph":
 
 def unused_name(label: str, taken: set[str]) -> str:
     """The label, with the first number that makes it new if it is taken."""
-    number, name = 1, label
-    while name in taken:
-        number += 1
-        name = f"{label} ({number})"
-    return name
+    numbered = (f"{label} ({number})" for number in count(2))
+    return next(name for name in chain([label], numbered) if name not in taken)
