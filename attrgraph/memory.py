@@ -68,8 +68,5 @@ def budget_bytes(budget: int | str | None, device: torch.device) -> int:
 
 def in_words(n_bytes: int) -> str:
     """For messages: "1.5 GiB"."""
-    size, unit = n_bytes / 2**10, "KiB"
-    for larger in ("MiB", "GiB"):
-        if size >= 1024:
-            size, unit = size / 1024, larger
-    return f"{size:.1f} {unit}"
+    unit = next((unit for unit in "GM" if n_bytes >= _UNITS[unit]), "K")
+    return f"{n_bytes / _UNITS[unit]:.1f} {unit}iB"

@@ -13,6 +13,22 @@ KINDS = ("feature", "error", "embedding", "logit", "bias", "attention feature", 
 FEATURE_KINDS = ("feature", "attention feature")
 ERROR_KINDS = ("error", "attention error")
 BIAS_ID = "B"
+_IDS = {
+    "feature": "{layer}_{feature}_{pos}",
+    "error": "{layer}_-1_{pos}",
+    "attention feature": "{layer}_lor_{feature}_{pos}",
+    "attention error": "{layer}_error_attn_{pos}",
+    "embedding": "E_{feature}_{pos}",
+    "logit": "{above}_{feature}_{pos}",
+    "bias": BIAS_ID,
+}
+_LABELS = {
+    "feature": "L{layer} feature {feature}",
+    "error": "L{layer} error",
+    "attention error": "L{layer} attention error",
+    "embedding": 'Emb: "{token}"',
+    "logit": 'Output "{token}" (p={probability:.3f})',
+}
 # columns of the node table and their types; "str" is what pandas calls text
 COLUMNS = {
     "kind": "str",
@@ -59,22 +75,8 @@ def node_id(kind: str, layer: int, pos: int, feature: int = -1, *, n_layers: int
         feature: a feature's index in its layer; the vocabulary id of an embedding or a logit.
         n_layers: of the model: logits stand above its layers.
     """
-    match kind:
-        case "feature":
-            return f"{layer}_{feature}_{pos}"
-        case "error":
-            return f"{layer}_-1_{pos}"
-        case "attention feature":
-            return f"{layer}_lor_{feature}_{pos}"
-        case "attention error":
-            return f"{layer}_error_attn_{pos}"
-        case "embedding":
-            return f"E_{feature}_{pos}"
-        case "logit":
-            return f"{n_layers + 1}_{feature}_{pos}"
-        case "bias":
-            return BIAS_ID
-    return None
+    form = _IDS.get(kind)
+    return None if form is None else form.format(layer=layer, pos=pos, feature=feature, above=n_layers + 1)
 
 
 def canonical_id(name: str) -> str:
@@ -85,16 +87,7 @@ def canonical_id(name: str) -> str:
 
 def node_label(kind: str, layer: int, feature: int, token: str, probability: float = 0.0) -> str:
     """What a node is called as long as nobody has named it."""
-    match kind:
-        case "feature":
-            return f"L{layer} feature {feature}"
-        case "error" | "attention error":
-            return f"L{layer} {kind}"
-        case "embedding":
-            return f'Emb: "{token}"'
-        case "logit":
-            return f'Output "{token}" (p={probability:.3f})'
-    return kind
+    return _LABELS.get(kind, kind).format(layer=layer, feature=feature, token=token, probability=probability)
 
 
 def with_names(nodes: pd.DataFrame, labels: Mapping[tuple[int, int], str], *, n_layers: int) -> pd.DataFrame:
@@ -107,8 +100,7 @@ def with_names(nodes: pd.DataFrame, labels: Mapping[tuple[int, int], str], *, n_
     """
     ids, names = [], []
     for row in nodes.itertuples():
-        place = (row.kind, row.layer, row.pos, row.feature)
-        ids.append(node_id(*place, n_layers=n_layers))
+        ids.append(node_id(row.kind, row.layer, row.pos, row.feature, n_layers=n_layers))
         label = labels.get((row.layer, row.feature)) if row.kind == "feature" else None
         name = node_label(row.kind, row.layer, row.feature, row.token, getattr(row, "probability", 0.0))
         names.append(name if label is None else label)

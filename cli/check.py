@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_json
 
@@ -22,9 +23,7 @@ def check(
     Example:
       attrgraph check theirs.json
     """
-    from attrgraph.io.check import check_graph_file
-
-    found = {str(path): check_graph_file(path) for path in graphs}
+    found = {str(path): ag.check_graph_file(path) for path in graphs}
     if as_json:
         print_json([{"file": name, "problems": [asdict(one) for one in found[name]]} for name in found])
     else:

@@ -4,19 +4,19 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_text
 from attrgraph.cli.writing import ENDINGS, Saving
 from attrgraph.files import MAX_JSON_BYTES
 
 
-@options.with_groups
 def convert(
     graph: options.GraphFile,
-    output: Annotated[Path, options.option("FILE", f"One of {' '.join(ENDINGS)}.", "-o", "--output")],
+    output: Annotated[Path, options.output(f"One of {' '.join(ENDINGS)}.")],
     saving: Saving,
     max_bytes: Annotated[
-        str, options.option("SIZE", "Largest JSON that is read; reading takes 10 to 17 times its size.")
+        str, "SIZE", "Largest JSON that is read; reading takes 10 to 17 times its size."
     ] = f"{MAX_JSON_BYTES >> 20}M",
 ) -> None:
     """Write a graph in another format, repaired where needed.
@@ -28,10 +28,9 @@ def convert(
       attrgraph convert dallas.json -o dallas.dot
     """
     saving.check(output)
-    from attrgraph.graph.convert import convert_graph
     from attrgraph.memory import parse_bytes
 
     limit = parse_bytes(max_bytes, name="--max-bytes")
-    for repair in convert_graph(graph, output, saving.profile, overwrite=saving.force, max_bytes=limit):
+    for repair in ag.convert_graph(graph, output, saving.profile, overwrite=saving.force, max_bytes=limit):
         print(f"repaired: {repair}", file=sys.stderr)
     print_text(str(output))

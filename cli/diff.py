@@ -1,16 +1,14 @@
 """`attrgraph diff`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table, print_text
-from attrgraph.cli.render import check_picture
-
-if TYPE_CHECKING:
-    from attrgraph.graph.comparison.diff import Diff
+from attrgraph.cli.writing import check_picture
 
 _TABLES = ("nodes", "edges")
 
@@ -18,14 +16,10 @@ _TABLES = ("nodes", "edges")
 def diff(
     left: Annotated[Path, options.argument("LEFT", "A graph file.")],
     right: Annotated[Path, options.argument("RIGHT", "Another, of the same model and transcoders.")],
-    align: Annotated[
-        str, options.option("WAY", "Positions counted from the end, from the start, or by equal tokens.")
-    ] = "end",
-    output: Annotated[
-        Path | None, options.option("FILE", "A picture of both: .svg .png .pdf .dot.", "-o", "--output")
-    ] = None,
+    align: Annotated[str, "WAY", "Positions counted from the end, from the start, or by equal tokens."] = "end",
+    output: Annotated[Path | None, options.output("A picture of both: .svg .png .pdf .dot.")] = None,
     top: options.Top = 10,
-    as_csv: Annotated[str | None, options.option("TABLE", "Print this table as CSV: nodes or edges.", "--csv")] = None,
+    as_csv: Annotated[str | None, "TABLE", "Print this table as CSV: nodes or edges.", "--csv"] = None,
     as_json: options.AsJson = False,
     force: options.Force = False,
 ) -> None:
@@ -41,11 +35,9 @@ def diff(
     files = [] if output is None else [output]
     for file in files:
         check_picture(file, force=force)
-    from attrgraph.graph.comparison import diff as compare
-    from attrgraph.graph.load_graph import load_graph
     from attrgraph.viz.diff_dot import draw_diff
 
-    found = compare(load_graph(left), load_graph(right), align=align)
+    found = ag.diff(ag.load_graph(left), ag.load_graph(right), align=align)
     for file in files:
         draw_diff(found, file, overwrite=force)
     if as_csv is not None:
@@ -54,12 +46,12 @@ def diff(
         _print(found, as_json=as_json, n_top=top, files=files)
 
 
-def _print(found: "Diff", *, as_json: bool, n_top: int, files: list[Path]) -> None:
+def _print(found: "ag.Diff", *, as_json: bool, n_top: int, files: list[Path]) -> None:
     summary = found.summary()
     changed = found.nodes[found.nodes["influence_delta"] != 0].reset_index()
     changed = changed.sort_values("influence_delta", key=abs, ascending=False, kind="stable").head(n_top)
     if as_json:
-        print_json({**summary, "changed": changed.to_dict("records"), "files": list(map(str, files))})
+        print_json({**summary, "changed": changed.to_dict("records"), "files": files})
         return
     print_text(f"answers    {summary['left_answer']}, {summary['right_answer']}")
     for name in _TABLES:

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_json, print_text
 from attrgraph.cli.summary import name_of
@@ -11,13 +12,8 @@ def effect(
     graph: options.GraphFile,
     source: Annotated[str, options.argument("SOURCE", "A node id.")],
     target: Annotated[str, options.argument("TARGET", "A node id.")],
-    through: Annotated[
-        list[str] | None,
-        options.option("NODE", "Only paths through this node; repeated: through one of these at least."),
-    ] = None,
-    avoid: Annotated[
-        list[str] | None, options.option("NODE", "Only paths that do not pass this node. Repeatable.")
-    ] = None,
+    through: Annotated[options.Nodes, "Only paths through this node; repeated: through one of these at least."] = None,
+    avoid: Annotated[options.Nodes, "Only paths that do not pass this node. Repeatable."] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Sum what one node does to another over all paths.
@@ -28,9 +24,7 @@ def effect(
     Example:
       attrgraph effect dallas.safetensors E_145_5 5_45_8 --avoid 0_-1_5
     """
-    from attrgraph.graph.load_graph import load_graph
-
-    loaded = load_graph(graph)
+    loaded = ag.load_graph(graph)
     value = loaded.effect(source, target, through=through or None, avoid=avoid or None)
     if as_json:
         limits = {"through": through or [], "avoid": avoid or []}

@@ -2,12 +2,12 @@
 
 from dataclasses import asdict
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_json
 from attrgraph.cli.trace import TraceOptions
 
 
-@options.with_groups
 def estimate(
     prompt: options.Prompt,
     choice: options.ModelOptions,
@@ -24,13 +24,11 @@ def estimate(
     Example:
       attrgraph estimate "in the state containing dallas the capital is"
     """
-    choice.check()
     asked = options.as_prompt(prompt, ids=ids)
 
-    from attrgraph.attribution.estimate import estimate as estimate_prompt
     from attrgraph.memory import in_words
 
-    cost = estimate_prompt(choice.load(), asked, memory_budget=memory_budget, **asdict(settings))
+    cost = ag.estimate(choice.load(), asked, memory_budget=memory_budget, **asdict(settings))
     if as_json:
         print_json(cost.to_dict())
         return

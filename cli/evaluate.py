@@ -2,30 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from attrgraph.cli import options
-from attrgraph.cli.intervene import check_figure
 from attrgraph.cli.output import print_json
+from attrgraph.cli.writing import check_figure
 from attrgraph.errors import AttrGraphError, TranscoderError
-
-if TYPE_CHECKING:
-    from attrgraph.evaluation import Evaluation
+from attrgraph.files import check_writable, write_whole
 
 
 def evaluate(
-    model: Annotated[str, options.argument("MODEL", "demo, a folder, or owner/repo.")],
+    model: options.Model,
     transcoders: Annotated[str, options.argument("TRANSCODERS", "demo, demo-per-layer, a folder, or owner/repo.")],
-    text: Annotated[list[Path], options.option("FILE", options.TEXT_HELP)],
-    compare_with: Annotated[
-        list[str] | None, options.option("NAME", "Other transcoders of the model. Repeatable.")
-    ] = None,
-    neurons: Annotated[
-        bool, options.flag("Also the model's own top-k neurons at equal L0.", "--neurons/--no-neurons")
-    ] = True,
-    n_graphs: Annotated[int, options.option("N", "Prompts traced for graph scores.", min=0)] = 10,
+    text: Annotated[list[Path], "FILE", options.TEXT_HELP],
+    compare_with: Annotated[list[str] | None, "NAME", "Other transcoders of the model. Repeatable."] = None,
+    neurons: Annotated[bool, options.flag("Also the model's own top-k neurons at equal L0.")] = True,
+    n_graphs: Annotated[int, "N", "Prompts traced for graph scores.", {"min": 0}] = 10,
     max_documents: Annotated[
-        int | None, options.option("N", "Read only the first N, before held-out ones are chosen.", min=1)
+        int | None, "N", "Read only the first N, before held-out ones are chosen.", {"min": 1}
     ] = None,
     held_out: Annotated[
         bool | None,
@@ -36,8 +30,8 @@ def evaluate(
         ),
     ] = None,
     text_field: options.TextField = "text",
-    figure: Annotated[Path | None, options.option("FILE", "Picture: .svg .png .pdf (needs attrgraph[draw]).")] = None,
-    output: Annotated[Path | None, options.option("FILE", "Report: .json.", "-o", "--output")] = None,
+    figure: Annotated[Path | None, "FILE", "Picture: .svg .png .pdf (needs attrgraph[draw])."] = None,
+    output: Annotated[Path | None, options.output("Report: .json.")] = None,
     dtype: options.Dtype = "float32",
     device: options.Device = "auto",
     as_json: options.AsJson = False,
@@ -58,23 +52,26 @@ def evaluate(
         if names.count(name) > 1:
             raise TranscoderError(f"{name}: is named twice; its column would show twice.")
     outputs = [path for path in (output, figure) if path is not None]
-    _check_outputs(output, figure, force=force)
+    if output is not None:
+        if output.suffix != ".json":
+            raise AttrGraphError(f"{output}: unknown ending {output.suffix!r}; the report is written as .json.")
+        check_writable(output, overwrite=force)
+    check_figure(figure, force=force)
     from attrgraph.cli.evaluation_table import print_tables
     from attrgraph.cli.progress import progress_bar
     from attrgraph.evaluation import Split, choose_split, compare, draw_evaluation, read_rows
-    from attrgraph.files import write_whole
     from attrgraph.models.load_model import named_transcoders
 
     with progress_bar() as progress:
-        progress("load", 0, 1)
         loaded = options.load_model(model, dtype=dtype, device=device)
         sets = {name: named_transcoders(name, loaded.device) for name in names}
-        progress("load", 1, 1)
         asked: Split | None = None if held_out is None else "held-out" if held_out else "all"
         choice = choose_split(text, names, asked=asked, text_field=text_field)
         rows = read_rows(loaded, text, choice, text_field=text_field, max_documents=max_documents)
         found = compare(loaded, sets, rows, with_neurons=neurons, n_graphs=n_graphs, progress=progress)
-    report = _report(found, names[0])
+    # of the first set at the top, of the others by name
+    others = {name: evaluation.to_dict() for name, evaluation in found.items() if name != transcoders}
+    report = {**found[transcoders].to_dict(), "compared": others}
     report |= {"split": choice.split, "held_out_share": choice.held_out_share, "split_reason": choice.reason}
     if output is not None:
         text_of_report = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
@@ -85,21 +82,3 @@ def evaluate(
         print_json(report)
     else:
         print_tables(found, documents=f"{choice.split} documents ({choice.reason})", files=outputs)
-
-
-def _check_outputs(output: Path | None, figure: Path | None, *, force: bool) -> None:
-    """Raise for an output that could not be written, before any work is done."""
-    from attrgraph.files import check_writable
-
-    if output is not None:
-        if output.suffix != ".json":
-            raise AttrGraphError(f"{output}: unknown ending {output.suffix!r}; the report is written as .json.")
-        check_writable(output, overwrite=force)
-    if figure is not None:
-        check_figure(figure, force=force)
-
-
-def _report(found: "dict[str, Evaluation]", name: str) -> dict[str, Any]:
-    """Of the first set at the top, of the others by name."""
-    others = {other: evaluation.to_dict() for other, evaluation in found.items() if other != name}
-    return {**found[name].to_dict(), "compared": others}

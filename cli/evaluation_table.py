@@ -41,10 +41,8 @@ def print_tables(found: "Mapping[str, Evaluation]", *, documents: str, files: Se
 
 
 def _with_interval(evaluation: "Evaluation", key: str, form: str) -> str:
-    if key.startswith("graph_"):
-        value: float | None = evaluation.graphs.to_dict()[key.removeprefix("graph_")]
-    else:
-        value = evaluation.headline()[key]
+    graph_scores = {f"graph_{name}": score for name, score in evaluation.graphs.to_dict().items()}
+    value = {**evaluation.headline(), **graph_scores}[key]
     if value is None:
         return "-"
     ends = evaluation.intervals.get(key)

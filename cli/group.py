@@ -1,10 +1,11 @@
 """`attrgraph group`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
 from attrgraph.cli.settings import read_groups
@@ -12,35 +13,23 @@ from attrgraph.cli.writing import Saving
 from attrgraph.errors import GraphFileError
 from attrgraph.files import GRAPH_FORMATS, PICTURE_ENDINGS
 
-if TYPE_CHECKING:
-    from attrgraph.graph.graph import Graph
-    from attrgraph.graph.groups import GroupedGraph
-
 _ENDINGS = (*GRAPH_FORMATS, *PICTURE_ENDINGS)
 
 
-@options.with_groups
 def group(
     graph: options.GraphFile,
     saving: Saving,
-    by: Annotated[
-        str | None, options.option("WAY", "Find groups by tokens, flow, or vectors (of the traced model).")
-    ] = None,
-    groups: Annotated[Path | None, options.option("FILE", 'Take groups from JSON {"name": ["node id", ...]}.')] = None,
-    n: Annotated[int | None, options.option("N", "With --by: at most this many groups.", "--n", min=1)] = None,
-    min_score: Annotated[
-        float | None, options.option("SHARE", "With --by: keep this share of flow. Default: 0.9.", min=0, max=1)
-    ] = None,
+    by: Annotated[str | None, "WAY", "Find groups by tokens, flow, or vectors (of the traced model)."] = None,
+    groups: Annotated[Path | None, "FILE", 'Take groups from JSON {"name": ["node id", ...]}.'] = None,
+    n: Annotated[int | None, "N", "With --by: at most this many groups.", "--n", {"min": 1}] = None,
+    min_score: Annotated[float | None, options.share("With --by: keep this share of flow. Default: 0.9.")] = None,
     allow_cycles: Annotated[
         bool, options.flag("Allow groups that influence leaves and comes back to.", "--allow-cycles")
     ] = False,
     output: Annotated[
         Path | None,
-        options.option(
-            "FILE",
-            "The graph with its groups as .json or .safetensors, or a picture of them as .svg .png .pdf .dot.",
-            "-o",
-            "--output",
+        options.output(
+            "The graph with its groups as .json or .safetensors, or a picture of them as .svg .png .pdf .dot."
         ),
     ] = None,
     as_json: options.AsJson = False,
@@ -63,10 +52,9 @@ def group(
         saving.check(file)
         if file.suffix not in _ENDINGS:
             raise GraphFileError(f"{file}: groups are written with one of the endings {', '.join(_ENDINGS)}.")
-    from attrgraph.graph.groups import grouping_score, groups_of
-    from attrgraph.graph.load_graph import load_graph
+    from attrgraph.graph.groups import grouping_score, groups_of, with_groups
 
-    loaded = load_graph(graph)
+    loaded = ag.load_graph(graph)
     if groups is not None:
         chosen = read_groups(groups)
     elif by is None:
@@ -78,25 +66,18 @@ def group(
         chosen = loaded.auto_groups(by, n, min_score=min_score, model=model)
     grouped = loaded.group(chosen, allow_cycles=allow_cycles)
     for file in files:
-        _write(loaded, grouped, file, saving)
+        if file.suffix in PICTURE_ENDINGS:
+            ag.draw_graph(loaded, file, groups=grouped.groups, overwrite=saving.force)
+        else:
+            saving.write(with_groups(loaded, grouped.groups), file)
     _print(grouped, grouping_score(loaded, chosen), as_json=as_json, files=files)
 
 
-def _write(graph: "Graph", grouped: "GroupedGraph", path: Path, saving: Saving) -> None:
-    from attrgraph.graph.groups import with_groups
-    from attrgraph.viz.draw import draw_graph
-
-    if path.suffix in PICTURE_ENDINGS:
-        draw_graph(graph, path, groups=grouped.groups, overwrite=saving.force)
-    else:
-        saving.write(with_groups(graph, grouped.groups), path)
-
-
-def _print(grouped: "GroupedGraph", score: float, *, as_json: bool, files: list[Path]) -> None:
+def _print(grouped: "ag.GroupedGraph", score: float, *, as_json: bool, files: list[Path]) -> None:
     edges = grouped.edges()
     if as_json:
         tables = {"nodes": grouped.nodes.reset_index().to_dict("records"), "edges": edges.to_dict("records")}
-        print_json({"groups": grouped.groups, "score": score, **tables, "files": list(map(str, files))})
+        print_json({"groups": grouped.groups, "score": score, **tables, "files": files})
         return
     n_single = len(grouped.nodes) - len(grouped.groups)
     print_text(f"{len(grouped.groups)} groups, {n_single} single nodes, {len(edges)} edges; score {score:.3f}\n")

@@ -1,32 +1,26 @@
 """`attrgraph heads`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_json, print_table, print_text
 from attrgraph.cli.summary import name_of
 
-if TYPE_CHECKING:
-    from attrgraph.graph.graph import Graph
-    from attrgraph.models.language_model import LanguageModel
 
-
-@options.with_groups
 def heads(
     choice: options.ModelOptions,
     graph: Annotated[Path | None, options.argument("GRAPH", "A graph file.")] = None,
     source: Annotated[str | None, options.argument("SOURCE", "The edge's source: a node id.")] = None,
     target: Annotated[str | None, options.argument("TARGET", "The edge's target: a node id.")] = None,
-    prompt: Annotated[
-        str | None, options.option("PROMPT", "Instead of an edge, explain an attention score of this prompt.")
-    ] = None,
-    layer: Annotated[int | None, options.option("N", "With --prompt: the head's layer.")] = None,
-    head: Annotated[int | None, options.option("N", "With --prompt: its number in the layer.")] = None,
-    query: Annotated[int | None, options.option("POS", "With --prompt: the position that attends.")] = None,
-    key: Annotated[int | None, options.option("POS", "With --prompt: the position attended to.")] = None,
+    prompt: Annotated[str | None, "PROMPT", "Instead of an edge, explain an attention score of this prompt."] = None,
+    layer: Annotated[int | None, "N", "With --prompt: the head's layer."] = None,
+    head: Annotated[int | None, "N", "With --prompt: its number in the layer."] = None,
+    query: Annotated[int | None, "POS", "With --prompt: the position that attends."] = None,
+    key: Annotated[int | None, "POS", "With --prompt: the position attended to."] = None,
     ids: options.Ids = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
@@ -43,26 +37,22 @@ def heads(
     if prompt is not None:
         if graph is not None or None in place:
             raise typer.BadParameter("--prompt takes no graph, and needs --layer, --head, --query and --key.")
-        choice.check()
         asked = options.as_prompt(prompt, ids=ids)
         _explain_score(choice.load(), asked, place, n_top=top, as_json=as_json)  # type: ignore[arg-type]
         return
     if graph is None or source is None or target is None or place != (None,) * 4 or ids:
         raise typer.BadParameter("give GRAPH SOURCE TARGET, or --prompt with --layer, --head, --query and --key.")
-    choice.check(has_graph=True)
-    from attrgraph.graph.load_graph import load_graph
-
-    loaded = load_graph(graph)
+    choice.check_with_graph()
+    loaded = ag.load_graph(graph)
     _explain_edge(loaded, source, target, choice.load(loaded), n_top=top, as_json=as_json)
 
 
 def _explain_edge(
-    graph: "Graph", source: str, target: str, model: "LanguageModel", *, n_top: int, as_json: bool
+    graph: "ag.Graph", source: str, target: str, model: "ag.LanguageModel", *, n_top: int, as_json: bool
 ) -> None:
-    from attrgraph.attribution.heads import head_loadings
     from attrgraph.schema import canonical_id
 
-    loadings = head_loadings(graph, source, target, model=model)
+    loadings = ag.head_loadings(graph, source, target, model=model)
     strongest = loadings.sort_values("effect", key=abs, ascending=False, kind="stable")
     rows = strongest.groupby("layer").head(n_top).sort_values("layer", kind="stable")
     index = graph.nodes.index
@@ -77,11 +67,9 @@ def _explain_edge(
 
 
 def _explain_score(
-    model: "LanguageModel", prompt: str | list[int], place: tuple[int, int, int, int], *, n_top: int, as_json: bool
+    model: "ag.LanguageModel", prompt: str | list[int], place: tuple[int, int, int, int], *, n_top: int, as_json: bool
 ) -> None:
-    from attrgraph.attribution.qk import explain_attention
-
-    found = explain_attention(model, prompt, *place)
+    found = ag.explain_attention(model, prompt, *place)
     pairs, kinds = found.pairs(n_top), found.by_kind()
     if as_json:
         names = ("layer", "head", "query", "key", "score", "weight", "deviation", "pattern_deviation")
@@ -93,8 +81,7 @@ def _explain_score(
     print_text(f"head      layer {found.layer}, head {found.head}: {query} to {key}")
     print_text(f"score     {found.score:.4f} before the softmax, {found.weight:.4f} after it")
     print_text(f"exactness sum of pairs to {found.deviation:.1e}, attention weights to {found.pattern_deviation:.1e}\n")
-    by_kind = kinds.reset_index(names="query \\ key")
-    print_table(by_kind, formats=dict.fromkeys(kinds.columns, "+.3f"))
+    print_table(kinds.reset_index(names="query \\ key"), formats=dict.fromkeys(kinds.columns, "+.3f"))
     print_text("\nstrongest pairs")
     shown = pairs[["contribution"]].assign(
         query_source=pairs["query_source"] + " " + pairs["query_label"],

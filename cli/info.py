@@ -1,5 +1,6 @@
 """`attrgraph info`."""
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.summary import print_summary
 
@@ -11,6 +12,4 @@ def info(graph: options.GraphFile, top: options.Top = 10, as_json: options.AsJso
     Example:
       attrgraph info dallas.json
     """
-    from attrgraph.graph.load_graph import load_graph
-
-    print_summary(load_graph(graph), as_json=as_json, n_top=top)
+    print_summary(ag.load_graph(graph), as_json=as_json, n_top=top)

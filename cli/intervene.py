@@ -6,38 +6,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
 from attrgraph.cli.settings import parse_setting
+from attrgraph.cli.writing import check_figure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attrgraph.interventions.intervene import Effect
 
-
-@options.with_groups
 def intervene(
     prompt: options.Prompt,
     setting: Annotated[
         list[str],
-        options.option(
-            "CHANGE",
-            "NODE=VALUE, NODE*SCALE or NODE+SUMMAND; NODE is LAYER/FEATURE@POSITION (POSITION: 8, 2:5, or 8: for "
-            "all from 8 on) or a graph's node id. With --doses, only NODE. Repeatable.",
-            "--set",
-        ),
+        "CHANGE",
+        "NODE=VALUE, NODE*SCALE or NODE+SUMMAND; NODE is LAYER/FEATURE@POSITION (POSITION: 8, 2:5, or 8: for "
+        "all from 8 on) or a graph's node id. With --doses, only NODE. Repeatable.",
+        "--set",
     ],
     choice: options.ModelOptions,
     mode: options.Mode = "constrained",
     upto_layer: options.UptoLayer = None,
-    doses: Annotated[
-        str | None, options.option("SCALES", "Scale all nodes by each of these, such as -1,0,0.5,2.")
-    ] = None,
-    figure: Annotated[
-        Path | None, options.option("FILE", "With --doses: a picture, .svg .png .pdf (needs attrgraph[draw]).")
-    ] = None,
-    new_tokens: Annotated[int, options.option("N", "Also continue the text, changed and unchanged.", min=0)] = 0,
+    doses: Annotated[str | None, "SCALES", "Scale all nodes by each of these, such as -1,0,0.5,2."] = None,
+    figure: Annotated[Path | None, "FILE", "With --doses: a picture, .svg .png .pdf (needs attrgraph[draw])."] = None,
+    new_tokens: Annotated[int, "N", "Also continue the text, changed and unchanged.", {"min": 0}] = 0,
     ids: options.Ids = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
@@ -52,53 +45,35 @@ def intervene(
       attrgraph intervene "in the state containing dallas the capital is" \\
         --set 3/458@8 --doses -1,0,1,2
     """
-    choice.check()
     scales = None if doses is None else _scales(doses)
     if scales is not None and new_tokens:
         raise typer.BadParameter("--new-tokens continues one changed text; leave --doses out.")
-    if figure is not None:
-        if scales is None:
-            raise typer.BadParameter("--figure shows doses; give --doses too.")
-        check_figure(figure, force=force)
+    if figure is not None and scales is None:
+        raise typer.BadParameter("--figure shows doses; give --doses too.")
+    check_figure(figure, force=force)
     asked = options.as_prompt(prompt, ids=ids)
     changes = [parse_setting(one) for one in setting] if scales is None else []
-    nodes = [] if scales is None else setting
     from attrgraph.cli.progress import progress_bar
 
-    with progress_bar() as progress:
-        progress("load", 0, 1)
+    with progress_bar():
         model = choice.load()
-        progress("load", 1, 1)
     how: dict[str, Any] = {"mode": mode, "upto_layer": upto_layer}
     if scales is not None:
-        from attrgraph.interventions.swap import dose_response
-
-        _print_doses(dose_response(model, asked, nodes, scales=scales, **how), figure, as_json=as_json, force=force)
+        curve = ag.dose_response(model, asked, setting, scales=scales, **how)
+        _print_doses(curve, figure, as_json=as_json, force=force)
         return
-    from attrgraph.interventions.generate import generate
-    from attrgraph.interventions.intervene import intervene as change
-
-    effect = change(model, asked, changes, **how)
+    effect = ag.intervene(model, asked, changes, **how)
     texts: dict[str, str] = {}
     if new_tokens:
-        texts["unchanged"] = generate(model, asked, max_new_tokens=new_tokens).text
-        texts["changed"] = generate(model, asked, changes, max_new_tokens=new_tokens, **how).text
+        texts["unchanged"] = ag.generate(model, asked, max_new_tokens=new_tokens).text
+        texts["changed"] = ag.generate(model, asked, changes, max_new_tokens=new_tokens, **how).text
     print_effect(effect, n_top=top, texts=texts, as_json=as_json)
 
 
-def check_figure(path: Path, *, force: bool) -> None:
-    """Raise for a figure that could not be drawn or written, before any work is done."""
-    from attrgraph.files import check_writable
-    from attrgraph.viz.figures import check_drawable
-
-    check_drawable(path)
-    check_writable(path, overwrite=force)
-
-
-def print_effect(effect: "Effect", *, n_top: int, texts: dict[str, str], as_json: bool, **more: Any) -> None:
+def print_effect(effect: "ag.Effect", *, n_top: int, texts: dict[str, str], as_json: bool, **more: Any) -> None:
     """Write an effect to stdout."""
     changed = effect.features.assign(change=effect.features["after"] - effect.features["before"])
-    most = changed.reindex(changed["change"].abs().sort_values(ascending=False, kind="stable").index).head(n_top)
+    most = changed.sort_values("change", key=abs, ascending=False, kind="stable").head(n_top)
     if as_json:
         names = ("mode", "top_before", "top_after", "is_flipped", "kl")
         found = {**more, **{name: getattr(effect, name) for name in names}}

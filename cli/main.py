@@ -3,32 +3,20 @@
 import gc
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from attrgraph.cli import options
-from attrgraph.cli.check import check
-from attrgraph.cli.convert import convert
-from attrgraph.cli.diff import diff
-from attrgraph.cli.effect import effect
-from attrgraph.cli.estimate import estimate
-from attrgraph.cli.evaluate import evaluate
-from attrgraph.cli.group import group
-from attrgraph.cli.heads import heads
-from attrgraph.cli.info import info
-from attrgraph.cli.intervene import intervene
-from attrgraph.cli.paths import paths
-from attrgraph.cli.prune import prune
-from attrgraph.cli.query import query
-from attrgraph.cli.render import render
 from attrgraph.cli.shell import shell_of
-from attrgraph.cli.swap import swap
-from attrgraph.cli.trace import trace
-from attrgraph.cli.train import train
-from attrgraph.cli.union import union
-from attrgraph.cli.validate import validate
 from attrgraph.errors import AttrGraphError
+
+# in the order of the help; each is the function of its name in the module of its name
+_VERBS = """
+trace estimate info check prune convert render intervene swap validate
+heads train evaluate query paths effect group diff union
+""".split()
 
 app = typer.Typer(
     help="Why did the language model say that? Exact attribution graphs from transcoders.",
@@ -36,28 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help needs less room, and marks flags by having no value
 )
-for verb in (
-    trace,
-    estimate,
-    info,
-    check,
-    prune,
-    convert,
-    render,
-    intervene,
-    swap,
-    validate,
-    heads,
-    train,
-    evaluate,
-    query,
-    paths,
-    effect,
-    group,
-    diff,
-    union,
-):
-    app.command()(verb)
+for verb in _VERBS:
+    app.command()(options.with_groups(getattr(import_module(f"attrgraph.cli.{verb}"), verb)))
 
 
 def _print_version(is_wanted: bool) -> bool:

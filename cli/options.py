@@ -1,25 +1,21 @@
-"""Options that several verbs have, and groups of options that verbs take as one value."""
+"""Options that several verbs have, and groups of options that verbs take as one value.
+
+An option is declared as `Annotated[type, "METAVAR", "help"]`; its names follow if they are not its parameter's, and a
+dictionary of its bounds, `min` and `max`. Flags and arguments are `Annotated[type, flag(...)]` and `argument(...)`.
+"""
 
 import gc
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+import attrgraph as ag
 from attrgraph.errors import PromptError, TranscoderError
-
-if TYPE_CHECKING:
-    from attrgraph.graph.graph import Graph
-    from attrgraph.models.language_model import LanguageModel
-
-
-def option(metavar: str, help: str, *names: str, **bounds: Any) -> Any:
-    """An option with a value, which the help calls `metavar`; `bounds` are `min` and `max`."""
-    return typer.Option(*names, metavar=metavar, help=help, **bounds)
 
 
 def flag(help: str, *names: str) -> Any:
@@ -32,88 +28,92 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=help)
 
 
+def share(help: str) -> Any:
+    """An option whose value is from 0 to 1."""
+    return typer.Option(metavar="SHARE", help=help, min=0, max=1)
+
+
+def output(help: str, metavar: str = "FILE") -> Any:
+    """The option that says where results are written."""
+    return typer.Option("-o", "--output", metavar=metavar, help=help)
+
+
 Prompt = Annotated[str, argument("PROMPT", "Text; with --ids, token ids.")]
 GraphFile = Annotated[Path, argument("GRAPH", "A graph file: .safetensors or .json.")]
+Nodes = Annotated[list[str] | None, "NODE"]
 Ids = Annotated[bool, flag("The prompt is token ids, separated by spaces or commas.", "--ids")]
 AsJson = Annotated[bool, flag("Print the result as JSON.", "--json")]
 AsCsv = Annotated[bool, flag("Print the result as CSV.", "--csv")]
 Force = Annotated[bool, flag("Overwrite existing outputs.", "--force")]
-Profile = Annotated[str, option("NAME", "Of JSON: neuronpedia, circuit-tracer or anthropic.", "--profile")]
-Top = Annotated[int, option("N", "Rows of the table.", "--top", min=0)]
-MemoryBudget = Annotated[
-    str | None, option("SIZE", "For edges, such as 8G. Default: half of what is free.", "--memory-budget")
-]
-Mode = Annotated[str, option("MODE", "How much may respond: frozen, frozen-attention, constrained or free.", "--mode")]
+Profile = Annotated[str, "NAME", "Of JSON: neuronpedia, circuit-tracer or anthropic."]
+Top = Annotated[int, "N", "Rows of the table.", {"min": 0}]
+MemoryBudget = Annotated[str | None, "SIZE", "For edges, such as 8G. Default: half of what is free."]
+Align = Annotated[str, "WAY", "Positions are counted from the end or from the start."]
+Mode = Annotated[str, "MODE", "How much may respond: frozen, frozen-attention, constrained or free."]
 UptoLayer = Annotated[
-    int | None,
-    option(
-        "LAYER",
-        "Mode constrained: MLPs are held up to this layer. Default: the highest layer that you change.",
-        "--upto-layer",
-    ),
+    int | None, "LAYER", "Mode constrained: MLPs are held up to this layer. Default: the highest layer that you change."
 ]
-Dtype = Annotated[str, option("DTYPE", "float32, float64, bfloat16 or float16.", "--dtype")]
-Device = Annotated[str, option("DEVICE", "auto, cpu, cuda or cuda:N.", "--device")]
+Model = Annotated[str, argument("MODEL", "demo, a folder, or owner/repo.")]
+Revision = Annotated[str | None, "NAME", "Branch, tag or commit of the model on the hub."]
+Dtype = Annotated[str, "DTYPE", "float32, float64, bfloat16 or float16."]
+Device = Annotated[str, "DEVICE", "auto, cpu, cuda or cuda:N."]
 TEXT_HELP = "Text (a document a line), JSON lines, Parquet, or a Hugging Face datasets folder. Repeatable."
-TextField = Annotated[str, option("NAME", "Where documents are records: the field with the text.", "--text-field")]
+TextField = Annotated[str, "NAME", "Where documents are records: the field with the text."]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model to load, and how. None: what the graph says, or, for a prompt, the demo in float32."""
+    """Which model to load, and how. None: what the graph says, or, for a prompt, the demo in float32.
+
+    Raises:
+        TranscoderError: a model whose transcoders are not known.
+    """
 
     model: Annotated[
-        str | None, option("MODEL", "demo, a folder, or owner/repo. Default: the graph's; for a prompt, demo.")
+        str | None, "MODEL", "demo, a folder, or owner/repo. Default: the graph's; for a prompt, demo."
     ] = None
     transcoders: Annotated[
-        str | None, option("NAME", "demo, demo-per-layer, a folder, or owner/repo. Default for the demo: demo.")
+        str | None, "NAME", "demo, demo-per-layer, a folder, or owner/repo. Default for the demo: demo."
     ] = None
     dtype: Annotated[
-        str | None,
-        option("DTYPE", "float32, float64, bfloat16 or float16. Default: the graph's; for a prompt, float32."),
+        str | None, "DTYPE", "float32, float64, bfloat16 or float16. Default: the graph's; for a prompt, float32."
     ] = None
-    device: Annotated[str | None, option("DEVICE", "auto, cpu, cuda or cuda:N. Default: auto.")] = None
-    revision: Annotated[str | None, option("NAME", "Branch, tag or commit of the model on the hub.")] = None
+    device: Annotated[str | None, "DEVICE", "auto, cpu, cuda or cuda:N. Default: auto."] = None
+    revision: Revision = None
 
-    def check(self, *, has_graph: bool = False) -> None:
-        """Raise for options that do not fit together, before anything is read.
-
-        Args:
-            has_graph: whether a graph names the model.
-
-        Raises:
-            TranscoderError: a model whose transcoders are not known.
-        """
+    def __post_init__(self) -> None:
         if self.model not in (None, "demo") and self.transcoders is None:
             raise TranscoderError(
                 f"{self.model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub)."
             )
-        others = (self.transcoders, self.dtype, self.device, self.revision)
-        if has_graph and self.model is None and any(option is not None for option in others):
+
+    def check_with_graph(self) -> None:
+        """Raise BadParameter for options that say nothing where a graph names the model."""
+        if self.model is None and self != ModelOptions():
             raise typer.BadParameter("with a graph, --transcoders, --dtype, --device and --revision need a --model.")
 
-    def load(self, graph: "Graph | None" = None) -> "LanguageModel":
+    def load(self, graph: "ag.Graph | None" = None) -> "ag.LanguageModel":
         """The model that the options name, or else the one that the graph was traced on."""
-        if graph is not None and self.model is None:
-            from attrgraph.attribution.provenance import origin_of
-            from attrgraph.graph.origin import check_traced_model
+        if graph is None or self.model is not None:
+            traced_in = None if graph is None else graph.metadata.get("dtype")
+            return load_model(
+                model=self.model or "demo",
+                transcoders=self.transcoders,
+                dtype=self.dtype or traced_in or "float32",
+                device=self.device or "auto",
+                revision=self.revision,
+            )
+        from attrgraph.attribution.provenance import origin_of
+        from attrgraph.graph.origin import check_traced_model
 
-            model = load_model(**origin_of(graph))
-            check_traced_model(graph, model)
-            return model
-        traced_in = None if graph is None else graph.metadata.get("dtype")
-        return load_model(
-            model=self.model or "demo",
-            transcoders=self.transcoders,
-            dtype=self.dtype or traced_in or "float32",
-            device=self.device or "auto",
-            revision=self.revision,
-        )
+        model = load_model(**origin_of(graph))
+        check_traced_model(graph, model)
+        return model
 
 
-def load_model(model: str, transcoders: str | None = None, **how: Any) -> "LanguageModel":
+def load_model(model: str, transcoders: str | None = None, **how: Any) -> "ag.LanguageModel":
     """`attrgraph.load_model`, which a shell does only once as long as the files stay the same."""
-    loaded = _load(model, transcoders, tuple(sorted(how.items())), _stamp(model), _stamp(transcoders))
+    loaded = _load(_stamp(model), _stamp(transcoders), model=model, transcoders=transcoders, **how)
     collect_again()
     return loaded
 
@@ -126,12 +126,8 @@ def collect_again() -> None:
 
 
 @lru_cache(maxsize=2)
-def _load(
-    model: str, transcoders: str | None, how: tuple[tuple[str, Any], ...], *stamps: tuple[Any, ...]
-) -> "LanguageModel":
-    from attrgraph.models.load_model import load_model
-
-    return load_model(model, transcoders, **dict(how))
+def _load(*stamps: tuple[Any, ...], **how: Any) -> "ag.LanguageModel":
+    return ag.load_model(**how)
 
 
 def _stamp(name: str | None) -> tuple[Any, ...]:
@@ -143,31 +139,34 @@ def _stamp(name: str | None) -> tuple[Any, ...]:
 
 
 def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb as typer reads it: a parameter whose type is a group of options stands for the group's options."""
-    signature = inspect.signature(verb, eval_str=True)
-    types: dict[str, Any] = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    groups: dict[str, Any] = {name: one for name, one in types.items() if is_dataclass(one)}
-    parameters = list[inspect.Parameter]()
-    for name, parameter in signature.parameters.items():
-        if name not in groups:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        for field in fields(groups[name]):
-            default = inspect.Parameter.empty if field.default is MISSING else field.default
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+    """The verb as typer reads it: a parameter whose type is a class, a group of options, stands for its options."""
+    own = inspect.signature(verb, eval_str=True).parameters
+    groups = {
+        name: list(inspect.signature(parameter.annotation, eval_str=True).parameters.values())
+        for name, parameter in own.items()
+        if isinstance(parameter.annotation, type)
+    }
+    flat = [one for name in own for one in groups.get(name, [own[name]])]
 
     def run(**values: Any) -> None:
-        taken = {
-            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
-        verb(**values, **taken)
+        for name, ones in groups.items():
+            values[name] = own[name].annotation(**{one.name: values.pop(one.name) for one in ones})
+        verb(**values)
 
     run.__name__, run.__doc__ = verb.__name__, verb.__doc__
+    parameters = [one.replace(kind=one.KEYWORD_ONLY, annotation=_declared(one.annotation)) for one in flat]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _declared(annotation: Any) -> Any:
+    """What typer reads: an option in place of the texts and bounds of `Annotated[type, metavar, help, ...]`."""
+    kind, *parts = get_args(annotation)
+    if not isinstance(parts[0], str):
+        return annotation
+    bounds = parts.pop() if isinstance(parts[-1], dict) else {}
+    metavar, text, *names = parts
+    return Annotated[kind, typer.Option(*names, metavar=metavar, help=text, **bounds)]
 
 
 def as_prompt(prompt: str, *, ids: bool) -> str | list[int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from attrgraph.files import plain
+from attrgraph.viz.text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +27,8 @@ def check_one_form(*, as_json: bool, as_csv: object) -> None:
 
 
 def print_json(values: Any) -> None:
-    """One JSON value on one line; what is not a finite number is null."""
-    print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+    """One JSON value on one line; what is not a finite number is null, and a path is text."""
+    print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False, default=str), flush=True)
 
 
 def print_csv(table: "pd.DataFrame") -> None:
@@ -69,8 +70,6 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from attrgraph.viz.text import visible
 
     console = Console(highlight=False)
     if not console.is_terminal:

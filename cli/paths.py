@@ -2,20 +2,17 @@
 
 from typing import Annotated
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_json, print_table
 
 
 def paths(
     graph: options.GraphFile,
-    source: Annotated[
-        list[str] | None, options.option("NODE", "Where paths start. Repeatable. Default: all embeddings and errors.")
-    ] = None,
-    target: Annotated[
-        list[str] | None, options.option("NODE", "Where paths end. Repeatable. Default: the logits, by probability.")
-    ] = None,
-    k: Annotated[int, options.option("N", "How many paths.", "-k")] = 10,
-    by: Annotated[str, options.option("RANKING", "Strongest by share, abs, positive or negative weight.")] = "share",
+    source: Annotated[options.Nodes, "Where paths start. Repeatable. Default: all embeddings and errors."] = None,
+    target: Annotated[options.Nodes, "Where paths end. Repeatable. Default: the logits, by probability."] = None,
+    k: Annotated[int, "N", "How many paths.", "-k"] = 10,
+    by: Annotated[str, "RANKING", "Strongest by share, abs, positive or negative weight."] = "share",
     as_json: options.AsJson = False,
     as_csv: options.AsCsv = False,
 ) -> None:
@@ -26,9 +23,7 @@ def paths(
       attrgraph paths dallas.json --source E_145_5 -k 5
     """
     check_one_form(as_json=as_json, as_csv=as_csv)
-    from attrgraph.graph.load_graph import load_graph
-
-    found = load_graph(graph).paths(source or None, target or None, k=k, by=by)
+    found = ag.load_graph(graph).paths(source or None, target or None, k=k, by=by)
     if as_json:
         listed = found.assign(path=[list(ids) for ids in found["path"]])
         print_json({"by": by, "paths": listed.to_dict("records")})

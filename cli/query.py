@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table
 from attrgraph.cli.writing import Saving
@@ -10,7 +11,6 @@ from attrgraph.cli.writing import Saving
 _SHOWN = ["node_id", "kind", "layer", "pos", "token", "activation", "influence", "label"]
 
 
-@options.with_groups
 def query(
     graph: options.GraphFile,
     expression: Annotated[
@@ -18,9 +18,7 @@ def query(
         options.argument("EXPRESSION", "Filter over the node columns: comparisons, in [..], and, or, not, + - * /."),
     ],
     saving: Saving,
-    output: Annotated[
-        Path | None, options.option("FILE", "Write these nodes and the edges among them as a graph.", "-o", "--output")
-    ] = None,
+    output: Annotated[Path | None, options.output("Write these nodes and the edges among them as a graph.")] = None,
     as_json: options.AsJson = False,
     as_csv: options.AsCsv = False,
 ) -> None:
@@ -35,16 +33,14 @@ def query(
     check_one_form(as_json=as_json, as_csv=as_csv)
     files = [] if output is None else [output]
     saving.check(*files)
-    from attrgraph.graph.load_graph import load_graph
-
-    found = load_graph(graph).query(expression)
+    found = ag.load_graph(graph).query(expression)
     nodes = found.nodes.reset_index()
     if output is not None:
         saving.write(found.subgraph(), output)
     if as_csv:
         print_csv(nodes)
     elif as_json:
-        print_json({"expression": expression, "nodes": nodes.to_dict("records"), "files": list(map(str, files))})
+        print_json({"expression": expression, "nodes": nodes.to_dict("records"), "files": files})
     else:
         print_table(nodes[_SHOWN], empty="(no nodes)")
         print_files(files)

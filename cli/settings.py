@@ -4,25 +4,20 @@ import json
 import re
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import attrgraph as ag
 from attrgraph.errors import GraphFileError, InterventionError
-
-if TYPE_CHECKING:
-    from attrgraph.interventions.intervention import Intervention
 
 _SETTING = re.compile(r"(?P<node>[^=*+]+)(?P<how>[=*+])(?P<number>.+)")
 _HOW = {"=": "value", "*": "scale", "+": "add"}
 
 
-def parse_setting(text: str) -> "Intervention":
+def parse_setting(text: str) -> "ag.Intervention":
     """`3/458@8=0` sets a value, `3/458@8*-1` a multiple, `3/458@8+2` adds; the node is as `Intervention` takes it.
 
     Raises:
         InterventionError: it is not of this form.
     """
-    from attrgraph.interventions.intervention import Intervention
-
     match = _SETTING.fullmatch(text.strip())
     try:
         number = float(match["number"]) if match else None
@@ -33,8 +28,7 @@ def parse_setting(text: str) -> "Intervention":
             f"{text!r} sets nothing; expected NODE=VALUE, NODE*SCALE or NODE+SUMMAND with a finite number, the node "
             "being LAYER/FEATURE@POSITION or a graph's node id."
         )
-    node = match["node"].strip()
-    return Intervention(node, **{_HOW[match["how"]]: number})
+    return ag.Intervention(match["node"].strip(), **{_HOW[match["how"]]: number})
 
 
 def read_groups(path: Path) -> dict[str, list[str]]:

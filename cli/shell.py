@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,9 +41,7 @@ def shell_of(app: typer.Typer, run: Callable[[list[str]], int]) -> Callable[...,
           attrgraph shell commands.txt
         """
         codes = [_run_line(line, run) for line in _lines(script, app)]
-        failed = [code for code in codes if code]
-        if failed:
-            raise typer.Exit(failed[0])
+        raise typer.Exit(next(filter(None, codes), 0))
 
     return shell
 
@@ -143,8 +142,5 @@ def completions(before: str, text: str, verbs: dict[str, Any]) -> list[str]:
         return sorted(f"{name} " for name in {*names, "--help"} if name.startswith(text) and name.startswith("-"))
     head, slash, start = text.rpartition("/")
     folder = Path(head + slash or ".").expanduser()
-    try:
-        files = sorted(file for file in folder.iterdir() if file.name.startswith(start))
-    except OSError:
-        return []
+    files = sorted(folder.glob(f"{escape(start)}*"))
     return [f"{head}{slash}{file.name}{'/' if file.is_dir() else ' '}" for file in files]

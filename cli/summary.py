@@ -1,22 +1,22 @@
 """A graph in words and numbers: for people as tables, for machines as a dictionary."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import attrgraph as ag
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
+from attrgraph.viz.text import visible
 
-if TYPE_CHECKING:
-    from attrgraph.graph.graph import Graph
+_FEATURES = ["node_id", "kind", "layer", "feature", "pos", "token", "activation", "influence", "label"]
 
 
-def as_dict(graph: "Graph", *, n_top: int, files: list[Path]) -> dict[str, Any]:
+def as_dict(graph: "ag.Graph", *, n_top: int, files: list[Path]) -> dict[str, Any]:
     """Logits, scores, checks, node counts, and the most influential features."""
     from attrgraph.schema import FEATURE_KINDS
 
     nodes = graph.nodes.reset_index()
     logits = nodes[nodes["kind"] == "logit"].sort_values("probability", ascending=False, kind="stable")
     features = nodes[nodes["kind"].isin(FEATURE_KINDS)].nlargest(n_top, "influence")
-    columns = ["node_id", "kind", "layer", "feature", "pos", "token", "activation", "influence", "label"]
     return {
         "prompt_tokens": graph.prompt_tokens,
         "logits": logits[["node_id", "token", "probability"]].to_dict("records"),
@@ -26,20 +26,18 @@ def as_dict(graph: "Graph", *, n_top: int, files: list[Path]) -> dict[str, Any]:
         "n_unknown_tokens": graph.metadata.get("n_unknown_tokens", 0),
         "nodes": nodes["kind"].value_counts(sort=False).to_dict(),
         "n_edges": int(graph.adjacency.nnz),
-        "features": features[columns].to_dict("records"),
-        "files": [str(path) for path in files],
+        "features": features[_FEATURES].to_dict("records"),
+        "files": files,
     }
 
 
-def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list[Path] | None = None) -> None:
+def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: list[Path] | None = None) -> None:
     """Write the summary to stdout."""
     values = as_dict(graph, n_top=n_top, files=files or [])
     if as_json:
         print_json(values)
         return
     from rich.text import Text
-
-    from attrgraph.viz.text import visible
 
     prompt = " ".join(visible(token) for token in values["prompt_tokens"])
     answers = [(visible(logit["token"]), logit["probability"]) for logit in values["logits"]]
@@ -70,24 +68,15 @@ def print_summary(graph: "Graph", *, as_json: bool, n_top: int = 10, files: list
 def _print_features(features: list[dict[str, Any]]) -> None:
     import pandas as pd
 
-    from attrgraph.viz.text import visible
-
-    rows = [
-        {
-            "influence": row["influence"],
-            "layer": f"{row['layer']} attention" if row["kind"] == "attention feature" else row["layer"],
-            "feature": row["feature"],
-            "activation": row["activation"],
-            "at": f"{visible(row['token'])} @{row['pos']}",
-            "label": row["label"],
-        }
-        for row in features
-    ]
-    formats = {"influence": ".4f", "activation": ".3g"}
-    print_table(pd.DataFrame(rows), formats=formats, empty="(none is active)")
+    shown = pd.DataFrame(features, columns=_FEATURES)
+    is_attention = shown["kind"] == "attention feature"
+    shown["layer"] = shown["layer"].mask(is_attention, shown["layer"].astype(str) + " attention")
+    shown["at"] = shown["token"].map(visible) + " @" + shown["pos"].astype(str)
+    names = ["influence", "layer", "feature", "activation", "at", "label"]
+    print_table(shown[names], formats={"influence": ".4f", "activation": ".3g"}, empty="(none is active)")
 
 
-def name_of(graph: "Graph", node: str) -> str:
+def name_of(graph: "ag.Graph", node: str) -> str:
     """A node's id and label."""
     from attrgraph.schema import canonical_id
 

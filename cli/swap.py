@@ -4,24 +4,20 @@ from typing import Annotated, Any
 
 import typer
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.intervene import print_effect
 
 
-@options.with_groups
 def swap(
     prompt_a: Annotated[str, options.argument("PROMPT_A", "Its run is changed; with --ids, token ids.")],
     prompt_b: Annotated[str, options.argument("PROMPT_B", "Its features are put in.")],
     choice: options.ModelOptions,
-    take_out: Annotated[
-        list[str] | None, options.option("NODE", "LAYER/FEATURE@POSITION or a node id of PROMPT_A. Repeatable.")
-    ] = None,
-    put_in: Annotated[list[str] | None, options.option("NODE", "The same of PROMPT_B. Repeatable.")] = None,
-    at: Annotated[
-        str | None, options.option("POS", "Swap what the pruned graphs keep at this position; POS, or POS_A,POS_B.")
-    ] = None,
-    dose: Annotated[float, options.option("DOSE", "1 swaps; 2 takes out and puts in twice what was there.")] = 1.0,
-    align: Annotated[str, options.option("WAY", "Positions are counted from the end or from the start.")] = "end",
+    take_out: Annotated[options.Nodes, "LAYER/FEATURE@POSITION or a node id of PROMPT_A. Repeatable."] = None,
+    put_in: Annotated[options.Nodes, "The same of PROMPT_B. Repeatable."] = None,
+    at: Annotated[str | None, "POS", "Swap what the pruned graphs keep at this position; POS, or POS_A,POS_B."] = None,
+    dose: Annotated[float, "DOSE", "1 swaps; 2 takes out and puts in twice what was there."] = 1.0,
+    align: options.Align = "end",
     mode: options.Mode = "constrained",
     upto_layer: options.UptoLayer = None,
     ids: options.Ids = False,
@@ -37,28 +33,23 @@ def swap(
       attrgraph swap "in the state containing dallas the capital is" \\
         "in the state containing chicago the capital is" --at 5
     """
-    choice.check()
     if (at is None) == (not take_out and not put_in):
         raise typer.BadParameter("give --take-out and --put-in, or --at.")
     places = None if at is None else _places(at)
     a, b = (options.as_prompt(prompt, ids=ids) for prompt in (prompt_a, prompt_b))
-    from attrgraph.attribution.trace import trace
-    from attrgraph.interventions.swap import features_at
-    from attrgraph.interventions.swap import swap as swap_features
-
     loaded = choice.load()
     how: dict[str, Any] = {"dose": dose, "align": align, "mode": mode, "upto_layer": upto_layer}
     more: dict[str, Any] = {}
     if places is None:
         groups: list[Any] = [take_out or [], put_in or []]
     else:
-        found = [features_at(trace(loaded, prompt), pos) for prompt, pos in zip((a, b), places, strict=True)]
+        found = [ag.features_at(ag.trace(loaded, prompt), pos) for prompt, pos in zip((a, b), places, strict=True)]
         groups = [each.kept for each in found]
         others = [each.others[: len(each.kept)] for each in found]
         # where pruning keeps all there is, nothing is left to compare with
-        more["control_is_swapped"] = swap_features(loaded, a, b, *others, **how).is_swapped if any(others) else None
+        more["control_is_swapped"] = ag.swap(loaded, a, b, *others, **how).is_swapped if any(others) else None
         more["n_swapped"], more["n_control"] = ([len(nodes) for nodes in each] for each in (groups, others))
-    result = swap_features(loaded, a, b, *groups, **how)
+    result = ag.swap(loaded, a, b, *groups, **how)
     more |= {"answer_a": result.answer_a, "answer_b": result.answer_b, "is_swapped": result.is_swapped}
     if not as_json:
         follows = "follows" if result.is_swapped else "does not follow"

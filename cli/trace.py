@@ -2,10 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import attrgraph as ag
 from attrgraph.attribution.trace_settings import DEFAULTS
 from attrgraph.cli import options
 from attrgraph.cli.prune import PruneOptions
@@ -15,46 +16,31 @@ from attrgraph.cli.writing import ENDINGS, Saving
 from attrgraph.errors import TargetError
 from attrgraph.prompts.prompt_file import read_prompts
 
-if TYPE_CHECKING:
-    from attrgraph.attribution.targets import Targets
-
 
 @dataclass(frozen=True)
 class TraceOptions:
     """Options of `TraceSettings`."""
 
-    max_n_logits: Annotated[int, options.option("N", "Most tokens explained.", min=1)] = DEFAULTS.max_n_logits
+    max_n_logits: Annotated[int, "N", "Most tokens explained.", {"min": 1}] = DEFAULTS.max_n_logits
     desired_logit_prob: Annotated[
-        float, options.option("P", "Explain the fewest tokens that hold this probability.", min=0, max=1)
+        float, "P", "Explain the fewest tokens that hold this probability.", {"min": 0, "max": 1}
     ] = DEFAULTS.desired_logit_prob
-    max_feature_nodes: Annotated[int, options.option("N", "Most features in the graph.", min=0)] = (
-        DEFAULTS.max_feature_nodes
-    )
+    max_feature_nodes: Annotated[int, "N", "Most features in the graph.", {"min": 0}] = DEFAULTS.max_feature_nodes
 
 
-@options.with_groups
 def trace(
     choice: options.ModelOptions,
     settings: TraceOptions,
     pruning: PruneOptions,
     saving: Saving,
     prompt: Annotated[str | None, options.argument("PROMPT", "Text; with --ids, token ids.")] = None,
-    output: Annotated[
-        list[Path] | None, options.option("FILE", f"Graph file: {' '.join(ENDINGS)}. Repeatable.", "-o", "--output")
-    ] = None,
+    output: Annotated[list[Path] | None, options.output(f"Graph file: {' '.join(ENDINGS)}. Repeatable.")] = None,
     prompts: Annotated[
-        Path | None,
-        options.option("FILE", 'JSON lines {"prompt", "id", "target"}: a graph each, in the folder that -o names.'),
+        Path | None, "FILE", 'JSON lines {"prompt", "id", "target"}: a graph each, in the folder that -o names.'
     ] = None,
-    ending: Annotated[
-        str, options.option("ENDING", "With --prompts: the ending of graph files.", "--format")
-    ] = ".safetensors",
-    target: Annotated[
-        list[str] | None, options.option("TOKEN", "Explain this token, not the most probable ones. Repeatable.")
-    ] = None,
-    minus: Annotated[
-        str | None, options.option("TOKEN", "With one --target: explain its logit minus that of this token.")
-    ] = None,
+    ending: Annotated[str, "ENDING", "With --prompts: the ending of graph files.", "--format"] = ".safetensors",
+    target: Annotated[list[str] | None, "TOKEN", "Explain this token, not the most probable ones. Repeatable."] = None,
+    minus: Annotated[str | None, "TOKEN", "With one --target: explain its logit minus that of this token."] = None,
     memory_budget: options.MemoryBudget = None,
     ids: options.Ids = False,
     top: options.Top = 10,
@@ -74,7 +60,6 @@ def trace(
     outputs = output or []
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("give either a prompt or --prompts FILE.")
-    choice.check()
     rows = None if prompts is None else read_prompts(prompts)
     if rows is None:
         saving.check(*outputs)
@@ -87,18 +72,15 @@ def trace(
     targets = _targets(target, minus)
     asked = options.as_prompt(prompt or "", ids=ids)
 
-    from attrgraph.attribution.trace import trace as trace_prompt
     from attrgraph.cli.progress import progress_bar
 
     with progress_bar() as progress:
-        progress("load", 0, 1)
         model = choice.load()
-        progress("load", 1, 1)
         how = {"memory_budget": memory_budget, **asdict(settings)}
         if rows is not None:
             trace_prompts(model, rows, outputs[0], ending, how, pruning, saving, as_json=as_json, progress=progress)
             return
-        graph = trace_prompt(model, asked, targets=targets, progress=progress, **how)
+        graph = ag.trace(model, asked, targets=targets, progress=progress, **how)
         pruned = pruning.prune(graph) if outputs else graph
         for done, path in enumerate(outputs):
             progress("write", done, len(outputs))
@@ -106,11 +88,9 @@ def trace(
     print_summary(graph, as_json=as_json, n_top=top, files=outputs)
 
 
-def _targets(target: list[str] | None, minus: str | None) -> "Targets":
+def _targets(target: list[str] | None, minus: str | None) -> "list[str] | ag.LogitDifference | None":
     if minus is None:
         return list(target) if target else None
     if target is None or len(target) != 1:
         raise TargetError("--minus needs exactly one --target; it explains the difference of the two.")
-    from attrgraph.attribution.targets import LogitDifference
-
-    return LogitDifference(target[0], minus)
+    return ag.LogitDifference(target[0], minus)

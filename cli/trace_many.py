@@ -5,30 +5,29 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import attrgraph as ag
 from attrgraph.cli.output import print_json
+from attrgraph.cli.prune import PruneOptions
+from attrgraph.cli.writing import Saving
 from attrgraph.errors import AttrGraphError, GraphFileError
+from attrgraph.files import write_whole
 from attrgraph.progress import Progress
-
-if TYPE_CHECKING:
-    from attrgraph.cli.prune import PruneOptions
-    from attrgraph.cli.writing import Saving
-    from attrgraph.models.language_model import LanguageModel
-    from attrgraph.prompts.prompt_file import NamedPrompt
+from attrgraph.prompts.prompt_file import NamedPrompt
 
 # no prompt can have this name
 _RECORD = ".prompts.json"
 
 
 def trace_prompts(
-    model: "LanguageModel",
-    prompts: "Sequence[NamedPrompt]",
+    model: "ag.LanguageModel",
+    prompts: Sequence[NamedPrompt],
     folder: Path,
     ending: str,
     settings: dict[str, Any],
-    pruning: "PruneOptions",
-    saving: "Saving",
+    pruning: PruneOptions,
+    saving: Saving,
     *,
     as_json: bool,
     progress: Progress,
@@ -39,8 +38,6 @@ def trace_prompts(
         GraphFileError: the folder holds graphs made with other settings, or cannot be written.
         AttrGraphError: some prompts could not be traced; each was named on stderr.
     """
-    from attrgraph.attribution.trace import trace
-
     assert model.transcoders is not None
     # graphs do not depend on the memory budget
     deciding = {name: value for name, value in settings.items() if name != "memory_budget"}
@@ -55,7 +52,7 @@ def trace_prompts(
             _tell(row.name, {"file": str(path), "state": "skipped"}, as_json)
             continue
         try:
-            graph = trace(model, row.prompt, targets=row.targets, **settings)
+            graph = ag.trace(model, row.prompt, targets=row.targets, **settings)
             saving.write(graph if ending == ".safetensors" else pruning.prune(graph), path)
         except AttrGraphError as e:
             failed.append(row.name)
@@ -71,17 +68,13 @@ def trace_prompts(
         raise AttrGraphError(f"{len(failed)} of {len(prompts)} prompts could not be traced: {', '.join(failed)}.")
 
 
-def _record(
-    folder: Path, made_by: dict[str, Any], prompts: "Sequence[NamedPrompt]", ending: str, *, force: bool
-) -> None:
+def _record(folder: Path, made_by: dict[str, Any], prompts: Sequence[NamedPrompt], ending: str, *, force: bool) -> None:
     """Record in the folder what its graphs are made from; refuse to mix graphs that are made from something else.
 
     With `force`, the graphs of these prompts are removed first.
     """
-    from attrgraph.files import write_whole
     from attrgraph.io.exports import files_of
 
-    made_by = json.loads(json.dumps(made_by))
     digests = {row.name: row.digest for row in prompts}
     path = folder / _RECORD
     if path.exists() and not force:
@@ -89,11 +82,8 @@ def _record(
             there = json.loads(path.read_text(encoding="utf-8"))
             old = there["made_by"]
             changed = [key for key in made_by.keys() | old.keys() if made_by.get(key) != old.get(key)]
-            changed += [
-                name
-                for name, digest in there["prompts"].items()
-                if digests.get(name, digest) != digest and (folder / f"{name}{ending}").exists()
-            ]
+            others = [name for name, digest in there["prompts"].items() if digests.get(name, digest) != digest]
+            changed += [name for name in others if (folder / f"{name}{ending}").exists()]
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
             raise GraphFileError(f"{path}: is no record of traced prompts ({e}); choose another folder.") from e
         if changed:
@@ -118,11 +108,8 @@ def _tell(name: str, values: dict[str, Any], as_json: bool) -> None:
     """One line a prompt on stdout."""
     if as_json:
         print_json({"id": name, **values})
-    elif values["state"] == "traced":
-        print(
-            f"{name}  {values['answer']} ({values['probability']:.3f})  replacement {values['replacement']:.3f}, "
-            f"completeness {values['completeness']:.3f}",
-            flush=True,
-        )
-    else:
-        print(f"{name}  skipped: already traced", flush=True)
+        return
+    told = "skipped: already traced"
+    if values["state"] == "traced":
+        told = "{answer} ({probability:.3f})  replacement {replacement:.3f}, completeness {completeness:.3f}"
+    print(f"{name}  {told.format(**values)}", flush=True)

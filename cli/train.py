@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrgraph as ag
 from attrgraph.cli import options
-from attrgraph.cli.intervene import check_figure
 from attrgraph.cli.output import print_files, print_json
+from attrgraph.cli.training_progress import TrainingProgress
+from attrgraph.cli.writing import check_figure
 from attrgraph.errors import TrainingError
 from attrgraph.transcoders.training.train_config import ACTIVATIONS, TrainConfig
 
@@ -16,52 +18,38 @@ _DEFAULT = TrainConfig()
 
 
 def train(
-    model: Annotated[str, options.argument("MODEL", "demo, a folder, or owner/repo.")],
-    output: Annotated[Path, options.option("FOLDER", "Where to write the transcoders.", "-o", "--output")],
-    text: Annotated[list[Path] | None, options.option("FILE", options.TEXT_HELP)] = None,
-    self_generate: Annotated[
-        int | None, options.option("N", "Instead, train on N tokens that the model samples.", min=1)
-    ] = None,
-    features: Annotated[
-        int | None, options.option("N", f"Features of each layer. Default: {_DEFAULT.n_features}.", min=1)
-    ] = None,
+    model: options.Model,
+    output: Annotated[Path, options.output("Where to write the transcoders.", "FOLDER")],
+    text: Annotated[list[Path] | None, "FILE", options.TEXT_HELP] = None,
+    self_generate: Annotated[int | None, "N", "Instead, train on N tokens that the model samples.", {"min": 1}] = None,
+    features: Annotated[int | None, "N", f"Features of each layer. Default: {_DEFAULT.n_features}.", {"min": 1}] = None,
     l0: Annotated[
-        float | None, options.option("N", f"Mean active features a token, over all layers. Default: {_DEFAULT.l0:g}.")
+        float | None, "N", f"Mean active features a token, over all layers. Default: {_DEFAULT.l0:g}."
     ] = None,
     tokens: Annotated[
-        str | None, options.option("N", f"Tokens to train on, such as 500k or 20M. Default: {_DEFAULT.token_limit:,}.")
+        str | None, "N", f"Tokens to train on, such as 500k or 20M. Default: {_DEFAULT.token_limit:,}."
     ] = None,
-    max_minutes: Annotated[
-        float | None, options.option("N", "Stop after this many minutes; schedules follow the clock.")
-    ] = None,
+    max_minutes: Annotated[float | None, "N", "Stop after this many minutes; schedules follow the clock."] = None,
     cross_layer: Annotated[bool | None, options.flag("Default: cross-layer.", "--cross-layer/--per-layer")] = None,
-    activation: Annotated[
-        str | None, options.option("NAME", f"{', '.join(ACTIVATIONS)}. Default: {_DEFAULT.activation}.")
-    ] = None,
+    activation: Annotated[str | None, "NAME", f"{', '.join(ACTIVATIONS)}. Default: {_DEFAULT.activation}."] = None,
     config: Annotated[
-        Path | None, options.option("FILE", "YAML with any settings of training.yaml's `config`; options override it.")
+        Path | None, "FILE", "YAML with any settings of training.yaml's `config`; options override it."
     ] = None,
-    seed: Annotated[int | None, options.option("N", f"Default: {_DEFAULT.seed}.")] = None,
+    seed: Annotated[int | None, "N", f"Default: {_DEFAULT.seed}."] = None,
     text_field: options.TextField = "text",
     held_out_share: Annotated[
-        float, options.option("SHARE", "Share of documents kept for measuring.", min=0.001, max=0.5)
+        float, "SHARE", "Share of documents kept for measuring.", {"min": 0.001, "max": 0.5}
     ] = 0.05,
-    cache: Annotated[
-        Path | None, options.option("FOLDER", "Keep activations on disk; written once, then read.")
-    ] = None,
-    cache_dtype: Annotated[str, options.option("DTYPE", "int8 (one scale a channel) or bfloat16.")] = "int8",
-    weights_dtype: Annotated[str, options.option("DTYPE", "Of the written weights: float32 or bfloat16.")] = "float32",
-    checkpoint_minutes: Annotated[float, options.option("N", "Between checkpoints.", min=0)] = 1.0,
+    cache: Annotated[Path | None, "FOLDER", "Keep activations on disk; written once, then read."] = None,
+    cache_dtype: Annotated[str, "DTYPE", "int8 (one scale a channel) or bfloat16."] = "int8",
+    weights_dtype: Annotated[str, "DTYPE", "Of the written weights: float32 or bfloat16."] = "float32",
+    checkpoint_minutes: Annotated[float, "N", "Between checkpoints.", {"min": 0}] = 1.0,
     resume: Annotated[bool, options.flag("Continue an unfinished run in OUTPUT.partial.", "--resume")] = False,
-    figure: Annotated[
-        Path | None, options.option("FILE", "Learning curves: .svg .png .pdf (needs attrgraph[draw]).")
-    ] = None,
-    tensorboard: Annotated[
-        Path | None, options.option("FOLDER", "Write TensorBoard event files (needs attrgraph[train]).")
-    ] = None,
+    figure: Annotated[Path | None, "FILE", "Learning curves: .svg .png .pdf (needs attrgraph[draw])."] = None,
+    tensorboard: Annotated[Path | None, "FOLDER", "Write TensorBoard event files (needs attrgraph[train])."] = None,
     dtype: options.Dtype = "float32",
     device: options.Device = "auto",
-    revision: Annotated[str | None, options.option("NAME", "Branch, tag or commit of the model on the hub.")] = None,
+    revision: options.Revision = None,
     as_json: options.AsJson = False,
     force: Annotated[bool, options.flag("Overwrite the output, and an unfinished run.", "--force")] = False,
 ) -> None:
@@ -87,20 +75,19 @@ def train(
     settings = effective_config(config, {name: value for name, value in given.items() if value is not None})
     if (not text) == (self_generate is None):
         raise TrainingError("name the corpus with --text FILE (repeatable), or with --self-generate N_TOKENS.")
-    if figure is not None:
-        check_figure(figure, force=force)
+    check_figure(figure, force=force)
     import torch
+    from rich.console import Console
 
-    from attrgraph.cli.training_progress import training_progress
     from attrgraph.training.corpora import training_rows
     from attrgraph.training.train import RunSettings, check_output
-    from attrgraph.training.train import train as train_on
     from attrgraph.transcoders.training.shards import process_group
 
     check_output(output, overwrite=force, is_resuming=resume)
     if weights_dtype not in ("float32", "bfloat16"):
         raise TrainingError(f"weights_dtype is {weights_dtype!r}; expected float32 or bfloat16.")
-    with process_group(device) as (shards, own_device), training_progress(is_shown=shards.rank == 0) as progress:
+    with process_group(device) as (shards, own_device):
+        progress = TrainingProgress(Console(stderr=True), is_shown=shards.rank == 0)
         progress.say("loading the model and the text")
         loaded = options.load_model(model, dtype=dtype, device=own_device, revision=revision)
         rows, held_out = training_rows(
@@ -124,7 +111,7 @@ def train(
             say=progress.say,
         )
         with progress.reporting(settings, tensorboard) as report:
-            measured = train_on(loaded, rows, held_out, output, settings, run, report=report)
+            measured = ag.train(loaded, rows, held_out, output, settings, run, report=report)
     if measured is None:
         return
     if figure is not None:
@@ -156,18 +143,17 @@ def effective_config(path: Path | None, given: dict[str, Any]) -> TrainConfig:
     Raises:
         TrainingError: the file cannot be read; AttrGraphError: a setting is unknown or cannot work.
     """
-    values: dict[str, Any] = {}
+    values: Any = {}
     if path is not None:
         import yaml
 
         try:
-            read: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
             raise TrainingError(f"{path}: cannot be read as YAML ({type(e).__name__}).") from e
-        read = read.get("config", read) if isinstance(read, dict) else read
-        if not isinstance(read, dict):
-            raise TrainingError(f"{path}: expected a mapping of settings, got {type(read).__name__}.")
-        values = read
+        values = values.get("config", values) if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            raise TrainingError(f"{path}: expected a mapping of settings, got {type(values).__name__}.")
     return TrainConfig.from_dict({**values, **given}, str(path or "options"))
 
 

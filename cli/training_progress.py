@@ -3,33 +3,35 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import TrainingError
 from attrgraph.transcoders.training.train_config import TrainConfig
 
+# called with a record of metrics
+Report = Callable[[dict[str, Any]], None]
 _LINE_EVERY_S = 15.0
 
 
+@dataclass(frozen=True)
 class TrainingProgress:
     """Says what a run is doing; silent unless `is_shown`."""
 
-    def __init__(self, console: Any, *, is_shown: bool) -> None:
-        self._console, self._is_shown = console, is_shown
+    console: Any  # of rich, on stderr
+    is_shown: bool
 
     def say(self, message: str) -> None:
         """One line."""
-        if self._is_shown:
-            self._console.print(message, highlight=False, soft_wrap=True)
+        if self.is_shown:
+            self.console.print(message, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def reporting(
-        self, config: TrainConfig, tensorboard: Path | None
-    ) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    def reporting(self, config: TrainConfig, tensorboard: Path | None) -> Iterator[Report | None]:
         """What to call with each record of metrics."""
-        if not self._is_shown:
+        if not self.is_shown:
             yield None
             return
         with self._drawn() as draw, _event_files(tensorboard) as write:
@@ -44,7 +46,7 @@ class TrainingProgress:
 
     @contextmanager
     def _drawn(self) -> Iterator[Callable[[float, str], None]]:
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             last = [-_LINE_EVERY_S]
 
             def line(progress: float, text: str) -> None:
@@ -57,16 +59,9 @@ class TrainingProgress:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         columns = (BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=self._console, transient=True) as bar:
+        with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("", total=1.0)
             yield lambda progress, text: bar.update(task, completed=progress, description=text)
-
-
-@contextmanager
-def training_progress(*, is_shown: bool) -> Iterator[TrainingProgress]:
-    from rich.console import Console
-
-    yield TrainingProgress(Console(stderr=True), is_shown=is_shown)
 
 
 def summary(record: dict[str, Any], config: TrainConfig) -> str:
@@ -87,7 +82,7 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def _event_files(folder: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _event_files(folder: Path | None) -> Iterator[Report]:
     """Writes scalars for TensorBoard, or nothing without a folder."""
     if folder is None:
         yield lambda record: None
@@ -96,14 +91,11 @@ def _event_files(folder: Path | None) -> Iterator[Callable[[dict[str, Any]], Non
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:
         raise TrainingError("--tensorboard needs TensorBoard; pip install 'attrgraph[train]'.") from e
-    writer: Any = SummaryWriter(str(folder))
+    with closing(SummaryWriter(str(folder))) as writer:
 
-    def write(record: dict[str, Any]) -> None:
-        for name, value in record.items():
-            if isinstance(value, int | float) and name not in ("step", "progress"):
-                writer.add_scalar(name, value, record["step"])
+        def write(record: dict[str, Any]) -> None:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name not in ("step", "progress"):
+                    writer.add_scalar(name, value, record["step"])
 
-    try:
         yield write
-    finally:
-        writer.close()

@@ -1,40 +1,29 @@
 """`attrgraph validate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_text
 from attrgraph.cli.settings import read_groups
-from attrgraph.errors import GraphFileError
-
-if TYPE_CHECKING:
-    from attrgraph.validation.result import Validation
+from attrgraph.cli.writing import check_distinct
+from attrgraph.files import check_writable
 
 
-@options.with_groups
 def validate(
     subject: Annotated[str, options.argument("PROMPT|GRAPH", "A prompt, or a traced graph (.safetensors).")],
     choice: options.ModelOptions,
     output: Annotated[
-        list[Path] | None,
-        options.option("FILE", "Report: .html (needs attrgraph[draw]), .json. Repeatable.", "-o", "--output"),
+        list[Path] | None, options.output("Report: .html (needs attrgraph[draw]), .json. Repeatable.")
     ] = None,
     mode: options.Mode = "constrained",
-    supernodes: Annotated[
-        Path | None, options.option("FILE", 'Groups removed together: JSON {"name": ["node id", ...]}.')
-    ] = None,
-    paraphrase: Annotated[
-        list[str] | None, options.option("PROMPT", "It should be answered for the same reasons. Repeatable.")
-    ] = None,
-    compare_with: Annotated[
-        str | None, options.option("NAME", "Other transcoders: how many hops do they show?")
-    ] = None,
-    n_nodes: Annotated[int, options.option("N", "Most nodes removed one by one.", "--nodes", min=1)] = 256,
-    n_controls: Annotated[
-        int, options.option("N", "Random sets compared with each set of features.", "--controls", min=0)
-    ] = 20,
-    seed: Annotated[int, options.option("N", "Of samples, controls and intervals.")] = 0,
+    supernodes: Annotated[Path | None, "FILE", 'Groups removed together: JSON {"name": ["node id", ...]}.'] = None,
+    paraphrase: Annotated[list[str] | None, "PROMPT", "It should be answered for the same reasons. Repeatable."] = None,
+    compare_with: Annotated[str | None, "NAME", "Other transcoders: how many hops do they show?"] = None,
+    n_nodes: Annotated[int, "N", "Most nodes removed one by one.", "--nodes", {"min": 1}] = 256,
+    n_controls: Annotated[int, "N", "Random sets compared with each set of features.", "--controls", {"min": 0}] = 20,
+    seed: Annotated[int, "N", "Of samples, controls and intervals."] = 0,
     ids: options.Ids = False,
     as_json: options.AsJson = False,
     force: options.Force = False,
@@ -46,30 +35,25 @@ def validate(
       attrgraph validate "in the state containing dallas the capital is" \\
         -o report.html
     """
-    from attrgraph.files import check_writable
     from attrgraph.validation.validation_report import check_report
 
     outputs = output or []
+    check_distinct(outputs)
     for path in outputs:
-        if outputs.count(path) > 1:
-            raise GraphFileError(f"{path}: is named twice as an output.")
         check_report(path)
         check_writable(path, overwrite=force)
     groups = None if supernodes is None else read_groups(supernodes)
     is_graph = subject.endswith((".safetensors", ".json"))
-    choice.check(has_graph=is_graph)
+    if is_graph:
+        choice.check_with_graph()
 
     from attrgraph.cli.progress import progress_bar
-    from attrgraph.graph.load_graph import load_graph
     from attrgraph.models.load_model import named_transcoders
-    from attrgraph.validation.validate import validate as put_to_the_test
 
     with progress_bar() as progress:
-        progress("load", 0, 1)
-        asked: Any = load_graph(Path(subject)) if is_graph else options.as_prompt(subject, ids=ids)
+        asked: Any = ag.load_graph(Path(subject)) if is_graph else options.as_prompt(subject, ids=ids)
         model = choice.load(asked if is_graph else None)
-        progress("load", 1, 1)
-        found = put_to_the_test(
+        found = ag.validate(
             model,
             asked,
             mode=mode,
@@ -86,9 +70,9 @@ def validate(
     _print(found, outputs, as_json=as_json)
 
 
-def _print(found: "Validation", files: list[Path], *, as_json: bool) -> None:
+def _print(found: "ag.Validation", files: list[Path], *, as_json: bool) -> None:
     if as_json:
-        print_json(found.to_dict() | {"files": list(map(str, files))})
+        print_json(found.to_dict() | {"files": files})
         return
     from rich.text import Text
 

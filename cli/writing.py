@@ -1,16 +1,14 @@
 """Graph files that verbs write."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.errors import GraphFileError
-from attrgraph.files import PROFILES
-
-if TYPE_CHECKING:
-    from attrgraph.graph.graph import Graph
+from attrgraph.files import PICTURE_ENDINGS, PROFILES, check_writable
 
 # as help shows them without importing what writes them; a test compares
 ENDINGS = (".json", ".safetensors", ".dot", ".svg", ".png", ".pdf", ".graphml", ".gexf", ".cyjs", ".csv", ".parquet")
@@ -27,16 +25,34 @@ class Saving:
         """Raise for an output that could not be written, before any work is done."""
         from attrgraph.io.exports import check_output, files_of
 
-        files = [file for path in paths for file in files_of(path)]
         for path in paths:
             check_output(path, profile=self.profile, overwrite=self.force)
-        for file in files:
-            if files.count(file) > 1:
-                raise GraphFileError(f"{file}: is named twice as an output.")
+        check_distinct([file for path in paths for file in files_of(path)])
 
-    def write(self, graph: "Graph", path: Path) -> None:
+    def write(self, graph: "ag.Graph", path: Path) -> None:
         """Write a graph in the format of the file's ending."""
-        from attrgraph.io.exports import export_graph
-
-        for repair in export_graph(graph, path, profile=self.profile, overwrite=self.force):
+        for repair in ag.export_graph(graph, path, profile=self.profile, overwrite=self.force):
             print(f"attrgraph: {path}: {repair}.", file=sys.stderr)
+
+
+def check_distinct(files: Sequence[Path]) -> None:
+    """Raise for a file that is named twice."""
+    for file in files:
+        if files.count(file) > 1:
+            raise GraphFileError(f"{file}: is named twice as an output.")
+
+
+def check_picture(path: Path, *, force: bool) -> None:
+    """Raise for a picture of a graph that could not be written, before any work is done."""
+    if path.suffix not in PICTURE_ENDINGS:
+        raise GraphFileError(f"{path}: unknown ending {path.suffix!r}; expected one of {', '.join(PICTURE_ENDINGS)}.")
+    Saving(force=force).check(path)
+
+
+def check_figure(path: Path | None, *, force: bool) -> None:
+    """Raise for a figure, if one is wanted, that could not be drawn or written, before any work is done."""
+    from attrgraph.viz.figures import check_drawable
+
+    if path is not None:
+        check_drawable(path)
+        check_writable(path, overwrite=force)

@@ -95,7 +95,7 @@ def test_graphs_of_different_make_never_lie_together(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("attrgraph.attribution.trace.trace", stop)
+        patch.setattr("attrgraph.trace", stop)
         assert main([*arguments, "6", "--force"]) != 0
     assert [path.name for path in folder.iterdir()] == [".prompts.json"]
 
