@@ -215,7 +215,7 @@ def grouped_rows(local: LocalReplacement, sources: Sources, targets: Tensor) -> 
             normed = centred * norm.scale * (1.0 if norm.weight is None else norm.weight)
             n_heads, _, d_head = attention.W_O.shape
             values = (normed @ attention.W_V.flatten(0, 1).T).view(n, run.n_pos, -1, d_head).transpose(1, 2)
-            mixed = attention.pattern @ values.repeat_interleave(attention.n_heads_per_value, dim=1)
+            mixed = attention.pattern @ values.repeat_interleave(n_heads // len(attention.W_V), dim=1)
             W_O = attention.W_O.permute(0, 2, 1).reshape(n_heads * d_head, d)
             stream = stream + mixed.transpose(1, 2).reshape(n, run.n_pos, n_heads * d_head) @ W_O
             reads.append(stream)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from attrgraph.kernels.pairs import Pairs
-from attrgraph.kernels.sparse_decode import sparse_decode
+from attrgraph.kernels.sparse_ops import sparse_decode
 
 DENSE = ("one GEMM a pair", "one GEMM a target")
 OURS = ("sparse_decode, dense gradient", "sparse_decode, sparse gradient")

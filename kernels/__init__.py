@@ -1,1 +1,1 @@
-"""The inner operations, one a file: a plain PyTorch reference that is the specification, and the form that is used."""
+"""The inner operations: a plain PyTorch reference that is the specification, and the form that is used."""

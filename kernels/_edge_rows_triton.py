@@ -8,11 +8,10 @@ program computes a block of rows against one item and adds it to `out`; no two p
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from jaxtyping import Float, Int
 from torch import Tensor
 
-# not measured yet, for want of a GPU: rows, sources and numbers of a program's matrix products
-BLOCK_ROWS, BLOCK_SOURCES, _BLOCK_D = 32, 64, 32
+# not measured yet, for want of a GPU: rows and numbers of a program's matrix products
+_BLOCK_ROWS, _BLOCK_D = 32, 32
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -41,21 +40,15 @@ def _edge_rows_kernel(  # type: ignore[no-untyped-def]
     tl.store(place, total.to(out.dtype.element_ty), mask=is_edge)
 
 
-def edge_rows_triton(
-    adjoint: Float[Tensor, "n_rows n_pos d_model"],
-    vector: Float[Tensor, "n_writes d_model"],
-    items: Int[Tensor, "n_items 4"],
-    out: Float[Tensor, "n_rows n_columns"],
-) -> None:
-    """Add the items' edges in one kernel; sums in float32."""
+def edge_rows_triton(adjoint: Tensor, vector: Tensor, items: Tensor, out: Tensor, item_sources: int) -> None:
+    """Add the edges of items of at most so many sources in one kernel; sums in float32."""
     n_rows, _, d = adjoint.shape
     if not n_rows or not len(items):
         return
-    if adjoint.stride(2) != 1:
-        adjoint = adjoint.contiguous()
-    grid = (len(items), triton.cdiv(n_rows, BLOCK_ROWS))
+    adjoint = adjoint if adjoint.stride(2) == 1 else adjoint.contiguous()
+    grid = (len(items), triton.cdiv(n_rows, _BLOCK_ROWS))
     with torch.cuda.device_of(out):  # Triton launches on the current device; does nothing for a CPU tensor
         _edge_rows_kernel[grid](
             adjoint, vector.contiguous(), items, out, n_rows, d, adjoint.stride(0), adjoint.stride(1), out.stride(0),
-            BM=BLOCK_ROWS, BN=BLOCK_SOURCES, BK=_BLOCK_D,
+            BM=_BLOCK_ROWS, BN=item_sources, BK=_BLOCK_D,
         )  # fmt: skip

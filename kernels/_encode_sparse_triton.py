@@ -8,7 +8,6 @@ computes the same again, knows where to write: by position, then by feature.
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from jaxtyping import Float, Int
 from torch import Tensor
 
 # not measured yet, for want of a GPU: positions, features and numbers of a program's matrix products
@@ -48,14 +47,12 @@ def _encode_kernel(  # type: ignore[no-untyped-def]
 
 
 def encode_above_triton(
-    x: Float[Tensor, "n_pos d_model"],
-    W_enc: Float[Tensor, "n_features d_model"],
-    b_enc: Float[Tensor, " n_features"],
-    bound: Float[Tensor, " n_features"],
-) -> tuple[Int[Tensor, " n_pos"], Int[Tensor, " n_active"], Float[Tensor, " n_active"], Tensor]:
-    """How many features each position has on, which, their pre-activations, and whether all are finite.
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, bound: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How many features each position has on [n_pos], which and their pre-activations [n_active], and whether all are
+    finite [].
 
-    Sums in float32. Waits once, to know how many there are.
+    Sums in float32; of one position and feature or more. Waits once, to know how many there are.
     """
     (n_pos, d), n_features = x.shape, len(W_enc)
     grid = (triton.cdiv(n_pos, _BLOCK_POS), triton.cdiv(n_features, _BLOCK_FEATURES))
@@ -64,12 +61,9 @@ def encode_above_triton(
     is_finite = torch.ones(grid, dtype=torch.bool, device=x.device)
     inputs = [tensor.contiguous() for tensor in (x, W_enc, b_enc, bound)]
     sizes = {"BM": _BLOCK_POS, "BN": _BLOCK_FEATURES, "BK": _BLOCK_D}
-    none = new(0)
-    if not counts.numel():
-        return new(n_pos, dtype=torch.int64).zero_(), new(0, dtype=torch.int64), none, is_finite.all()
     numbers = (n_pos, n_features, d, grid[1])
     with torch.cuda.device_of(x):  # Triton launches on the current device; does nothing for a CPU tensor
-        _encode_kernel[grid](*inputs, counts, counts, counts, none, is_finite, *numbers, IS_COUNTING=True, **sizes)
+        _encode_kernel[grid](*inputs, counts, counts, counts, counts, is_finite, *numbers, IS_COUNTING=True, **sizes)
         ends = counts.flatten().cumsum(0)
         n_active = int(ends[-1])
         feature, activation = new(n_active, dtype=torch.int64), new(n_active)

@@ -7,7 +7,6 @@ of columns over all chosen rows, in float64: the order is fixed and nothing is a
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from jaxtyping import Float, Int
 from torch import Tensor
 
 # not measured yet, for want of a GPU: columns of a program
@@ -35,8 +34,8 @@ def _add_shares_kernel(rows, at, share, total, n_at, n_columns, row_stride, BLOC
     tl.store(total + columns, found, mask=is_column)
 
 
-def row_sizes_triton(rows: Float[Tensor, "n_rows n_columns"], at: Int[Tensor, " n_at"]) -> Float[Tensor, " n_at"]:
-    """Of each chosen row the sum of absolute values, in float64."""
+def row_sizes_triton(rows: Tensor, at: Tensor) -> Tensor:
+    """Of each chosen row the sum of absolute values [n_at], in float64."""
     out = torch.zeros(len(at), dtype=torch.float64, device=rows.device)
     if rows.shape[1]:
         with torch.cuda.device_of(rows):  # Triton launches on the current device; does nothing for a CPU tensor
@@ -44,13 +43,8 @@ def row_sizes_triton(rows: Float[Tensor, "n_rows n_columns"], at: Int[Tensor, " 
     return out
 
 
-def add_shares_triton(
-    rows: Float[Tensor, "n_rows n_columns"],
-    at: Int[Tensor, " n_at"],
-    share: Float[Tensor, " n_at"],
-    total: Float[Tensor, " n_columns"],
-) -> None:
-    """total += share @ |chosen rows|, in place, in float64."""
+def add_shares_triton(rows: Tensor, at: Tensor, share: Tensor, total: Tensor) -> None:
+    """total [n_columns] += share [n_at] @ |chosen rows|, in place, in float64."""
     if rows.shape[1]:
         grid = (triton.cdiv(rows.shape[1], _BLOCK),)
         with torch.cuda.device_of(rows):

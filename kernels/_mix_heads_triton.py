@@ -9,7 +9,6 @@ queries begin at its first key, since attention is causal.
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from jaxtyping import Float
 from torch import Tensor
 
 # not measured yet, for want of a GPU: keys and queries of a program's matrix products
@@ -45,11 +44,7 @@ def _mix_heads_kernel(  # type: ignore[no-untyped-def]
     tl.store(place, total.to(out.dtype.element_ty), mask=is_key[:, None] & is_number[None, :])
 
 
-def mix_heads_triton(
-    x: Float[Tensor, "n_rows n_pos n_heads d_head"],
-    pattern: Float[Tensor, "n_heads n_pos n_pos"],
-    n_value_heads: int,
-) -> Float[Tensor, "n_rows n_pos n_value_heads d_head"]:
+def mix_heads_triton(x: Tensor, pattern: Tensor, n_value_heads: int) -> Tensor:
     """`mix_heads_reference` in one kernel; sums in float32."""
     n_rows, n_pos, n_heads, d_head = x.shape
     out = x.new_empty(n_rows, n_pos, n_value_heads, d_head)

@@ -7,7 +7,6 @@ block of columns: tokens with many pairs keep nobody waiting, and nothing is ato
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.kernels.pairs import Pairs
@@ -31,9 +30,7 @@ def _pair_dots_kernel(left, tokens, features, n_real, right, out, d, BLOCK: tl.c
     tl.store(out + pair, tl.sum(products, axis=0).to(out.dtype.element_ty))
 
 
-def pair_dots_triton(
-    left: Float[Tensor, "n_tokens d"], pairs: Pairs, right: Float[Tensor, "n_features d"]
-) -> Float[Tensor, " n_pairs"]:
+def pair_dots_triton(left: Tensor, pairs: Pairs, right: Tensor) -> Tensor:
     """`pair_dots_reference` in one kernel; sums in float32, or float64 if `right` is, and rounds once."""
     n_pairs, d = len(pairs.features), right.shape[1]
     out = right.new_empty(n_pairs)

@@ -8,7 +8,6 @@ atomic.
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from jaxtyping import Float, Int
 from torch import Tensor
 
 # not measured yet, for want of a GPU: the most columns a program takes
@@ -30,12 +29,7 @@ def _weighted_bags_kernel(weights, indices, offsets, table, out, d, BLOCK: tl.co
     tl.store(out + bag * d + columns, total.to(out.dtype.element_ty), mask=is_column)
 
 
-def weighted_bags_triton(
-    weights: Float[Tensor, " n_entries"],
-    indices: Int[Tensor, " n_entries"],
-    offsets: Int[Tensor, " n_offsets"],
-    table: Float[Tensor, "n_rows d"],
-) -> Float[Tensor, "n_bags d"]:
+def weighted_bags_triton(weights: Tensor, indices: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
     """`weighted_bags_reference` in one kernel; sums in float32, or float64 if the table is, and rounds once."""
     n_bags, d = len(offsets) - 1, table.shape[1]
     out = table.new_empty(n_bags, d)

@@ -4,12 +4,16 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.kernels.choose import uses_triton
+
+# not measured yet, for want of a GPU: sources of one matrix product of the kernel
+ITEM_SOURCES = 64
 
 
 @dataclass(frozen=True)
@@ -25,22 +29,20 @@ class Writes:
     offsets: Sequence[int]
     columns: Sequence[int]
 
-    def items(self, n_pos: int, size: int) -> Int[Tensor, "n_items 4"]:
-        """For a kernel: position, first and end source, first column, of at most `size` sources of one position."""
-        if size not in self._items:
-            rows = [
-                (self.first_pos + i, start, min(start + size, self.offsets[i + 1]), column + start - self.offsets[i])
-                for i, column in enumerate(self.columns)
-                for start in range(self.offsets[i], self.offsets[i + 1], size)
-            ]
-            table = torch.tensor(rows, dtype=torch.int64, device=self.vector.device).view(-1, 4)
-            self._items[size] = [row[0] for row in rows], table
-        positions, table = self._items[size]
+    def items(self, n_pos: int) -> Int[Tensor, "n_items 4"]:
+        """For a kernel: position, first and end source, first column, of at most `ITEM_SOURCES` of one position."""
+        positions, table = self._items
         return table[: bisect_left(positions, n_pos)]
 
     @cached_property
-    def _items(self) -> dict[int, tuple[list[int], Tensor]]:
-        return {}
+    def _items(self) -> tuple[list[int], Tensor]:
+        rows = [
+            (self.first_pos + i, start, min(start + ITEM_SOURCES, end), column + start - first)
+            for i, ((first, end), column) in enumerate(zip(pairwise(self.offsets), self.columns, strict=True))
+            for start in range(first, end, ITEM_SOURCES)
+        ]
+        table = torch.tensor(rows, dtype=torch.int64, device=self.vector.device).view(-1, 4)
+        return [row[0] for row in rows], table
 
 
 def edge_rows_reference(
@@ -65,9 +67,9 @@ def edge_rows(
         out: edges from other layers' writes, which this adds to.
     """
     if uses_triton(out) and out.dtype != torch.float64:  # GPUs multiply float64 matrices elsewhere
-        from attrgraph.kernels._edge_rows_triton import BLOCK_SOURCES, edge_rows_triton
+        from attrgraph.kernels._edge_rows_triton import edge_rows_triton
 
-        edge_rows_triton(adjoint, writes.vector, writes.items(adjoint.shape[1], BLOCK_SOURCES), out)
+        edge_rows_triton(adjoint, writes.vector, writes.items(adjoint.shape[1]), out, ITEM_SOURCES)
         return
     n_pos = min(len(writes.columns), adjoint.shape[1] - writes.first_pos)
     for i in range(n_pos):

@@ -37,11 +37,18 @@ def encode_sparse_reference(
     return _active(h, None if threshold is None else threshold.to(x), k)
 
 
-def _active(h: Float[Tensor, "n_pos n_features"], threshold: Tensor | None, k: int | None) -> Encoded:
+def active_mask(
+    h: Float[Tensor, "n_pos n_features"], threshold: Float[Tensor, " n_features"] | None, k: int | None
+) -> Bool[Tensor, "n_pos n_features"]:
+    """Which pre-activations are on."""
     is_on = h > (0.0 if threshold is None else threshold)
     if threshold is None and k is not None and k < h.shape[1]:
         is_on &= torch.zeros_like(is_on).scatter_(1, h.topk(k, dim=1).indices, True)
-    pos, feature = is_on.nonzero(as_tuple=True)
+    return is_on
+
+
+def _active(h: Float[Tensor, "n_pos n_features"], threshold: Tensor | None, k: int | None) -> Encoded:
+    pos, feature = active_mask(h, threshold, k).nonzero(as_tuple=True)
     return Encoded(pos, feature, h[pos, feature], torch.isfinite(h).all())
 
 
@@ -63,7 +70,7 @@ def encode_sparse(
     # of a step's pre-activations, and of its weights, which may have to be converted
     step = max(1, _DENSE_BYTES // (max(x.shape) * x.element_size()))
     is_topk = threshold is None and k is not None and k < n_features
-    is_triton = uses_triton(x) and not is_topk and x.dtype != torch.float64
+    is_triton = uses_triton(x) and not is_topk and x.dtype != torch.float64 and min(len(x), n_features) > 0
     parts = []
     for start in range(0, max(1, n_features), step):
         some = slice(start, start + step)

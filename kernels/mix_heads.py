@@ -18,8 +18,7 @@ def mix_heads_reference(
 ) -> Float[Tensor, "n_rows n_pos n_value_heads d_head"]:
     """The specification, as one contraction."""
     mixed = torch.einsum("hqk,rqhd->rkhd", pattern, x)
-    by_value: Tensor = mixed.unflatten(2, (n_value_heads, -1))
-    return by_value.sum(3)
+    return mixed.unflatten(2, (n_value_heads, -1)).sum(3)  # type: ignore[no-any-return]
 
 
 def mix_heads(

@@ -24,9 +24,7 @@ def pair_dots(
         from attrgraph.kernels._pair_dots_triton import pair_dots_triton
 
         return pair_dots_triton(left, pairs, right)
-    if not len(pairs.features):
-        return right.new_zeros(0)
-    if right.device.type != "cpu":
+    if right.device.type != "cpu" or not len(pairs.features):
         return pair_dots_reference(left, pairs, right)
     # what embedding_bag's own backward calls for its weights: the dot products of bag gradients and table rows
     dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(

@@ -84,28 +84,20 @@ class Pairs:
         return Pairs(torch.cat([self.features, other.features]), offsets, self.n_features, other.is_padded)
 
     @cached_property
-    def _sorted(self) -> tuple[Tensor, Tensor]:
+    def by_feature(self) -> "FeaturePairs":
+        """The pairs of every feature, active or not; padding comes after them."""
         features = torch.where(self.is_real, self.features, self.n_features) if self.is_padded else self.features
         in_order, order = features.sort(stable=True)
-        return in_order, order
-
-    @cached_property
-    def by_feature(self) -> "FeaturePairs":
-        """The pairs of every feature, active or not."""
-        in_order, order = self._sorted
         every = torch.arange(self.n_features + 1, device=in_order.device)
         return FeaturePairs(order, self.tokens[order], torch.searchsorted(in_order, every), None)
 
     @cached_property
     def by_active_feature(self) -> "FeaturePairs":
         """The pairs of the features that have any. Their number has to be known to the host."""
-        in_order, order = self._sorted
-        features, counts = torch.unique_consecutive(in_order, return_counts=True)
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        if self.is_padded:  # the padding comes last
-            n = int((features < self.n_features).sum())
-            features, offsets = features[:n], offsets[: n + 1]
-        return FeaturePairs(order, self.tokens[order], offsets, features)
+        every = self.by_feature
+        features = every.offsets.diff().nonzero()[:, 0]
+        offsets = torch.cat([every.offsets[features], every.offsets[-1:]])
+        return FeaturePairs(every.order, every.tokens, offsets, features)
 
 
 @dataclass(frozen=True)

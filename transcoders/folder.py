@@ -60,8 +60,7 @@ def load_transcoders(
     if not layers:
         first = next(iter(_layout(config))).format(layer=0)
         raise TranscoderError(f"{folder}: holds no transcoder weights (expected {first}, ...).")
-    if str(device) != "cpu":
-        layers = [weights.map(lambda tensor: tensor.to(device)) for weights in layers]
+    layers = [weights.map(lambda tensor: tensor.to(device)) for weights in layers]
     return Transcoders(layers, config, source=source, labels=_read_labels(folder))
 
 
@@ -85,8 +84,8 @@ def save_transcoders(
     check_replaceable(folder, overwrite=overwrite)
     config = transcoders.config
     if "transcoders" in config.extra:
-        names = [f"layer_{layer}.safetensors" for layer in range(transcoders.n_layers)]
-        config = replace(config, extra={**config.extra, "transcoders": names})
+        files = [f"layer_{layer}.safetensors" for layer in range(transcoders.n_layers)]
+        config = replace(config, extra={**config.extra, "transcoders": files})
     contents = {"config.yaml": yaml.safe_dump(config.to_dict()), **(texts or {})}
     if transcoders.labels:
         nested: dict[str, dict[str, str]] = {}
@@ -96,8 +95,12 @@ def save_transcoders(
     try:
         with whole_folder(folder) as temporary:
             for layer, weights in enumerate(transcoders.layers):
-                for file, names_in_file in _layout(config).items():
-                    tensors = _tensors_to_write(weights, names_in_file, layer, is_cross_layer=config.is_cross_layer)
+                stored = vars(weights)
+                if not config.is_cross_layer:  # without the axis of one target layer
+                    stored = {**stored, "W_dec": weights.W_dec.squeeze(1)}
+                for file, names in _layout(config).items():
+                    present = {field: name for field, name in names.items() if stored[field] is not None}
+                    tensors = {name.format(layer=layer): stored[field].contiguous() for field, name in present.items()}
                     save_file(tensors, temporary / file.format(layer=layer))
             for name, text in contents.items():
                 (temporary / name).write_text(text, encoding="utf-8")
@@ -115,18 +118,6 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
 
 def _layout(config: TranscoderConfig) -> dict[str, dict[str, str]]:
     return _CROSS_LAYER_FILES if config.is_cross_layer else _PER_LAYER_FILES
-
-
-def _tensors_to_write(
-    weights: LayerWeights, names: dict[str, str], layer: int, *, is_cross_layer: bool
-) -> dict[str, Tensor]:
-    """The tensors of one file; a per-layer decoder is stored without its axis of one target layer."""
-    tensors = {
-        name.format(layer=layer): tensor.squeeze(1) if field == "W_dec" and not is_cross_layer else tensor
-        for field, name in names.items()
-        if (tensor := getattr(weights, field)) is not None
-    }
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _read_labels(folder: Path) -> dict[tuple[int, int], str]:

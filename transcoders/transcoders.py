@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrgraph.errors import ResultError, TranscoderError
-from attrgraph.kernels.encode_sparse import encode_sparse
+from attrgraph.kernels.encode_sparse import active_mask, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.paging import release
@@ -77,15 +76,8 @@ class ActiveFeatures:
 
     def in_layer(self, layer: int) -> slice:
         """The rows of one layer."""
-        last = len(self._bounds) - 1
-        return slice(self._bounds[min(layer, last)], self._bounds[min(layer + 1, last)])
-
-    @cached_property
-    def _bounds(self) -> list[int]:
-        """Where each layer begins, up to the one after the last that has active features."""
-        layers = torch.arange(int(self.layer[-1]) + 2 if len(self) else 1, device=self.layer.device)
-        bounds: list[int] = torch.searchsorted(self.layer, layers).tolist()
-        return bounds
+        bounds = torch.tensor([layer, layer + 1], device=self.layer.device)
+        return slice(*torch.searchsorted(self.layer, bounds).tolist())
 
 
 class Transcoders:
@@ -154,21 +146,17 @@ class Transcoders:
         Raises:
             ResultError: the encoder's weights are not finite.
         """
-        weights, k = self.layers[layer], self.config.k
-        pre_activations = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
-        if not bool(torch.isfinite(pre_activations).all()):
-            raise self._not_finite(layer)
-        if weights.threshold is not None:
-            return pre_activations * (pre_activations > weights.threshold.to(pre_activations))
-        activations = pre_activations.relu()
-        if k is None or k >= activations.shape[-1]:
-            return activations
-        kept = activations.topk(k, dim=-1)
-        return torch.zeros_like(activations).scatter_(-1, kept.indices, kept.values)
+        weights = self.layers[layer]
+        h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
+        self._check_finite(layer, torch.isfinite(h).all())
+        if weights.threshold is None:
+            return h.relu() if self.config.k is None else h * active_mask(h, None, self.config.k)
+        return h * active_mask(h, weights.threshold.to(h), None)
 
     @staticmethod
-    def _not_finite(layer: int) -> ResultError:
-        return ResultError(f"pre-activations of layer {layer} are not finite; the transcoder's weights hold NaN.")
+    def _check_finite(layer: int, is_finite: Bool[Tensor, ""]) -> None:
+        if not bool(is_finite):
+            raise ResultError(f"pre-activations of layer {layer} are not finite; the transcoder's weights hold NaN.")
 
     def encode(
         self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
@@ -192,8 +180,7 @@ class Transcoders:
         found = encode_sparse(
             read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, k=self.config.k
         )
-        if not bool(found.is_finite):
-            raise self._not_finite(layer)
+        self._check_finite(layer, found.is_finite)
         release(weights.W_enc)
         return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
 
@@ -238,26 +225,24 @@ class Transcoders:
         if (table.dtype, table.device) == (activations.dtype, activations.device):
             out = weighted_bags(activations, features, offsets, table)
         else:
-            out = self._written_converted(table, activations, features, offsets.tolist())
+            out = self._written_converted(table, activations, features, offsets)
         if not bool(torch.isfinite(out).all()):
             raise ResultError(f"decoder rows of layer {layer} are not finite; the transcoder's weights hold NaN.")
         release(W_dec)
-        by_target: Tensor = out.unflatten(1, (W_dec.shape[1], -1))
-        return by_target
+        return out.view(-1, W_dec.shape[1], self.d_model)
 
     @staticmethod
-    def _written_converted(table: Tensor, activations: Tensor, features: Tensor, offsets: list[int]) -> Tensor:
+    def _written_converted(table: Tensor, activations: Tensor, features: Tensor, offsets: Tensor) -> Tensor:
         """Bags of rows of a table of another type or device, some positions' rows at a time."""
-        most = max((end - start for start, end in pairwise(offsets)), default=0)
+        most = max(offsets.diff().tolist(), default=0)
         step = max(1, _CONVERTED_BYTES // max(1, most * table.shape[1] * activations.element_size()))
         parts = []
         for first in range(0, len(offsets) - 1, step):
-            some = offsets[first : first + step + 1]
-            part = slice(some[0], some[-1])
+            bounds = offsets[first : first + step + 1]
+            part = slice(int(bounds[0]), int(bounds[-1]))
             read = table.index_select(0, features[part].to(table.device)).to(activations)
-            bounds = torch.tensor(some, device=activations.device) - some[0]
             every = torch.arange(len(read), device=activations.device)
-            parts.append(weighted_bags(activations[part], every, bounds, read))
+            parts.append(weighted_bags(activations[part], every, bounds - bounds[0], read))
         return torch.cat(parts)
 
     def contributions(

@@ -70,7 +70,7 @@ def activations_of(model: LanguageModel, tokens: TokenBatch) -> Activations:
         return out
 
     with replaced_mlps(model, keep):
-        model.run_body(tokens.token_ids, positions=tokens.positions, attention_mask=tokens.attention_mask)
+        model.run_body(tokens.token_ids, position_ids=tokens.positions, attention_mask=tokens.attention_mask)
     return Activations(torch.stack(reads), torch.stack(writes))
 
 
@@ -140,7 +140,7 @@ class LiveRounds:
 
 def trained_logits(model: LanguageModel, tokens: TokenBatch) -> Float[Tensor, "n_tokens d_vocab"]:
     """Of the next token, after each of the batch's trained tokens."""
-    logits = model.logits(tokens.token_ids, positions=tokens.positions, attention_mask=tokens.attention_mask)
+    logits = model.logits(tokens.token_ids, position_ids=tokens.positions, attention_mask=tokens.attention_mask)
     return logits[tokens.is_trained]
 
 

@@ -17,6 +17,7 @@ from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError
 from attrgraph.interventions.intervene import held_layers, live_read, take_apart
 from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, Positions, add_changes, resolve
+from attrgraph.models.frozen import widened
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import replaced_mlps
 
@@ -120,7 +121,7 @@ class _Steering:
         writes = _cut(self._writes, start, n)
 
         def change(layer: int, stream: Tensor, out: Tensor) -> Tensor:
-            features = self._set_at(layer, self._model.to_engine(stream[0]), start)
+            features = self._set_at(layer, widened(stream[0]), start)
             add_changes(writes, self._local.transcoders, features, own_layer_only=self._is_free)
             is_held = layer < self._n_held
             if not (is_held or self._is_free):

@@ -6,17 +6,18 @@ with x what attention reads. Which of the parts there are, and the order of a fu
 rotations are the model's own: they are recorded while it runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from attrgraph.models.families import norm_parameters, norm_scale
-from attrgraph.models.frozen import FrozenNorm
+from attrgraph.models.families import KEY, QUERY, head_projection
+from attrgraph.models.frozen import FrozenNorm, widened
 from attrgraph.models.hooks import on_call
 from attrgraph.models.language_model import LanguageModel
 
@@ -34,13 +35,13 @@ def recorded_attention(model: LanguageModel, layer: int) -> Iterator[AttentionIn
     """While the context lasts, what the layer's attention reads is kept; of one prompt."""
     seen = AttentionInput()
 
-    def record(args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
-        seen.stream = model.to_engine((args[0] if args else kwargs["hidden_states"])[0].detach())
+    def record(_: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        seen.stream = widened((args[0] if args else kwargs["hidden_states"])[0].detach())
         rotary = kwargs.get("position_embeddings")
         if rotary is not None:
-            seen.rotary = torch.stack([model.to_engine(part[0].detach()) for part in rotary])
+            seen.rotary = torch.stack([widened(part[0].detach()) for part in rotary])
 
-    with on_call(model.attention_module(layer), record):
+    with on_call([model.attention_module(layer)], record):
         yield seen
 
 
@@ -58,24 +59,21 @@ class HeadProjection:
 
     W: Float[Tensor, "d_head d_model"]
     b: Float[Tensor, " d_head"] | None
-    norm_weight: Float[Tensor, " d_head"] | None
-    eps: float | None  # of the norm over the head's dimensions, if there is one
+    norm: Callable[[Tensor], FrozenNorm] | None  # over the head's dimensions, held for what it is given
     rotary: Float[Tensor, "2 n_pos d_rotary"] | None
 
     def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_head"]:
         """Of every position."""
         projected = self._project(x)
-        norm = self._norm(projected)
-        projected = projected if norm is None else norm.apply(projected)
+        projected = projected if self.norm is None else self.norm(projected).apply(projected)
         return projected if self.rotary is None else _rotate(projected, self.rotary)
 
     def frozen_at(self, pos: int, x: Float[Tensor, "n_pos d_model"]) -> AffineMap:
         """The map at one position with the norm's scale held at its value there."""
         matrix, bias = self.W, self.W.new_zeros(len(self.W)) if self.b is None else self.b
         columns = torch.cat([matrix.T, bias[None]])  # each is mapped like a vector of the head
-        norm = self._norm(self._project(x[pos : pos + 1]))
-        if norm is not None:
-            columns = norm.linear(columns, torch.zeros(len(columns), dtype=torch.long, device=columns.device))
+        if self.norm is not None:
+            columns = self.norm(self._project(x[pos : pos + 1])).linear(columns)
         if self.rotary is not None:
             columns = _rotate(columns, self.rotary[:, pos : pos + 1])
         return AffineMap(columns[:-1].T, columns[-1])
@@ -83,11 +81,6 @@ class HeadProjection:
     def _project(self, x: Tensor) -> Tensor:
         projected = x @ self.W.T
         return projected if self.b is None else projected + self.b
-
-    def _norm(self, projected: Tensor) -> FrozenNorm | None:
-        if self.eps is None:
-            return None
-        return FrozenNorm(norm_scale(projected, self.eps, is_rms=True), self.norm_weight, None, is_centered=False)
 
 
 @dataclass(frozen=True)
@@ -101,29 +94,19 @@ class HeadScores:
     @staticmethod
     def of(model: LanguageModel, layer: int, head: int, rotary: Tensor | None) -> "HeadScores":
         family, config, attention = model.family, model.config, model.attention_module(layer)
-        W_Q, b_Q, W_K, b_K = family.query_and_key(attention, config)
-        key_head = head * len(W_K) // len(W_Q)  # several query heads may share a key head
-        sides = [
-            _projection(model, attention, name, W[at], None if b is None else b[at], rotary)
-            for name, W, b, at in ((family.query_norm, W_Q, b_Q, head), (family.key_norm, W_K, b_K, key_head))
-        ]
-        return HeadScores(sides[0], sides[1], family.score_scale(attention, config))
+
+        def projection(part: int, norm: str | None) -> HeadProjection:
+            W, b = head_projection(attention, family, config, part)
+            at = head * len(W) // config.num_attention_heads  # several query heads may share a key head
+            hold = None if norm is None else partial(model.frozen_norm, attention.get_submodule(norm))
+            return HeadProjection(W[at], None if b is None else b[at], hold, rotary)
+
+        query, key = projection(QUERY, family.query_norm), projection(KEY, family.key_norm)
+        return HeadScores(query, key, family.score_scale(attention, config))
 
     def row(self, query: int, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, " n_keys"]:
         """Scores of one query with the keys up to its own position, as the model computes them."""
-        row: Tensor = self.scale * (self.key.apply(x)[: query + 1] @ self.query.apply(x)[query])
-        return row
-
-
-def _projection(
-    model: LanguageModel, attention: nn.Module, norm: str | None, W: Tensor, b: Tensor | None, rotary: Tensor | None
-) -> HeadProjection:
-    weight, eps = None, None
-    if norm is not None:
-        weight, _ = norm_parameters(attention.get_submodule(norm), model.family)
-        eps = float(getattr(model.config, model.family.eps))
-    W, b, weight = (None if part is None else model.to_engine(part) for part in (W, b, weight))  # type: ignore[assignment]
-    return HeadProjection(W, b, weight, eps, rotary)
+        return (self.key.apply(x)[: query + 1] @ self.query.apply(x)[query]) * self.scale
 
 
 def _rotate(x: Float[Tensor, "n d_head"], rotary: Float[Tensor, "2 n_or_1 d_rotary"]) -> Float[Tensor, "n d_head"]:

@@ -30,14 +30,15 @@ class AttentionAdjoint:
 
     @staticmethod
     def of(block: FrozenBlock) -> "AttentionAdjoint":
-        block = replace(block, attention=block.attention.holding_pattern())
+        held = block.attention.pattern
+        block = replace(block, attention=replace(block.attention, recall=lambda: held))  # computed once
         attention, norm, post = block.attention, block.attention_norm, block.attention_post_norm
         n_heads, d_model, d_head = attention.W_O.shape
         W_out = attention.W_O.permute(1, 0, 2).reshape(d_model, n_heads * d_head)
-        W_in = _before(norm, attention.W_V.flatten(0, 1))
-        pattern = attention.pattern * norm.scale[:, 0]
+        W_in = norm.without_scale().transpose(attention.W_V.flatten(0, 1))
+        pattern = held * norm.scale[:, 0]
         if post is not None:
-            W_out, pattern = _after(post, W_out.T).T, pattern * post.scale
+            W_out, pattern = post.without_scale().linear(W_out.T).T, pattern * post.scale
         constant = block.attend(torch.zeros_like(block.mlp_stream))
         return AttentionAdjoint(W_out, pattern, W_in, len(attention.W_V), d_head, constant)
 
@@ -75,8 +76,7 @@ class AttentionAdjoint:
         rows = torch.arange(len(pos), device=pos.device)
         by_head = (gradient[rows, pos] @ self.W_out).view(len(pos), self.n_value_heads, -1, self.d_head)
         weights = self.pattern[:, pos, : gradient.shape[1]].unflatten(0, (self.n_value_heads, -1))
-        mixed: Tensor = torch.einsum("vgrk,rvgc->rkvc", weights, by_head)
-        return mixed
+        return torch.einsum("vgrk,rvgc->rkvc", weights, by_head)
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class SkipAdjoint:
     ) -> "SkipAdjoint":
         matrix, scale, constant = W_skip, None, None
         if read_norm is not None:
-            matrix, scale = _before(read_norm, matrix), read_norm.scale
+            matrix, scale = read_norm.without_scale().transpose(matrix), read_norm.scale
             if read_norm.bias is not None:
                 constant = (W_skip @ read_norm.bias).expand(len(scale), -1)
         if write_norm is not None:
-            matrix = _after(write_norm, matrix.T).T
+            matrix = write_norm.without_scale().linear(matrix.T).T
             scale = write_norm.scale if scale is None else scale * write_norm.scale
             constant = None if constant is None else write_norm.linear(constant)
         return SkipAdjoint(matrix, scale, constant)
@@ -106,15 +106,3 @@ class SkipAdjoint:
         """Add the read vectors at the skip's input to those at its output."""
         through = g @ self.matrix
         g += through if self.scale is None else through * self.scale[: g.shape[1]]
-
-
-def _before(norm: FrozenNorm, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """Read vectors at a norm's output carried back to its input, but for the scale."""
-    x = x if norm.weight is None else x * norm.weight
-    return x - x.mean(1, keepdim=True) if norm.is_centered else x
-
-
-def _after(norm: FrozenNorm, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """Writes into a norm's input carried on to its output, but for the scale."""
-    x = x - x.mean(1, keepdim=True) if norm.is_centered else x
-    return x if norm.weight is None else x * norm.weight

@@ -6,12 +6,20 @@ read vectors travel backwards through it is `models.folded`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.errors import TranscoderError
+
+_TensorOrNone = TypeVar("_TensorOrNone", Tensor, Tensor | None)
+
+
+def widened(x: _TensorOrNone) -> _TensorOrNone:
+    """In at least float32: half precision is widened, float64 stays, and None, for a missing part, stays None."""
+    return None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,9 @@ class FrozenNorm:
         gradient = gradient * self.scale[positions]
         return gradient - gradient.mean(-1, keepdim=True) if self.is_centered else gradient
 
-    def without_affine(self) -> "FrozenNorm":
-        """The norm before its weight and bias."""
-        return replace(self, weight=None, bias=None)
+    def without_scale(self) -> "FrozenNorm":
+        """The norm with a scale of 1 at every position."""
+        return replace(self, scale=self.scale.new_ones(1, 1))
 
 
 def norm_before(point: str, mlp_norm: FrozenNorm) -> FrozenNorm | None:
@@ -66,7 +74,7 @@ def norm_before(point: str, mlp_norm: FrozenNorm) -> FrozenNorm | None:
                     "TransformerLens 2 it lies after the norm's weight and bias, in 3 before. If it was after, "
                     "write mlp.hook_in instead."
                 )
-            return mlp_norm.without_affine()
+            return replace(mlp_norm, weight=None, bias=None)
         case "mlp.hook_in":
             return mlp_norm
     raise AssertionError(f"unknown read point {point!r}")
@@ -90,26 +98,13 @@ class FrozenAttention:
         """Attention weights [head, query, key]."""
         return self.recall()
 
-    def holding_pattern(self) -> "FrozenAttention":
-        """The same with the pattern in memory."""
-        pattern = self.pattern
-        return replace(self, recall=lambda: pattern)
-
-    @property
-    def n_heads_per_value(self) -> int:
-        return len(self.W_O) // len(self.W_V)
-
     def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
         values = torch.einsum("vcd,pd->vpc", self.W_V, x)  # [n_value_heads, n_pos, d_head]
         if self.b_V is not None:
             values = values + self.b_V[:, None]
-        mixed = self.pattern @ values.repeat_interleave(self.n_heads_per_value, dim=0)
+        mixed = self.pattern @ values.repeat_interleave(len(self.W_O) // len(self.W_V), dim=0)
         out = torch.einsum("hpc,hdc->pd", mixed, self.W_O)
         return out if self.b_O is None else out + self.b_O
-
-    def without_biases(self) -> "FrozenAttention":
-        """The linear part."""
-        return replace(self, b_V=None, b_O=None)
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ class FrozenBlock:
 
     def attend_linear(self, change: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
         """How a change of the stream changes what attention adds to it."""
-        out = self.attention.without_biases().apply(self.attention_norm.linear(change))
+        out = replace(self.attention, b_V=None, b_O=None).apply(self.attention_norm.linear(change))
         return out if self.attention_post_norm is None else self.attention_post_norm.linear(out)
 
 

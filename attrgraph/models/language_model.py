@@ -1,7 +1,7 @@
 """A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
-from attrgraph.models.families import Family, family_of, norm_parameters, norm_scale, plain_weights
-from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun
+from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection, plain_weights
+from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
 from attrgraph.transcoders import Transcoders
 
@@ -23,7 +23,7 @@ Prompt = str | Sequence[int] | Sequence[Message] | Tensor
 
 @dataclass(frozen=True)
 class _Recording:
-    """What the hooks saw in one forward pass, by layer."""
+    """What the hooks saw in one forward pass, by layer; widened."""
 
     streams: dict[int, Tensor] = field(default_factory=dict)
     mlp_streams: dict[int, Tensor] = field(default_factory=dict)
@@ -100,15 +100,13 @@ class LanguageModel:
 
     @property
     def W_U(self) -> Float[Tensor, "d_vocab d_model"]:
-        weight: Tensor = self.hf_model.get_output_embeddings().weight.detach()
-        return weight
+        return self.hf_model.get_output_embeddings().weight.detach()  # type: ignore[no-any-return]
 
     @property
     def bos_token_id(self) -> int | None:
         """The tokenizer's, or without a tokenizer the configuration's if it is a token of the vocabulary."""
         if self.tokenizer is not None:
-            from_tokenizer: int | None = self.tokenizer.bos_token_id
-            return from_tokenizer
+            return self.tokenizer.bos_token_id  # type: ignore[no-any-return]
         bos = self.config.bos_token_id
         return bos if isinstance(bos, int) and bos < self.d_vocab else None
 
@@ -145,22 +143,21 @@ class LanguageModel:
                 )
             return [int(i) for i in prompt.tolist()]
         if isinstance(prompt, str):
-            if not prompt.strip():
-                raise PromptError("the prompt is empty; give at least one token.")
-            return list(self._require_tokenizer("text").encode(prompt, add_special_tokens=False))
+            is_empty = not prompt.strip()
+            return [] if is_empty else list(self._require_tokenizer("text").encode(prompt, add_special_tokens=False))
+        expected = "a prompt is text, token ids, or chat messages"
         if not isinstance(prompt, Sequence):
-            raise PromptError(f"a prompt is text, token ids, or chat messages; got {type(prompt).__name__}.")
-        items: list[Any] = list(prompt)
-        if items and isinstance(items[0], dict):
+            raise PromptError(f"{expected}; got {type(prompt).__name__}.")
+        ids: Any = prompt
+        if len(ids) and isinstance(ids[0], dict):
             tokenizer = self._require_tokenizer("chat messages")
             if tokenizer.chat_template is None:
                 raise PromptError("the tokenizer has no chat template; give the prompt as text.")
-            ids: Any = tokenizer.apply_chat_template(items, add_generation_prompt=True, return_dict=False)
-            return [int(i) for i in ids]
-        for item in items:
+            ids = tokenizer.apply_chat_template(list(ids), add_generation_prompt=True, return_dict=False)
+        for item in ids:
             if not isinstance(item, Integral) or isinstance(item, bool):
-                raise PromptError(f"a prompt is text, token ids, or chat messages; a list has a {type(item).__name__}.")
-        return [int(i) for i in items]
+                raise PromptError(f"{expected}; a list has a {type(item).__name__}.")
+        return [int(i) for i in ids]
 
     def _require_tokenizer(self, what: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -189,22 +186,19 @@ class LanguageModel:
         """
         with self._recording(keep_patterns) as seen:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
-        final_stream = self.to_engine(seen.streams[self.n_layers])
+        final_stream = seen.streams[self.n_layers]
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
             raise ResultError(
                 "the model's activations are not finite: its weights hold NaN or infinite values"
                 + (", or float16 overflows; use bfloat16 or float32." if logits.dtype == torch.float16 else ".")
             )
         position_embedding = self._position_embedding(len(token_ids))
-        embedding = self.to_engine(seen.streams[0])
-        if position_embedding is not None:
-            embedding = embedding - position_embedding
-        final_norm = self._frozen_norm(self.final_norm_module(), final_stream)
+        embedding = seen.streams[0] if position_embedding is None else seen.streams[0] - position_embedding
+        final_norm = self.frozen_norm(self.final_norm_module(), final_stream)
         W_U, b_U = self._unembedding()
         uncapped_logits = W_U @ final_norm.apply(final_stream)[-1]
         if b_U is not None:
             uncapped_logits = uncapped_logits + b_U
-        recomputed = self.soft_cap(uncapped_logits)
         return FrozenRun(
             token_ids=token_ids,
             embedding=embedding,
@@ -214,21 +208,21 @@ class LanguageModel:
             final_stream=final_stream,
             W_U=W_U,
             b_U=b_U,
-            logits=self.to_engine(logits),
+            logits=widened(logits),
             uncapped_logits=uncapped_logits,
             pattern_bytes=self.pattern_bytes(len(token_ids)) if keep_patterns else 0,
-            unembedding_deviation=float((recomputed - self.to_engine(logits)).abs().max()),
+            unembedding_deviation=float((self.soft_cap(uncapped_logits) - widened(logits)).abs().max()),
         )
 
     def unembed(self, final_stream: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
         """Logits before soft-capping, from what enters the final norm."""
         W_U, b_U = self._unembedding()
-        logits = self._frozen_norm(self.final_norm_module(), final_stream).apply(final_stream) @ W_U.T
+        logits = self.frozen_norm(self.final_norm_module(), final_stream).apply(final_stream) @ W_U.T
         return logits if b_U is None else logits + b_U
 
     def _unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
         bias = getattr(self.hf_model.get_output_embeddings(), "bias", None)
-        return self.to_engine(self.W_U), None if bias is None else self.to_engine(bias.detach())
+        return widened(self.W_U), None if bias is None else widened(bias.detach())
 
     def soft_cap(self, uncapped_logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
         """Logits as the model gives them: soft-capped if it does so."""
@@ -236,38 +230,26 @@ class LanguageModel:
         return uncapped_logits if cap is None else cap * torch.tanh(uncapped_logits / cap)
 
     def logits(
-        self,
-        token_ids: Int[Tensor, "n_rows n_pos"],
-        *,
-        positions: Int[Tensor, "n_rows n_pos"] | None = None,
-        attention_mask: Float[Tensor, "n_rows 1 n_pos n_pos"] | None = None,
-        logits_to_keep: int = 0,
+        self, token_ids: Int[Tensor, "n_rows n_pos"], *, logits_to_keep: int = 0, **inputs: Tensor | None
     ) -> Float[Tensor, "n_rows n_kept d_vocab"]:
-        """Run the whole model: its logits at every position, or at the last `logits_to_keep`."""
-        logits: Tensor = self.hf_model(
-            input_ids=token_ids,
-            position_ids=positions,
-            attention_mask=attention_mask,
-            use_cache=False,
-            logits_to_keep=logits_to_keep,
-        ).logits
-        return logits
+        """Run the whole model: its logits at every position, or at the last `logits_to_keep`.
 
-    def run_body(
-        self,
-        token_ids: Int[Tensor, "n_rows n_pos"],
-        *,
-        positions: Int[Tensor, "n_rows n_pos"] | None = None,
-        attention_mask: Float[Tensor, "n_rows 1 n_pos n_pos"] | None = None,
-    ) -> None:
-        """Run the blocks for whoever observes them; no logits are computed."""
-        body = self.hf_model.get_submodule(self.family.body)
-        body(input_ids=token_ids, position_ids=positions, attention_mask=attention_mask, use_cache=False)
+        Args:
+            token_ids: of each row.
+            logits_to_keep: 0 for all positions.
+            inputs: `position_ids` [n_rows, n_pos] and `attention_mask` [n_rows, 1, n_pos, n_pos], where a row is more
+                than one text from its beginning.
+        """
+        called = self.hf_model(input_ids=token_ids, use_cache=False, logits_to_keep=logits_to_keep, **inputs)
+        return called.logits  # type: ignore[no-any-return]
+
+    def run_body(self, token_ids: Int[Tensor, "n_rows n_pos"], **inputs: Tensor | None) -> None:
+        """Run the blocks for whoever observes them, with inputs as for `logits`; no logits are computed."""
+        self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
 
     def layer_modules(self) -> Sequence[nn.Module]:
         """The transformer blocks."""
-        layers: Any = self._body_part(self.family.layers)
-        return list(layers)
+        return list(self._body_part(self.family.layers).children())
 
     def attention_module(self, layer: int) -> nn.Module:
         return self._block_part(layer, self.family.attention)
@@ -288,7 +270,7 @@ class LanguageModel:
 
     def mlp_norm_of(self, layer: int, stream: Float[Tensor, "n_pos d_model"]) -> FrozenNorm:
         """The norm in front of the MLP, as it is for this stream."""
-        return self._frozen_norm(self.mlp_norm_module(layer), stream)
+        return self.frozen_norm(self.mlp_norm_module(layer), stream)
 
     def mlp_out_module(self, layer: int) -> nn.Module:
         """The MLP's last linear map. What enters it are the activations of the MLP's neurons."""
@@ -304,10 +286,6 @@ class LanguageModel:
     def _block_part(self, layer: int, name: str) -> nn.Module:
         return self._body_part(f"{self.family.layers}.{layer}.{name}")
 
-    def to_engine(self, x: Tensor) -> Tensor:
-        """In the type of the engine, at least float32: half precision is widened, never the other way."""
-        return x.to(torch.promote_types(x.dtype, torch.float32))
-
     def pattern_bytes(self, n_pos: int) -> int:
         """Of the attention patterns of all layers."""
         size = torch.promote_types(self.dtype, torch.float32).itemsize
@@ -316,69 +294,61 @@ class LanguageModel:
     @contextmanager
     def _recording(self, keep_patterns: bool) -> Iterator[_Recording]:
         """Record what enters and leaves the parts of every block during one forward pass of one prompt."""
-        seen, family, layers = _Recording(), self.family, range(self.n_layers)
+        seen, layers = _Recording(), range(self.n_layers)
 
         def record(store: dict[int, Tensor]) -> Callable[[int, Tensor], None]:
-            return lambda layer, x: store.__setitem__(layer, x[0].detach())
+            return lambda layer, x: store.__setitem__(layer, widened(x[0]))
 
-        def record_attention(layer: int, module: nn.Module) -> Callable[..., None]:
-            def see(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-                seen.attention_outs[layer], pattern = output[0][0].detach(), output[1][0].detach()
-                if bool(pattern.triu(1).any()):
-                    seen.looks_ahead.append(layer)
-                if keep_patterns:
-                    kept = self.to_engine(pattern)
-                    seen.patterns[layer] = lambda: kept
-                else:  # exactly the same call again
-                    seen.patterns[layer] = lambda: self.to_engine(module(*args, **kwargs)[1][0].detach())
+        def record_attention(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            seen.attention_outs[layer], pattern = widened(output[0][0]), widened(output[1][0])
+            if bool(pattern.triu(1).any()):
+                seen.looks_ahead.append(layer)
+            if keep_patterns:
+                seen.patterns[layer] = lambda: pattern
+            else:  # exactly the same call again
+                seen.patterns[layer] = lambda: widened(attentions[layer](*args, **kwargs)[1][0].detach())
 
-            return see
-
-        with ExitStack() as stack:
-            stack.enter_context(on_input([*self.layer_modules(), self.final_norm_module()], record(seen.streams)))
-            stack.enter_context(on_input([self.mlp_norm_module(i) for i in layers], record(seen.mlp_streams)))
-            stack.enter_context(on_output([self._block_part(i, family.mlp) for i in layers], record(seen.mlp_outs)))
-            for layer in layers:
-                module = self.attention_module(layer)
-                stack.enter_context(on_call(module, record_attention(layer, module)))
+        attentions = [self.attention_module(layer) for layer in layers]
+        with (
+            on_input([*self.layer_modules(), self.final_norm_module()], record(seen.streams)),
+            on_input([self.mlp_norm_module(layer) for layer in layers], record(seen.mlp_streams)),
+            on_output([self.mlp_inner_module(layer) for layer in layers], record(seen.mlp_outs)),
+            on_call(attentions, record_attention),
+        ):
             yield seen
 
     def _frozen_block(self, layer: int, seen: _Recording) -> FrozenBlock:
-        family = self.family
-        W_V, b_V, W_O, b_O = (
-            None if weight is None else self.to_engine(weight)
-            for weight in family.value_and_output(self._block_part(layer, family.attention), self.config)
-        )
-        if W_V is None or W_O is None:
-            raise AssertionError("value and output projections always have weights")
         if layer in seen.looks_ahead:
             raise UnsupportedModelError(f"attention of layer {layer} looks ahead; only causal models can be traced.")
-        mlp_out = self.to_engine(seen.mlp_outs[layer])
-        mlp_stream = self.to_engine(seen.mlp_streams[layer])
+        family, attention = self.family, self.attention_module(layer)
+        W_V, b_V = head_projection(attention, family, self.config, VALUE)
+        W_O, b_O = output_projection(attention, family, self.config)
         return FrozenBlock(
-            attention_norm=self._frozen_norm(
-                self._block_part(layer, family.attention_norm), self.to_engine(seen.streams[layer])
-            ),
+            attention_norm=self.frozen_norm(self._block_part(layer, family.attention_norm), seen.streams[layer]),
             attention=FrozenAttention(seen.patterns[layer], W_V, W_O, b_V, b_O),
             attention_post_norm=self._optional_norm(layer, family.attention_post_norm, seen.attention_outs[layer]),
-            mlp_norm=self.mlp_norm_of(layer, mlp_stream),
-            mlp_post_norm=self._optional_norm(layer, family.mlp_post_norm, mlp_out),
+            mlp_norm=self.mlp_norm_of(layer, seen.mlp_streams[layer]),
+            mlp_post_norm=self._optional_norm(layer, family.mlp_post_norm, seen.mlp_outs[layer]),
             is_parallel=family.is_parallel(self.config),
-            mlp_stream=mlp_stream,
-            mlp_out=mlp_out,
+            mlp_stream=seen.mlp_streams[layer],
+            mlp_out=seen.mlp_outs[layer],
         )
 
-    def _frozen_norm(self, module: nn.Module, x: Tensor) -> FrozenNorm:
-        family = self.family
-        weight, bias = (None if p is None else self.to_engine(p) for p in norm_parameters(module, family))
-        scale = norm_scale(x, float(getattr(self.config, family.eps)), is_rms=family.is_rms)
-        return FrozenNorm(scale, weight, bias, is_centered=not family.is_rms)
+    def frozen_norm(self, module: nn.Module, x: Float[Tensor, "n d"]) -> FrozenNorm:
+        """A norm of the model with its scales held at what they are for `x`; at least in float32."""
+        weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
+        weight, bias = (None if part is None else widened(part.detach()) for part in (weight, bias))
+        if weight is not None and self.family.adds_one_to_weight:
+            weight = 1.0 + weight
+        x, is_centered = widened(x), not self.family.is_rms
+        if is_centered:
+            x = x - x.mean(-1, keepdim=True)
+        scale = (x.square().mean(-1, keepdim=True) + float(getattr(self.config, self.family.eps))).rsqrt()
+        return FrozenNorm(scale, weight, bias, is_centered)
 
     def _optional_norm(self, layer: int, name: str | None, x: Tensor) -> FrozenNorm | None:
-        return None if name is None else self._frozen_norm(self._block_part(layer, name), self.to_engine(x))
+        return None if name is None else self.frozen_norm(self._block_part(layer, name), x)
 
     def _position_embedding(self, n_pos: int) -> Tensor | None:
-        if self.family.position_embedding is None:
-            return None
-        table: Any = self._body_part(self.family.position_embedding)
-        return self.to_engine(table.weight.detach()[:n_pos])
+        name = self.family.position_embedding
+        return None if name is None else widened(self._body_part(name).get_parameter("weight").detach()[:n_pos])

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.errors import ResultError
+from attrgraph.models.frozen import widened
 from attrgraph.models.hooks import on_input, on_output
 from attrgraph.models.language_model import LanguageModel
 
@@ -72,17 +73,14 @@ def live_run(
     final: list[Tensor] = []
 
     def keep(layer: int, stream: Tensor, out: Tensor) -> Tensor:
-        streams.append(model.to_engine(stream))
+        streams.append(widened(stream))
         return replace(layer, stream, out)
 
-    def keep_last(_: int, stream: Tensor) -> None:
-        final.append(model.to_engine(stream[:, -1]))
-
     with (
-        on_input([model.final_norm_module()], keep_last),
+        on_input([model.final_norm_module()], lambda _, stream: final.append(widened(stream[:, -1]))),
         replaced_mlps(model, keep, point=point, embedding=embedding),
     ):
         logits = model.logits(token_ids.expand(len(embedding), -1), logits_to_keep=1)[:, -1]
     if not all(bool(torch.isfinite(stream.square().sum())) for stream in (*streams, *final)):
         raise ResultError("the changed run's activations overflow; set nodes to smaller numbers.")
-    return LiveRun(model.to_engine(logits), model.unembed(torch.cat(final)), streams)
+    return LiveRun(widened(logits), model.unembed(torch.cat(final)), streams)

@@ -1,12 +1,11 @@
 """The replacement model with live attention and norms: every MLP replaced by its transcoders, features recomputed."""
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attrgraph.errors import TranscoderError
-from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.live import ReplaceMlp, replaced_mlps
+from attrgraph.models.frozen import widened
+from attrgraph.models.live import ReplaceMlp
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.training.parameters import FeatureDictionary
 
@@ -45,17 +44,5 @@ def divergence(
     model_logits: Float[Tensor, "*rows d_vocab"], other_logits: Float[Tensor, "*rows d_vocab"]
 ) -> Float[Tensor, "*rows"]:
     """KL(model || other) of next-token distributions, in nats; at least in float32."""
-    dtype = torch.promote_types(model_logits.dtype, torch.float32)
-    expected = model_logits.to(dtype).log_softmax(-1)
-    return (expected.exp() * (expected - other_logits.to(dtype).log_softmax(-1))).sum(-1)
-
-
-def live_replacement_logits(
-    model: LanguageModel, dictionary: FeatureDictionary, token_ids: Int[Tensor, "n_rows n_pos"]
-) -> Float[Tensor, "n_rows n_pos d_vocab"]:
-    """Logits with every MLP replaced outside BOS. Rows may be padded at the end."""
-    is_replaced = torch.ones_like(token_ids, dtype=torch.bool)
-    if model.bos_token_id is not None:
-        is_replaced = token_ids != model.bos_token_id
-    with replaced_mlps(model, replace_with(dictionary, is_replaced)):
-        return model.logits(token_ids)
+    expected = widened(model_logits).log_softmax(-1)
+    return (expected.exp() * (expected - other_logits.to(expected).log_softmax(-1))).sum(-1)

@@ -57,9 +57,8 @@ def load_model(
         raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
     where = _resolve_device(device)
     if str(model) == "demo":
-        folder, source = shipped_folder("model"), {"id": "demo"}
-        source |= {"digest": resolve_folder(str(folder), revision=None, patterns=[], error=ModelLoadError)[1]["digest"]}
-        transcoders = transcoders or "demo"
+        folder, source = resolve_folder(str(shipped_folder("model")), revision=None, patterns=[], error=ModelLoadError)
+        source["id"], transcoders = "demo", transcoders or "demo"
     else:
         folder, source = resolve_folder(str(model), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
     if isinstance(transcoders, str | Path):
@@ -73,8 +72,8 @@ def named_transcoders(name: str | Path, device: str | torch.device) -> Transcode
     if str(name) not in SHIPPED:
         return load_transcoders(name, device=device)
     shipped = load_transcoders(shipped_folder(SHIPPED[str(name)]), device=device)
-    source = {**shipped.source, "id": str(name)}
-    return Transcoders(shipped.layers, shipped.config, source=source, labels=shipped.labels)
+    shipped.source["id"] = str(name)
+    return shipped
 
 
 def _resolve_device(device: str) -> torch.device:
@@ -115,7 +114,6 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             )
     except Exception as e:  # as above: bad sizes, unknown activations, truncated files
         raise ModelLoadError(f"{folder}: its weights cannot be read ({_first_line(e)}).") from e
-    model: PreTrainedModel
     model, info = loaded
     wrong = [*info["missing_keys"], *(str(item) for item in info["mismatched_keys"])]
     if wrong:
@@ -130,7 +128,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
     try:
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except ValueError:
             # a class name of another transformers version; tokenizer.json says everything by itself
             if not (folder / "tokenizer.json").is_file():
@@ -138,8 +136,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     except Exception as e:
         raise ModelLoadError(f"{folder}: its tokenizer cannot be read ({_first_line(e)}).") from e
-    loaded: PreTrainedTokenizerBase = tokenizer
-    return loaded
+    return tokenizer
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ from attrgraph.data.activations import (
     divergence_on_rows,
     pad_rows,
 )
-from attrgraph.models.live_replacement import live_replacement_logits
+from attrgraph.models.live import replaced_mlps
+from attrgraph.models.live_replacement import replace_with
 
 
 def make_rows(n_rows: int = 12) -> list[torch.Tensor]:
@@ -95,7 +96,9 @@ def test_replacing_mlps_by_their_own_output_changes_nothing(prompt: list[int]) -
     tokens = TokenBatch(token_ids, token_ids != BOS)
     writes = activations_of(model, tokens).writes
     exact, silent = _TrueMlps(writes), _TrueMlps(writes, scale=0.0)
-    assert_close(live_replacement_logits(model, exact, token_ids), model.hf_model(input_ids=token_ids).logits)
+    with replaced_mlps(model, replace_with(exact, tokens.is_trained)):
+        replaced = model.logits(token_ids)
+    assert_close(replaced, model.logits(token_ids))
     assert float(divergence_on(model, tokens, exact)) < 1e-6
     assert float(divergence_on(model, tokens, silent)) > 1e-3
     assert agreement_on(model, tokens, exact) == 1.0

@@ -19,7 +19,7 @@ from attrgraph.evaluation.statistics import Density
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
-from attrgraph.models.live_replacement import divergence, live_replacement_logits
+from attrgraph.models.live_replacement import divergence, replace_with
 from attrgraph.transcoders import LayerWeights, Transcoders
 
 
@@ -114,7 +114,8 @@ def test_answers_equal_a_plain_computation_row_by_row(name: str) -> None:
     kl, agrees, losses = [], [], []
     for row in rows.rows:
         true = model.hf_model(row[None]).logits[0].double()
-        replaced = live_replacement_logits(model, transcoders, row[None])[0].double()
+        with replaced_mlps(model, replace_with(transcoders, row[None] != BOS)):
+            replaced = model.hf_model(row[None]).logits[0].double()
         with replaced_mlps(model, zero):
             zeroed = model.hf_model(row[None]).logits[0].double()
         kl.append(divergence(true, replaced)[1:])

@@ -11,9 +11,13 @@ from torch.testing import assert_close
 
 from attrgraph.kernels.pair_dots import pair_dots, pair_dots_reference
 from attrgraph.kernels.pairs import Pairs
-from attrgraph.kernels.row_gradients import row_gradients
-from attrgraph.kernels.sparse_decode import sparse_decode, sparse_decode_reference
-from attrgraph.kernels.sparse_encode import sparse_encode, sparse_encode_reference
+from attrgraph.kernels.sparse_ops import (
+    row_gradients,
+    sparse_decode,
+    sparse_decode_reference,
+    sparse_encode,
+    sparse_encode_reference,
+)
 from attrgraph.kernels.weighted_bags import weighted_bags, weighted_bags_reference
 
 # Triton 3.9 announces a changed default when it compiles for a GPU

@@ -23,7 +23,7 @@ from attrgraph.demo.shipped import shipped_folder
 from attrgraph.evaluation import evaluate
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
-from attrgraph.models.live_replacement import live_replacement_logits
+from attrgraph.models.live_replacement import replace_with
 from attrgraph.models.load_model import load_model
 from attrgraph.transcoders.folder import load_transcoders
 from attrgraph.transcoders.transcoders import Transcoders
@@ -44,7 +44,11 @@ def accuracy(model: LanguageModel, sentences: list[world.Sentence], transcoders:
     for start in range(0, len(sentences), _BATCH):
         batch = sentences[start : start + _BATCH]
         ids = pad_rows(model, ids_of(batch)).token_ids
-        logits = _logits(model, ids) if transcoders is None else live_replacement_logits(model, transcoders, ids)
+        if transcoders is None:
+            logits = _logits(model, ids)
+        else:
+            with replaced_mlps(model, replace_with(transcoders, ids != model.bos_token_id)):
+                logits = model.logits(ids)
         best = logits.argmax(-1)
         for row, sentence in enumerate(batch):
             for answer in sentence.answers:

@@ -75,15 +75,18 @@ class CheckpointFolder:
             ) from e
         self._shards.barrier()
 
-    def load(self) -> Checkpoint:
-        """The newest one.
+    def load(self, config: dict[str, Any]) -> Checkpoint | None:
+        """The newest one, if there is any.
+
+        Args:
+            config: the settings of the run that goes on from it.
 
         Raises:
-            TrainingError: there is none, it is broken, or another number of processes wrote it.
+            TrainingError: it is broken, or another number of processes or a run with other settings wrote it.
         """
         path = self.newest()
         if path is None:
-            raise TrainingError(f"{self.folder}: has no finished checkpoint to resume from; start without --resume.")
+            return None
         try:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             if state["format_version"] != FORMAT_VERSION or state["n_ranks"] != self._shards.n_ranks:
@@ -91,9 +94,16 @@ class CheckpointFolder:
                     f"{path}: was written by {state['n_ranks']} processes (format {state['format_version']}); "
                     f"expected {self._shards.n_ranks} (format {FORMAT_VERSION})."
                 )
-            return Checkpoint(load_file(path / f"rank-{self._shards.rank}.safetensors"), state)
+            tensors = load_file(path / f"rank-{self._shards.rank}.safetensors")
+            changed = [name for name, value in config.items() if state["config"].get(name) != value]
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as e:
             raise TrainingError(f"{path}: is not a whole checkpoint ({type(e).__name__}: {e}).") from e
+        if changed:
+            raise TrainingError(
+                f"{path}: was written with other settings ({', '.join(changed)}); resume with the same settings, or "
+                "start again without --resume."
+            )
+        return Checkpoint(tensors, state)
 
 
 def _step_of(path: Path | None) -> int:

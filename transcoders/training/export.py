@@ -41,12 +41,10 @@ def export_transcoders(
             thresholds[layer] = level.expand(config.n_features).clone()
             if config.activation == "jumprelu":
                 thresholds[layer] *= model.log_threshold[layer].exp() * model.score_weights(layer)
-    layers = [_folded(model, layer, threshold) for layer, threshold in enumerate(thresholds)]
+    layers = [_folded(model, layer, level).map(lambda w: w.to("cpu", dtype)) for layer, level in enumerate(thresholds)]
     kind = CROSS_LAYER if config.is_cross_layer else PER_LAYER
-    return Transcoders(
-        [weights.map(lambda w: w.to("cpu", dtype)) for weights in layers],
-        TranscoderConfig(model_kind=kind, model_name=model_name, k=model.k if config.activation == "topk" else None),
-    )
+    k = model.k if config.activation == "topk" else None
+    return Transcoders(layers, TranscoderConfig(model_kind=kind, model_name=model_name, k=k))
 
 
 def _folded(model: TrainableTranscoders, layer: int, threshold: Tensor | None) -> LayerWeights:

@@ -63,9 +63,6 @@ class RowAdam:
         own, shared = (torch.zeros((), device=device) for _ in range(2))
         for name, gradient in gradients.items():
             values = gradient.values() if gradient.is_sparse else gradient
-            squared = torch.linalg.vector_norm(values).square()
-            if name in self._replicated:
-                shared += squared
-            else:
-                own += squared
+            total = shared if name in self._replicated else own
+            total += torch.linalg.vector_norm(values).square()
         return (self._shards.sum_(own) + shared).sqrt()

@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attrgraph.kernels.pairs import Pairs
-from attrgraph.kernels.sparse_decode import sparse_decode
-from attrgraph.kernels.sparse_encode import sparse_encode
+from attrgraph.kernels.sparse_ops import sparse_decode, sparse_encode
 from attrgraph.transcoders.training.selection import jumprelu, top_features
 from attrgraph.transcoders.training.shards import Shards, into_shards, out_of_shards
 from attrgraph.transcoders.training.streams import Activations
@@ -61,8 +60,7 @@ class Normalisation:
 
     def is_ordinary(self, reads: Float[Tensor, "n_layers n_tokens d_model"]) -> Bool[Tensor, " n_tokens"]:
         """Tokens that are no outliers in any layer."""
-        is_ordinary: Tensor = (reads.float().norm(dim=-1) <= self.longest_read[:, None]).all(0)
-        return is_ordinary
+        return (reads.float().norm(dim=-1) <= self.longest_read[:, None]).all(0)  # type: ignore[no-any-return]
 
 
 class TrainableTranscoders(nn.Module):
@@ -96,11 +94,11 @@ class TrainableTranscoders(nn.Module):
             drawn = (torch.rand(config.n_features, width, generator=generator) * 2 - 1) * bound
             return drawn[mine].clone().to(device)
 
-        W_enc = uniform(self.d_model, self.d_model**-0.5)
-        width = self.n_targets[layer] * self.d_model
-        if config.activation in ("topk", "batchtopk"):
-            return nn.Parameter(W_enc), nn.Parameter(torch.zeros(len(W_enc), width, device=device))
-        return nn.Parameter(W_enc), nn.Parameter(uniform(width, (self.n_layers * self.d_model) ** -0.5))
+        W_enc, width = uniform(self.d_model, self.d_model**-0.5), self.n_targets[layer] * self.d_model
+        has_threshold = config.activation in ("jumprelu", "relu")
+        bound = (self.n_layers * self.d_model) ** -0.5
+        W_dec = uniform(width, bound) if has_threshold else torch.zeros(len(W_enc), width, device=device)
+        return nn.Parameter(W_enc), nn.Parameter(W_dec)
 
     @property
     def has_sparse_gradients(self) -> bool:
@@ -151,19 +149,26 @@ class TrainableTranscoders(nn.Module):
         """What the features write into all their target layers, in normalised units."""
         return sparse_decode(values, pairs, self.W_dec[layer], has_sparse_gradient=self.has_sparse_gradients)
 
+    def scores(self, layer: int, x: Float[Tensor, "n_tokens d_model"]) -> Float[Tensor, "n_tokens n_features"]:
+        """What TopK and BatchTopK compare: positive pre-activations times `score_weights`."""
+        return self.pre_activations(layer, x).float().relu_().mul_(self.score_weights(layer))
+
     @torch.no_grad()
-    def causal_pairs(self, layer: int, x: Float[Tensor, "n_tokens d_model"]) -> Pairs:
-        """Features that are on without knowledge of other tokens or layers."""
-        pre_activations = self.pre_activations(layer, x).float()
-        if self.config.activation == "topk":
-            scores = pre_activations.relu_().mul_(self.score_weights(layer))
-            return top_features(scores, self.k, self.shards)
-        if self.config.activation == "batchtopk":
-            is_on = pre_activations * self.score_weights(layer) > self.running_threshold
-        elif self.config.activation == "jumprelu":
-            is_on = pre_activations > self.log_threshold[layer].exp()
-        else:
-            is_on = pre_activations > 0
+    def causal_pairs(self, layer: int, x: Float[Tensor, "n_tokens d_model"], *, margin: float = 0.0) -> Pairs:
+        """Features that are on without knowledge of other tokens or layers.
+
+        Args:
+            margin: jumprelu: features that are off by less than this count too.
+        """
+        match self.config.activation:
+            case "topk":
+                return top_features(self.scores(layer, x), self.k, self.shards)
+            case "batchtopk":
+                is_on = self.scores(layer, x) > self.running_threshold
+            case "jumprelu":
+                is_on = self.pre_activations(layer, x).float() > self.log_threshold[layer].exp() - margin
+            case _:
+                is_on = self.pre_activations(layer, x).float() > 0
         tokens, features = is_on.nonzero(as_tuple=True)
         return Pairs.of_indices(tokens, features, is_on.shape)
 
@@ -173,8 +178,7 @@ class TrainableTranscoders(nn.Module):
         pairs = self.causal_pairs(layer, x)
         out = out_of_shards(self.decode(layer, self.values(layer, x, pairs), pairs), self.shards)
         scales = self.norm.write_scale[layer : layer + self.n_targets[layer]]
-        by_target: Tensor = out.unflatten(1, (self.n_targets[layer], -1))
-        return by_target / scales[:, None]
+        return out.view(-1, self.n_targets[layer], self.d_model) / scales[:, None]
 
     def bias(self, layer: int) -> Float[Tensor, " d_model"]:
         return self.b_dec[layer] / self.norm.write_scale[layer]

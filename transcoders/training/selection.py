@@ -92,8 +92,7 @@ def jumprelu(
     pre_activations: Float[Tensor, " n_pairs"], threshold: Float[Tensor, " n_pairs"], bandwidth: float
 ) -> Float[Tensor, " n_pairs"]:
     """The pre-activation where it exceeds the threshold, else 0; straight-through gradients of both near the jump."""
-    out: Tensor = _JumpReLU.apply(pre_activations, threshold, bandwidth)  # type: ignore[no-untyped-call]
-    return out
+    return _JumpReLU.apply(pre_activations, threshold, bandwidth)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _JumpReLU(Function):

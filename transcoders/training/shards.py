@@ -26,11 +26,6 @@ class Shards:
     rank: int = 0
     n_ranks: int = 1
 
-    @staticmethod
-    def of_process_group() -> "Shards":
-        """The place in torch.distributed's default group, which must be initialised."""
-        return Shards(dist.get_rank(), dist.get_world_size())
-
     def features(self, n_features: int) -> slice:
         """The features of a layer that this process holds.
 
@@ -80,19 +75,12 @@ class Shards:
 
 def into_shards(x: Tensor, shards: Shards) -> Tensor:
     """`x`; its gradient is the sum of the gradients that every process's features give it."""
-    return _sum_once(x, shards, is_forward=False)
+    return x if shards.n_ranks == 1 else _SumOverProcesses.apply(x, shards, False)  # type: ignore[no-untyped-call]
 
 
 def out_of_shards(x: Tensor, shards: Shards) -> Tensor:
     """The sum of every process's `x`. All processes go on with it alike, so each one's gradient is the sum's."""
-    return _sum_once(x, shards, is_forward=True)
-
-
-def _sum_once(x: Tensor, shards: Shards, *, is_forward: bool) -> Tensor:
-    if shards.n_ranks == 1:
-        return x
-    out: Tensor = _SumOverProcesses.apply(x, shards, is_forward)  # type: ignore[no-untyped-call]
-    return out
+    return x if shards.n_ranks == 1 else _SumOverProcesses.apply(x, shards, True)  # type: ignore[no-untyped-call]
 
 
 class _SumOverProcesses(Function):
@@ -125,6 +113,7 @@ def process_group(device: str) -> Iterator[tuple[Shards, str]]:
     # one process may write a cache of activations while the others wait
     dist.init_process_group("nccl" if is_on_gpu else "gloo", timeout=timedelta(hours=24))
     try:
-        yield Shards.of_process_group(), f"cuda:{os.environ['LOCAL_RANK']}" if is_on_gpu else "cpu"
+        place = Shards(dist.get_rank(), dist.get_world_size())
+        yield place, f"cuda:{os.environ['LOCAL_RANK']}" if is_on_gpu else "cpu"
     finally:
         dist.destroy_process_group()

@@ -112,26 +112,15 @@ def _select(
     model: TrainableTranscoders, xs: list[Tensor], dead: DeadFeatures
 ) -> tuple[list[Pairs], list[_DeadPairs | None]]:
     """By layer: pairs that reconstruct (for JumpReLU, also those that are off but near the jump), and dead ones."""
-    config, chosen, auxiliary, scores = model.config, [], [], []
-    for layer, x in enumerate(xs):
-        if config.activation == "topk":
-            chosen.append(model.causal_pairs(layer, x))
-            auxiliary.append(_dead_pairs(model, layer, x, dead))
-            continue
-        pre_activations = model.pre_activations(layer, x).float()
-        auxiliary.append(_dead_pairs(model, layer, x, dead))
-        if config.activation == "batchtopk":
-            scores.append(pre_activations.relu_().mul_(model.score_weights(layer)))
-            continue
-        near = 0.0 if config.activation == "relu" else model.log_threshold[layer].exp() - config.bandwidth / 2
-        tokens, features = (pre_activations > near).nonzero(as_tuple=True)
-        chosen.append(Pairs.of_indices(tokens, features, pre_activations.shape))
-    if config.activation == "batchtopk":
-        n_kept = max(1, round(config.l0 * len(xs[0])))
-        running = model.running_threshold
-        chosen, threshold = batch_top_features(scores, n_kept, running, model.shards)
-        threshold = threshold.to(running)
-        running.copy_(torch.where(running > 0, running.lerp(threshold, _THRESHOLD_RATE), threshold))
+    config = model.config
+    auxiliary = [_dead_pairs(model, layer, x, dead) for layer, x in enumerate(xs)]
+    if config.activation != "batchtopk":
+        return [model.causal_pairs(layer, x, margin=config.bandwidth / 2) for layer, x in enumerate(xs)], auxiliary
+    n_kept, running = max(1, round(config.l0 * len(xs[0]))), model.running_threshold
+    scores = [model.scores(layer, x) for layer, x in enumerate(xs)]
+    chosen, threshold = batch_top_features(scores, n_kept, running, model.shards)
+    threshold = threshold.to(running)
+    running.copy_(torch.where(running > 0, running.lerp(threshold, _THRESHOLD_RATE), threshold))
     return chosen, auxiliary
 
 

@@ -152,11 +152,10 @@ def train_transcoders(
             speed = (run.n_tokens - reported[1]) / (now - reported[0])
             reported = (now, run.n_tokens)
             hooks.report(run.model, _record(run, result, progress, speed))
-        if is_between and hooks.checkpoints is not None:
-            is_due = time.monotonic() - saved >= hooks.checkpoint_every_s
-            if shards.agree(float(is_due)):
-                hooks.checkpoints.save(run.step, run.checkpoint())
-                saved = time.monotonic()
+        is_due = time.monotonic() - saved >= hooks.checkpoint_every_s
+        if is_between and hooks.checkpoints is not None and shards.agree(float(is_due)):
+            hooks.checkpoints.save(run.step, run.checkpoint())
+            saved = time.monotonic()
     if run.step % _REPORT_EVERY and result is not None:
         hooks.report(run.model, _record(run, result, 1.0, 0.0))
     return run.model
@@ -165,18 +164,11 @@ def train_transcoders(
 def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) -> TrainingRun:
     """A run at its beginning, or where its last checkpoint left it."""
     # a run that was stopped before its first checkpoint begins again
-    newest = hooks.checkpoints.newest() if hooks.is_resuming and hooks.checkpoints is not None else None
-    checkpoint = None if newest is None or hooks.checkpoints is None else hooks.checkpoints.load()
+    checkpoints = hooks.checkpoints if hooks.is_resuming else None
+    checkpoint = None if checkpoints is None else checkpoints.load(config.to_dict())
     if checkpoint is None:
         norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
     else:
-        saved = checkpoint.state["config"]
-        changed = [name for name, value in config.to_dict().items() if saved.get(name) != value]
-        if changed:
-            raise TrainingError(
-                f"{newest}: was written with other settings ({', '.join(changed)}); resume with the same settings, or "
-                "start again without --resume."
-            )
         device = rounds.round(checkpoint.state["position"][0]).reads.device
         names = [field.name for field in fields(Normalisation)]
         norm = Normalisation(**{name: checkpoint.tensors[f"norm.{name}"].to(device) for name in names})
