@@ -1,13 +1,12 @@
 """Put nodes and edges of one trace together into a `Graph`."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.attribution.rows import EdgeRows
+from attrgraph.attribution.source_table import source_table
 from attrgraph.attribution.targets import LogitTargets
 from attrgraph.graph.graph import Graph
 from attrgraph.influence.influence import with_influence
@@ -20,30 +19,23 @@ _ROWS_AT_ONCE = 16
 
 def assemble(model: LanguageModel, local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> Graph:
     """Node table and adjacency: features, errors layer by layer, embeddings, logits, bias."""
-    tokens = [model.token_text(int(i)) for i in local.run.token_ids]
-    nodes = _nodes(local, logits, rows, tokens)
-    adjacency = _adjacency(local, logits, rows)
-    return Graph(with_influence(nodes, adjacency), adjacency, tokens, {"n_layers": local.run.n_layers})
-
-
-def _nodes(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows, tokens: list[str]) -> pd.DataFrame:
-    run, active, names = local.run, local.active, local.transcoders.labels
-    n_pos, n_layers, last = run.n_pos, run.n_layers, run.n_pos - 1
-    f_layer, f_pos, f_index, f_value = (
-        column[rows.selected].cpu().numpy() for column in (active.layer, active.pos, active.feature, active.activation)
+    run = local.run
+    sources = source_table(model, local, rows.selected).assign(probability=0.0)
+    targets = pd.DataFrame(
+        {
+            "kind": "logit",
+            "layer": run.n_layers,
+            "pos": run.n_pos - 1,
+            "feature": logits.token_id,
+            "token": logits.text,
+            "activation": logits.value.double().cpu().numpy(),
+            "probability": logits.probability.double().cpu().numpy(),
+        }
     )
-    e_layer, e_pos = np.divmod(np.arange(n_layers * n_pos), n_pos)
-    token_ids, logit_ids = run.token_ids.cpu().numpy(), np.array(logits.token_id)
-    token_at, texts = np.array(tokens, dtype=object), np.array(logits.text, dtype=object)
-    values, probabilities = logits.value.cpu().numpy(), logits.probability.cpu().numpy()
-    parts = [
-        _part("feature", f_layer, f_pos, f_index, token_at[f_pos], activation=f_value),
-        _part("error", e_layer, e_pos, -1, token_at[e_pos]),
-        _part("embedding", np.full(n_pos, -1), np.arange(n_pos), token_ids, token_at),
-        _part("logit", np.full(len(logits), n_layers), last, logit_ids, texts, values, probabilities),
-        _part("bias", np.array([-1]), -1, -1, ""),
-    ]
-    return with_names(pd.concat(parts, ignore_index=True), names, n_layers=n_layers)
+    nodes = pd.concat([sources[:-1], with_names(targets, {}, n_layers=run.n_layers), sources[-1:]])
+    adjacency = _adjacency(local, logits, rows)
+    tokens = [model.token_text(i) for i in run.token_ids.tolist()]
+    return Graph(with_influence(nodes, adjacency), adjacency, tokens, {"n_layers": run.n_layers})
 
 
 def _adjacency(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> sparse.csr_array:
@@ -55,11 +47,9 @@ def _adjacency(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) ->
 
     blocks = [block.float().cpu().numpy() for block in (rows.features, rows.logits)]
     counts = [np.count_nonzero(block, axis=1) for block in blocks]
-    n_edges = int(sum(count.sum() for count in counts))
-    kind = np.int32 if max(n_edges, n_nodes) <= np.iinfo(np.int32).max else np.int64
-    none = np.zeros(n_between, dtype=np.int64)
-    indptr = np.cumsum(np.concatenate([[0], counts[0], none, counts[1], [0]])).astype(kind)
-    data, indices = np.empty(n_edges, dtype=np.float32), np.empty(n_edges, dtype=kind)
+    indptr = np.cumsum(np.concatenate([[0], counts[0], np.zeros(n_between, dtype=np.int64), counts[1], [0]]))
+    kind = np.int32 if max(indptr[-1], n_nodes) <= np.iinfo(np.int32).max else np.int64
+    data, indices = np.empty(indptr[-1], dtype=np.float32), np.empty(indptr[-1], dtype=kind)
     done = 0
     for block in blocks:
         for start in range(0, len(block), _ROWS_AT_ONCE):
@@ -68,16 +58,4 @@ def _adjacency(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) ->
             data[done : done + len(at)] = some.reshape(-1)[at]
             indices[done : done + len(at)] = node_of[at % some.shape[1]]
             done += len(at)
-    return sparse.csr_array((data, indices, indptr), shape=(n_nodes, n_nodes))
-
-
-def _part(
-    kind: str, layer: np.ndarray, pos: Any, feature: Any, token: Any, activation: Any = 0.0, probability: Any = 0.0
-) -> pd.DataFrame:
-    """The nodes of one kind; scalars hold for all of them."""
-    part = pd.DataFrame({"kind": kind, "layer": layer.astype(np.int64)})
-    values = {"pos": (pos, np.int64), "feature": (feature, np.int64), "token": (token, object)}
-    values |= {"activation": (activation, np.float64), "probability": (probability, np.float64)}
-    for name, (value, dtype) in values.items():
-        part[name] = np.broadcast_to(np.asarray(value, dtype=dtype), len(part))
-    return part
+    return sparse.csr_array((data, indices, indptr.astype(kind)), shape=(n_nodes, n_nodes))

@@ -20,7 +20,7 @@ transformer-circuits.pub/2025/attention-qk/index.html
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.attribution.prepare import prepare
-from attrgraph.attribution.provenance import load_traced_model
+from attrgraph.attribution.provenance import origin_of
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.attribution.sweep import ReadVectors
 from attrgraph.attribution.targets import LogitDifference, choose_targets, token_id_of
@@ -38,6 +38,7 @@ from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.load_model import load_model
 from attrgraph.schema import canonical_id
 
 # How far the sum may be from the edge, as a share of what a dot product rounds by: the lengths of what is written times
@@ -83,24 +84,21 @@ def head_loadings(graph: Graph, source: str, target: str, *, model: LanguageMode
     """
     source, target = canonical_id(source), canonical_id(target)
     edge = _edge(graph, source, target)
-    if model is None:
-        model = load_traced_model(graph)
-    else:
-        check_traced_model(graph, model)
+    model = load_model(**origin_of(graph)) if model is None else model
+    check_traced_model(graph, model)
     skipped = graph.metadata["settings"]["skipped_positions"]
     local, _ = prepare(model, graph.metadata["token_ids"], skip_positions=skipped)
     written = _written(local, graph.nodes.loc[source], source)
     read = _read(model, local, graph.nodes.loc[target], target)
-    split = _split(local, written, read)
+    rows, total, size = _split(local, int(graph.nodes.loc[source, "pos"]), written, read)
     is_half = torch.finfo(model.dtype).bits < 32
-    allowed = (_HALF_TOLERANCE if is_half else _TOLERANCE) * split.size
-    totals = [split.total, *split.rows.groupby("layer")["effect"].sum()]
-    if not all(abs(total - edge) <= allowed for total in totals):
+    allowed = (_HALF_TOLERANCE if is_half else _TOLERANCE) * size
+    if not all(abs(effect - edge) <= allowed for effect in (total, *rows.groupby("layer")["effect"].sum())):
         raise ResultError(
-            f"the effects of {source} on {target} sum to {split.total:.6g}, the graph's edge is {edge:.6g}, and "
+            f"the effects of {source} on {target} sum to {total:.6g}, the graph's edge is {edge:.6g}, and "
             f"rounding explains {allowed:.2g}; was the graph traced on this model, and are its edges as they were?"
         )
-    return split.rows
+    return rows
 
 
 def _edge(graph: Graph, source: str, target: str) -> float:
@@ -132,32 +130,23 @@ def _edge(graph: Graph, source: str, target: str) -> float:
     return edge
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What a source writes into the stream, at one position."""
-
-    layer: int  # the first that it is written in; -1 for an embedding
-    pos: int
-    at_bottom: Float[Tensor, " d_model"] | None  # an embedding
-    by_layer: dict[int, Float[Tensor, " d_model"]]
-
-
-def _written(local: LocalReplacement, node: Any, name: str) -> _Written:
+def _written(local: LocalReplacement, node: Any, name: str) -> dict[int, Float[Tensor, " d_model"]]:
+    """What a source writes into the stream at its position, by layer; an embedding at -1, below all layers."""
     layer, pos, run = int(node["layer"]), int(node["pos"]), local.run
     if node["kind"] == "embedding":
-        return _Written(layer, pos, run.embedding[pos], {})
+        return {-1: run.embedding[pos]}
     if node["kind"] == "error":
-        return _Written(layer, pos, None, {layer: _to_stream(local, layer, pos, local.errors[layer, pos])})
+        return {layer: _to_stream(local, layer, pos, local.errors[layer, pos])}
     active, rows, feature = local.active, local.active.in_layer(layer), int(node["feature"])
     is_it = (active.pos[rows] == pos) & (active.feature[rows] == feature)
     if not bool(is_it.any()):
         raise ResultError(f"feature {name} is not active in this run; was the graph traced on this model?")
     activation, index = active.activation[rows][is_it][0], active.feature[rows][is_it]
-    by_layer = {}
+    written = {}
     for into in range(layer, layer + local.transcoders.n_targets(layer)):
         row = local.transcoders.decoder_rows(layer, into, index, out=run.embedding.new_empty(1, run.embedding.shape[1]))
-        by_layer[into] = _to_stream(local, into, pos, activation * row[0])
-    return _Written(layer, pos, None, by_layer)
+        written[into] = _to_stream(local, into, pos, activation * row[0])
+    return written
 
 
 def _to_stream(local: LocalReplacement, layer: int, pos: int, vector: Tensor) -> Tensor:
@@ -168,16 +157,14 @@ def _to_stream(local: LocalReplacement, layer: int, pos: int, vector: Tensor) ->
 
 def _read(model: LanguageModel, local: LocalReplacement, node: Any, name: str) -> ReadVectors:
     """The target's read vector at its layer, in front of the norm that it reads through."""
-    layer, feature, device = int(node["layer"]), int(node["feature"]), local.run.embedding.device
     if node["kind"] == "feature":
-        index = torch.tensor([feature], device=device)
-        vector, constant = local.transcoders.encoder_rows(layer, index, local.run.embedding)
-        at = torch.tensor([layer], device=device), torch.tensor([int(node["pos"])], device=device)
-        reads, norm = ReadVectors(*at, vector, constant), local.read_norm(layer)
+        device = local.run.embedding.device
+        layer, pos, feature = (torch.tensor([int(node[name])], device=device) for name in ("layer", "pos", "feature"))
+        rows = local.transcoders.encoder_rows(int(layer), feature, local.run.embedding)
+        reads, norm = ReadVectors(layer, pos, *rows), local.read_norm(int(layer))
     else:
         reads, norm = _logit_read(model, local, node, name), local.run.final_norm
-    vector = reads.vector if norm is None else norm.transpose(reads.vector, reads.pos)
-    return ReadVectors(reads.layer, reads.pos, vector, reads.constant)
+    return reads if norm is None else replace(reads, vector=norm.transpose(reads.vector, reads.pos))
 
 
 def _logit_read(model: LanguageModel, local: LocalReplacement, node: Any, name: str) -> ReadVectors:
@@ -210,28 +197,28 @@ def _pairs_named(model: LanguageModel, text: str) -> Iterator[LogitDifference]:
                 continue
 
 
-@dataclass(frozen=True)
-class _Split:
-    rows: pd.DataFrame
-    total: float  # the edge
-    size: float  # of the terms of which it is the sum
+def _split(
+    local: LocalReplacement, pos: int, written: dict[int, Tensor], read: ReadVectors
+) -> tuple[pd.DataFrame, float, float]:
+    """Carry the read vector down, and at each layer multiply it with what the source has written so far.
 
-
-def _split(local: LocalReplacement, written: _Written, read: ReadVectors) -> _Split:
-    """Carry the read vector down, and at each layer multiply it with what the source has written so far."""
-    run, top, pos = local.run, int(read.layer[0]), written.pos
-    streams, rows = _streams(local, written, top), []
+    Returns:
+        The effects, the edge, and the size of the terms of which the edge is the sum.
+    """
+    run, top, bottom = local.run, int(read.layer[0]), min(written)
+    streams, rows = _streams(local, pos, written, top), []
     g = run.embedding.new_zeros(1, run.n_pos, run.embedding.shape[1])
     if top == run.n_layers:
         g[0, read.pos[0]] += read.vector[0]
     later = size = 0.0
-    for layer in range(min(top, run.n_layers - 1), max(written.layer, 0) - 1, -1):
-        block, into = run.blocks[layer], written.by_layer.get(layer)
+    for layer in range(min(top, run.n_layers - 1), bottom - 1, -1):
+        into = written.get(layer)
         if into is not None and layer < top:
             later += float(into.double() @ g[0, pos].double())
             size += float(into.norm() * g[0, pos].norm())
-        if layer == written.layer:
+        if layer == bottom:
             break
+        block = run.blocks[layer]
         # a parallel block adds what attention writes at the block's end, else before the transcoder's skip
         at_attention = g.clone() if block.is_parallel else g
         W_skip = local.transcoders.layers[layer].W_skip
@@ -246,33 +233,22 @@ def _split(local: LocalReplacement, written: _Written, read: ReadVectors) -> _Sp
         rows += [(layer, "head", head, effect) for head, effect in enumerate(_by_head(attention, x, at_attention[0]))]
         rows.append((layer, "later", -1, later))
         attention.add_to(g, at_attention, n_spread=1, pos=read.pos)
-    if written.at_bottom is None:
-        total = later
-    else:
-        total = float(written.at_bottom.double() @ g[0, pos].double())
-        size += float(written.at_bottom.norm() * g[0, pos].norm())
-    table = pd.DataFrame(rows, columns=["layer", "via", "head", "effect"])
     types = {"layer": "int64", "via": "str", "head": "int64", "effect": "float64"}
-    return _Split(table.astype(types).sort_values("layer", kind="stable", ignore_index=True), total, size)
+    table = pd.DataFrame(rows, columns=list(types)).astype(types)
+    return table.sort_values("layer", kind="stable", ignore_index=True), later, size
 
 
-def _streams(local: LocalReplacement, written: _Written, top: int) -> dict[int, Float[Tensor, "n_pos d_model"]]:
+def _streams(
+    local: LocalReplacement, pos: int, written: dict[int, Tensor], top: int
+) -> dict[int, Float[Tensor, "n_pos d_model"]]:
     """What a source has written into the stream that enters each block up to the target's, carried up."""
-    run, streams = local.run, {}
-    stream = torch.zeros_like(run.embedding)
-    if written.at_bottom is not None:
-        stream[written.pos] += written.at_bottom
-    for layer in range(max(written.layer, 0), min(top + 1, run.n_layers)):
-        block, streams[layer] = run.blocks[layer], stream
-        attended = block.attend_linear(stream)
-        middle = stream if block.is_parallel else stream + attended
-        norm, write_norm = local.read_norm(layer), local.write_norm(layer)
-        skip = local.transcoders.skip(layer, middle if norm is None else norm.linear(middle))
-        stream = stream + attended
-        if skip is not None:
-            stream = stream + (skip if write_norm is None else write_norm.linear(skip))
-        if layer in written.by_layer:
-            stream[written.pos] += written.by_layer[layer]
+    streams, stream = dict[int, Tensor](), torch.zeros_like(local.run.embedding)
+    for layer in range(min(written), min(top + 1, local.run.n_layers)):
+        if layer >= 0:
+            streams[layer] = stream
+            stream = local.carry(layer, stream, lambda _, read: torch.zeros_like(read), is_linear=True)
+        if layer in written:
+            stream[pos] += written[layer]
     return streams
 
 

@@ -1,4 +1,4 @@
-"""Where a graph's numbers come from, and the model that a graph names loaded again."""
+"""Where a graph's numbers come from, and the model that a graph names."""
 
 import platform
 from functools import cache
@@ -9,9 +9,7 @@ from typing import Any
 from attrgraph.demo.shipped import SHIPPED
 from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
 from attrgraph.graph.graph import Graph
-from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.load_model import load_model
 
 _version = cache(version)  # looking one up reads files
 
@@ -41,18 +39,6 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
         "dtype": str(model.hf_model.dtype).removeprefix("torch."),
         "device": model.device.type,
     }
-
-
-def load_traced_model(graph: Graph) -> LanguageModel:
-    """The model and the transcoders that a graph names, in the precision in which it was traced.
-
-    Raises:
-        ModelLoadError, TranscoderError: the graph does not say where they are, they are not there any more, or their
-            files have changed.
-    """
-    model = load_model(**origin_of(graph))
-    check_traced_model(graph, model)
-    return model
 
 
 def origin_of(graph: Graph) -> dict[str, Any]:

@@ -26,16 +26,15 @@ from torch import Tensor
 
 from attrgraph.attribution.prepare import keeps_patterns, skipped_positions
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
+from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
 from attrgraph.errors import AttrGraphError, PromptError, ResultError, TranscoderError, UnsupportedModelError
 from attrgraph.memory import budget_bytes
-from attrgraph.models.attention_scores import AffineMap, HeadScores, recorded_attention
+from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.schema import with_names
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
-_KINDS = ("feature", "error", "embedding", "bias")
 # contributions of pairs that exist at a time: chosen, not tuned
 PAIRS_AT_ONCE = 2**22
 # roundings that a score may have met on its way, in the model as here: query, key and product, each a sum
@@ -86,34 +85,28 @@ class AttentionExplanation:
         """
         if n < 0:
             raise AttrGraphError(f"n is {n}; expected how many pairs to give, 0 or more.")
-        n_sources, device = len(self.sources), self.query_vectors.device
-        value = self.query_vectors.new_zeros(0)
-        place = torch.zeros(0, dtype=torch.long, device=device)  # query source * n_sources + key source
+        n_sources, values, places = len(self.sources), list[Tensor](), list[Tensor]()
         step = max(1, PAIRS_AT_ONCE // n_sources)
         for start in range(0, n_sources, step):
             block = (self.query_vectors[start : start + step] @ self.key_vectors.T).flatten()
             best = block.abs().topk(min(n, len(block))).indices
-            value = torch.cat([value, block[best]])
-            place = torch.cat([place, best + start * n_sources])
-            kept = value.abs().topk(min(n, len(value))).indices
-            value, place = value[kept], place[kept]
-        is_pair = value != 0
-        value, place = value[is_pair], place[is_pair]
+            values.append(block[best])
+            places.append(best + start * n_sources)  # query source * n_sources + key source
+        value, place = torch.cat(values), torch.cat(places)
+        kept = value.abs().topk(min(n, len(value))).indices
+        kept = kept[value[kept] != 0]
+        value, place = value[kept], place[kept]
         at_query, at_key = np.divmod(place.cpu().numpy(), n_sources)
-        columns = {}
-        for side, index in (("query", at_query), ("key", at_key)):
-            rows = self.sources.iloc[index]
-            columns[f"{side}_source"] = rows.index.to_numpy()
-            columns |= {f"{side}_{name}": rows[name].to_numpy() for name in ("token", "pos", "label")}
-        pairs = pd.DataFrame({**columns, "contribution": value.cpu().double().numpy()})
-        order = ["query_source", "key_source"]
-        pairs = pairs.iloc[np.lexsort((pairs[order[1]], pairs[order[0]], -pairs["contribution"].abs()))]
-        return pairs.reset_index(drop=True)
+        sources = self.sources.rename_axis("source").reset_index()[["source", "token", "pos", "label"]]
+        sides = [sources.iloc[at_query].add_prefix("query_"), sources.iloc[at_key].add_prefix("key_")]
+        pairs = pd.concat([side.reset_index(drop=True) for side in sides], axis=1)
+        pairs = pairs.assign(contribution=value.cpu().double().numpy()).sort_values(["query_source", "key_source"])
+        return pairs.sort_values("contribution", key=abs, ascending=False, kind="stable", ignore_index=True)
 
     def by_kind(self) -> pd.DataFrame:
         """Contributions by kind of source at the query (rows) and at the key (columns); they sum to the score."""
         sums = [self._sums_by_kind(vectors) for vectors in (self.query_vectors, self.key_vectors)]
-        names = [pd.Index(_KINDS, name=f"{side}_kind") for side in ("query", "key")]
+        names = [pd.Index(SOURCE_KINDS, name=f"{side}_kind") for side in ("query", "key")]
         return pd.DataFrame((sums[0] @ sums[1].T).cpu().numpy(), index=names[0], columns=names[1])
 
     def by_query_source(self) -> pd.DataFrame:
@@ -125,8 +118,8 @@ class AttentionExplanation:
         return self._marginal(self.key_vectors, self.query_vectors)
 
     def _sums_by_kind(self, vectors: Tensor) -> Float[Tensor, "4 d_head"]:
-        codes = torch.tensor([_KINDS.index(kind) for kind in self.sources["kind"]], device=vectors.device)
-        sums = vectors.new_zeros(len(_KINDS), vectors.shape[1], dtype=torch.float64)
+        codes = torch.tensor([SOURCE_KINDS.index(kind) for kind in self.sources["kind"]], device=vectors.device)
+        sums = vectors.new_zeros(len(SOURCE_KINDS), vectors.shape[1], dtype=torch.float64)
         return sums.index_add_(0, codes, vectors.double())
 
     def _marginal(self, vectors: Tensor, others: Tensor) -> pd.DataFrame:
@@ -179,7 +172,7 @@ def explain_attention(
     token_ids = model.tokenize(prompt)
     _check(model, len(token_ids), layer, head, query, key)
     is_skipped = skipped_positions(model, token_ids, skip_positions)
-    memory = budget_bytes(None, torch.device(model.device))
+    memory = budget_bytes(None, model.device)
     with recorded_attention(model, layer) as seen:
         run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
     assert seen.stream is not None  # the run has called every layer
@@ -187,15 +180,15 @@ def explain_attention(
     weights, first = run.blocks[layer].attention.pattern[head, query], _first_key(model, layer, query)
     own_scores, pattern_deviation = _own_scores(model, scores, seen.stream, weights, first, query)
     local = _below(run, model.transcoders, layer, is_skipped)
-    sides = scores.query.frozen_at(query, seen.stream), scores.key.frozen_at(key, seen.stream)
-    edges = EdgeSweep(local, memory_bytes=memory).edges(_reads(layer, (query, key), sides))
-    sources, columns = _sources(model, local, query)
+    edges = EdgeSweep(local, memory_bytes=memory).edges(_reads(scores, seen.stream, layer, query, key))
+    sources = source_table(model, local)
+    columns = np.flatnonzero(sources["pos"] <= query)
     at_query, at_key = edges[:, torch.from_numpy(columns).to(edges.device)].T.tensor_split(2, dim=1)
     at_query = scores.scale * at_query
     total, score = float(at_query.double().sum(0) @ at_key.double().sum(0)), float(own_scores[key])
-    weight, deviation = float(weights[key]), abs(total - score)
-    where, checks = (layer, head, query, key), (deviation, pattern_deviation)
-    return AttentionExplanation(*where, score, weight, *checks, sources, at_query.contiguous(), at_key.contiguous())
+    checks, vectors = (abs(total - score), pattern_deviation), (at_query.contiguous(), at_key.contiguous())
+    where, weight = (layer, head, query, key), float(weights[key])
+    return AttentionExplanation(*where, score, weight, *checks, sources.iloc[columns], *vectors)
 
 
 def _check(model: LanguageModel, n_pos: int, layer: int, head: int, query: int, key: int) -> None:
@@ -266,34 +259,9 @@ def _below(
     return LocalReplacement(cut, dictionaries, no_features, nothing, nothing, is_skipped)
 
 
-def _reads(layer: int, positions: tuple[int, int], sides: tuple[AffineMap, AffineMap]) -> ReadVectors:
+def _reads(scores: HeadScores, stream: Tensor, layer: int, query: int, key: int) -> ReadVectors:
     """The dimensions of query and key as targets at the end of the cut-off model."""
-    d_head = len(sides[0].matrix)
-    pos = torch.tensor(positions, device=sides[0].matrix.device).repeat_interleave(d_head)
-    vectors, constants = (torch.cat([getattr(side, name) for side in sides]) for name in ("matrix", "bias"))
+    sides = scores.query.frozen_at(query, stream), scores.key.frozen_at(key, stream)
+    pos = torch.tensor([query, key], device=stream.device).repeat_interleave(len(sides[0].matrix))
+    vectors, constants = torch.cat([side.matrix for side in sides]), torch.cat([side.bias for side in sides])
     return ReadVectors(torch.full_like(pos, layer), pos, vectors, constants)
-
-
-def _sources(model: LanguageModel, local: LocalReplacement, query: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """The sources at positions up to the query's, and which columns of edges they are."""
-    run, active, n_layers = local.run, local.active, local.run.n_layers
-    layer, pos, feature = (x.cpu().numpy() for x in (active.layer, active.pos, active.feature))
-    error_layer, error_pos = np.divmod(np.arange(n_layers * run.n_pos), run.n_pos)
-    token_pos, token_id = np.arange(run.n_pos), run.token_ids.cpu().numpy()
-    tokens = np.array([model.token_text(int(i)) for i in token_id], dtype=object)
-    n_errors = len(error_pos)
-    counts = [len(pos), n_errors, run.n_pos, 1]
-    positions = np.concatenate([pos, error_pos, token_pos, [-1]])
-    table = pd.DataFrame(
-        {
-            "kind": np.repeat(_KINDS, counts),
-            "layer": np.concatenate([layer, error_layer, np.full(run.n_pos + 1, -1)]),
-            "pos": positions,
-            "feature": np.concatenate([feature, np.full(n_errors, -1), token_id, [-1]]),
-            "token": np.append(tokens, "")[positions],
-            "activation": np.append(active.activation.cpu().double().numpy(), np.zeros(sum(counts[1:]))),
-        }
-    )
-    table = with_names(table, local.transcoders.labels, n_layers=n_layers)
-    columns = np.flatnonzero(positions <= query)
-    return table.iloc[columns], columns

@@ -6,7 +6,7 @@ Source: Ameisen et al. 2025, "Circuit Tracing", section "The Local Replacement M
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from attrgraph.models.frozen import FrozenNorm, FrozenRun
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
+Stream = Float[Tensor, "n_pos d_model"]
+OutAt = Callable[[int, Stream], Stream]
 # encoder rows that exist at a time: chosen, not tuned
 _ROWS_AT_ONCE = 4096
 
@@ -40,6 +42,21 @@ class LocalReplacement:
 
     def write_norm(self, layer: int) -> FrozenNorm | None:
         return self.run.blocks[layer].write_norm(self.transcoders.config.feature_output_hook)
+
+    def carry(self, layer: int, stream: Stream, out_at: OutAt, *, is_linear: bool = False) -> Stream:
+        """The stream above one layer, from the stream below it; with `is_linear`, how a change of the stream goes on.
+
+        Args:
+            out_at: gets the layer and what its transcoder reads; gives the MLP output without the linear skip.
+        """
+        block, norm, write_norm = self.run.blocks[layer], self.read_norm(layer), self.write_norm(layer)
+        through = FrozenNorm.linear if is_linear else FrozenNorm.apply
+        attended = block.attend_linear(stream) if is_linear else block.attend(stream)
+        mlp_stream = stream if block.is_parallel else stream + attended
+        read = mlp_stream if norm is None else through(norm, mlp_stream)
+        out, skip = out_at(layer, read), self.transcoders.skip(layer, read)
+        out = out if skip is None else out + skip
+        return stream + attended + (out if write_norm is None else through(write_norm, out))
 
 
 def build_replacement(run: FrozenRun, transcoders: Transcoders, is_skipped: Bool[Tensor, " n_pos"]) -> LocalReplacement:
@@ -68,7 +85,7 @@ def build_replacement(run: FrozenRun, transcoders: Transcoders, is_skipped: Bool
 
 
 def add_written(
-    outs: list[Tensor], transcoders: Transcoders, active: ActiveFeatures, layer: int, activations: Tensor
+    outs: Sequence[Tensor] | Tensor, transcoders: Transcoders, active: ActiveFeatures, layer: int, activations: Tensor
 ) -> None:
     """Add what the active features of one layer write to the outputs of their target layers."""
     written = transcoders.written(layer, active, activations, len(outs[layer]))
@@ -82,49 +99,37 @@ def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
     Every active feature's activation is recomputed from the replaced stream, so a mistake in any frozen part, in a
     read point or in an error vector shows in the result.
     """
-    outs = [error + constant for error, constant in zip(local.errors, local.constants, strict=True)]
+    outs = list[Tensor](local.errors + local.constants)
 
     def out_at(layer: int, read: Tensor) -> Tensor:
-        add_written(outs, local.transcoders, local.active, layer, _activations_at(local, layer, read))
-        out: Tensor = outs[layer]
-        return out
+        add_written(outs, local.transcoders, local.active, layer, activations_at(local, layer, read))
+        return outs[layer]
 
     return run_replaced(local, local.run.embedding, out_at)
 
 
-def run_replaced(
-    local: LocalReplacement,
-    embedding: Float[Tensor, "n_pos d_model"],
-    out_at: Callable[[int, Tensor], Float[Tensor, "n_pos d_model"]],
-) -> Float[Tensor, " d_vocab"]:
-    """Run the frozen model with other MLP outputs: uncapped logits of the last position.
+def run_replaced(local: LocalReplacement, embedding: Stream, out_at: OutAt) -> Float[Tensor, " d_vocab"]:
+    """Run the frozen model with other embeddings of tokens and other MLP outputs: uncapped logits of the last position.
 
-    Args:
-        embedding: of the tokens.
-        out_at: gets the layer and what its transcoder reads; gives the MLP output without the linear skip.
+    `out_at` is that of `LocalReplacement.carry`.
     """
     run = local.run
     stream = embedding if run.position_embedding is None else embedding + run.position_embedding
-    for layer, block in enumerate(run.blocks):
-        attended = block.attend(stream)
-        mlp_stream = stream if block.is_parallel else stream + attended
-        norm, write_norm = local.read_norm(layer), local.write_norm(layer)
-        read = mlp_stream if norm is None else norm.apply(mlp_stream)
-        out, skip = out_at(layer, read), local.transcoders.skip(layer, read)
-        out = out if skip is None else out + skip
-        stream = stream + attended + (out if write_norm is None else write_norm.apply(out))
+    for layer in range(run.n_layers):
+        stream = local.carry(layer, stream, out_at)
     logits = run.W_U @ run.final_norm.apply(stream)[-1]
     return logits if run.b_U is None else logits + run.b_U
 
 
-def _activations_at(local: LocalReplacement, layer: int, read: Tensor) -> Tensor:
-    """What the active features of one layer read from a stream."""
+def activations_at(local: LocalReplacement, layer: int, read: Stream, *, is_linear: bool = False) -> Tensor:
+    """What the active features of one layer read; with `is_linear` without their biases."""
     parts, rows = [read.new_zeros(0)], local.active.in_layer(layer)
     for pos, features in zip(
         local.active.pos[rows].split(_ROWS_AT_ONCE), local.active.feature[rows].split(_ROWS_AT_ONCE), strict=True
     ):
         W_enc, b_enc = local.transcoders.encoder_rows(layer, features, read)
-        parts.append(W_enc.mul_(read[pos]).sum(-1).add_(b_enc))
+        activations = W_enc.mul_(read[pos]).sum(-1)
+        parts.append(activations if is_linear else activations.add_(b_enc))
     return torch.cat(parts)
 
 

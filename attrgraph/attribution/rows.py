@@ -92,12 +92,19 @@ def _fill(
         return torch.arange(n_active, device=rows.device)
     selected = torch.zeros(0, dtype=torch.int64, device=rows.device)
     for n_round in rounds(n_selected):
-        influence = _influence(local, logits, rows, selected)[0][:n_active]
-        influence[selected] = -1.0  # already expanded
-        best = influence.sort(descending=True, stable=True).indices[:n_round]
+        best = most_influential(local, logits, rows, selected)[:n_round]
         fill(n_logits + len(selected), feature_reads(local, best))
         selected = torch.cat([selected, best])
     return selected
+
+
+def most_influential(
+    local: LocalReplacement, logits: LogitTargets, rows: Tensor, selected: Tensor
+) -> Int[Tensor, " n_active"]:
+    """The active features by their influence through the rows known so far; those already expanded at the end."""
+    influence = _influence(local, logits, rows, selected)[0][: len(local.active)]
+    influence[selected] = -1.0
+    return influence.argsort(descending=True, stable=True)
 
 
 def rounds(n_selected: int) -> list[int]:

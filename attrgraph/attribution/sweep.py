@@ -16,7 +16,7 @@ Source: Ameisen et al. 2025, "Circuit Tracing", section "Constructing an Attribu
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.attribution.sources import BLOCK_BYTES, Sources
-from attrgraph.kernels.edge_rows import Writes, edge_rows
+from attrgraph.kernels.edge_rows import edge_rows
 from attrgraph.memory import large_empty
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.frozen import FrozenNorm
@@ -71,19 +71,6 @@ def n_columns(local: LocalReplacement) -> int:
     return len(local.active) + (local.run.n_layers + 1) * local.run.n_pos + 1
 
 
-def n_above(targets: ReadVectors, n_layers: int) -> list[int]:
-    """How many targets have joined a sweep when it is above layer 0, 1, ..., `n_layers` (logits only), and beyond."""
-    layers = torch.arange(n_layers + 2, device=targets.layer.device)
-    counts: list[int] = (targets.layer[:, None] >= layers).sum(0).tolist()
-    return counts
-
-
-def reach(tile: ReadVectors, above: Sequence[int]) -> list[int]:
-    """How many positions matter to those of a tile that have joined above layer 0, 1, ...: up to their last."""
-    ends = [0, *(tile.pos.cummax(0).values + 1).tolist()]
-    return [ends[n_joined] for n_joined in above]
-
-
 def tiles_of(targets: ReadVectors) -> list[Int[Tensor, " n_tile"]]:
     """Which targets are swept together.
 
@@ -121,8 +108,7 @@ class EdgeSweep:
         passage_bytes = [Passage.n_bytes(local, layer) for layer in range(run.n_layers)]
         kept_bytes = self.sources.n_bytes + sum(passage_bytes)
         memory_bytes = max(0, memory_bytes - run.pattern_bytes)
-        is_kept = kept_bytes <= memory_bytes // 2
-        self.sources.is_kept = is_kept
+        self.sources.is_kept = is_kept = kept_bytes <= memory_bytes // 2
         self._passages: list[Passage] | None = [Passage(local, i) for i in range(run.n_layers)] if is_kept else None
         # adjoints, in parallel blocks twice, and edges
         n_adjoints = 2 if any(block.is_parallel for block in run.blocks) else 1
@@ -175,28 +161,20 @@ class EdgeSweep:
         for tile in tiles:
             tile.join(run.n_layers, run.final_norm)
         for layer in reversed(range(run.n_layers)):
-            for writes in self.writes(layer, max(tile.reach[layer + 1] for tile in tiles)):
+            for writes in self.sources.into(layer, max(tile.reach[layer + 1] for tile in tiles)):
                 for tile in tiles:
                     n, n_pos = tile.n_above[layer + 1], tile.reach[layer + 1]
                     if writes.first_pos < n_pos:
                         edge_rows(tile.g[:n, :n_pos], writes, tile.edges[:n])
             if not any(tile.n_above[layer] for tile in tiles):
                 continue
-            passage = self.passage(layer)
+            passage = Passage(self._local, layer) if self._passages is None else self._passages[layer]
             for tile in tiles:
                 passage.take(tile)
         for tile in tiles:
             tile.embeddings[:] = tile.dots(len(tile.g), [run.embedding])[:, :, 0].T
             if run.position_embedding is not None:
                 tile.bias += tile.dots(len(tile.g), [run.position_embedding]).sum((0, 2))
-
-    def writes(self, layer: int, n_pos: int) -> Iterator[Writes]:
-        """What is written at a layer and the first positions."""
-        return self.sources.into(layer, n_pos)
-
-    def passage(self, layer: int) -> "Passage":
-        """The way past a layer."""
-        return Passage(self._local, layer) if self._passages is None else self._passages[layer]
 
 
 class _Tile:
@@ -212,8 +190,12 @@ class _Tile:
         self.edges = large_empty(run.embedding, n, sources.n_columns(self.n_pos)).zero_()
         self.errors, self.embeddings = new(n, run.n_layers, self.n_pos), new(n, self.n_pos)
         self.bias = targets.constant.to(run.embedding, copy=True)
-        self.n_above = n_above(targets, run.n_layers)
-        self.reach = reach(targets, self.n_above)
+        # how many have joined above layer 0, 1, ..., `n_layers` (logits only), and beyond
+        layers = torch.arange(run.n_layers + 2, device=targets.layer.device)
+        self.n_above: list[int] = (targets.layer[:, None] >= layers).sum(0).tolist()
+        # and how many positions matter to these: up to their last
+        ends = [0, *(targets.pos.cummax(0).values + 1).tolist()]
+        self.reach = [ends[n_joined] for n_joined in self.n_above]
         self.n_spread = 0  # of these have passed attention: the others' adjoints are still at one position
 
     def join(self, layer: int, norm: FrozenNorm | None) -> None:
@@ -235,12 +217,7 @@ class _Tile:
         """Put the edges where they belong: into zeros."""
         active, n_pos, run = self.local.active, self.n_pos, self.local.run
         columns = order[: self.edges.shape[1]]
-        edges = self.edges.mul_(active.activation[columns])
-        if out.device.type == "cpu":  # quicker than all at once
-            for row, of_row in zip(rows.tolist(), edges, strict=True):
-                out[row].index_copy_(0, columns, of_row)
-        else:
-            out[rows[:, None], columns] = edges
+        out[rows[:, None], columns] = self.edges.mul_(active.activation[columns])
         between = out[:, len(active) : -1].unflatten(1, (run.n_layers + 1, run.n_pos))
         between[rows, :-1, :n_pos], between[rows, -1, :n_pos] = self.errors, self.embeddings
         out[rows, -1] = self.bias
@@ -268,9 +245,8 @@ class Passage:
     def n_bytes(local: LocalReplacement, layer: int) -> int:
         """Of what a passage holds."""
         attention, W_skip = local.run.blocks[layer].attention, local.transcoders.layers[layer].W_skip
-        held = [attention.W_O, attention.W_V, *[local.run.embedding] * 3]
-        held += [] if W_skip is None else [W_skip]
-        n_entries = sum(x.numel() for x in held) + len(attention.W_O) * local.run.n_pos**2
+        held = [attention.W_O, attention.W_V, W_skip, *[local.run.embedding] * 3]
+        n_entries = sum(x.numel() for x in held if x is not None) + len(attention.W_O) * local.run.n_pos**2
         return n_entries * local.run.embedding.element_size()
 
     def take(self, tile: _Tile) -> None:

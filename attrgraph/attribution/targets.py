@@ -66,12 +66,11 @@ def _choose(model: LanguageModel, run: FrozenRun, targets: Targets, settings: Tr
     probabilities = run.logits.double().softmax(-1)  # so that even the least probable token has some weight
     if isinstance(targets, LogitDifference):
         ids = [token_id_of(model, token) for token in (targets.positive, targets.negative)]
-        reads, value = _token_reads(run, torch.tensor(ids, device=run.W_U.device))
-        difference = ReadVectors(
-            reads.layer[:1], reads.pos[:1], reads.vector[:1] - reads.vector[1:], reads.constant[:1] - reads.constant[1:]
-        )
+        parts = _token_reads(run, torch.tensor(ids, device=run.W_U.device))
+        vector, constant, value = (part[:1] - part[1:] for part in parts)
         text = " - ".join(model.token_text(i) for i in ids)
-        return LogitTargets([len(run.W_U)], [text], value.new_ones(1), difference, value[:1] - value[1:])
+        reads = _at_last_position(run, vector, constant)
+        return LogitTargets([len(run.W_U)], [text], value.new_ones(1), reads, value)
     if targets is None:
         best = probabilities.topk(min(settings.max_n_logits, len(probabilities)))
         reached = int(torch.searchsorted(best.values.cumsum(0), settings.desired_logit_prob)) + 1
@@ -82,8 +81,8 @@ def _choose(model: LanguageModel, run: FrozenRun, targets: Targets, settings: Tr
             raise TargetError("no target given; name at least one token, or None for the most probable ones.")
         chosen = list(dict.fromkeys(token_id_of(model, token) for token in tokens))
         token_ids = torch.tensor(chosen, device=run.W_U.device)
-    reads, value = _token_reads(run, token_ids)
-    ids = token_ids.tolist()
+    vectors, constants, value = _token_reads(run, token_ids)
+    ids, reads = token_ids.tolist(), _at_last_position(run, vectors, constants)
     return LogitTargets(ids, [model.token_text(i) for i in ids], probabilities[token_ids], reads, value)
 
 
@@ -109,13 +108,14 @@ def token_id_of(model: LanguageModel, token: str | int) -> int:
     raise TargetError(f"target {token!r} is not one token of the model's vocabulary; give a single token, or its id.")
 
 
-def _token_reads(run: FrozenRun, token_ids: Int[Tensor, " n"]) -> tuple[ReadVectors, Tensor]:
+def _token_reads(run: FrozenRun, token_ids: Int[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors and constants with which logits are read, and their values."""
     mean = run.W_U.mean(0)
     constant = run.W_U.new_zeros(len(token_ids))
     if run.b_U is not None:
         constant = run.b_U[token_ids] - run.b_U.mean()
     value = run.uncapped_logits[token_ids] - run.uncapped_logits.mean()
-    return _at_last_position(run, run.W_U[token_ids] - mean, constant), value
+    return run.W_U[token_ids] - mean, constant, value
 
 
 def _directions(run: FrozenRun, vectors: Tensor) -> LogitTargets:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError
@@ -107,18 +108,24 @@ class _Steering:
         """`held`: mode and upto_layer; `n_total`: positions that the text can come to have."""
         mode, upto_layer = held
         self._model, self._local, self._is_free = model, local, mode == "free"
-        fixed, self._several = _split(sets, local.run.n_pos)
+        fixed, self._several = _split(local, sets, n_total)
         if sets and not fixed and not self._several:
             raise InterventionError("nothing is set; name at least one node.")
         self._fixed = resolve(local, fixed) if fixed else Changes.none(local)
-        layers = [self._check(layer, feature, where, n_total) for _, layer, feature, where in self._several]
+        layers = [layer for _, layer, _, _ in self._several]
         self._n_held = held_layers(local.run.n_layers, self._fixed.layers + layers, mode, upto_layer)
-        self._writes = self._fixed.writes(local, own_layer_only=self._is_free)
+        # nothing is set at new positions but by `several`
+        n_new = n_total - local.run.n_pos
+        self._is_skipped, self._embedding = (
+            pad(local.is_skipped, (0, n_new)),
+            pad(self._fixed.embedding, (0, 0, 0, n_new)),
+        )
+        self._writes = pad(self._fixed.writes(local, own_layer_only=self._is_free), (0, 0, 0, n_new))
 
     def at(self, start: int, n: int) -> AbstractContextManager[None]:
         """While the model runs on `n` tokens from position `start` on."""
-        embedding = _cut(self._fixed.embedding, start, n)
-        writes = _cut(self._writes, start, n)
+        embedding = self._embedding[start : start + n]
+        writes = self._writes[:, start : start + n].clone()
 
         def change(layer: int, stream: Tensor, out: Tensor) -> Tensor:
             features = self._set_at(layer, widened(stream[0]), start)
@@ -134,17 +141,16 @@ class _Steering:
 
     def _set_at(self, layer: int, stream: Tensor, start: int) -> dict[FeatureKey, tuple[float, float]]:
         """Features of one layer that are set at several positions, those counted from `start`: before and after."""
-        here = [(one, feature, places) for one, at, feature, places in self._several if at == layer]
+        here = [(one, feature, positions) for one, at, feature, positions in self._several if at == layer]
         if not here:
             return {}
-        positions = range(start, start + len(stream))
-        is_skipped = _cut(self._local.is_skipped, start, len(stream))
+        is_skipped = self._is_skipped[start : start + len(stream)]
         read = live_read(self._model, self._local.transcoders, layer, stream)
         active = self._local.transcoders.encode_one(layer, read, is_skipped).by_key
         found: dict[FeatureKey, tuple[float, float]] = {}
-        for one, feature, places in here:
-            for i, pos in enumerate(positions):
-                if not _covers(places, pos) or bool(is_skipped[i]):
+        for one, feature, positions in here:
+            for i, pos in enumerate(range(start, start + len(stream))):
+                if pos not in positions or bool(is_skipped[i]):
                     continue
                 if (layer, feature, i) in found or (layer, feature, pos) in self._fixed.features:
                     raise InterventionError(f"node {(layer, feature, pos)} is set twice; set it once.")
@@ -152,54 +158,38 @@ class _Steering:
                 found[layer, feature, i] = now, one.activation(now)
         return found
 
-    def _check(self, layer: int, feature: int, positions: Positions, n_total: int) -> int:
-        n_features = self._local.transcoders.n_features
-        if not 0 <= layer < len(n_features) or not 0 <= feature < n_features[layer]:
-            raise InterventionError(
-                f"feature {feature} of layer {layer} does not exist; there are {len(n_features)} layers of "
-                f"{n_features[0]} features."
-            )
-        if not any(_covers(positions, pos) for pos in range(n_total)):
-            raise InterventionError(f"{(layer, feature, positions)}: the text does not reach any of these positions.")
-        return layer
-
 
 def _split(
-    sets: Sequence[Intervention], n_prompt: int
-) -> tuple[list[Intervention], list[tuple[Intervention, int, int, Positions]]]:
+    local: LocalReplacement, sets: Sequence[Intervention], n_total: int
+) -> tuple[list[Intervention], list[tuple[Intervention, int, int, range]]]:
     """Nodes at one position of the prompt, and the other features: how they are set, layer, feature, positions."""
-    fixed, several = list[Intervention](), list[tuple[Intervention, int, int, Positions]]()
+    fixed, several = list[Intervention](), list[tuple[Intervention, int, int, range]]()
+    n_prompt, n_features = local.run.n_pos, local.transcoders.n_features
     for one in sets:
         for node in one.each():
             if isinstance(node, str) or (isinstance(node[2], int) and node[2] < n_prompt):
                 fixed.append(replace(one, nodes=[node]))
-            else:
-                several.append((one, node[0], node[1], _counted(node[2], n_prompt)))
+                continue
+            layer, feature, positions = node[0], node[1], _counted(node[2], n_prompt, n_total)
+            if not 0 <= layer < len(n_features) or not 0 <= feature < n_features[layer]:
+                raise InterventionError(
+                    f"feature {feature} of layer {layer} does not exist; there are {len(n_features)} layers of "
+                    f"{n_features[0]} features."
+                )
+            if not any(pos in positions for pos in range(n_total)):
+                raise InterventionError(f"{node}: the text does not reach any of these positions.")
+            several.append((one, layer, feature, positions))
     return fixed, several
 
 
-def _counted(positions: Positions, n_prompt: int) -> Positions:
-    """A slice that counts from the end of the prompt as one that counts from its beginning."""
-    if not isinstance(positions, slice):
+def _counted(positions: Positions, n_prompt: int, n_total: int) -> range:
+    """Positions of the text; slices may count from the end of the prompt."""
+    if isinstance(positions, int):
+        return range(positions, positions + 1)
+    if isinstance(positions, range):
         return positions
     start, stop = (max(0, n_prompt + i) if i is not None and i < 0 else i for i in (positions.start, positions.stop))
-    return slice(start, stop, positions.step)
-
-
-def _covers(positions: Positions, pos: int) -> bool:
-    if isinstance(positions, slice):
-        return pos in range(pos + 1)[positions]
-    return pos == positions if isinstance(positions, int) else pos in positions
-
-
-def _cut(x: Tensor, start: int, n: int) -> Tensor:
-    """Positions of the prompt's [..., n_pos, d_model] or [n_pos]; zeros beyond the prompt."""
-    dim = 0 if x.ndim == 1 else -2
-    shape = list(x.shape)
-    shape[dim] = n
-    out, part = x.new_zeros(shape), x.narrow(dim, min(start, x.shape[dim]), max(0, min(n, x.shape[dim] - start)))
-    out.narrow(dim, 0, part.shape[dim]).copy_(part)
-    return out
+    return range(n_total)[start : stop : positions.step]
 
 
 def _ends_of_text(model: LanguageModel) -> set[int]:

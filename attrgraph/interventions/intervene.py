@@ -14,8 +14,8 @@ Source: Ameisen et al. 2025, "Circuit Tracing", appendix "Interventions",
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -23,11 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.attribution.prepare import prepare
-from attrgraph.attribution.replacement import (
-    LocalReplacement,
-    add_written,
-    run_replaced,
-)
+from attrgraph.attribution.replacement import LocalReplacement, activations_at, add_written, run_replaced
 from attrgraph.errors import InterventionError
 from attrgraph.interventions.intervention import Changes, Intervention, resolve
 from attrgraph.models.frozen import norm_before
@@ -151,7 +147,7 @@ def effects_of(
     n_held = [held_layers(local.run.n_layers, one.layers, mode, upto_layer) for one in changes]
     match mode:
         case "frozen":
-            return [_uncapped_effect(model, local, one, mode, *_frozen(local, one)) for one in changes]
+            return [_frozen_effect(model, local, one) for one in changes]
         case "frozen-attention":
             return _frozen_attention_effects(model, local, changes)
     found, step = [], _rows_at_once(model, local)
@@ -172,33 +168,31 @@ def _frozen_attention_effects(
     shared, found = None if is_half else _frozen_attention(local, Changes.none(local)), []
     for one in changes:
         unchanged, before = shared or _frozen_attention(local, one.undone(local))
-        logits, activations = _frozen_attention(local, one)
-        change = logits - unchanged
-        found.append(_uncapped_effect(model, local, one, "frozen-attention", change, activations, before))
+        logits, after = _frozen_attention(local, one)
+        found.append(_effect(model, local, one, "frozen-attention", logits - unchanged, (before, after)))
     return found
 
 
-def _uncapped_effect(
+def _effect(
     model: LanguageModel,
     local: LocalReplacement,
     one: Changes,
     mode: str,
     change: Tensor,
-    activations: ActiveFeatures,
-    unchanged: ActiveFeatures | None = None,
+    activations: tuple[ActiveFeatures, ActiveFeatures],
+    logits: tuple[Tensor, Tensor] | None = None,
 ) -> Effect:
-    """Of a change of the uncapped logits. The model's own logits are not used: in half precision they are rounded."""
+    """What followed from a change of the uncapped logits.
+
+    Args:
+        change: of the logits before soft-capping.
+        activations: before and after.
+        logits: the same; by default computed from the uncapped ones, as the model's own are rounded in half precision.
+    """
     uncapped = local.run.uncapped_logits
-    before, after = model.soft_cap(uncapped), model.soft_cap(uncapped + change)
-    features = _compare(local.active if unchanged is None else unchanged, activations, one)
-    return _effect(model, mode, (before, after, change), features)
-
-
-def _effect(model: LanguageModel, mode: str, logits: tuple[Tensor, Tensor, Tensor], features: pd.DataFrame) -> Effect:
-    """`logits`: before, after, and the change before soft-capping."""
-    before, after, change = logits
-    kl = float(divergence(before, after))
-    return Effect(mode, before, after, change, kl, _top(model, before), _top(model, after), features)
+    before, after = logits or (model.soft_cap(uncapped), model.soft_cap(uncapped + change))
+    top_before, top_after, kl = _top(model, before), _top(model, after), float(divergence(before, after))
+    return Effect(mode, before, after, change, kl, top_before, top_after, _compare(*activations, one))
 
 
 def held_layers(n_layers: int, layers: Sequence[int], mode: str, upto_layer: int | None) -> int:
@@ -221,36 +215,31 @@ def held_layers(n_layers: int, layers: Sequence[int], mode: str, upto_layer: int
     return last + 1
 
 
-def _frozen(local: LocalReplacement, changes: Changes) -> tuple[Tensor, ActiveFeatures]:
-    """Change of uncapped logits, and what features would read: the changes alone, carried up through linear maps."""
-    run, active, transcoders = local.run, local.active, local.transcoders
-    stream, writes, read_changes = changes.embedding, changes.writes(local), []
-    for layer, block in enumerate(run.blocks):
-        attended = block.attend_linear(stream)
-        middle = stream if block.is_parallel else stream + attended
-        norm, write_norm = local.read_norm(layer), local.write_norm(layer)
-        read = middle if norm is None else norm.linear(middle)
-        rows = active.in_layer(layer)
-        W_enc, _ = transcoders.encoder_rows(layer, active.feature[rows], read)
-        read_changes.append((read[active.pos[rows]] * W_enc).sum(-1))
-        skip = transcoders.skip(layer, read)
-        out = writes[layer] if skip is None else writes[layer] + skip
-        stream = stream + attended + (out if write_norm is None else write_norm.linear(out))
-    activation = active.activation + torch.cat(read_changes)
-    would_read = ActiveFeatures(active.layer, active.pos, active.feature, activation)
-    return run.W_U @ run.final_norm.linear(stream)[-1], would_read
+def _frozen_effect(model: LanguageModel, local: LocalReplacement, changes: Changes) -> Effect:
+    """The changes alone, carried up through linear maps; features have what they would read."""
+    run, active, writes, read_changes = local.run, local.active, changes.writes(local), list[Tensor]()
+
+    def out_at(layer: int, read: Tensor) -> Tensor:
+        read_changes.append(activations_at(local, layer, read, is_linear=True))
+        return writes[layer]
+
+    stream = changes.embedding
+    for layer in range(run.n_layers):
+        stream = local.carry(layer, stream, out_at, is_linear=True)
+    would_read = replace(active, activation=active.activation + torch.cat(read_changes))
+    change = run.W_U @ run.final_norm.linear(stream)[-1]
+    return _effect(model, local, changes, "frozen", change, (active, would_read))
 
 
 def _frozen_attention(local: LocalReplacement, changes: Changes) -> tuple[Tensor, ActiveFeatures]:
     """Uncapped logits of the local replacement model with features recomputed, and their activations."""
-    outs, parts = list(local.errors + local.constants + changes.errors), list[ActiveFeatures]()
+    outs, parts = list[Tensor](local.errors + local.constants + changes.errors), list[ActiveFeatures]()
 
     def out_at(layer: int, read: Tensor) -> Tensor:
         active = _with_set(local.transcoders.encode_one(layer, read, local.is_skipped), changes, layer)
         parts.append(active)
         add_written(outs, local.transcoders, active, layer, active.activation)
-        out: Tensor = outs[layer]
-        return out
+        return outs[layer]
 
     return run_replaced(local, local.run.embedding + changes.embedding, out_at), ActiveFeatures.join(parts)
 
@@ -291,16 +280,13 @@ def _live(
     live = live_run(model, run.token_ids, change, point=point, embedding=embedding)
     found = []
     for row, one in enumerate(changes):
-        activations = _encode(model, local, [stream[row] for stream in live.mlp_streams])
-        logits = run.logits, live.logits[row], live.uncapped_logits[row] - run.uncapped_logits
-        found.append(_effect(model, mode, logits, _compare(local.active, activations, one)))
+        streams = [stream[row] for stream in live.mlp_streams]
+        reads = [live_read(model, local.transcoders, layer, stream) for layer, stream in enumerate(streams)]
+        activations = local.active, local.transcoders.encode(reads, local.is_skipped)
+        uncapped_change = live.uncapped_logits[row] - run.uncapped_logits
+        logits = run.logits, live.logits[row]
+        found.append(_effect(model, local, one, mode, uncapped_change, activations, logits))
     return found
-
-
-def _encode(model: LanguageModel, local: LocalReplacement, mlp_streams: Sequence[Tensor]) -> ActiveFeatures:
-    """Features of a run, from what enters its MLP norms."""
-    reads = [live_read(model, local.transcoders, layer, stream) for layer, stream in enumerate(mlp_streams)]
-    return local.transcoders.encode(reads, local.is_skipped)
 
 
 def live_read(
@@ -328,5 +314,4 @@ def _compare(before: ActiveFeatures, after: ActiveFeatures, changes: Changes) ->
 
 def _top(model: LanguageModel, logits: Tensor, n: int = 5) -> list[tuple[str, float]]:
     best = logits.double().softmax(-1).topk(min(n, len(logits)))
-    pairs: Iterable[tuple[int, float]] = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(model.token_text(i), probability) for i, probability in pairs]
+    return [(model.token_text(i), p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]

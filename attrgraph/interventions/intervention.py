@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attrgraph.attribution.replacement import LocalReplacement
+from attrgraph.attribution.replacement import LocalReplacement, add_written
 from attrgraph.errors import InterventionError
 from attrgraph.schema import canonical_id
 from attrgraph.transcoders import ActiveFeatures, Transcoders
@@ -115,9 +115,8 @@ def add_changes(
     values = [features[i, k, j] for i, j, k in keys]
     changed = ActiveFeatures(layer, pos, feature, out.new_tensor([after - before for before, after in values]))
     for one in layer.unique().tolist():
-        written = transcoders.written(one, changed, changed.activation[changed.in_layer(one)], out.shape[1])
-        for i in range(1 if own_layer_only else written.shape[1]):
-            out[one + i] += written[:, i]
+        into = out[: one + 1] if own_layer_only else out
+        add_written(into, transcoders, changed, one, changed.activation[changed.in_layer(one)])
 
 
 def resolve(local: LocalReplacement, interventions: Iterable[Intervention]) -> Changes:
@@ -135,10 +134,8 @@ def resolve(local: LocalReplacement, interventions: Iterable[Intervention]) -> C
             seen.add(key)
             if isinstance(key, str):
                 _set_embedding(local, changes, key, one)
-            elif key[1] == -1:
-                _set_error(local, changes, key, one)
             else:
-                _set_feature(local, changes, key, one)
+                _set_in_layer(local, changes, key, one)
     if not seen:
         raise InterventionError("nothing is set; name at least one node.")
     return changes
@@ -199,16 +196,18 @@ def _set_embedding(local: LocalReplacement, changes: Changes, node: str, one: In
     changes.embedding[pos] = (_scale_of(one, node) - 1) * local.run.embedding[pos]
 
 
-def _set_error(local: LocalReplacement, changes: Changes, key: FeatureKey, one: Intervention) -> None:
-    layer, pos = key[0], key[2]
-    _check_place(local, key)
-    changes.errors[layer, pos] = (_scale_of(one, key) - 1) * local.errors[layer, pos]
-    changes.layers.append(layer)
-
-
-def _set_feature(local: LocalReplacement, changes: Changes, key: FeatureKey, one: Intervention) -> None:
+def _set_in_layer(local: LocalReplacement, changes: Changes, key: FeatureKey, one: Intervention) -> None:
+    """Set an error, or a feature."""
     layer, feature, pos = key
-    _check_place(local, key)
+    if not 0 <= layer < local.run.n_layers or not 0 <= pos < local.run.n_pos:
+        raise InterventionError(
+            f"node {key} (layer, feature, position) is not in this prompt's run of {local.run.n_layers} layers and "
+            f"{local.run.n_pos} positions."
+        )
+    changes.layers.append(layer)
+    if feature == -1:
+        changes.errors[layer, pos] = (_scale_of(one, key) - 1) * local.errors[layer, pos]
+        return
     n_features = local.transcoders.n_features[layer]
     if not 0 <= feature < n_features:
         raise InterventionError(f"layer {layer} has features 0 to {n_features - 1}; got {feature}.")
@@ -218,16 +217,6 @@ def _set_feature(local: LocalReplacement, changes: Changes, key: FeatureKey, one
     if one.scale is not None and not now:
         raise InterventionError(f"feature {key} is not active, so no multiple of it changes anything; give a value.")
     changes.features[key] = now, one.activation(now)
-    changes.layers.append(layer)
-
-
-def _check_place(local: LocalReplacement, key: FeatureKey) -> None:
-    layer, _, pos = key
-    if not 0 <= layer < local.run.n_layers or not 0 <= pos < local.run.n_pos:
-        raise InterventionError(
-            f"node {key} (layer, feature, position) is not in this prompt's run of {local.run.n_layers} layers and "
-            f"{local.run.n_pos} positions."
-        )
 
 
 def _scale_of(one: Intervention, node: str | FeatureKey) -> float:

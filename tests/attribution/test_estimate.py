@@ -4,15 +4,8 @@ import json
 from collections.abc import Callable
 
 import pytest
-import torch
 
 import attrgraph as ag
-from attrgraph.attribution import estimate as estimation
-from attrgraph.attribution import sweep
-from attrgraph.attribution.replacement import build_replacement
-from attrgraph.attribution.sweep import feature_reads, tiles_of
-from attrgraph.attribution.targets import choose_targets
-from attrgraph.attribution.trace_settings import TraceSettings
 from attrgraph.cli.main import main
 from attrgraph.errors import AttrGraphError, TranscoderError
 from attrgraph.models.language_model import LanguageModel
@@ -37,26 +30,6 @@ def test_counts_are_those_of_the_trace(
     assert cost.bytes["graph"] >= graph.adjacency.nnz * 12
     assert cost.bytes["edges"] <= cost.peak_bytes - cost.bytes["run"] <= sum(cost.bytes.values())
     assert cost.total_bytes - cost.peak_bytes == cost.process_bytes > 2**20
-
-
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_what_sweeps_read_is_foretold(
-    traced_model: Build, prompt: list[int], is_kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Decoder rows and passages, which tiles of a sweep share, as counted while they are read."""
-    monkeypatch.setattr(sweep, "TILE_ROWS", 16)
-    model = traced_model("llama")
-    assert model.transcoders is not None
-    local = build_replacement(model.run(torch.tensor(prompt)), model.transcoders, torch.arange(len(prompt)) == 0)
-    logits = choose_targets(model, local.run, None, TraceSettings(3, 1.0))
-    sample = estimation._Sample(model, local, logits, len(local.active), 2**30 if is_kept else 200_000)
-    assert sample.sweep.sources.is_kept == is_kept
-    targets = feature_reads(local)
-    assert is_kept or 1 < len(sample.sweep.tiles_together(targets)) < len(tiles_of(targets))
-    sample.sweep.start()
-    sample.sweep.edges(targets)
-    assert tuple(sample.sweep.n_read) == sample._n_read(targets)
-    assert 0 < sample._n_read(targets)[1] <= local.run.n_layers * len(tiles_of(targets))
 
 
 @pytest.mark.refusal
