@@ -7,6 +7,7 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,17 +104,19 @@ def neuron_baseline(
     n_taken = min(_N_MEAN_ROWS, n_rows)
     taken = [rows.rows[i * n_rows // n_taken] for i in range(n_taken)]
     modules = [model.mlp_out_module(layer) for layer in range(model.n_layers)]
-    seen: dict[int, Tensor] = {}
     totals: dict[int, Tensor] = {}
     n_tokens = 0
     for tokens in batches_of_similar_length(model, taken, batch_tokens=batch_tokens, longest_first=True):
-        with on_input(modules, seen.__setitem__):
+        with on_input(modules, partial(_add, totals, tokens.is_trained)):
             model.run_body(tokens.token_ids)
-        for layer, activations in seen.items():
-            totals[layer] = totals.get(layer, 0) + activations[tokens.is_trained].double().sum(0)
         n_tokens += int(tokens.is_trained.sum())
     if n_tokens == 0:
         raise PromptError("the text has no tokens besides BOS; expected some to take the neurons' means over.")
     means = [total / n_tokens for total in totals.values()]
     n_kept = [min(max(1, round(l0)), len(mean)) for l0, mean in zip(l0_by_layer, means, strict=True)]
     return TopNeurons(model, n_kept=n_kept, means=means)
+
+
+def _add(totals: dict[int, Tensor], is_measured: Bool[Tensor, "n_rows n_pos"], layer: int, activations: Tensor) -> None:
+    """Sum a layer's neurons as soon as they are there: those of all layers may not fit."""
+    totals[layer] = totals.get(layer, 0) + activations[is_measured].double().sum(0)

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.selections import Nodes, Selection, edges_without_bias, mask_of
-from attrgraph.influence.influence import row_shares
+from attrgraph.influence.influence import node_levels, row_shares
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -25,12 +25,12 @@ def successors(graph: "Graph", nodes: Nodes) -> Selection:
 
 def ancestors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that lead to these by one edge or more; a given node only if it is an ancestor of another given one."""
-    return Selection(graph, _reached(graph.adjacency, mask_of(graph, nodes)))
+    return _all_reached(graph, graph.adjacency, nodes)
 
 
 def descendants(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that these lead to by one edge or more; a given node only if another given one leads to it."""
-    return Selection(graph, _reached(graph.adjacency.T, mask_of(graph, nodes)))
+    return _all_reached(graph, graph.adjacency.T, nodes)
 
 
 def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: float = 0.0) -> Selection:
@@ -45,6 +45,12 @@ def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: floa
     shares.eliminate_zeros()
     near = mask_of(graph, nodes)
     return Selection(graph, near | _reached(shares + shares.T, near, hops))
+
+
+def _all_reached(graph: "Graph", edges: sparse.csr_array | sparse.csc_array, nodes: Nodes) -> Selection:
+    # refuses cycles, in which all nodes are their own ancestors
+    node_levels(graph.adjacency, graph.nodes["layer"].to_numpy())
+    return Selection(graph, _reached(edges, mask_of(graph, nodes)))
 
 
 def _reached(edges: sparse.csr_array | sparse.csc_array, rows: np.ndarray, hops: int | None = None) -> np.ndarray:

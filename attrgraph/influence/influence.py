@@ -69,6 +69,7 @@ def node_levels(adjacency: sparse.csr_array, layers: Int[np.ndarray, " n_nodes"]
     levels = np.zeros(len(layers), dtype=np.int64)
     # on a cycle levels would grow for as long as they may
     has_cycle = connected_components(edges, connection="strong", return_labels=False) < len(layers)
+    has_cycle = has_cycle or bool(edges.diagonal().any())
     for _ in range(0 if has_cycle else _MAX_LEVELS + 1):
         longer = levels.copy()
         longer[reads] = np.maximum.reduceat(levels[edges.indices], edges.indptr[reads]) + 1

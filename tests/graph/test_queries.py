@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import Case, cases, dense_shares, network_of
+from scipy import sparse
+from six_nodes import six_nodes
 
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError
@@ -344,3 +346,15 @@ def test_selections_of_two_graphs_do_not_mix(graph: Graph) -> None:
     assert ours != theirs
     with pytest.raises(AttrGraphError, match="combines with a selection; got list"):
         ours | ["E_5_0"]
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("ends", [(0, 0), (0, 1), (3, 0)], ids=["a loop", "a cycle", "downward"])
+def test_ancestors_in_a_graph_that_is_not_in_layer_order_are_refused(ends: tuple[int, int]) -> None:
+    graph = six_nodes()
+    edges = graph.adjacency.tolil()
+    edges[ends] = edges[ends[::-1]] = 1.0
+    cyclic = graph.replace(adjacency=sparse.csr_array(edges))
+    for ask in (cyclic.ancestors, cyclic.descendants):
+        with pytest.raises(AttrGraphError, match="does not lead from a lower to a higher layer"):
+            ask("0_1_0")
