@@ -55,9 +55,9 @@ def swap(
         follows = "follows" if result.is_swapped else "does not follow"
         print(f"answers  {result.answer_a}, {result.answer_b}; the first {follows} the second")
         if any(more.get("n_control", ())):
-            does = "does" if more["control_is_swapped"] else "does not"
+            follows = "follows" if more["control_is_swapped"] else "does not follow"
             sizes = " and ".join(str(n) for n in more["n_control"])
-            print(f"control  with {sizes} other active features there it {does}")
+            print(f"control  with {sizes} other active features of the same place the answer {follows}")
     print_effect(result.effect, n_top=top, texts={}, as_json=as_json, **more)
 
 
