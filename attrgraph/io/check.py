@@ -10,7 +10,7 @@ from attrgraph.io.check_nodes import check_links, check_nodes
 from attrgraph.io.document import Document, read_document
 from attrgraph.io.flavours import SAFE_NAME
 from attrgraph.io.json_values import are_texts, is_number, is_text
-from attrgraph.io.native import read_graph
+from attrgraph.io.native import read_parts
 from attrgraph.io.params import EMPTY_PARAMS, referred_ids
 from attrgraph.io.problems import ANTHROPIC, CIRCUIT_TRACER, EVERY_VIEWER, EVERYONE, NEURONPEDIA, US, Findings, Problem
 
@@ -24,7 +24,7 @@ def check_graph_file(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> li
     """Everything that is wrong with a graph file, errors first; an empty list for a file that opens everywhere.
 
     Args:
-        path: a graph as JSON, of any flavour, or the native `.safetensors`, of which only the reading is checked.
+        path: a graph as JSON, of any flavour, or the native `.safetensors`.
         max_bytes: see `attrgraph.io.document.read_document`.
 
     Example:
@@ -36,8 +36,9 @@ def check_graph_file(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> li
     try:
         check_readable(path)
         if path.suffix == ".safetensors":
-            read_graph(path)
-            return []
+            findings = Findings()
+            read_parts(path, findings)
+            return findings.by_severity()
         document = read_document(path, max_bytes=max_bytes)
     except GraphFileError as e:
         return [Problem("error", "unreadable", str(e).removeprefix(f"{path}: "), EVERYONE)]

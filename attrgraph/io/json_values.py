@@ -7,7 +7,7 @@ from typing import Any
 # 18 digits fit into an int64
 _INTEGER = re.compile(r"-?\d{1,18}")
 # 1, and the rounding of a float32 sum
-_LARGEST_SHARE = 1 + 1e-6
+LARGEST_SHARE = 1 + 1e-6
 
 
 def is_text(value: Any) -> bool:
@@ -26,7 +26,7 @@ def is_number(value: Any, largest: float = float_info.max) -> bool:
 
 def is_share(value: Any) -> bool:
     """Whether it is a number from 0 to 1, or above 1 by no more than rounding."""
-    return is_number(value) and 0 <= value <= _LARGEST_SHARE
+    return is_number(value) and 0 <= value <= LARGEST_SHARE
 
 
 def integer(value: Any) -> int | None:

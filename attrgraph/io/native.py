@@ -1,5 +1,10 @@
-"""The native file of a graph: one safetensors file that keeps everything and opens without running code."""
+"""The native file of a graph: one safetensors file that keeps everything and opens without running code.
 
+Its checksum covers every tensor's name, type, shape and bytes, and the text in the header: a file in which a bit has
+changed is refused. Files of version 1, which have none, are still read.
+"""
+
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +17,17 @@ from scipy import sparse
 
 from attrgraph.errors import GraphFileError
 from attrgraph.files import write_whole
+from attrgraph.io.check_parts import check_parts
+from attrgraph.io.json_values import are_texts
 from attrgraph.io.own_metadata import check_own_metadata
+from attrgraph.io.problems import Findings
 from attrgraph.schema import COLUMNS, KINDS, GraphParts, node_table
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
-FORMAT, FORMAT_VERSION = "attrgraph-graph", 1
+FORMAT, FORMAT_VERSION = "attrgraph-graph", 2
+_CHECKSUM = "checksum"
 # safetensors refuses to open a file whose header is over 100 MB, quotes escaped
 _MAX_HEADER = 45_000_000
 _NUMBERS = {name: dtype for name, dtype in COLUMNS.items() if dtype != "str"}
@@ -32,8 +41,10 @@ def save_graph(graph: "Graph", path: str | Path, *, overwrite: bool = True) -> N
     tensors["nodes.kind"] = np.array([KINDS.index(kind) for kind in nodes["kind"]], dtype=np.int8)
     for name in _TEXTS:
         tensors[f"nodes.{name}"] = np.frombuffer(json.dumps(nodes[name].tolist()).encode(), dtype=np.uint8)
+    edges = graph.adjacency.sorted_indices()
+    edges.sum_duplicates()
     for name in ("data", "indices", "indptr"):
-        tensors[f"adjacency.{name}"] = np.ascontiguousarray(getattr(graph.adjacency, name))
+        tensors[f"adjacency.{name}"] = np.ascontiguousarray(getattr(edges, name))
     # one key only: safetensors writes several in no fixed order
     content = {"format_version": FORMAT_VERSION, "metadata": graph.metadata, "prompt_tokens": graph.prompt_tokens}
     header = {FORMAT: json.dumps(content, sort_keys=True)}
@@ -42,6 +53,7 @@ def save_graph(graph: "Graph", path: str | Path, *, overwrite: bool = True) -> N
             f"{path}: the graph's metadata take {len(header[FORMAT])} bytes, at most {_MAX_HEADER} can be read again; "
             "drop what is not needed from graph.metadata['extra']."
         )
+    tensors[_CHECKSUM] = _checksum(tensors, header[FORMAT])
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header), overwrite=overwrite)
 
 
@@ -49,35 +61,65 @@ def read_graph(path: Path) -> GraphParts:
     """Read a file that `save_graph` wrote.
 
     Raises:
-        GraphFileError: not such a file, truncated, or inconsistent in itself.
+        GraphFileError: not such a file, truncated, altered, or with values that no graph has.
+    """
+    findings = Findings()
+    parts = read_parts(path, findings)
+    if findings.problems:
+        raise GraphFileError(
+            f"{path}: is damaged: {findings.problems[0].message}; attrgraph check lists all that is wrong."
+        )
+    return parts
+
+
+def read_parts(path: Path, findings: Findings) -> GraphParts:
+    """What the file holds; to `findings` is added which of its values no graph has.
+
+    Raises:
+        GraphFileError: not such a file, truncated, or altered.
     """
     try:
         with safe_open(path, framework="np") as file:
-            if FORMAT not in (file.metadata() or {}):
+            header = (file.metadata() or {}).get(FORMAT)
+            if header is None:
                 raise GraphFileError(f"{path}: a safetensors file, but not of a graph.")
-            header = json.loads(file.metadata()[FORMAT])
-            if header["format_version"] > FORMAT_VERSION:
-                raise GraphFileError(
-                    f"{path}: written by a newer attrgraph (format {header['format_version']}); upgrade."
-                )
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-        texts = {name: json.loads(tensors[f"nodes.{name}"].tobytes()) for name in _TEXTS}
-        if (tensors["nodes.kind"] < 0).any():
-            raise ValueError("a kind of node is negative")
-        columns: dict[str, Any] = {"kind": [KINDS[code] for code in tensors["nodes.kind"]]}
-        columns |= {name: tensors[f"nodes.{name}"] for name in _NUMBERS}
-        columns |= {name: texts[name] for name in ("token", "label")}
-        nodes = node_table(pd.DataFrame(columns, index=pd.Index(texts["node_id"], name="node_id", dtype="str")))
-        n_nodes = len(nodes)
-        parts = tuple(tensors[f"adjacency.{name}"] for name in ("data", "indices", "indptr"))
-        adjacency = sparse.csr_array(parts, shape=(n_nodes, n_nodes))
-        adjacency.check_format(full_check=True)
-        metadata, tokens = header["metadata"], header["prompt_tokens"]
-        if not (isinstance(metadata, dict) and isinstance(metadata["n_layers"], int) and isinstance(tokens, list)):
-            raise TypeError("its metadata or prompt tokens are of a wrong type")
-        check_own_metadata(metadata)
-        return GraphParts(nodes, adjacency, tokens, metadata)
+        content = json.loads(header)
+        if content["format_version"] > FORMAT_VERSION:
+            raise GraphFileError(f"{path}: written by a newer attrgraph (format {content['format_version']}); upgrade.")
+        if content["format_version"] > 1 and tensors.pop(_CHECKSUM).tobytes() != _checksum(tensors, header).tobytes():
+            raise ValueError("its checksum is not that of its content: it was altered after it was written")
+        parts = _parts(tensors, content)
+        check_parts(parts, findings)
+        return parts
     except (SafetensorError, KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError, OSError) as e:
-        if isinstance(e, GraphFileError):
-            raise
         raise GraphFileError(f"{path}: is not a whole graph file ({e}).") from e
+
+
+def _parts(tensors: dict[str, Any], content: dict[str, Any]) -> GraphParts:
+    texts = {name: json.loads(tensors[f"nodes.{name}"].tobytes()) for name in _TEXTS}
+    if not all(map(are_texts, texts.values())):
+        raise TypeError("ids, tokens or labels of nodes are not lists of texts")
+    if (tensors["nodes.kind"] < 0).any():
+        raise ValueError("a kind of node is negative")
+    columns: dict[str, Any] = {"kind": [KINDS[code] for code in tensors["nodes.kind"]]}
+    columns |= {name: tensors[f"nodes.{name}"] for name in _NUMBERS}
+    columns |= {name: texts[name] for name in ("token", "label")}
+    nodes = node_table(pd.DataFrame(columns, index=pd.Index(texts["node_id"], name="node_id", dtype="str")))
+    edges = tuple(tensors[f"adjacency.{name}"] for name in ("data", "indices", "indptr"))
+    adjacency = sparse.csr_array(edges, shape=(len(nodes), len(nodes)))
+    adjacency.check_format(full_check=True)
+    metadata, tokens = content["metadata"], content["prompt_tokens"]
+    if not (isinstance(metadata, dict) and isinstance(metadata["n_layers"], int) and are_texts(tokens)):
+        raise TypeError("its metadata or prompt tokens are of a wrong type")
+    check_own_metadata(metadata)
+    return GraphParts(nodes, adjacency, tokens, metadata)
+
+
+def _checksum(tensors: dict[str, Any], header: str) -> np.ndarray:
+    """SHA-256, as 32 bytes."""
+    digest = hashlib.sha256(header.encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array)
+    return np.frombuffer(digest.digest(), dtype=np.uint8)

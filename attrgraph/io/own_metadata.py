@@ -28,5 +28,7 @@ def _check_object(values: Any, name: str, numbers: tuple[str, ...]) -> None:
         value = values.get(key)
         # a graph without influence has no scores: null in JSON
         is_null = value is None and key in values and name == "scores"
+        if key == "is_exact" and isinstance(value, bool):
+            continue
         if isinstance(value, bool) or not (is_null or isinstance(value, int | float)):
             raise TypeError(f"metadata.{name}.{key} is {value!r:.60}, expected a number")

@@ -1,0 +1,100 @@
+"""Native files: what was altered, or holds what no graph has, is refused and said by check."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from scipy import sparse
+from six_nodes import six_nodes
+
+import attrgraph as ag
+from attrgraph.errors import GraphFileError
+from attrgraph.io.check import check_graph_file
+from attrgraph.io.check_parts import check_parts
+from attrgraph.io.problems import Findings
+from attrgraph.schema import GraphParts
+
+
+def test_a_file_with_any_bit_flipped_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    six_nodes().save(path)
+    raw, rng = path.read_bytes(), random.Random(0)
+    # every bit of the header, in which names, types and places stand, is likelier than one of the numbers
+    places = [rng.randrange(8 + int.from_bytes(raw[:8], "little")) for _ in range(100)]
+    for place in places + [rng.randrange(len(raw)) for _ in range(100)]:
+        altered = bytearray(raw)
+        altered[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(altered)
+        with pytest.raises(GraphFileError) as found:
+            ag.load_graph(path)
+        assert "\n" not in str(found.value)
+
+
+def as_version_1(path: Path, tensor: str = "", value: object = None, version: int = 1) -> None:
+    """Write the file as before checksums, with one tensor altered."""
+    with safe_open(path, framework="np") as file:
+        content = json.loads(file.metadata()["attrgraph-graph"]) | {"format_version": version}
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name != "checksum"}  # noqa: SIM118 (safe_open is no mapping)
+    if isinstance(value, list):
+        tensors[tensor] = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+    elif tensor:
+        tensors[tensor][0] = value
+    save_file(tensors, path, metadata={"attrgraph-graph": json.dumps(content)})
+
+
+def test_files_of_version_1_have_no_checksum_and_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    six_nodes().save(path)
+    as_version_1(path)
+    assert ag.load_graph(path).nodes.equals(six_nodes().nodes)
+    as_version_1(path, version=2)
+    with pytest.raises(GraphFileError, match=r"not a whole graph file .*checksum"):
+        ag.load_graph(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "code"),
+    [
+        ("adjacency.data", np.nan, "edge"),
+        ("adjacency.data", np.inf, "edge"),
+        ("adjacency.indices", 5, "layer-order"),
+        ("nodes.activation", np.nan, "number"),
+        ("nodes.influence", np.inf, "number"),
+        ("nodes.influence", -0.1, "influence"),
+        ("nodes.cumulative_influence", 1.1, "share"),
+        ("nodes.probability", -5.0, "share"),
+        ("nodes.pos", 10**9, "position"),
+        ("nodes.pos", -1, "position"),
+        ("nodes.layer", -1, "layer"),
+        ("nodes.layer", 99, "layer"),
+        ("nodes.feature", -1, "feature-number"),
+        ("nodes.node_id", ["0_1_0", "0_1_0", "1_3_1", "E_7_0", "E_8_1", "3_9_1"], "duplicate-node-id"),
+        ("nodes.token", ["one", 2, "two", "one", "two", "word9"], "unreadable"),
+    ],
+)
+def test_what_no_graph_has_is_refused_and_named(tensor: str, value: object, code: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    six_nodes().save(path)
+    as_version_1(path, tensor, value)
+    with pytest.raises(GraphFileError, match=r"is damaged: .* attrgraph check lists all|not a whole graph file"):
+        ag.load_graph(path)
+    assert code in [problem.code for problem in check_graph_file(path)]
+
+
+@pytest.mark.parametrize(("sources", "code"), [([1, 0], "edge-order"), ([0, 0], "duplicate-edge")])
+def test_edges_are_in_order_and_there_once(sources: list[int], code: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    graph = six_nodes()
+    edges = (graph.adjacency.data, graph.adjacency.indices.copy(), graph.adjacency.indptr)
+    adjacency = sparse.csr_array(edges, shape=graph.adjacency.shape)
+    adjacency.indices[3:5] = sources  # of c, which reads a and b
+    findings = Findings()
+    check_parts(GraphParts(graph.nodes, adjacency, graph.prompt_tokens, graph.metadata), findings)
+    assert [problem.code for problem in findings.problems] == [code]
+    graph.replace(adjacency=adjacency).save(path)  # edges between two nodes add up
+    again = ag.load_graph(path).adjacency
+    assert again.has_canonical_format and np.array_equal(again.toarray(), adjacency.toarray())
