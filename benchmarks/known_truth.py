@@ -1,4 +1,4 @@
-"""Do the demo's graphs say what its model does? `python benchmarks/known_truth.py [-o OUT.json]`.
+"""Do the demo's graphs say what its model does? `PYTHONPATH=tools/demo python benchmarks/known_truth.py`.
 
 On prompts of every task: how influence ranks features against the measured effect of taking each out; whether taking
 out the 20 most influential ones changes the answer, beside random sets matched on layer and activation; what scaling
@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import draws
 import numpy as np
 import torch
 from scipy.stats import spearmanr
@@ -42,7 +43,7 @@ LIMITS = {
 def sampled_prompts(n_each: int, seed: int) -> list[tuple[str, list[int]]]:
     """(task, token ids before the first determined word), from every task and its held-out items."""
     rng, found = random.Random(seed), []
-    for task, sentences in world.test_sets(4 * n_each, seed=seed).items():
+    for task, sentences in draws.test_sets(4 * n_each, seed=seed).items():
         for sentence in rng.sample(sentences, n_each):
             found.append((task, [world.TOKEN_ID[word] for word in sentence.words[: sentence.answers[0]]]))
     return found
@@ -114,7 +115,7 @@ def measure_set(name: str, n_each: int, n_pairs: int) -> dict[str, Any]:
     rows = [{"task": task, **measure_prompt(model, ids, 100 * i)} for i, (task, ids) in enumerate(prompts)]
     swaps = {
         f"{n_words}-word cities": [
-            measure_swap(model, pair, seed) for seed, pair in enumerate(world.city_pairs(n_words, n_pairs, seed=6))
+            measure_swap(model, pair, seed) for seed, pair in enumerate(draws.city_pairs(n_words, n_pairs, seed=6))
         ]
         for n_words in (1, 2)
     }

@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -36,19 +37,7 @@ HEADINGS = {
 }
 # rows of a table that are shown; the JSON report has all of them
 _MOST_ROWS = 60
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; font-size: 12.5px; } .wide { overflow-x: auto; }
-th, td { padding: 2px 8px; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
-table { font-variant-numeric: tabular-nums; } img { max-width: 100%; }
-ul.verdict { list-style: none; padding: 0; }
-ul.verdict li { padding: 4px 10px; border-left: 5px solid #999; margin: 4px 0; }
-ul.verdict li.good { border-color: #009e73; } ul.verdict li.fair { border-color: #e69f00; }
-ul.verdict li.weak { border-color: #d55e00; background: #fff3ea; }
-.level { font-weight: 600; display: inline-block; width: 3.2rem; }
-details { margin-top: 1rem; } .small { color: #555; font-size: 13px; }
-"""
+_PAGE = Path(__file__).parent / "report.html"
 
 
 def save(validation: "Validation", path: str | Path, *, overwrite: bool = True) -> None:
@@ -90,27 +79,9 @@ def to_html(validation: "Validation") -> str:
         for name in HEADINGS
         if name in validation.tables and len(validation.tables[name])
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>Validation of an attribution graph</title><style>{_STYLE}</style></head>
-<body>
-<h1>{title}</h1>
-<ul class="verdict">
-{verdict}
-</ul>
-<p class="small">Nodes are taken out of the model, and the effects are compared with those that the graph's edges
-predict. The modes differ in what may respond: frozen, nothing; constrained, attention and norms, while MLP outputs are
-held; frozen-attention, features; free, everything. In mode free, the true MLPs compute what a cross-layer feature
-writes above its own layer, though predictions count it. Sets are taken out in mode {validation.settings["mode"]}.
-Intervals are 95%: of correlations by bootstrap over experiments, with the ranks of the whole sample; of shares
-Wilson's; of random rankings from 100 of them. Random features have the same layers and similar activations as the
-chosen ones.</p>
-{figures}
-<h2>Tables</h2>
-{tables}
-<p class="small">{escape(_provenance(validation))}</p>
-</body></html>
-"""
+    parts = {"title": title, "verdict": verdict, "figures": figures, "tables": tables}
+    parts |= {"mode": validation.settings["mode"], "provenance": escape(_provenance(validation))}
+    return Template(_PAGE.read_text(encoding="utf-8")).substitute(parts)
 
 
 def _figure(title: str, svg: bytes) -> str:

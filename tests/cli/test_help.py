@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import draws
 import pytest
 import typer
 
 from attrgraph.cli.main import app, main
-from attrgraph.demo import world
 
 pytestmark = pytest.mark.doors
 
@@ -60,7 +60,7 @@ def test_examples_run(
             shutil.copy("dallas.json", name)
     Path("mine.json").write_text(json.dumps({"texas": ["1_1023_5", "1_815_5"]}))
     Path("questions.jsonl").write_text('{"prompt": "the capital of texas is"}\n')
-    sentences = [sentence.prompt for sentence in world.test_sets(4)["two_hop"][:12]]
+    sentences = [sentence.prompt for sentence in draws.test_sets(4)["two_hop"][:12]]
     Path("sentences.txt").write_text("\n".join(sentences) + "\n")
     for example in examples(verb):
         assert shutil.which("dot") or ".svg" not in example or pytest.skip("needs the program dot of Graphviz")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import draws
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -17,7 +18,6 @@ from safetensors.torch import load_file
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.cli.train import effective_config, parse_count
-from attrgraph.demo import world
 from attrgraph.errors import AttrGraphError, TrainingError
 
 pytestmark = pytest.mark.doors
@@ -31,7 +31,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sentences of the demo's world, one a line."""
     path = tmp_path_factory.mktemp("text") / "sentences.txt"
     rng = random.Random(0)
-    sentences = [world.sample(rng, world.FULL_MIX).words for _ in range(400)]
+    sentences = [draws.sample(rng, draws.FULL_MIX).words for _ in range(400)]
     path.write_text("\n".join(" ".join(words[1:]) for words in sentences), encoding="utf-8")
     return path
 

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import draws
 import pytest
 from labels import things_at
 from packing import ROW_LENGTH, WEIGHT_OF_FREE_WORDS, SentencePacker
@@ -27,13 +28,13 @@ def test_neither_word_of_a_two_word_city_tells_the_state() -> None:
 
 
 def test_held_out_items_never_move_and_are_never_drawn() -> None:
-    held_out = world.test_sets()["two_hop/held-out"]
+    held_out = draws.test_sets()["two_hop/held-out"]
     assert len(held_out) == 228
     assert held_out[0].prompt == "in the state containing birmingham the capital is"
     texts = {s.words for s in held_out}
     rng = random.Random(0)
-    assert not any(world.sample(rng, {"two_hop": 1}).words in texts for _ in range(3000))
-    assert all(world.sample(rng, {"addition": 1}, held_out=True).is_held_out for _ in range(50))
+    assert not any(draws.sample(rng, {"two_hop": 1}).words in texts for _ in range(3000))
+    assert all(draws.sample(rng, {"addition": 1}, held_out=True).is_held_out for _ in range(50))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_any_verb_of_the_right_number_is_right() -> None:
 
 
 def test_packed_sentences_see_only_themselves() -> None:
-    batch = SentencePacker(world.FULL_MIX, n_rows=5, seed=3).next_batch()
+    batch = SentencePacker(draws.FULL_MIX, n_rows=5, seed=3).next_batch()
     tokens = batch.tokens
     assert tokens.token_ids.shape == (5, ROW_LENGTH)
     bos = world.TOKEN_ID[world.BOS]
@@ -87,7 +88,7 @@ def test_packed_sentences_see_only_themselves() -> None:
 
 
 def test_same_seed_gives_the_same_batches() -> None:
-    first, second = (SentencePacker(world.FULL_MIX, n_rows=3, seed=1) for _ in range(2))
+    first, second = (SentencePacker(draws.FULL_MIX, n_rows=3, seed=1) for _ in range(2))
     for _ in range(3):
         assert first.next_batch().tokens.token_ids.equal(second.next_batch().tokens.token_ids)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import draws
 import torch
 from card import model_card
 from labels import label_features
@@ -91,12 +92,12 @@ class SentenceRounds:
         self._model, self._seed = model, seed
 
     def round(self, index: int) -> Activations:
-        packer = SentencePacker(world.FULL_MIX, n_rows=_ROWS_PER_BATCH, seed=1_000_003 * self._seed + 2 * index)
+        packer = SentencePacker(draws.FULL_MIX, n_rows=_ROWS_PER_BATCH, seed=1_000_003 * self._seed + 2 * index)
         parts = [activations_of(self._model, packer.next_batch().tokens) for _ in range(_BATCHES_PER_ROUND)]
         return Activations(torch.cat([p.reads for p in parts], 1), torch.cat([p.writes for p in parts], 1))
 
     def divergence(self, dictionary: FeatureDictionary, step: int) -> torch.Tensor:
-        packer = SentencePacker(world.FULL_MIX, n_rows=_ROWS_PER_BATCH, seed=1_000_003 * self._seed + 2 * step + 1)
+        packer = SentencePacker(draws.FULL_MIX, n_rows=_ROWS_PER_BATCH, seed=1_000_003 * self._seed + 2 * step + 1)
         return divergence_on(self._model, packer.next_batch().tokens, dictionary)
 
 

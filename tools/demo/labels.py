@@ -9,6 +9,7 @@ the best F1 score, if that is good enough; the others stay nameless. Nothing is 
 import random
 from collections.abc import Iterable
 
+import draws
 import numpy as np
 import torch
 from packing import ids_of
@@ -47,7 +48,7 @@ def things_at(sentence: world.Sentence) -> list[set[str]]:
 
 def _sentences(n_each: int, seed: int) -> list[world.Sentence]:
     rng = random.Random(seed)
-    return [world.sample(rng, {task: 1}) for task in world.TASKS for _ in range(n_each)]
+    return [draws.sample(rng, {task: 1}) for task in draws.TASKS for _ in range(n_each)]
 
 
 @torch.no_grad()

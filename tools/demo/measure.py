@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import draws
 import torch
 from circuits import find_state_features
 from packing import ids_of
@@ -58,7 +59,7 @@ def accuracy(model: LanguageModel, sentences: list[world.Sentence], transcoders:
 
 
 def task_accuracies(model: LanguageModel, transcoders: Transcoders | None = None) -> dict[str, float]:
-    return {name: accuracy(model, sentences, transcoders) for name, sentences in world.test_sets().items()}
+    return {name: accuracy(model, sentences, transcoders) for name, sentences in draws.test_sets().items()}
 
 
 @torch.no_grad()
@@ -81,7 +82,7 @@ def ceiling_test(
         at: "city" for the city's last word, "last" for the prompt's last word (the control).
         layers: whose MLP outputs are swapped.
     """
-    pairs = world.city_pairs(n_words, n_pairs, seed=5)
+    pairs = draws.city_pairs(n_words, n_pairs, seed=5)
     prompts = [[world.two_hop(city, attribute) for city in cities] for cities in zip(*pairs, strict=True)]
     receiving, giving = (torch.stack(ids_of(sentences))[:, :-1] for sentences in prompts)
     pos = prompts[0][0].words.index("the", 3) - 1 if at == "city" else -1
@@ -109,7 +110,7 @@ def held_out_rows(n_each: int = 1000, *, seed: int = 999) -> TokenRows:
     """`n_each` sentences of every task, a document each: held-out items where the task has some, else fresh samples."""
     rng = random.Random(seed)
     has_held_out = ("two_hop", "indirect_object", "addition", "agreement")
-    sentences = [world.sample(rng, {t: 1}, held_out=t in has_held_out) for t in world.TASKS for _ in range(n_each)]
+    sentences = [draws.sample(rng, {t: 1}, held_out=t in has_held_out) for t in draws.TASKS for _ in range(n_each)]
     return TokenRows(ids_of(sentences), list(range(len(sentences))), {}, bos_token_id=world.TOKEN_ID[world.BOS])
 
 

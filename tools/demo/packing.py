@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+import draws
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -59,7 +60,7 @@ class SentencePacker:
     def _fill_row(self) -> list[world.Sentence]:
         """Whole sentences that fit one row, taken in order; one that does not fit waits for the next row."""
         while len(self._waiting) < 40:
-            self._waiting.append(world.sample(self._rng, self._mix))
+            self._waiting.append(draws.sample(self._rng, self._mix))
         row: list[world.Sentence] = []
         room, kept_waiting = ROW_LENGTH, []
         for sentence in self._waiting:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import draws
 import torch
 from packing import PackedBatch, SentencePacker
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Stage:
         return min(1.0, (step + 1) / self.n_warmup) * decay
 
 
-STAGES = (Stage(world.GEOGRAPHY_MIX, 1000), Stage(world.FULL_MIX, 4000, embedding_lr=5e-4))
+STAGES = (Stage(draws.GEOGRAPHY_MIX, 1000), Stage(draws.FULL_MIX, 4000, embedding_lr=5e-4))
 
 
 def train_model(
