@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and what they may hold."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -72,6 +73,42 @@ def check_readable(path: Path) -> None:
     """Raise GraphFileError if there is no such file."""
     if not path.is_file():
         raise GraphFileError(f"{path}: is a folder; give a file name." if path.is_dir() else f"{path}: no such file.")
+
+
+def read_text(path: Path, *, most_bytes: int = 2**28) -> str:
+    """The text of a file that is read whole.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: a folder, a pipe or a device; too large; or not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("is no regular file")
+    if (size := path.stat().st_size) > most_bytes:
+        raise ValueError(f"has {size} bytes; at most {most_bytes} are read")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; errors as `read_text`, ValueError also for what is no JSON."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError as e:
+        raise ValueError("is nested too deep") from e
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of settings holds; errors as `read_text`, ValueError also for what is no YAML."""
+    import yaml
+
+    text = read_text(path, most_bytes=2**20)  # a mebibyte takes a second to parse
+    try:
+        return yaml.safe_load(text)
+    # dates and numbers that do not exist, keys that are lists, ...
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as e:
+        raise ValueError(f"is not YAML: {' '.join(str(e).split()):.200}") from e
+    except RecursionError as e:
+        raise ValueError("is nested too deep") from e
 
 
 @contextmanager

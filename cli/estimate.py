@@ -12,8 +12,8 @@ def estimate(
     prompt: options.Prompt,
     choice: options.ModelOptions,
     settings: TraceOptions,
+    reading: options.PromptOptions,
     memory_budget: options.MemoryBudget = None,
-    ids: options.Ids = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what a trace will cost: nodes, memory, seconds.
@@ -24,11 +24,11 @@ def estimate(
     Example:
       attrgraph estimate "in the state containing dallas the capital is"
     """
-    asked = options.as_prompt(prompt, ids=ids)
+    asked, how = reading.read(prompt), reading.how()
 
     from attrgraph.memory import in_words
 
-    cost = ag.estimate(choice.load(), asked, memory_budget=memory_budget, **asdict(settings))
+    cost = ag.estimate(choice.load(), asked, memory_budget=memory_budget, **asdict(settings), **how)
     if as_json:
         print_json(cost.to_dict())
         return

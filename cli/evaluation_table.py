@@ -27,7 +27,8 @@ _ROWS = (
 def print_tables(found: "Mapping[str, Evaluation]", *, documents: str, files: Sequence[Path]) -> None:
     """Write to stdout: what was measured on, the measures with their intervals, and by layer what has no interval."""
     first = next(iter(found.values()))
-    print_text(f"{first.n_tokens:,} tokens in {first.n_documents:,} documents: {documents}\n")
+    left_out = f"; {first.n_sinks:,} attention sinks are left out" if first.n_sinks else ""
+    print_text(f"{first.n_tokens:,} tokens in {first.n_documents:,} documents: {documents}{left_out}\n")
     measures = {name: [_with_interval(one, key, form) for key, _, form in _ROWS] for name, one in found.items()}
     print_table(pd.DataFrame({"": [label for _, label, _ in _ROWS], **measures}), right=True)
     print_text("")

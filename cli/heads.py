@@ -13,6 +13,7 @@ from attrgraph.cli.summary import name_of
 
 def heads(
     choice: options.ModelOptions,
+    reading: options.PromptOptions,
     graph: Annotated[Path | None, options.argument("GRAPH", "A graph file.")] = None,
     source: Annotated[str | None, options.argument("SOURCE", "The edge's source: a node id.")] = None,
     target: Annotated[str | None, options.argument("TARGET", "The edge's target: a node id.")] = None,
@@ -21,7 +22,6 @@ def heads(
     head: Annotated[int | None, "N", "With --prompt: its number in the layer."] = None,
     query: Annotated[int | None, "POS", "With --prompt: the position that attends."] = None,
     key: Annotated[int | None, "POS", "With --prompt: the position attended to."] = None,
-    ids: options.Ids = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
@@ -37,10 +37,11 @@ def heads(
     if prompt is not None:
         if graph is not None or None in place:
             raise typer.BadParameter("--prompt takes no graph, and needs --layer, --head, --query and --key.")
-        asked = options.as_prompt(prompt, ids=ids)
-        _explain_score(choice.load(), asked, place, n_top=top, as_json=as_json)  # type: ignore[arg-type]
+        asked, how = reading.read(prompt), reading.how()
+        found = ag.explain_attention(choice.load(), asked, *place, **how)  # type: ignore[arg-type]
+        _print_score(found, n_top=top, as_json=as_json)
         return
-    if graph is None or source is None or target is None or place != (None,) * 4 or ids:
+    if graph is None or source is None or target is None or place != (None,) * 4 or reading != options.PromptOptions():
         raise typer.BadParameter("give GRAPH SOURCE TARGET, or --prompt with --layer, --head, --query and --key.")
     choice.check_with_graph()
     loaded = ag.load_graph(graph)
@@ -66,10 +67,7 @@ def _explain_edge(
     print_table(named[["layer", "via", "effect"]], formats={"effect": "+.4g"}, empty=empty)
 
 
-def _explain_score(
-    model: "ag.LanguageModel", prompt: str | list[int], place: tuple[int, int, int, int], *, n_top: int, as_json: bool
-) -> None:
-    found = ag.explain_attention(model, prompt, *place)
+def _print_score(found: "ag.AttentionExplanation", *, n_top: int, as_json: bool) -> None:
     pairs, kinds = found.pairs(n_top), found.by_kind()
     if as_json:
         names = ("layer", "head", "query", "key", "score", "weight", "deviation", "pattern_deviation")

@@ -26,12 +26,12 @@ def intervene(
         "--set",
     ],
     choice: options.ModelOptions,
+    reading: options.PromptOptions,
     mode: options.Mode = "constrained",
     upto_layer: options.UptoLayer = None,
     doses: Annotated[str | None, "SCALES", "Scale all nodes by each of these, such as -1,0,0.5,2."] = None,
     figure: Annotated[Path | None, "FILE", "With --doses: a picture, .svg .png .pdf (needs attrgraph[draw])."] = None,
     new_tokens: Annotated[int, "N", "Also continue the text, changed and unchanged.", {"min": 0}] = 0,
-    ids: options.Ids = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
     force: options.Force = False,
@@ -51,13 +51,13 @@ def intervene(
     if figure is not None and scales is None:
         raise typer.BadParameter("--figure shows doses; give --doses too.")
     check_figure(figure, force=force)
-    asked = options.as_prompt(prompt, ids=ids)
+    asked, tokens = reading.read(prompt), reading.how()
     changes = [parse_setting(one) for one in setting] if scales is None else []
     from attrgraph.cli.progress import progress_bar
 
     with progress_bar():
         model = choice.load()
-    how: dict[str, Any] = {"mode": mode, "upto_layer": upto_layer}
+    how: dict[str, Any] = {"mode": mode, "upto_layer": upto_layer, **tokens}
     if scales is not None:
         curve = ag.dose_response(model, asked, setting, scales=scales, **how)
         _print_doses(curve, figure, as_json=as_json, force=force)
@@ -65,7 +65,7 @@ def intervene(
     effect = ag.intervene(model, asked, changes, **how)
     texts: dict[str, str] = {}
     if new_tokens:
-        texts["unchanged"] = ag.generate(model, asked, max_new_tokens=new_tokens).text
+        texts["unchanged"] = ag.generate(model, asked, max_new_tokens=new_tokens, **tokens).text
         texts["changed"] = ag.generate(model, asked, changes, max_new_tokens=new_tokens, **how).text
     print_effect(effect, n_top=top, texts=texts, as_json=as_json)
 

@@ -41,7 +41,6 @@ def output(help: str, metavar: str = "FILE") -> Any:
 Prompt = Annotated[str, argument("PROMPT", "Text; with --ids, token ids.")]
 GraphFile = Annotated[Path, argument("GRAPH", "A graph file: .safetensors or .json.")]
 Nodes = Annotated[list[str] | None, "NODE"]
-Ids = Annotated[bool, flag("The prompt is token ids, separated by spaces or commas.", "--ids")]
 AsJson = Annotated[bool, flag("Print the result as JSON.", "--json")]
 AsCsv = Annotated[bool, flag("Print the result as CSV.", "--csv")]
 Force = Annotated[bool, flag("Overwrite existing outputs.", "--force")]
@@ -111,6 +110,34 @@ class ModelOptions:
         return model
 
 
+@dataclass(frozen=True)
+class PromptOptions:
+    """How a prompt is read, and at which of its positions no features are looked for.
+
+    Raises:
+        PromptError: positions that are no numbers.
+    """
+
+    ids: Annotated[bool, flag("The prompt is token ids, separated by spaces or commas.", "--ids")] = False
+    prepend: Annotated[
+        str, "TOKEN", "Put in front of a prompt that lacks it: auto (the tokenizer's BOS), none, or a token."
+    ] = "auto"
+    skip_positions: Annotated[
+        str, "WHICH", "Positions without features: auto (BOS and attention sinks), none, or such as 0,2."
+    ] = "auto"
+
+    def read(self, prompt: str) -> str | list[int]:
+        """Text, or the token ids that it spells."""
+        return _numbers(prompt, "--ids", "token ids") if self.ids else prompt
+
+    def how(self) -> dict[str, Any]:
+        """Arguments of `attrgraph.trace` and its like."""
+        which: Any = self.skip_positions
+        if which not in ("auto", "none"):
+            which = _numbers(which, "--skip-positions", "positions")
+        return {"prepend": self.prepend, "skip_positions": which}
+
+
 def load_model(model: str, transcoders: str | None = None, **how: Any) -> "ag.LanguageModel":
     """`attrgraph.load_model`, which a shell does only once as long as the files stay the same."""
     loaded = _load(_stamp(model), _stamp(transcoders), model=model, transcoders=transcoders, **how)
@@ -169,11 +196,8 @@ def _declared(annotation: Any) -> Any:
     return Annotated[kind, typer.Option(*names, metavar=metavar, help=text, **bounds)]
 
 
-def as_prompt(prompt: str, *, ids: bool) -> str | list[int]:
-    """Text, or the token ids that it spells."""
-    if not ids:
-        return prompt
+def _numbers(text: str, option: str, what: str) -> list[int]:
     try:
-        return [int(number) for number in prompt.replace(",", " ").split()]
+        return [int(number) for number in text.replace(",", " ").split()]
     except ValueError as e:
-        raise PromptError(f"--ids: {prompt!r} is not a list of token ids; write it as 1 5 6 or 1,5,6.") from e
+        raise PromptError(f"{option}: {text!r} is not a list of {what}; write it as 1 5 6 or 1,5,6.") from e

@@ -1,12 +1,12 @@
 """Interventions as text, `LAYER/FEATURE@POSITION=VALUE`, and groups of nodes in JSON files."""
 
-import json
 import re
 from math import isfinite
 from pathlib import Path
 
 import attrgraph as ag
 from attrgraph.errors import GraphFileError, InterventionError
+from attrgraph.files import read_json
 
 _SETTING = re.compile(r"(?P<node>[^=*+]+)(?P<how>[=*+])(?P<number>.+)")
 _HOW = {"=": "value", "*": "scale", "+": "add"}
@@ -38,8 +38,8 @@ def read_groups(path: Path) -> dict[str, list[str]]:
         GraphFileError: the file cannot be read, or holds something else.
     """
     try:
-        groups = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
+        groups = read_json(path)
+    except (OSError, ValueError) as e:
         raise GraphFileError(f"{path}: cannot be read as JSON ({e}).") from e
     is_right = isinstance(groups, dict) and all(
         isinstance(nodes, list) and all(isinstance(node, str) for node in nodes) for nodes in groups.values()

@@ -11,6 +11,7 @@ import typer
 
 from attrgraph.cli import options
 from attrgraph.errors import AttrGraphError
+from attrgraph.files import read_text
 
 _PROMPT = "attrgraph> "
 _HISTORY, _MOST_HISTORY = Path("~/.attrgraph_history"), 1000
@@ -72,8 +73,8 @@ def _lines(script: Path | None, app: typer.Typer) -> Iterator[str]:
     """Commands from a file, a pipe or a terminal, until its end or `exit`."""
     if script is not None:
         try:
-            text = script.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
+            text = read_text(script)
+        except (OSError, ValueError) as e:
             raise AttrGraphError(f"{script}: cannot be read as a file of commands ({e}).") from e
         source: Iterator[str] = iter(text.splitlines())
     else:

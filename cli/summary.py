@@ -23,6 +23,8 @@ def as_dict(graph: "ag.Graph", *, n_top: int, files: list[Path]) -> dict[str, An
         "scores": graph.scores()._asdict(),
         "checks": graph.metadata.get("checks", {}),
         "selection": graph.metadata.get("selection", {}),
+        "skipped_positions": graph.metadata.get("skipped_positions", []),
+        "notes": graph.metadata.get("notes", []),
         "n_unknown_tokens": graph.metadata.get("n_unknown_tokens", 0),
         "nodes": nodes["kind"].value_counts(sort=False).to_dict(),
         "n_edges": int(graph.adjacency.nnz),
@@ -55,9 +57,13 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
     scores, checks = values["scores"], values["checks"]
     print_text(f"scores       replacement {scores['replacement']:.3f}, completeness {scores['completeness']:.3f}")
     if checks:
-        print_text(
-            f"exactness    logits to {checks['logit_deviation']:.1e}, input sums to {checks['input_sum_gap']:.1e}"
-        )
+        judged = "" if checks.get("is_exact", True) else "; NOT EXACT"
+        of_logits, of_sums = checks["logit_deviation"], checks["input_sum_gap"]
+        print_text(f"exactness    logits to {of_logits:.1e}, input sums to {of_sums:.1e}{judged}")
+    for one in values["skipped_positions"]:
+        print_text(f"skipped      position {one['pos']}: {visible(one['why'])}")
+    for note in values["notes"]:
+        print_text(f"note         {visible(note)}")
     if values["n_unknown_tokens"]:
         print_text(f"note         {values['n_unknown_tokens']} tokens of the prompt are unknown to the tokenizer")
     print_text("\nmost influential features")

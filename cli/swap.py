@@ -13,6 +13,7 @@ def swap(
     prompt_a: Annotated[str, options.argument("PROMPT_A", "Its run is changed; with --ids, token ids.")],
     prompt_b: Annotated[str, options.argument("PROMPT_B", "Its features are put in.")],
     choice: options.ModelOptions,
+    reading: options.PromptOptions,
     take_out: Annotated[options.Nodes, "LAYER/FEATURE@POSITION or a node id of PROMPT_A. Repeatable."] = None,
     put_in: Annotated[options.Nodes, "The same of PROMPT_B. Repeatable."] = None,
     at: Annotated[str | None, "POS", "Swap what the pruned graphs keep at this position; POS, or POS_A,POS_B."] = None,
@@ -20,7 +21,6 @@ def swap(
     align: options.Align = "end",
     mode: options.Mode = "constrained",
     upto_layer: options.UptoLayer = None,
-    ids: options.Ids = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
@@ -36,14 +36,17 @@ def swap(
     if (at is None) == (not take_out and not put_in):
         raise typer.BadParameter("give --take-out and --put-in, or --at.")
     places = None if at is None else _places(at)
-    a, b = (options.as_prompt(prompt, ids=ids) for prompt in (prompt_a, prompt_b))
+    a, b = (reading.read(prompt) for prompt in (prompt_a, prompt_b))
+    tokens = reading.how()
     loaded = choice.load()
-    how: dict[str, Any] = {"dose": dose, "align": align, "mode": mode, "upto_layer": upto_layer}
+    how: dict[str, Any] = {"dose": dose, "align": align, "mode": mode, "upto_layer": upto_layer, **tokens}
     more: dict[str, Any] = {}
     if places is None:
         groups: list[Any] = [take_out or [], put_in or []]
     else:
-        found = [ag.features_at(ag.trace(loaded, prompt), pos) for prompt, pos in zip((a, b), places, strict=True)]
+        found = [
+            ag.features_at(ag.trace(loaded, prompt, **tokens), pos) for prompt, pos in zip((a, b), places, strict=True)
+        ]
         groups = [each.kept for each in found]
         others = [each.others[: len(each.kept)] for each in found]
         # where pruning keeps all there is, nothing is left to compare with

@@ -31,6 +31,7 @@ class TraceOptions:
 def trace(
     choice: options.ModelOptions,
     settings: TraceOptions,
+    reading: options.PromptOptions,
     pruning: PruneOptions,
     saving: Saving,
     prompt: Annotated[str | None, options.argument("PROMPT", "Text; with --ids, token ids.")] = None,
@@ -42,7 +43,9 @@ def trace(
     target: Annotated[list[str] | None, "TOKEN", "Explain this token, not the most probable ones. Repeatable."] = None,
     minus: Annotated[str | None, "TOKEN", "With one --target: explain its logit minus that of this token."] = None,
     memory_budget: options.MemoryBudget = None,
-    ids: options.Ids = False,
+    allow_inexact: Annotated[
+        bool, options.flag("Write a graph whose own checks fail, and mark it.", "--allow-inexact")
+    ] = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
@@ -63,20 +66,20 @@ def trace(
     rows = None if prompts is None else read_prompts(prompts)
     if rows is None:
         saving.check(*outputs)
-    elif len(outputs) != 1 or target or minus or ids:
+    elif len(outputs) != 1 or target or minus or reading.ids:
         raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
     else:
         from attrgraph.io.exports import check_format
 
         check_format(ending, profile=saving.profile, where="--format: ")
     targets = _targets(target, minus)
-    asked = options.as_prompt(prompt or "", ids=ids)
+    asked, tokens = reading.read(prompt or ""), reading.how()
 
     from attrgraph.cli.progress import progress_bar
 
     with progress_bar() as progress:
         model = choice.load()
-        how = {"memory_budget": memory_budget, **asdict(settings)}
+        how = {"memory_budget": memory_budget, "allow_inexact": allow_inexact, **asdict(settings), **tokens}
         if rows is not None:
             trace_prompts(model, rows, outputs[0], ending, how, pruning, saving, as_json=as_json, progress=progress)
             return

@@ -12,7 +12,7 @@ from attrgraph.cli.output import print_json
 from attrgraph.cli.prune import PruneOptions
 from attrgraph.cli.writing import Saving
 from attrgraph.errors import AttrGraphError, GraphFileError
-from attrgraph.files import write_whole
+from attrgraph.files import read_json, write_whole
 from attrgraph.progress import Progress
 from attrgraph.prompts.prompt_file import NamedPrompt
 
@@ -79,7 +79,7 @@ def _record(folder: Path, made_by: dict[str, Any], prompts: Sequence[NamedPrompt
     path = folder / _RECORD
     if path.exists() and not force:
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = read_json(path)
             old = there["made_by"]
             changed = [key for key in made_by.keys() | old.keys() if made_by.get(key) != old.get(key)]
             others = [name for name, digest in there["prompts"].items() if digests.get(name, digest) != digest]

@@ -9,6 +9,7 @@ from attrgraph.cli.output import print_files, print_json
 from attrgraph.cli.training_progress import TrainingProgress
 from attrgraph.cli.writing import check_figure
 from attrgraph.errors import TrainingError
+from attrgraph.files import read_yaml
 from attrgraph.transcoders.training.train_config import ACTIVATIONS, TrainConfig
 
 if TYPE_CHECKING:
@@ -145,12 +146,10 @@ def effective_config(path: Path | None, given: dict[str, Any]) -> TrainConfig:
     """
     values: Any = {}
     if path is not None:
-        import yaml
-
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-            raise TrainingError(f"{path}: cannot be read as YAML ({type(e).__name__}).") from e
+            values = read_yaml(path)
+        except (OSError, ValueError) as e:
+            raise TrainingError(f"{path}: cannot be read as YAML ({e}).") from e
         values = values.get("config", values) if isinstance(values, dict) else values
         if not isinstance(values, dict):
             raise TrainingError(f"{path}: expected a mapping of settings, got {type(values).__name__}.")

@@ -14,6 +14,7 @@ from attrgraph.files import check_writable
 def validate(
     subject: Annotated[str, options.argument("PROMPT|GRAPH", "A prompt, or a traced graph (.safetensors).")],
     choice: options.ModelOptions,
+    reading: options.PromptOptions,
     output: Annotated[
         list[Path] | None, options.output("Report: .html (needs attrgraph[draw]), .json. Repeatable.")
     ] = None,
@@ -24,7 +25,6 @@ def validate(
     n_nodes: Annotated[int, "N", "Most nodes removed one by one.", "--nodes", {"min": 1}] = 256,
     n_controls: Annotated[int, "N", "Random sets compared with each set of features.", "--controls", {"min": 0}] = 20,
     seed: Annotated[int, "N", "Of samples, controls and intervals."] = 0,
-    ids: options.Ids = False,
     as_json: options.AsJson = False,
     force: options.Force = False,
 ) -> None:
@@ -44,6 +44,7 @@ def validate(
         check_writable(path, overwrite=force)
     groups = None if supernodes is None else read_groups(supernodes)
     is_graph = subject.endswith((".safetensors", ".json"))
+    tokens = reading.how()
     if is_graph:
         choice.check_with_graph()
 
@@ -51,7 +52,7 @@ def validate(
     from attrgraph.models.load_model import named_transcoders
 
     with progress_bar() as progress:
-        asked: Any = ag.load_graph(Path(subject)) if is_graph else options.as_prompt(subject, ids=ids)
+        asked: Any = ag.load_graph(Path(subject)) if is_graph else reading.read(subject)
         model = choice.load(asked if is_graph else None)
         found = ag.validate(
             model,
@@ -64,6 +65,7 @@ def validate(
             n_controls=n_controls,
             seed=seed,
             progress=progress,
+            **tokens,
         )
     for path in outputs:
         found.save(path, overwrite=force)

@@ -43,6 +43,9 @@ class TranscoderConfig:
         ):
             if values.get(key) not in allowed:
                 raise TranscoderError(f"{where}: {key} is {values.get(key)!r}; expected one of {', '.join(allowed)}.")
+        scan = values.get("scan")
+        if not (scan is None or isinstance(scan, str) or _are_texts(scan)):
+            raise TranscoderError(f"{where}: scan is a {type(scan).__name__}; expected text or a list of texts.")
         activation, k = values.pop("activation", None), values.pop("k", None)
         if activation not in (None, "relu", "topk"):
             raise TranscoderError(f"{where}: activation is {activation!r}; expected relu or topk, or no such key.")
@@ -61,3 +64,7 @@ class TranscoderConfig:
         """The mapping to write, without keys that are not set."""
         values = {name: value for name, value in vars(self).items() if name != "extra" and value is not None}
         return {**values, **self.extra} if self.k is None else {**values, **self.extra, "activation": "topk"}
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attrgraph.errors import TranscoderError
-from attrgraph.files import whole_folder
+from attrgraph.files import read_json, read_yaml, whole_folder
 from attrgraph.transcoders.config import TranscoderConfig
-from attrgraph.transcoders.hub import fetch_uri, resolve_folder
+from attrgraph.transcoders.hub import digest_files, fetch_uri, resolve_folder
 from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
 
 _FILE_PATTERNS = ["config.yaml", "labels.json", "*.safetensors"]
@@ -56,10 +56,15 @@ def load_transcoders(
     """
     folder, source = resolve_folder(str(name), revision=revision, patterns=_FILE_PATTERNS, error=TranscoderError)
     config = _read_config(folder)
-    layers = [_read_layer(layer, paths, config) for layer, paths in enumerate(_paths_by_layer(folder, config))]
+    files = _paths_by_layer(folder, config)
+    layers = [_read_layer(layer, paths, config) for layer, paths in enumerate(files)]
     if not layers:
         first = next(iter(_layout(config))).format(layer=0)
         raise TranscoderError(f"{folder}: holds no transcoder weights (expected {first}, ...).")
+    used = [path for paths in files for path in paths]
+    # files from elsewhere are not those of the commit
+    if "revision" not in source or any(path.parent != folder for path in used):
+        source["digest"] = digest_files([folder / "config.yaml", *used])
     layers = [weights.map(lambda tensor: tensor.to(device)) for weights in layers]
     return Transcoders(layers, config, source=source, labels=_read_labels(folder))
 
@@ -125,8 +130,10 @@ def _read_labels(folder: Path) -> dict[tuple[int, int], str]:
     if not path.is_file():
         return {}
     try:
-        nested = json.loads(path.read_text(encoding="utf-8"))
-        return {(int(layer), int(f)): str(name) for layer, of in nested.items() for f, name in of.items()}
+        nested = read_json(path)
+        labels = {(int(layer), int(f)): str(name) for layer, of in nested.items() for f, name in of.items()}
+        "".join(labels.values()).encode()  # half a surrogate pair could be written nowhere
+        return labels
     except (ValueError, AttributeError, OSError) as e:
         raise TranscoderError(f"{path}: expected {{layer: {{feature: name}}}} in JSON ({e}).") from e
 
@@ -134,11 +141,11 @@ def _read_labels(folder: Path) -> dict[tuple[int, int], str]:
 def _read_config(folder: Path) -> TranscoderConfig:
     path = folder / "config.yaml"
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError as e:
         raise TranscoderError(f"{folder}: has no config.yaml; is it a folder of transcoders?") from e
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
-        raise TranscoderError(f"{path}: cannot be read as YAML ({type(e).__name__}).") from e
+    except (ValueError, OSError) as e:
+        raise TranscoderError(f"{path}: cannot be read ({e}).") from e
     if not isinstance(values, dict):
         raise TranscoderError(f"{path}: expected a mapping, got {type(values).__name__}.")
     return TranscoderConfig.from_dict(values, str(path))

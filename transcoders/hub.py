@@ -2,14 +2,17 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from attrgraph.errors import AttrGraphError
 
-# Files up to this size are hashed whole. Of larger ones (up to 160 GB) only a piece of every stretch is: enough to
-# notice that a whole matrix has changed.
+# Files and tensors up to this size are hashed whole. Of larger ones (up to 160 GB) only a piece of every stretch is:
+# enough to notice that a whole matrix has changed.
 _HASH_WHOLE_BYTES = 64 * 2**20
 _STRETCH_BYTES = 4 * 2**20
 _PIECE_BYTES = 64 * 2**10
@@ -19,7 +22,7 @@ _SNAPSHOT_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 def resolve_folder(
     name: str, *, revision: str | None, patterns: list[str], error: type[AttrGraphError]
 ) -> tuple[Path, dict[str, str]]:
-    """A folder with the files, and where it came from: its digest if local, its commit if from the hub.
+    """A folder with the files, and where it came from: its name, and its commit if it is from the hub.
 
     Args:
         name: path of a folder, or `owner/repo[/subfolder][@revision]` on the hub.
@@ -31,7 +34,7 @@ def resolve_folder(
     if folder.is_dir():
         if revision is not None:
             raise error(f"{name}: a folder has no revision {revision!r}; revisions are for names on the hub.")
-        return folder, {"id": str(name), "digest": digest_files(sorted(folder.glob("*")))}
+        return folder, {"id": str(name)}
     repo, _, pinned = name.partition("@")
     parts = repo.split("/")
     if folder.is_absolute() or name.startswith(".") or len(parts) < 2:
@@ -71,11 +74,12 @@ def _hub_errors(message: str, error: type[AttrGraphError]) -> Iterator[None]:
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over names, sizes and contents of files; "sampled" if of a file above 64 MiB only pieces were read."""
+    """SHA-256 over names, sizes and contents of files; "sampled" if of a file above 64 MiB only pieces were read.
+
+    Files that are given are those that decide what is computed, wherever they are, and no others.
+    """
     total, kind = hashlib.sha256(), "sha256"
     for path in paths:
-        if not path.is_file():
-            continue
         size = path.stat().st_size
         total.update(f"{path.name}:{size}:".encode())
         stretch, piece = 2**20, 2**20
@@ -85,4 +89,20 @@ def digest_files(paths: Iterable[Path]) -> str:
             for start in range(0, size, stretch):
                 file.seek(start)
                 total.update(file.read(piece))
+    return f"{kind}:{total.hexdigest()}"
+
+
+def digest_tensors(tensors: Mapping[str, Tensor | None]) -> str:
+    """`digest_files` for weights in memory: over names, types, shapes and contents."""
+    total, kind = hashlib.sha256(), "tensors-sha256"
+    for name, tensor in sorted(tensors.items()):
+        if tensor is None:
+            continue
+        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        flat = tensor.detach().reshape(-1)
+        size, stretch, piece = flat.element_size(), max(1, len(flat)), len(flat)
+        if len(flat) * size > _HASH_WHOLE_BYTES:
+            kind, stretch, piece = "sampled-tensors-sha256", _STRETCH_BYTES // size, _PIECE_BYTES // size
+        for start in range(0, len(flat), stretch):
+            total.update(flat[start : start + piece].cpu().view(torch.uint8).numpy().data)
     return f"{kind}:{total.hexdigest()}"

@@ -13,6 +13,7 @@ from attrgraph.errors import ResultError, TranscoderError
 from attrgraph.kernels.encode_sparse import active_mask, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
+from attrgraph.transcoders.hub import digest_tensors
 from attrgraph.transcoders.paging import release
 
 # of decoder rows that are converted at a time: a choice, not tuned
@@ -102,9 +103,15 @@ class Transcoders:
         labels: dict[tuple[int, int], str] | None = None,
     ) -> None:
         self.layers, self.config, self.labels = tuple(layers), config, labels or {}
-        self.source = source or {"id": config.model_name or "(in memory)"}
+        self.source = source or {"id": config.model_name or "(in memory)", "digest": self._digest()}
         for layer, weights in enumerate(self.layers):
             self._check_shapes(layer, weights)
+
+    def _digest(self) -> str:
+        named = {
+            f"{name}_{i}": tensor for i, weights in enumerate(self.layers) for name, tensor in vars(weights).items()
+        }
+        return digest_tensors(named)
 
     def __repr__(self) -> str:
         kind = "cross-layer" if self.config.is_cross_layer else "per-layer"

@@ -1,10 +1,10 @@
 """What a trace will cost, before it is paid: nodes and bytes counted, seconds from a sample of the work."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from attrgraph.attribution.targets import LogitTargets, Targets, choose_targets
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.memory import own_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.special import PromptOptions
 
 # features of the largest graph that is put together for an estimate
 _GRAPH_FEATURES = 4000
@@ -70,7 +71,7 @@ def estimate(
     desired_logit_prob: float = DEFAULTS.desired_logit_prob,
     max_feature_nodes: int = DEFAULTS.max_feature_nodes,
     memory_budget: int | str | None = None,
-    skip_positions: str | Sequence[int] | None = "bos",
+    **options: Unpack[PromptOptions],
 ) -> Estimate:
     """Run the model, encode, and sweep a sample of targets; see `trace` for the arguments and errors.
 
@@ -80,7 +81,7 @@ def estimate(
     settings = TraceSettings(max_n_logits, desired_logit_prob, max_feature_nodes)
 
     def run_once() -> tuple[LocalReplacement, LogitTargets, int]:
-        local, memory = prepare(model, prompt, skip_positions=skip_positions, memory_budget=memory_budget)
+        local, memory = prepare(model, prompt, memory_budget=memory_budget, **options)
         measure_deviation(local)
         return local, choose_targets(model, local.run, targets, settings), memory
 

@@ -39,6 +39,7 @@ from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.load_model import load_model
+from attrgraph.models.special import same_options
 from attrgraph.schema import canonical_id
 
 # How far the sum may be from the edge, as a share of what a dot product rounds by: the lengths of what is written times
@@ -86,8 +87,7 @@ def head_loadings(graph: Graph, source: str, target: str, *, model: LanguageMode
     edge = _edge(graph, source, target)
     model = load_model(**origin_of(graph)) if model is None else model
     check_traced_model(graph, model)
-    skipped = graph.metadata["settings"]["skipped_positions"]
-    local, _ = prepare(model, graph.metadata["token_ids"], skip_positions=skipped)
+    local, _ = prepare(model, graph.metadata["token_ids"], **same_options(graph.metadata))
     written = _written(local, graph.nodes.loc[source], source)
     read = _read(model, local, graph.nodes.loc[target], target)
     rows, total, size = _split(local, int(graph.nodes.loc[source, "pos"]), written, read)

@@ -67,6 +67,8 @@ def _where(graph: Graph, what: str, error: type[AttrGraphError]) -> tuple[str, s
             f"the graph says of its {what}: {said}; without a digest or a revision the model cannot be verified. "
             "Load the model yourself and give it as model=..."
         )
+    if "tensors-" in str(recorded.get("digest")):
+        raise error(f"{name}: the graph was traced with {what} in memory; give the model as model=...")
     if not revision and name not in SHIPPED and not Path(name).expanduser().is_dir():
         raise error(
             f"{name}: the folder of the graph's {what} is not there. Load it from where it is now and give it as "

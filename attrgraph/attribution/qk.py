@@ -14,9 +14,9 @@ Source: Kamath et al. 2025, "Tracing Attention Computation Through Feature Inter
 transformer-circuits.pub/2025/attention-qk/index.html
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attrgraph.attribution.prepare import keeps_patterns, skipped_positions
+from attrgraph.attribution.prepare import keeps_patterns
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
@@ -33,6 +33,7 @@ from attrgraph.memory import budget_bytes
 from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.special import PromptOptions, find_special, mask_of
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 # contributions of pairs that exist at a time: chosen, not tuned
@@ -136,8 +137,7 @@ def explain_attention(
     head: int,
     query: int,
     key: int,
-    *,
-    skip_positions: str | Sequence[int] | None = "bos",
+    **options: Unpack[PromptOptions],
 ) -> AttentionExplanation:
     """Which pairs of features, errors and tokens make a head attend from one position to another.
 
@@ -148,7 +148,7 @@ def explain_attention(
         prompt: as for `trace`.
         layer, head: which attention head; heads that share a key head each have their own queries.
         query, key: positions in the prompt, the key at or before the query.
-        skip_positions: as for `trace`.
+        options: prepend and skip_positions, as for `trace`.
 
     Raises:
         PromptError: the prompt is not one for this model, or a position is not in it.
@@ -169,9 +169,8 @@ def explain_attention(
     """
     if model.transcoders is None:
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
-    token_ids = model.tokenize(prompt)
+    token_ids = model.tokenize(prompt, prepend=options.get("prepend", "auto"))
     _check(model, len(token_ids), layer, head, query, key)
-    is_skipped = skipped_positions(model, token_ids, skip_positions)
     memory = budget_bytes(None, model.device)
     with recorded_attention(model, layer) as seen:
         run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
@@ -179,7 +178,7 @@ def explain_attention(
     scores = HeadScores.of(model, layer, head, seen.rotary)
     weights, first = run.blocks[layer].attention.pattern[head, query], _first_key(model, layer, query)
     own_scores, pattern_deviation = _own_scores(model, scores, seen.stream, weights, first, query)
-    local = _below(run, model.transcoders, layer, is_skipped)
+    local = _below(run, model.transcoders, layer, mask_of(find_special(model, run, **options), run))
     edges = EdgeSweep(local, memory_bytes=memory).edges(_reads(scores, seen.stream, layer, query, key))
     sources = source_table(model, local)
     columns = np.flatnonzero(sources["pos"] <= query)

@@ -6,8 +6,8 @@ Source: Ameisen et al. 2025, "Circuit Tracing", section "The Local Replacement M
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,6 +36,7 @@ class LocalReplacement:
     errors: Float[Tensor, "n_layers n_pos d_model"]  # MLP output minus reconstruction; zero at skipped positions
     constants: Float[Tensor, "n_layers n_pos d_model"]  # b_dec; at skipped positions all but the linear skip
     is_skipped: Bool[Tensor, " n_pos"]
+    why_skipped: Mapping[int, str] = field(default_factory=dict)  # by position
 
     def read_norm(self, layer: int) -> FrozenNorm | None:
         return self.run.blocks[layer].read_norm(self.transcoders.config.feature_input_hook)
@@ -57,6 +58,17 @@ class LocalReplacement:
         out, skip = out_at(layer, read), self.transcoders.skip(layer, read)
         out = out if skip is None else out + skip
         return stream + attended + (out if write_norm is None else through(write_norm, out))
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the local replacement model is from the true one, at the last position."""
+
+    # The sum of two: of the replacement model's logits from those recomputed from the true stream, before soft-capping,
+    # and of the recomputed ones from those that the model itself gave. The largest of the vocabulary.
+    logits: float
+    spread: float  # standard deviation of the recomputed logits over the vocabulary
+    reads: list[float]  # by layer, of what its transcoder reads at all positions: |difference| / |true|
 
 
 def build_replacement(run: FrozenRun, transcoders: Transcoders, is_skipped: Bool[Tensor, " n_pos"]) -> LocalReplacement:
@@ -93,19 +105,23 @@ def add_written(
         out += part
 
 
-def replacement_logits(local: LocalReplacement) -> Float[Tensor, " d_vocab"]:
-    """Run the local replacement model forward: uncapped logits of the last position.
+def measure_deviation(local: LocalReplacement) -> Deviation:
+    """Run the local replacement model forward, and compare it with the true one.
 
     Every active feature's activation is recomputed from the replaced stream, so a mistake in any frozen part, in a
     read point or in an error vector shows in the result.
     """
-    outs = list[Tensor](local.errors + local.constants)
+    run, outs, reads = local.run, list[Tensor](local.errors + local.constants), list[float]()
 
     def out_at(layer: int, read: Tensor) -> Tensor:
+        true_read = run.blocks[layer].read(local.transcoders.config.feature_input_hook)
+        reads.append(float((read - true_read).norm() / true_read.norm().clamp_min(torch.finfo(read.dtype).tiny)))
         add_written(outs, local.transcoders, local.active, layer, activations_at(local, layer, read))
         return outs[layer]
 
-    return run_replaced(local, local.run.embedding, out_at)
+    logits = run_replaced(local, run.embedding, out_at)
+    deviation = float((logits - run.uncapped_logits).abs().max()) + run.unembedding_deviation
+    return Deviation(deviation, float(run.uncapped_logits.std(correction=0)), reads)
 
 
 def run_replaced(local: LocalReplacement, embedding: Stream, out_at: OutAt) -> Float[Tensor, " d_vocab"]:
@@ -131,12 +147,3 @@ def activations_at(local: LocalReplacement, layer: int, read: Stream, *, is_line
         activations = W_enc.mul_(read[pos]).sum(-1)
         parts.append(activations if is_linear else activations.add_(b_enc))
     return torch.cat(parts)
-
-
-def measure_deviation(local: LocalReplacement) -> float:
-    """Largest difference between a logit of the local replacement model and of the true model, at the last position.
-
-    The sum of two: of the replacement model's logits from those recomputed from the true stream, before soft-capping,
-    and of the recomputed ones from those that the model itself gave.
-    """
-    return float((replacement_logits(local) - local.run.uncapped_logits).abs().max()) + local.run.unembedding_deviation

@@ -1,7 +1,7 @@
 """What a graph explains: the most probable tokens, chosen tokens, a difference of two, or any direction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 
 import torch
@@ -37,6 +37,7 @@ class LogitTargets:
     probability: Float[Tensor, " n_logits"]  # of the token; 1 for a target that is no single token
     reads: ReadVectors
     value: Float[Tensor, " n_logits"]  # what each target reads in the model: the demeaned logit before soft-capping
+    notes: list[str] = field(default_factory=list)  # which of two tokens was taken for a text
 
     def __len__(self) -> int:
         return len(self.token_id)
@@ -65,12 +66,15 @@ def _choose(model: LanguageModel, run: FrozenRun, targets: Targets, settings: Tr
         return _directions(run, targets)
     probabilities = run.logits.double().softmax(-1)  # so that even the least probable token has some weight
     if isinstance(targets, LogitDifference):
-        ids = [token_id_of(model, token) for token in (targets.positive, targets.negative)]
+        pair = (targets.positive, targets.negative)
+        ids = [token_id_of(model, token, run.logits) for token in pair]
         parts = _token_reads(run, torch.tensor(ids, device=run.W_U.device))
         vector, constant, value = (part[:1] - part[1:] for part in parts)
         text = " - ".join(model.token_text(i) for i in ids)
         reads = _at_last_position(run, vector, constant)
-        return LogitTargets([len(run.W_U)], [text], value.new_ones(1), reads, value)
+        notes = _notes(model, pair, ids, run.logits)
+        return LogitTargets([len(run.W_U)], [text], value.new_ones(1), reads, value, notes)
+    notes = list[str]()
     if targets is None:
         best = probabilities.topk(min(settings.max_n_logits, len(probabilities)))
         reached = int(torch.searchsorted(best.values.cumsum(0), settings.desired_logit_prob)) + 1
@@ -79,15 +83,19 @@ def _choose(model: LanguageModel, run: FrozenRun, targets: Targets, settings: Tr
         tokens: list[str | int] = [targets] if isinstance(targets, str | int | Integral) else list(targets)
         if not tokens:
             raise TargetError("no target given; name at least one token, or None for the most probable ones.")
-        chosen = list(dict.fromkeys(token_id_of(model, token) for token in tokens))
-        token_ids = torch.tensor(chosen, device=run.W_U.device)
+        chosen = [token_id_of(model, token, run.logits) for token in tokens]
+        notes = _notes(model, tokens, chosen, run.logits)
+        token_ids = torch.tensor(list(dict.fromkeys(chosen)), device=run.W_U.device)
     vectors, constants, value = _token_reads(run, token_ids)
     ids, reads = token_ids.tolist(), _at_last_position(run, vectors, constants)
-    return LogitTargets(ids, [model.token_text(i) for i in ids], probabilities[token_ids], reads, value)
+    return LogitTargets(ids, [model.token_text(i) for i in ids], probabilities[token_ids], reads, value, notes)
 
 
-def token_id_of(model: LanguageModel, token: str | int) -> int:
-    """The id of a token given as text (with or without a leading space) or as an id.
+def token_id_of(model: LanguageModel, token: str | int, logits: Tensor | None = None) -> int:
+    """The id of a token given as text or as an id.
+
+    Text without a leading space may be a token with and one without it: then the one with the larger logit is meant, or
+    if there are no logits, the one that is written as the text.
 
     Raises:
         TargetError: the text is not one token of the vocabulary, or the id lies outside it.
@@ -98,14 +106,42 @@ def token_id_of(model: LanguageModel, token: str | int) -> int:
         return int(token)
     if not isinstance(token, str):
         raise TargetError(f"target {token!r} is a {type(token).__name__}; expected a token's text or id.")
-    if model.tokenizer is None:
-        raise TargetError(f"target {token!r}: the model has no tokenizer; give the token's id.")
-    for text in (token, " " + token, token.lstrip()):
-        ids = model.tokenizer.encode(text, add_special_tokens=False)
-        is_known = len(ids) == 1 and (ids[0] != model.tokenizer.unk_token_id or token == model.tokenizer.unk_token)
-        if is_known:
-            return int(ids[0])
-    raise TargetError(f"target {token!r} is not one token of the model's vocabulary; give a single token, or its id.")
+    found = _tokens_written(model, token)
+    return found[0] if logits is None else max(found, key=lambda token_id: float(logits[token_id]))
+
+
+def _tokens_written(model: LanguageModel, text: str) -> list[int]:
+    """The tokens that are a text, or the text after a space; one or two."""
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise TargetError(f"target {text!r}: the model has no tokenizer; give the token's id.")
+    found = list[int]()
+    for written in (text, f" {text}", text.lstrip()):
+        ids = tokenizer.encode(written, add_special_tokens=False)
+        if len(ids) == 1 and (ids[0] != tokenizer.unk_token_id or text == tokenizer.unk_token):
+            found.append(int(ids[0]))
+            if text.startswith(" "):
+                break
+    if not found:
+        parts = [model.token_text(i) for i in tokenizer.encode(text, add_special_tokens=False)]
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token in parts:
+            raise TargetError(f"target {text!r} is not in the model's vocabulary; give another token, or its id.")
+        raise TargetError(
+            f"target {text!r} is not one token but {len(parts)}: {', '.join(map(repr, parts))}; explain the first of "
+            "them, or give a token's id."
+        )
+    return list(dict.fromkeys(found))
+
+
+def _notes(model: LanguageModel, tokens: Sequence[str | int], chosen: Sequence[int], logits: Tensor) -> list[str]:
+    """Which of two tokens was taken for a text, if both exist."""
+    share, notes = logits.double().softmax(-1), list[str]()
+    for token, taken in zip(tokens, chosen, strict=True):
+        for other in _tokens_written(model, token) if isinstance(token, str) else ():
+            if other != taken:
+                named = [f"{model.token_text(i)!r} ({float(share[i]):.3g})" for i in (taken, other)]
+                notes.append(f"target {token!r} is {named[0]}, which is more probable than {named[1]}")
+    return notes
 
 
 def _token_reads(run: FrozenRun, token_ids: Int[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,23 +1,22 @@
 """Trace one prompt: run, split, choose features, compute edges, check, assemble the graph."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from attrgraph.attribution.assemble import assemble
+from attrgraph.attribution.exactness import check_exactness
 from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.provenance import provenance_of
 from attrgraph.attribution.replacement import LocalReplacement, measure_deviation
-from attrgraph.attribution.rows import SELECTION_GROWTH, SELECTION_ROUND, compute_rows, input_sum_gap
+from attrgraph.attribution.rows import SELECTION_GROWTH, SELECTION_ROUND, EdgeRows, compute_rows, input_sum_gap
 from attrgraph.attribution.targets import Targets, choose_targets
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
-from attrgraph.errors import ResultError
 from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.special import SkipPositions
 from attrgraph.progress import Progress, silent
 
 
@@ -31,31 +30,37 @@ def trace(
     desired_logit_prob: float = DEFAULTS.desired_logit_prob,
     max_feature_nodes: int = DEFAULTS.max_feature_nodes,
     memory_budget: int | str | None = None,
-    skip_positions: str | Sequence[int] | None = "bos",
+    prepend: str = "auto",
+    skip_positions: SkipPositions = "auto",
+    allow_inexact: bool = False,
     progress: Progress | None = None,
 ) -> Graph:
     """The attribution graph of a model's answer to one prompt.
 
     Args:
         model: a language model with transcoders; see `load_model`.
-        prompt: text, token ids, or chat messages. A BOS token that the tokenizer has and the prompt lacks is put in
-            front: it is the graph's first token.
+        prompt: text, token ids, or chat messages, of which a last one of the assistant is continued.
         targets: what to explain: None for the most probable next tokens; tokens by text or id; a `LogitDifference`;
             or directions [n, d_model] read after the final norm.
         max_n_logits, desired_logit_prob, max_feature_nodes: see `TraceSettings`. Features that are not chosen count to
             the bias node.
         memory_budget: bytes, or text such as "8G", for edges and what computes them; by default half of what is free.
             The graph does not depend on it.
-        skip_positions: positions without features and errors: "bos" for a first token that is BOS, None, or a list.
+        prepend: the token put in front of a prompt that does not begin with it: "auto", the tokenizer's BOS if it has
+            one; "none"; "circuit-tracer", as that tool does, BOS or else the padding or end token; or a token's text.
+        skip_positions: positions without features and errors: a list, "none", or "auto": BOS, a token put in front or
+            another special token at the beginning, Gemma 3's chat prefix, and attention sinks, which are measured; see
+            `models.special`. `metadata["skipped_positions"]` says which were skipped, and why.
+        allow_inexact: give a graph that is less exact than its precision allows, and mark it, instead of refusing it.
         progress: called as `progress(phase, done, total)`.
 
     Returns:
-        The unpruned graph. `metadata["checks"]` says how exact it is.
+        The unpruned graph. `metadata["checks"]` says how exact it is; see `exactness`.
 
     Raises:
         PromptError, TargetError: the prompt or a target is not one that the model has.
         TranscoderError: the model was loaded without transcoders.
-        ResultError: a number is not finite.
+        ResultError: the graph is not exact, or a number is not finite.
         AttrGraphError: a setting is out of range, or the edges do not fit the memory budget.
 
     Example:
@@ -66,39 +71,40 @@ def trace(
     """
     report, settings = progress or silent, TraceSettings(max_n_logits, desired_logit_prob, max_feature_nodes)
     report("run", 0, 1)
-    local, memory = prepare(model, prompt, skip_positions=skip_positions, memory_budget=memory_budget)
+    local, memory = prepare(model, prompt, memory_budget=memory_budget, prepend=prepend, skip_positions=skip_positions)
     logits = choose_targets(model, local.run, targets, settings)
     report("run", 1, 1)
     rows = compute_rows(local, logits, max_feature_nodes, report, memory_bytes=memory)
-    checks = {"logit_deviation": measure_deviation(local), "input_sum_gap": input_sum_gap(local, logits, rows)}
-    if not all(np.isfinite(value) for value in checks.values()):
-        raise ResultError(f"the graph's numbers are not finite ({checks}); the weights hold extreme values.")
+    gap = input_sum_gap(local, logits, rows)
+    checks = check_exactness(measure_deviation(local), gap, model.dtype, allow_inexact=allow_inexact)
     graph = assemble(model, local, logits, rows)
-    graph.metadata.update(_metadata(model, prompt, graph, local, settings))
-    graph.metadata.update(
-        selection={"n_active": len(local.active), "n_selected": len(rows.selected), "unselected_share": rows.left_out},
-        scores=graph.scores()._asdict(),
-        checks=checks,
-    )
-    return graph
+    recorded = _metadata(model, prompt, local, logits.notes, {**asdict(settings), "prepend": prepend})
+    recorded |= {"selection": _selection(local, rows), "scores": graph.scores()._asdict(), "checks": checks}
+    return graph.replace(metadata={**graph.metadata, **recorded})
+
+
+def _selection(local: LocalReplacement, rows: EdgeRows) -> dict[str, float]:
+    return {"n_active": len(local.active), "n_selected": len(rows.selected), "unselected_share": rows.left_out}
 
 
 def _metadata(
-    model: LanguageModel, prompt: Prompt, graph: Graph, local: LocalReplacement, settings: TraceSettings
+    model: LanguageModel, prompt: Prompt, local: LocalReplacement, notes: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """What was run, and how."""
     token_ids = local.run.token_ids
     return {
         **provenance_of(model),
-        "prompt": prompt if isinstance(prompt, str) else "".join(graph.prompt_tokens),
+        "prompt": prompt if isinstance(prompt, str) else model.text_of(token_ids.tolist()),
         "token_ids": token_ids.tolist(),
+        **({"notes": notes} if notes else {}),
         "n_unknown_tokens": _count_unknown(model, token_ids),
         "settings": {
-            **asdict(settings),
+            **settings,
             "selection_round": SELECTION_ROUND,
             "selection_growth": SELECTION_GROWTH,
-            "skipped_positions": local.is_skipped.nonzero().flatten().tolist(),
+            "skipped_positions": sorted(local.why_skipped),
         },
+        "skipped_positions": [{"pos": pos, "why": local.why_skipped[pos]} for pos in sorted(local.why_skipped)],
     }
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attrgraph.errors import CorpusError
-from attrgraph.files import whole_folder
+from attrgraph.files import read_json, whole_folder
 from attrgraph.transcoders.training.streams import Activations
 
 _FORMAT_VERSION = 1
@@ -227,7 +227,7 @@ def _quantised(
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / "index.json"
     try:
-        index: Any = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
     except FileNotFoundError as e:
         raise CorpusError(f"{folder}: has no index.json; is it a cache of activations?") from e
     except (ValueError, OSError) as e:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence, replace_with
+from attrgraph.models.special import text_mask
 from attrgraph.transcoders.training.parameters import FeatureDictionary
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.streams import Activations
@@ -27,15 +28,10 @@ class TokenBatch:
     attention_mask: Float[Tensor, "n_rows 1 n_pos n_pos"] | None = None  # added to attention scores
 
 
-def trained_mask(model: LanguageModel, row: Int[Tensor, " n_pos"]) -> Bool[Tensor, " n_pos"]:
-    """Which tokens of a row are trained on and measured: all but BOS."""
-    return torch.ones_like(row, dtype=torch.bool) if model.bos_token_id is None else row != model.bos_token_id
-
-
 def pad_rows(model: LanguageModel, rows: Sequence[Tensor]) -> TokenBatch:
     """Rows of different lengths as one batch; attention is causal, so padding at the end changes nothing before it."""
     token_ids = pad_sequence(list(rows), batch_first=True)
-    is_trained = pad_sequence([trained_mask(model, row) for row in rows], batch_first=True)
+    is_trained = pad_sequence([text_mask(model, row) for row in rows], batch_first=True)
     return TokenBatch(token_ids.to(model.device), is_trained.to(model.device))
 
 

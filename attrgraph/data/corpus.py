@@ -49,8 +49,8 @@ class TokenRows:
 
     @property
     def n_tokens(self) -> int:
-        """All tokens but the BOS put in front of each row."""
-        return sum(self._n_tokens(row) for row in self.rows)
+        """All tokens but the first of each row, which is BOS or where models without one have their sink."""
+        return sum(len(row) - 1 for row in self.rows)
 
     def digest(self) -> str:
         """SHA-256 of each row's length and ids, as 64-bit integers.
@@ -64,12 +64,9 @@ class TokenRows:
 
     def first_tokens(self, n_tokens: int) -> "TokenRows":
         """The first rows that together have at least `n_tokens` tokens; all if they have fewer."""
-        n_before = list(accumulate((self._n_tokens(row) for row in self.rows), initial=0))
+        n_before = list(accumulate((len(row) - 1 for row in self.rows), initial=0))
         n_rows = bisect_left(n_before, n_tokens)
         return replace(self, rows=self.rows[:n_rows], document=self.document[:n_rows])
-
-    def _n_tokens(self, row: Tensor) -> int:
-        return len(row) - (self.bos_token_id is not None)
 
 
 def read_corpus(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import CorpusError
+from attrgraph.files import read_json
 
 _JSON_LINES = (".jsonl", ".json-lines")
 _FOLDER_SUFFIXES = (".parquet", *_JSON_LINES, ".txt")
@@ -155,7 +156,7 @@ def _require_text(value: object, text_field: str, where: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (ValueError, OSError) as e:
         raise CorpusError(f"{path}: cannot be read as JSON ({e}).") from e
     if not isinstance(value, dict):

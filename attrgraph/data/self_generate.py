@@ -68,7 +68,7 @@ def self_generate(
         for row in drawn:
             if n_done < n_tokens:
                 rows.append(row)
-                n_done += len(row) - (bos is not None)
+                n_done += len(row) - 1
     samples = TokenRows(rows, list(range(len(rows))), {}, bos)
     return replace(samples, sources={"self-generated": samples.digest()})
 

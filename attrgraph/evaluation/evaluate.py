@@ -1,6 +1,7 @@
 """What transcoders are worth on a text.
 
-Measured at every token but BOS. Reconstructions (`nmse`, `l0`, dead features, densities) read the true model's
+Measured at every token but BOS, or where the tokenizer has none the first of each row, and but attention sinks;
+see `attrgraph.models.special`. Reconstructions (`nmse`, `l0`, dead features, densities) read the true model's
 activations. Answers (`kl`, `top1_agreement`, cross-entropies) are those of the model with the MLPs of all these tokens
 replaced at once, attention and norms live, so that errors add up from layer to layer. Graph scores are of attribution
 graphs, which hold errors as nodes.
@@ -81,14 +82,14 @@ def evaluate(
     columns = with_deviation(measured.sums)
     of_text = measures({name: column.sum(0, keepdims=True) for name, column in columns.items()})
     found = {name: values[0] for name, values in of_text.items()}
+    numbers: dict[str, Any] = {name: float(found[name]) for name in MEASURES if name in found}
+    numbers |= {name: getattr(measured, name) for name in ("n_tokens", "n_sinks", "n_documents")}
     return Evaluation(
-        **{name: float(found[name]) for name in MEASURES if name in found},
+        **numbers,
         dead_fraction=float(np.mean(np.concatenate(measured.n_firings) == 0)),
         per_layer=_by_layer(found, measured),
         intervals=_intervals(columns, scores, n_resamples=n_resamples, seed=seed),
         graphs=_mean_scores(scores),
-        n_tokens=measured.n_tokens,
-        n_documents=measured.n_documents,
         model=_model_source(model),
         transcoders=stand_in.source,
         text=rows.sources,

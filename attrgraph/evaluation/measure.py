@@ -1,7 +1,7 @@
 """One pass over a text: what a stand-in for the MLPs gets wrong, summed by document."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from attrgraph.data.activations import TokenBatch, batches_by_length, pad_rows, trained_logits, trained_mask
+from attrgraph.data.activations import TokenBatch, batches_by_length, pad_rows, trained_logits
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import PromptError, ResultError
 from attrgraph.evaluation.stand_ins import StandIn
@@ -20,6 +20,7 @@ from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence
+from attrgraph.models.special import SINK_FACTOR, sink_ratios, text_mask
 from attrgraph.progress import Progress
 
 _NO_TARGET = -100  # in place of a token id; torch's cross-entropy gives 0 for it
@@ -50,6 +51,10 @@ class Measured:
     def n_tokens(self) -> int:
         return int(self.sums["n_tokens"].sum())
 
+    @property
+    def n_sinks(self) -> int:
+        return int(self.sums["n_sinks"].sum())
+
 
 class _TrueRun(NamedTuple):
     """What the model does at a batch's measured tokens."""
@@ -72,8 +77,8 @@ def check_rows(model: LanguageModel, rows: TokenRows) -> None:
 
 
 def count_measured(model: LanguageModel, row: Int[Tensor, " n_pos"]) -> int:
-    """Tokens of a row that are measured: all but BOS."""
-    return int(trained_mask(model, row).sum())
+    """Tokens of a row that are measured unless they are sinks; see `text_mask`."""
+    return int(text_mask(model, row).sum())
 
 
 @torch.no_grad()
@@ -82,8 +87,8 @@ def measure(
 ) -> Measured:
     """Run the model, the model with its MLPs replaced, and the model without MLPs on every row.
 
-    Measured tokens are all but BOS and padding. Rows are padded at their ends, which needs no mask: attention is causal
-    in every supported family, so nothing before the padding sees it.
+    Measured tokens are those of `text_mask` that are no attention sinks. Rows are padded at their ends, which needs no
+    mask: attention is causal in every supported family, so nothing before the padding sees it.
 
     Raises:
         PromptError: there are fewer than two measured tokens.
@@ -111,13 +116,19 @@ def _measured_rows(model: LanguageModel, rows: TokenRows) -> list[int]:
     """Rows with something to measure."""
     n_tokens = [count_measured(model, row) for row in rows.rows]
     if sum(n_tokens) < 2:
-        raise PromptError(f"the text has {sum(n_tokens)} tokens besides BOS; expected at least 2 to measure at.")
+        raise PromptError(
+            f"the text has {sum(n_tokens)} tokens besides the first of each row; expected at least 2 to measure at."
+        )
     return [i for i, n in enumerate(n_tokens) if n]
 
 
 def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, n_firings: list[Tensor]) -> Sums:
     """The sums of every row of a batch, by layer [n_rows, n_layers, ...] or not [n_rows]; adds to `n_firings`."""
-    run = _run_model(model, stand_in, tokens)
+    targets = _next_ids(tokens)
+    run, is_sink = _run_model(model, stand_in, tokens)
+    n_sinks = is_sink.sum(1).cpu().numpy()
+    tokens = replace(tokens, is_trained=tokens.is_trained & ~is_sink)
+    targets = targets[tokens.is_trained]
     by_row = partial(_sum_rows, tokens.is_trained)
     squared_error, total, total_squared, n_active = [], [], [], []
     for layer, (out, is_active) in enumerate(stand_in.reconstruct(run.reads)):
@@ -127,7 +138,6 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
         total_squared.append(by_row(true_out.square().sum(-1)))
         n_active.append(by_row(is_active.sum(-1)))
         n_firings[layer] += is_active.sum(0)
-    targets = _next_ids(tokens)[tokens.is_trained]
     with stand_in.in_place(tokens.is_trained):
         replacement = trained_logits(model, tokens)
     kl = _in_pieces(divergence, run.logits, replacement)
@@ -138,6 +148,7 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
         ce_zero = _cross_entropy(trained_logits(model, tokens), targets)
     sums = {
         "n_tokens": by_row(torch.ones_like(kl)),
+        "n_sinks": n_sinks,  # which are not measured
         "squared_error": np.stack(squared_error, 1),  # of the reconstructed MLP outputs
         "total": np.stack(total, 1),  # of the MLP outputs
         "total_squared": np.stack(total_squared, 1),
@@ -155,20 +166,28 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
     return sums
 
 
-def _run_model(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch) -> _TrueRun:
-    """The true run, observed."""
-    reads, outs = list[Tensor](), list[Tensor]()
+def _run_model(
+    model: LanguageModel, stand_in: StandIn, tokens: TokenBatch
+) -> tuple[_TrueRun, Bool[Tensor, "n_rows n_pos"]]:
+    """The true run, observed, and which tokens are attention sinks, whose numbers are left out."""
+    reads, outs, lengths = list[Tensor](), list[Tensor](), list[Tensor]()
 
     def keep_read(_: int, x: Tensor) -> None:
         reads.append(x[tokens.is_trained])
 
-    def keep_out(_: int, __: Tensor, out: Tensor) -> Tensor:
+    def keep_out(_: int, stream: Tensor, out: Tensor) -> Tensor:
+        lengths.append(stream.norm(dim=-1))
         outs.append(out[tokens.is_trained])
         return out
 
     read_modules = [stand_in.read_module(layer) for layer in range(model.n_layers)]
     with on_input(read_modules, keep_read), replaced_mlps(model, keep_out):
-        return _TrueRun(reads, outs, trained_logits(model, tokens))
+        run = _TrueRun(reads, outs, trained_logits(model, tokens))
+    is_sink = sink_ratios(lengths, tokens.is_trained) >= SINK_FACTOR
+    kept = ~is_sink[tokens.is_trained]
+    if not bool(kept.all()):
+        run = _TrueRun([x[kept] for x in run.reads], [x[kept] for x in run.outs], run.logits[kept])
+    return run, is_sink
 
 
 def _next_ids(tokens: TokenBatch) -> Int[Tensor, "n_rows n_pos"]:

@@ -46,8 +46,8 @@ class LayerEvaluation:
 class Evaluation:
     """How well something sparse stands in for a model's MLPs on a text. A measure that is undefined there is nan.
 
-    Measured at every token but BOS. With all MLPs there replaced, attention and norms live: `top1_agreement`, `kl`,
-    `ce`, `ce_recovered`.
+    Measured at every token but BOS and attention sinks; see `models.special`. With all MLPs there replaced, attention
+    and norms live: `top1_agreement`, `kl`, `ce`, `ce_recovered`.
     """
 
     nmse: float  # mean over layers of: squared error of reconstructed MLP outputs over their variance about their mean
@@ -63,7 +63,8 @@ class Evaluation:
     # 95%, by bootstrap over documents (of graph scores: over graphs); None with fewer than two, which cannot vary
     intervals: Mapping[str, Interval]
     graphs: GraphScores
-    n_tokens: int
+    n_tokens: int  # that were measured
+    n_sinks: int  # that were not, because they are attention sinks
     n_documents: int
     model: Mapping[str, Any]
     transcoders: Mapping[str, Any]

@@ -4,13 +4,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from attrgraph.data.corpus import HELD_OUT_SHARE, TokenRows, read_corpus
 from attrgraph.data.documents import Documents
 from attrgraph.errors import TranscoderError
+from attrgraph.files import read_yaml
 from attrgraph.models.language_model import LanguageModel
 
 RECORD = "training.yaml"  # written by the trainer next to the weights
@@ -91,10 +90,10 @@ def read_rows(
 def _read_record(folder: Path) -> _Record:
     path = folder / RECORD
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
         digests = frozenset(str(digest) for digest in values["text"].values())
         return _Record(folder, digests, float(values["held_out_share"]))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as e:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as e:
         raise TranscoderError(
             f"{path}: expected YAML with `text` (digests by path) and `held_out_share` ({type(e).__name__}); "
             "say which documents to use with --held-out or --all, or restore the file."

@@ -44,7 +44,12 @@ def check_traced_model(graph: "Graph", model: "LanguageModel") -> None:
 def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: type[AttrGraphError]) -> None:
     for key, value in ours.items():
         # the same files may lie in two places
-        if key != "id" and recorded.get(key) and value and recorded[key] != value:
+        if key == "id" or not recorded.get(key) or not value:
+            continue
+        # the digests of a folder and of a model in memory cannot be compared
+        if key == "digest" and value.split(":")[0] != str(recorded[key]).split(":")[0]:
+            continue
+        if recorded[key] != value:
             raise error(
                 f"{what} {ours['id']}: its {key} is {value}; the graph was traced with {recorded[key]}. "
                 f"Take the {what} that the graph was traced with, or trace again."

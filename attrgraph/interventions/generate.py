@@ -8,7 +8,7 @@ activations and MLP outputs are there when they are needed, with a key-value cac
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from attrgraph.interventions.intervention import Changes, FeatureKey, Interventi
 from attrgraph.models.frozen import widened
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import replaced_mlps
+from attrgraph.models.special import PromptOptions
 
 _LIVE_MODES = ("constrained", "free")
 
@@ -44,7 +45,7 @@ def generate(
     mode: str = "constrained",
     upto_layer: int | None = None,
     use_cache: bool = True,
-    skip_positions: str | Sequence[int] | None = "bos",
+    **options: Unpack[PromptOptions],
 ) -> Generated:
     """Go on with a prompt, token by most probable token, with some nodes changed.
 
@@ -57,7 +58,7 @@ def generate(
         mode, upto_layer: constrained or free, as for `intervene`; what is frozen in the other modes does not exist for
             tokens that are new.
         use_cache: keep keys and values instead of running the whole text for every token; the text is the same.
-        skip_positions: as for `trace`.
+        options: prepend and skip_positions, as for `trace`.
 
     Raises:
         InterventionError: as `intervene`, or a mode with frozen attention.
@@ -73,7 +74,7 @@ def generate(
         raise InterventionError(f"max_new_tokens is {max_new_tokens}; expected 0 or more.")
     if mode not in _LIVE_MODES:
         raise InterventionError(f"mode is {mode!r}; text can be generated in mode {' or '.join(_LIVE_MODES)}.")
-    local = take_apart(model, prompt, skip_positions)
+    local = take_apart(model, prompt, **options)
     sets = [interventions] if isinstance(interventions, Intervention) else interventions
     token_ids, new_ids, cache = local.run.token_ids.tolist(), list[int](), None
     # the last token is predicted, not read
@@ -90,7 +91,7 @@ def generate(
             break
         cache, fed = (out.past_key_values, new_ids[-1:]) if use_cache else (None, token_ids + new_ids)
     tokens = [model.token_text(i) for i in new_ids]
-    text = "".join(tokens) if model.tokenizer is None else str(model.tokenizer.decode(new_ids))
+    text = model.text_of(new_ids)
     return Generated(new_ids, tokens, text)
 
 

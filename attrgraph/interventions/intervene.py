@@ -16,6 +16,7 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import pandas as pd
 import torch
@@ -30,6 +31,7 @@ from attrgraph.models.frozen import norm_before
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import live_run
 from attrgraph.models.live_replacement import divergence
+from attrgraph.models.special import PromptOptions
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 MODES = ("frozen", "frozen-attention", "constrained", "free")
@@ -65,7 +67,7 @@ def intervene(
     *,
     mode: str = "constrained",
     upto_layer: int | None = None,
-    skip_positions: str | Sequence[int] | None = "bos",
+    **options: Unpack[PromptOptions],
 ) -> Effect:
     """Run a prompt with some nodes changed.
 
@@ -76,7 +78,7 @@ def intervene(
         mode: frozen, frozen-attention, constrained or free; see the module.
         upto_layer: in mode constrained, the last layer whose MLP output is held; by default the highest at which a
             feature or an error is set. What set features write into layers above it is left to the true MLPs.
-        skip_positions: as for `trace`.
+        options: prepend and skip_positions, as for `trace`.
 
     Raises:
         InterventionError: a node that the run does not have, a mode that does not exist, or an `upto_layer` below a
@@ -91,7 +93,7 @@ def intervene(
         True
     """
     one = [interventions] if isinstance(interventions, Intervention) else interventions
-    return intervene_many(model, prompt, [one], mode=mode, upto_layer=upto_layer, skip_positions=skip_positions)[0]
+    return intervene_many(model, prompt, [one], mode=mode, upto_layer=upto_layer, **options)[0]
 
 
 def intervene_many(
@@ -101,7 +103,7 @@ def intervene_many(
     *,
     mode: str = "constrained",
     upto_layer: int | None = None,
-    skip_positions: str | Sequence[int] | None = "bos",
+    **options: Unpack[PromptOptions],
 ) -> list[Effect]:
     """`intervene` several times on one prompt, which is run and split once; live modes go through in batches.
 
@@ -111,24 +113,23 @@ def intervene_many(
         model: a language model with transcoders.
         prompt: as for `trace`.
         several: for each effect, which nodes are set to what.
-        mode, upto_layer, skip_positions: as for `intervene`.
+        mode, upto_layer: as for `intervene`.
+        options: prepend and skip_positions, as for `trace`.
 
     Raises:
         As `intervene`.
     """
-    local = take_apart(model, prompt, skip_positions)
+    local = take_apart(model, prompt, **options)
     return effects_of(model, local, [resolve(local, each) for each in several], mode=mode, upto_layer=upto_layer)
 
 
-def take_apart(
-    model: LanguageModel, prompt: Prompt, skip_positions: str | Sequence[int] | None = "bos"
-) -> LocalReplacement:
+def take_apart(model: LanguageModel, prompt: Prompt, **options: Unpack[PromptOptions]) -> LocalReplacement:
     """The local replacement model of a prompt, which interventions change.
 
     Raises:
         PromptError, TranscoderError: as for `trace`.
     """
-    local, _ = prepare(model, prompt, skip_positions=skip_positions)
+    local, _ = prepare(model, prompt, **options)
     return local
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import pandas as pd
 
@@ -12,6 +12,7 @@ from attrgraph.graph.graph import Graph
 from attrgraph.interventions.intervene import Effect, effects_of, take_apart
 from attrgraph.interventions.intervention import FeatureKey, Intervention, Node, resolve
 from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.special import PromptOptions
 
 SCALES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 ALIGNMENTS = ("end", "start")
@@ -25,7 +26,7 @@ def dose_response(
     scales: Sequence[float] = SCALES,
     mode: str = "constrained",
     upto_layer: int | None = None,
-    skip_positions: str | Sequence[int] | None = "bos",
+    **options: Unpack[PromptOptions],
 ) -> pd.DataFrame:
     """What follows when nodes are scaled together, dose by dose.
 
@@ -34,7 +35,8 @@ def dose_response(
         prompt: as for `trace`.
         nodes: as for `Intervention`.
         scales: multiples of what the nodes are; 1 changes nothing.
-        mode, upto_layer, skip_positions: as for `intervene`.
+        mode, upto_layer: as for `intervene`.
+        options: prepend and skip_positions, as for `trace`.
 
     Returns:
         A row a scale, index `scale`: `logit_change` (of the token that was the most probable one, before soft-capping,
@@ -43,7 +45,7 @@ def dose_response(
     Raises:
         As `intervene`.
     """
-    local = take_apart(model, prompt, skip_positions)
+    local = take_apart(model, prompt, **options)
     changes = [resolve(local, [Intervention(nodes, scale=scale)]) for scale in scales]
     answer = int(local.run.logits.argmax())
     rows = []
@@ -116,7 +118,7 @@ def swap(
     align: str = "end",
     mode: str = "constrained",
     upto_layer: int | None = None,
-    skip_positions: str | Sequence[int] | None = "bos",
+    **options: Unpack[PromptOptions],
 ) -> Swap:
     """Take features out of one prompt's run and put another prompt's in their place.
 
@@ -129,7 +131,8 @@ def swap(
         features_a, features_b: features, each by its place in its own prompt. They must be active there.
         dose: 1 swaps them; more takes out and puts in more than there was.
         align: which positions of the prompts correspond when their lengths differ: counted from the "end" or "start".
-        mode, upto_layer, skip_positions: as for `intervene`.
+        mode, upto_layer: as for `intervene`.
+        options: prepend and skip_positions, as for `trace`.
 
     Raises:
         InterventionError: as `intervene`; a node that is no active feature, or one that has no place in `prompt_a`.
@@ -144,7 +147,7 @@ def swap(
     """
     if align not in ALIGNMENTS:
         raise InterventionError(f"align is {align!r}; expected {' or '.join(ALIGNMENTS)}.")
-    a, b = (take_apart(model, prompt, skip_positions) for prompt in (prompt_a, prompt_b))
+    a, b = (take_apart(model, prompt, **options) for prompt in (prompt_a, prompt_b))
     shift = a.run.n_pos - b.run.n_pos if align == "end" else 0
     activations = dict[FeatureKey, float]()
     for key, value in _active(a, features_a, "prompt_a").items():

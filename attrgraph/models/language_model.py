@@ -1,6 +1,6 @@
 """A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -15,9 +15,11 @@ from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection, plain_weights
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
+from attrgraph.models.tokens import chat_ids, front_token, is_special, token_text
 from attrgraph.transcoders import Transcoders
+from attrgraph.transcoders.hub import digest_tensors
 
-Message = dict[str, str]
+Message = dict[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
 
 
@@ -44,6 +46,7 @@ class LanguageModel:
         tokenizer: its tokenizer; without one, prompts are token ids.
         transcoders: the feature dictionaries to trace with.
         source: what to write about the model's origin into graphs (id, revision, digest).
+        chat_template_kwargs: for the tokenizer's chat template, such as {"enable_thinking": False}.
     """
 
     def __init__(
@@ -53,9 +56,12 @@ class LanguageModel:
         *,
         transcoders: Transcoders | None = None,
         source: dict[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
-        self.source = source or {"id": hf_model.config.name_or_path or "(in memory)"}
+        digest = {} if source else {"digest": digest_tensors(dict(hf_model.named_parameters()))}
+        self.source = source or {"id": hf_model.config.name_or_path or "(in memory)", **digest}
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.config = hf_model.config
         self.family: Family = family_of(self.config)
         if self.config._attn_implementation != "eager":
@@ -112,19 +118,25 @@ class LanguageModel:
 
     # -- tokens ------------------------------------------------------------------------------------------------
 
-    def tokenize(self, prompt: Prompt) -> Int[Tensor, " n_pos"]:
+    def tokenize(self, prompt: Prompt, *, prepend: str = "auto") -> Int[Tensor, " n_pos"]:
         """Token ids of a prompt: text, token ids, or chat messages ({"role": ..., "content": ...}).
 
-        The tokenizer's BOS token is put in front if it has one and the prompt does not begin with it.
+        Args:
+            prompt: a last message of the assistant is continued.
+            prepend: which token is put in front, unless the prompt begins with it: "auto", the tokenizer's BOS if it
+                has one; "none"; "circuit-tracer", as that tool does, BOS or else the padding or the end token, unless
+                the prompt begins with a special token; or a token.
 
         Raises:
-            PromptError: empty, longer than the context, ids outside the vocabulary, or text without a tokenizer.
+            PromptError: empty, longer than the context, ids outside the vocabulary, text without a tokenizer, messages
+                that the chat template refuses, or a `prepend` that is no token.
         """
-        token_ids = self._token_ids(prompt)
+        token_ids, front = self._token_ids(prompt), self.front_token(prepend)
         if not token_ids:
             raise PromptError("the prompt is empty; give at least one token.")
-        if self.tokenizer is not None and self.bos_token_id is not None and token_ids[0] != self.bos_token_id:
-            token_ids = [self.bos_token_id, *token_ids]
+        is_begun = token_ids[0] == front or (prepend == "circuit-tracer" and self.is_special(token_ids[0]))
+        if front is not None and not is_begun:
+            token_ids = [front, *token_ids]
         outside = [i for i in token_ids if not 0 <= i < self.d_vocab]
         if outside:
             raise PromptError(f"token id {outside[0]} is outside the vocabulary (0 to {self.d_vocab - 1}).")
@@ -133,6 +145,20 @@ class LanguageModel:
                 f"the prompt has {len(token_ids)} tokens, the model's context {self.n_context}; shorten the prompt."
             )
         return torch.tensor(token_ids, device=self.device)
+
+    def front_token(self, prepend: str) -> int | None:
+        """The token that `tokenize` puts in front of a prompt, or None.
+
+        Raises:
+            PromptError: the text is not one token.
+        """
+        if prepend == "none" or (self.tokenizer is None and prepend == "auto"):
+            return None
+        return front_token(self._require_tokenizer("tokens to put in front"), prepend)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the tokenizer sets the token apart from text, such as <|im_start|>; unknown words are text."""
+        return self.tokenizer is not None and is_special(self.tokenizer, token_id)
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, Tensor):
@@ -143,17 +169,17 @@ class LanguageModel:
                 )
             return [int(i) for i in prompt.tolist()]
         if isinstance(prompt, str):
-            is_empty = not prompt.strip()
-            return [] if is_empty else list(self._require_tokenizer("text").encode(prompt, add_special_tokens=False))
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as e:
+                raise PromptError(f"the prompt holds half a surrogate pair, at character {e.start}.") from e
+            return list(self._require_tokenizer("text").encode(prompt, add_special_tokens=False))
         expected = "a prompt is text, token ids, or chat messages"
         if not isinstance(prompt, Sequence):
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
         ids: Any = prompt
-        if len(ids) and isinstance(ids[0], dict):
-            tokenizer = self._require_tokenizer("chat messages")
-            if tokenizer.chat_template is None:
-                raise PromptError("the tokenizer has no chat template; give the prompt as text.")
-            ids = tokenizer.apply_chat_template(list(ids), add_generation_prompt=True, return_dict=False)
+        if len(ids) and isinstance(ids[0], Mapping):
+            return chat_ids(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs)
         for item in ids:
             if not isinstance(item, Integral) or isinstance(item, bool):
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")
@@ -165,8 +191,14 @@ class LanguageModel:
         return self.tokenizer
 
     def token_text(self, token_id: int) -> str:
-        """The token as text; without a tokenizer, its number in angle brackets."""
-        return f"<{token_id}>" if self.tokenizer is None else str(self.tokenizer.decode([token_id]))
+        """What the token adds to a text; without a tokenizer, its number in angle brackets; see `models.tokens`."""
+        return f"<{token_id}>" if self.tokenizer is None else token_text(self.tokenizer, token_id)
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """The text that the tokens make together."""
+        if self.tokenizer is None:
+            return "".join(self.token_text(token_id) for token_id in token_ids)
+        return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
     # -- one run -----------------------------------------------------------------------------------------------
 

@@ -18,10 +18,11 @@ from transformers.utils import logging as transformers_logging
 
 from attrgraph.demo.shipped import SHIPPED, shipped_folder
 from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelError
+from attrgraph.files import read_json
 from attrgraph.models.families import family_of
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders, load_transcoders
-from attrgraph.transcoders.hub import resolve_folder
+from attrgraph.transcoders.hub import digest_files, resolve_folder
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -64,6 +65,8 @@ def load_model(
     if isinstance(transcoders, str | Path):
         transcoders = named_transcoders(transcoders, where)
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
+    if "revision" not in source:
+        source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
     return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, source=source)
 
 
@@ -119,6 +122,14 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     if wrong:
         raise ModelLoadError(f"{folder}: weights are missing or of the wrong shape: {', '.join(sorted(wrong)[:5])}.")
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads a folder's weights from: one, or those that an index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:

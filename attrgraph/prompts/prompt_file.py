@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import PromptError
+from attrgraph.files import read_text
 
 _KEYS = ("prompt", "id", "target")
 # names become file names
@@ -36,8 +37,8 @@ def read_prompts(path: str | Path) -> list[NamedPrompt]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
+        lines = read_text(path, most_bytes=2**30).split("\n")
+    except (OSError, ValueError) as e:
         raise PromptError(f"{path}: cannot be read as UTF-8 text ({e}).") from e
     found: dict[str, NamedPrompt] = {}
     for number, line in enumerate(lines, start=1):
@@ -55,7 +56,7 @@ def read_prompts(path: str | Path) -> list[NamedPrompt]:
 def _parse(line: str, name: str, where: str) -> NamedPrompt:
     try:
         row = json.loads(line)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise PromptError(f"{where}: is not JSON ({e}).") from e
     if not isinstance(row, dict) or "prompt" not in row or not set(row) <= set(_KEYS):
         raise PromptError(

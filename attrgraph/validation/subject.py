@@ -14,6 +14,7 @@ from attrgraph.graph.graph import Graph
 from attrgraph.interventions.intervene import Effect, effects_of, take_apart
 from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, resolve
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import same_options
 
 # experiments that are resolved at a time: chosen, not tuned
 _AT_ONCE = 64
@@ -47,8 +48,7 @@ class Subject:
             raise AttrGraphError(
                 "the graph explains a direction or a difference; only graphs of tokens can be validated."
             )
-        skipped = graph.metadata.get("settings", {}).get("skipped_positions", "bos")
-        local = take_apart(model, token_ids, skipped)
+        local = take_apart(model, token_ids, **same_options(graph.metadata))
         top, answer = logits.loc[logits["probability"].idxmax()], int(local.run.logits.argmax())
         if top["feature"] != answer:
             raise AttrGraphError(

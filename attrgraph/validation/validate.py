@@ -11,6 +11,7 @@ from attrgraph.errors import AttrGraphError
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.special import PromptOptions, SkipPositions
 from attrgraph.progress import Progress
 from attrgraph.transcoders import Transcoders
 from attrgraph.validation import views
@@ -28,6 +29,8 @@ def validate(
     supernodes: Mapping[str, Sequence[str]] | None = None,
     paraphrases: Sequence[Prompt] = (),
     compare_with: Transcoders | None = None,
+    prepend: str = "auto",
+    skip_positions: SkipPositions = "auto",
     progress: Progress | None = None,
     **settings: Any,
 ) -> Validation:
@@ -45,6 +48,7 @@ def validate(
         supernodes: node ids by name: groups that are taken out together.
         paraphrases: other prompts that should be answered for the same reasons: their top features are compared.
         compare_with: other transcoders of the model, such as a per-layer set, whose graph of the prompt is compared.
+        prepend, skip_positions: of prompts, as for `trace`.
         progress: called as `progress(phase, done, total)`.
         settings: modes, mode, n_nodes, n_controls, n_paths, n_resamples, seed; see `Settings`.
 
@@ -63,16 +67,14 @@ def validate(
         True
     """
     chosen = Settings(**settings)
-    if isinstance(subject, Graph):
-        check_traced_model(subject, model)
-        graph = subject
-    else:
-        graph = trace(model, subject, progress=progress)
+    options: PromptOptions = {"prepend": prepend, "skip_positions": skip_positions}
+    graph = subject if isinstance(subject, Graph) else trace(model, subject, progress=progress, **options)
+    check_traced_model(graph, model)
     tested = Subject.of(model, graph)
     tables, facts, n_sampled = _experiments(tested, chosen, supernodes or {}, progress or (lambda *_: None))
     tables |= {"error_share": views.error_share(graph), "stability": views.stability(graph)}
     if paraphrases:
-        tables["paraphrases"] = views.paraphrases(model, graph, paraphrases)
+        tables["paraphrases"] = views.paraphrases(model, graph, paraphrases, **options)
     if compare_with is not None:
         tables["compared"] = views.compared(model, graph, compare_with)
     facts |= views.facts(graph, tested.answer) | {"n_active": len(tested.features) + len(tested.unselected)}

@@ -1,13 +1,14 @@
 """Tables that need no change of the model: errors, thresholds, other prompts, other transcoders."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
 from attrgraph.attribution.trace import trace
 from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel, Prompt
+from attrgraph.models.special import PromptOptions, same_options
 from attrgraph.transcoders import Transcoders
 
 _NODE_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -58,12 +59,14 @@ def stability(graph: Graph) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def paraphrases(model: LanguageModel, graph: Graph, prompts: Sequence[Prompt]) -> pd.DataFrame:
+def paraphrases(
+    model: LanguageModel, graph: Graph, prompts: Sequence[Prompt], **options: Unpack[PromptOptions]
+) -> pd.DataFrame:
     """For each other prompt: its answer, and which share of the top features, wherever they are, is the same."""
     top, answer = _top(graph), _answer(graph)
     rows = []
     for prompt in prompts:
-        other = trace(model, prompt)
+        other = trace(model, prompt, **options)
         theirs = _top(other)
         rows.append(
             {
@@ -83,9 +86,8 @@ def compared(model: LanguageModel, graph: Graph, transcoders: Transcoders) -> pd
     one shows two.
     """
     other = LanguageModel(model.hf_model, model.tokenizer, transcoders=transcoders, source=model.source)
-    skipped = graph.metadata.get("settings", {}).get("skipped_positions", "bos")
     answers = graph.nodes.loc[graph.nodes["kind"] == "logit", "feature"].tolist()
-    theirs = trace(other, graph.metadata["token_ids"], targets=answers, skip_positions=skipped)
+    theirs = trace(other, graph.metadata["token_ids"], targets=answers, **same_options(graph.metadata))
     rows = []
     for each in (graph, theirs):
         scores, recorded = each.scores(), each.metadata["transcoders"]

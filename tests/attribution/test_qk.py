@@ -244,7 +244,7 @@ def test_nothing_lies_below_the_lowest_layer_but_tokens_and_constants(traced_mod
 def test_features_of_skipped_positions_count_as_constants(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model(dtype=torch.float64)
     with_bos, without = (
-        ag.explain_attention(model, prompt, 2, 1, QUERY, KEY, skip_positions=skipped) for skipped in (None, "bos")
+        ag.explain_attention(model, prompt, 2, 1, QUERY, KEY, skip_positions=skipped) for skipped in ("none", "auto")
     )
     at_bos = with_bos.sources.index[(with_bos.sources["pos"] == 0) & (with_bos.sources["kind"] != "embedding")]
     moved = with_bos.by_query_source()["contribution"]

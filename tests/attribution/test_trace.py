@@ -203,11 +203,11 @@ def test_position_without_active_features(traced_model: Build) -> None:
     rows_sum_to_activations(graph)
 
 
-@pytest.mark.parametrize("skip", ["bos", None])
-def test_prompt_of_one_token(skip: str | None, traced_model: Build) -> None:
+@pytest.mark.parametrize("skip", ["auto", "none"])
+def test_prompt_of_one_token(skip: str, traced_model: Build) -> None:
     for token in (BOS, 5):
         graph = ag.trace(traced_model(), [token], skip_positions=skip)
-        has_features = token != BOS or skip is None
+        has_features = token != BOS or skip == "none"
         assert bool((graph.nodes["kind"] == "feature").any()) == has_features
         rows_sum_to_activations(graph)
         graph.prune()
@@ -326,4 +326,5 @@ def test_a_model_that_reads_nothing_has_an_exact_graph(traced_model: Build, prom
         weights.b_enc.fill_(-1.0)
         weights.b_dec.zero_()
     graph = ag.trace(model, prompt)
-    assert graph.metadata["checks"] == {"logit_deviation": 0.0, "input_sum_gap": 0.0}
+    found = {"logit_deviation": 0.0, "logit_spread": 0.0, "input_sum_gap": 0.0, "is_exact": True}
+    assert graph.metadata["checks"] == found

@@ -101,7 +101,7 @@ def test_unknown_words_are_mentioned(capsys: pytest.CaptureFixture[str]) -> None
         (["trace", DALLAS, "--target", "austin", "--minus", "austin"], "its direction is zero"),
         (["trace", DALLAS, "-o", "g.json", "-o", "g.json"], "is named twice"),
         (["trace", DALLAS, "--transcoders", "./nowhere"], "nowhere: no such folder"),
-        (["trace", DALLAS, "--target", "atlantis"], "'atlantis' is not one token"),
+        (["trace", DALLAS, "--target", "atlantis"], "'atlantis' is not in the model's vocabulary"),
         (["trace", DALLAS, "--minus", "boston"], "--minus needs exactly one --target"),
         (["trace", DALLAS, "--ids"], "is not a list of token ids"),
         (["trace", DALLAS, "-o", "no/such/folder/g.json"], "does not exist"),

@@ -126,7 +126,9 @@ def test_swapping_a_city_makes_the_answer_follow_and_the_control_does_not(capsys
     out = run(capsys, "swap", DALLAS, CHICAGO, "--at", "5", "--top", "1")
     lines = out.splitlines()
     assert lines[0] == "answers  austin, springfield; the first follows the second"
-    assert lines[1].startswith("control  with ") and lines[1].endswith("active features of the same place the answer does not follow")
+    assert lines[1].startswith("control  with ") and lines[1].endswith(
+        "active features of the same place the answer does not follow"
+    )
     found = run_json(capsys, "swap", DALLAS, CHICAGO, "--at", "5,5")
     model = ag.load_model("demo")
     places = [features_at(ag.trace(model, prompt), 5) for prompt in (DALLAS, CHICAGO)]

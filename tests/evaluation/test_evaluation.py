@@ -275,7 +275,7 @@ def test_settings_are_checked(setting: dict[str, int]) -> None:
         ([BOS] + [3] * 64, r"a row has 65 tokens; expected 1 to 64, the model's context"),
         ([], "a row has 0 tokens"),
         ([BOS, D_VOCAB], f"a row has token id {D_VOCAB}; the model's vocabulary is 0 to {D_VOCAB - 1}"),
-        ([BOS, 3], "the text has 1 tokens besides BOS; expected at least 2"),
+        ([BOS, 3], "the text has 1 tokens besides the first of each row; expected at least 2"),
     ],
 )
 def test_rows_are_checked(row: list[int], message: str) -> None:

@@ -89,8 +89,10 @@ def test_chat_messages_go_through_the_template() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT
     model = LanguageModel(make_model("llama").hf_model, tokenizer)
-    messages = [{"role": "user", "content": "w9"}, {"role": "assistant", "content": "w8"}]
-    assert model.tokenize(messages).tolist() == [BOS, 2, 9, 3, 8, 4]
+    messages = [{"role": "user", "content": "w9"}]
+    assert model.tokenize(messages).tolist() == [BOS, 2, 9, 4]
+    # what the assistant began is continued
+    assert model.tokenize([*messages, {"role": "assistant", "content": "w8"}]).tolist() == [BOS, 2, 9, 3, 8]
 
 
 def test_folder_without_tokenizer_takes_ids(tmp_path: Path, prompt: list[int]) -> None:
@@ -278,5 +280,5 @@ def test_deviation_is_measured_against_the_models_own_logits(traced_model: Build
     model = traced_model("qwen2")
     head = model.hf_model.lm_head
     with head.register_forward_hook(lambda module, args, out: out + 0.5 * torch.arange(D_VOCAB)):
-        graph = ag.trace(model, prompt)
+        graph = ag.trace(model, prompt, allow_inexact=True)
     assert graph.metadata["checks"]["logit_deviation"] == pytest.approx(0.5 * (D_VOCAB - 1), rel=1e-3)

@@ -225,7 +225,7 @@ def test_folder_and_config_must_exist(tmp_path: Path) -> None:
     with pytest.raises(TranscoderError, match=r"has no config\.yaml"):
         load_transcoders(tmp_path)
     (tmp_path / "config.yaml").write_text("!!python/object/apply:os.system ['true']")
-    with pytest.raises(TranscoderError, match="cannot be read as YAML"):
+    with pytest.raises(TranscoderError, match="is not YAML"):
         load_transcoders(tmp_path)
 
 

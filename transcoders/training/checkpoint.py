@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attrgraph.errors import TrainingError
+from attrgraph.files import read_json
 from attrgraph.transcoders.training.shards import Shards
 
 _PREFIX = "checkpoint-"
@@ -88,7 +89,7 @@ class CheckpointFolder:
         if path is None:
             return None
         try:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            state = read_json(path / "state.json")
             if state["format_version"] != FORMAT_VERSION or state["n_ranks"] != self._shards.n_ranks:
                 raise TrainingError(
                     f"{path}: was written by {state['n_ranks']} processes (format {state['format_version']}); "

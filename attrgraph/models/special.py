@@ -1,0 +1,131 @@
+"""Positions that features do not explain: what stands before a text, and attention sinks.
+
+A sink is a position at which many heads rest when they have nothing to look for. Its stream is many times longer than
+that of other tokens, and transcoders are not made for it. Most models use their first token so, whatever it is; some
+use the first full stop or line break too.
+
+Source: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks", arxiv.org/abs/2309.17453; Sun et
+al. 2024, "Massive Activations in Large Language Models", arxiv.org/abs/2402.17762
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral
+from typing import Any, TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attrgraph.errors import PromptError
+from attrgraph.models.frozen import FrozenRun
+from attrgraph.models.language_model import LanguageModel
+
+# A sink's stream is at least so many times longer than the median of the text's other tokens, at the input of some MLP.
+# In trained models without sinks no token but the first was longer than 4 times the median.
+SINK_FACTOR = 10.0
+SkipPositions = str | Sequence[int]
+# how instruction-tuned Gemma 3 begins every prompt
+_GEMMA_3_PREFIX = ("<start_of_turn>", "user", "\n")
+
+
+class PromptOptions(TypedDict, total=False):
+    """What stands before a prompt, and at which of its positions no features are looked for; see `trace`."""
+
+    prepend: str
+    skip_positions: SkipPositions
+
+
+def same_options(metadata: Mapping[str, Any]) -> PromptOptions:
+    """Those with which a graph's `token_ids` are run as when the graph was traced, by its metadata."""
+    return {"prepend": "none", "skip_positions": metadata.get("settings", {}).get("skipped_positions", "auto")}
+
+
+def find_special(
+    model: LanguageModel, run: FrozenRun, *, prepend: str = "auto", skip_positions: SkipPositions = "auto"
+) -> dict[int, str]:
+    """The positions of a run that have no features and errors, each with the reason.
+
+    Args:
+        model: whose run.
+        run: of the prompt.
+        prepend: how the prompt became tokens; see `LanguageModel.tokenize`.
+        skip_positions: "auto", "none", or positions.
+
+    Raises:
+        PromptError: another text, or a position that the prompt does not have.
+    """
+    if skip_positions == "auto":
+        beginning = _beginning(model, run, prepend)
+        lengths = [block.mlp_stream.norm(dim=-1)[None] for block in run.blocks]
+        ratios = sink_ratios(lengths, ~mask_of(beginning, run)[None])[0].tolist()
+        return beginning | {
+            pos: f"attention sink: its stream is {ratio:.0f} times longer than the median of the others"
+            for pos, ratio in enumerate(ratios)
+            if ratio >= SINK_FACTOR
+        }
+    if skip_positions == "none":
+        return {}
+    if isinstance(skip_positions, str):
+        raise PromptError(f'skip_positions is {skip_positions!r}; expected "auto", "none", or a list of positions.')
+    for pos in skip_positions:
+        if not isinstance(pos, Integral) or not 0 <= pos < run.n_pos:
+            raise PromptError(f"skip_positions has {pos}; the prompt's positions are 0 to {run.n_pos - 1}.")
+    return {int(pos): "as asked" for pos in skip_positions}
+
+
+def mask_of(special: Collection[int], run: FrozenRun) -> Bool[Tensor, " n_pos"]:
+    """Which positions of the run are special."""
+    mask = torch.zeros(run.n_pos, dtype=torch.bool, device=run.token_ids.device)
+    mask[list(special)] = True
+    return mask
+
+
+def text_mask(model: LanguageModel, token_ids: Int[Tensor, "*rows n_pos"]) -> Bool[Tensor, "*rows n_pos"]:
+    """Tokens of rows that are trained on and measured, as far as ids tell.
+
+    All but BOS; where the tokenizer has none, all but the first, at which most models have their sink.
+    """
+    if model.bos_token_id is not None:
+        return token_ids != model.bos_token_id
+    mask = torch.ones_like(token_ids, dtype=torch.bool)
+    mask[..., 0] = False
+    return mask
+
+
+def sink_ratios(
+    lengths: Sequence[Float[Tensor, "n_rows n_pos"]], is_text: Bool[Tensor, "n_rows n_pos"]
+) -> Float[Tensor, "n_rows n_pos"]:
+    """The length of each token's stream over the (lower) median of the row's others; see `SINK_FACTOR`.
+
+    Args:
+        lengths: of the streams that MLPs read, layer by layer; of all layers the largest ratio counts.
+        is_text: tokens that are compared; the ratio of others, and of a row's only token, is 0.
+    """
+    ratio = torch.zeros(is_text.shape, device=is_text.device)
+    n = is_text.sum(1, keepdim=True)
+    middle = ((n - 2) // 2).clamp_min(0)
+    for each in lengths:
+        each = each.float()
+        ranked = each.masked_fill(~is_text, torch.inf).sort(1).values
+        low, high = ranked.gather(1, middle), ranked.gather(1, (middle + 1).clamp_max(ranked.shape[1] - 1))
+        # without a value that is not above the middle, the next is in the middle
+        others = torch.where(each <= low, high, low).clamp_min(torch.finfo(torch.float32).tiny)
+        ratio = torch.maximum(ratio, each / others)
+    return ratio * (is_text & (n > 1))
+
+
+def _beginning(model: LanguageModel, run: FrozenRun, prepend: str) -> dict[int, str]:
+    """What stands before the text."""
+    ids = run.token_ids[:4].tolist()
+    name = model.token_text(ids[0])
+    if ids[0] == model.bos_token_id:
+        out = {0: f"BOS, {name}"}
+    elif ids[0] == model.front_token(prepend):
+        out = {0: f"put in front, {name}"}
+    elif model.is_special(ids[0]):
+        out = {0: f"special token, {name}"}
+    else:
+        return {}
+    if "gemma3_text" in model.family.model_types and tuple(map(model.token_text, ids[1:])) == _GEMMA_3_PREFIX:
+        out |= dict.fromkeys((1, 2, 3), "how every prompt of a Gemma 3 begins")
+    return out

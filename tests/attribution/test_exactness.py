@@ -1,0 +1,73 @@
+"""A graph that is not exact is refused, with the layer at which the runs part, or marked in every output."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import make_model, make_transcoders
+
+import attrgraph as ag
+from attrgraph.cli.main import main
+from attrgraph.errors import ResultError
+from attrgraph.models.language_model import LanguageModel
+
+Build = Callable[..., LanguageModel]
+
+
+def scaled(module: Any, args: Any, output: Any) -> Any:
+    """As a steering hook that somebody forgot to remove."""
+    return (1.3 * output[0], *output[1:]) if isinstance(output, tuple) else 1.3 * output
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_hook_on_a_block_is_found_where_it_is(layer: int, traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("llama")
+    with (
+        model.layer_modules()[layer].register_forward_hook(scaled),
+        pytest.raises(
+            ResultError, match=rf"not exact: .* part before the MLP of layer {layer + 1}\. .*--allow-inexact"
+        ),
+    ):
+        ag.trace(model, prompt)
+    assert ag.trace(model, prompt).metadata["checks"]["is_exact"]
+
+
+def test_a_hook_on_the_last_block_is_found_after_it(traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("llama")
+    with (
+        model.layer_modules()[-1].register_forward_hook(scaled),
+        pytest.raises(ResultError, match="part after the last layer"),
+    ):
+        ag.trace(model, prompt)
+
+
+def test_a_graph_that_is_allowed_is_marked_in_every_output(
+    traced_model: Build, prompt: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, files = traced_model("llama"), [tmp_path / "g.safetensors", tmp_path / "g.json"]
+    with model.layer_modules()[0].register_forward_hook(scaled):
+        graph = ag.trace(model, prompt, allow_inexact=True)
+    assert graph.metadata["checks"]["is_exact"] is False
+    for file in files:
+        ag.export_graph(graph, file)
+        again = ag.load_graph(file)
+        assert again.metadata["checks"]["is_exact"] is False and "NOT EXACT: logits are off" in again.prune(0.3, 0.3).to_dot()
+        assert main(["info", str(file)]) == 0
+        assert "; NOT EXACT" in capsys.readouterr().out
+
+
+def test_weights_that_swallow_sums_are_refused(traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("llama")
+    model.transcoders.layers[0].W_dec[:] *= 1e9
+    with pytest.raises(ResultError, match=r"not exact|overflow"):
+        ag.trace(model, prompt)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_every_precision_is_held_to_its_own_limit(dtype: torch.dtype, prompt: list[int]) -> None:
+    model = make_model("gemma2", dtype=dtype)
+    model.transcoders = make_transcoders()
+    checks = ag.trace(model, prompt).metadata["checks"]
+    assert checks["is_exact"] and checks["logit_spread"] > 0
