@@ -83,7 +83,7 @@ def trace(
     return graph.replace(metadata={**graph.metadata, **recorded})
 
 
-def _selection(local: LocalReplacement, rows: EdgeRows) -> dict[str, float]:
+def _selection(local: LocalReplacement, rows: EdgeRows) -> dict[str, Any]:
     return {"n_active": len(local.active), "n_selected": len(rows.selected), "unselected_share": rows.left_out}
 
 
