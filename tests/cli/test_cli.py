@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -169,3 +170,18 @@ def test_wrong_usage_is_two_and_traceback_on_demand(capsys: pytest.CaptureFixtur
     assert main(["tracee", DALLAS]) == 2
     with pytest.raises(ag.AttrGraphError):
         main(["--traceback", "info", "nowhere.json"])
+
+
+def test_what_stands_before_a_prompt_and_is_skipped_is_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    def asked(*options: str) -> dict[str, Any]:
+        assert main(["trace", "in texas the capital is", "--json", "--top", "0", *options]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    usual = asked()
+    assert usual["prompt_tokens"][0] == "<bos>" and usual["skipped_positions"] == [{"pos": 0, "why": "BOS, <bos>"}]
+    other = asked("--prepend", "none", "--skip-positions", "1,2")
+    assert other["prompt_tokens"][0] == "in"
+    assert other["skipped_positions"] == [{"pos": 1, "why": "as asked"}, {"pos": 2, "why": "as asked"}]
+    assert asked("--skip-positions", "none")["skipped_positions"] == []
+    assert main(["trace", "in texas the capital is", "--skip-positions", "0,x"]) == 1
+    assert capsys.readouterr().err.startswith("attrgraph: --skip-positions: '0,x' is not a list of positions")

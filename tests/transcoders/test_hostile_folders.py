@@ -1,0 +1,72 @@
+"""Folders of transcoders that are damaged or strange end in one line; the digest is of the weights that are used."""
+
+import os
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from tiny import make_transcoders
+
+from attrgraph.errors import TranscoderError
+from attrgraph.transcoders import load_transcoders, save_transcoders
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_transcoders(make_transcoders(cross_layer=False), tmp_path / "set")
+    return tmp_path / "set"
+
+
+def digest(folder: Path) -> str:
+    return load_transcoders(folder).source["digest"]
+
+
+def test_the_digest_is_of_the_weights_used_wherever_they_are(folder: Path) -> None:
+    before = digest(folder)
+    (folder / "README.md").write_text("notes")
+    assert digest(folder) == before
+    names = [path.name for path in sorted(folder.glob("layer_*.safetensors"))]
+    elsewhere = folder.parent / "weights"
+    elsewhere.mkdir()
+    for name in names:
+        (folder / name).rename(elsewhere / name)
+    with (folder / "config.yaml").open("a") as config:
+        config.write(f"transcoders: {[f'../weights/{name}' for name in names]}\n")
+    moved = digest(folder)
+    weights = {name: tensor.clone() for name, tensor in load_file(elsewhere / names[1]).items()}
+    save_file({**weights, "W_dec": -weights["W_dec"]}, elsewhere / names[1])
+    assert digest(folder) != moved
+
+
+def test_transcoders_in_memory_have_a_digest_of_their_weights() -> None:
+    first, second, other = (make_transcoders(seed=seed).source["digest"] for seed in (0, 0, 1))
+    assert first == second != other and first.startswith("tensors-sha256:")
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("config.yaml", "scan: " + "[" * 5000 + "]" * 5000, "is nested too deep"),
+        ("config.yaml", "scan: 2026-01-01", "scan is a date; expected text"),
+        ("config.yaml", "scan: [[x]]", "scan is a list; expected text or a list of texts"),
+        ("config.yaml", "scan: 2026-13-45", "is not YAML"),
+        ("config.yaml", "#" * 2**20, "at most 1048576 are read"),
+        ("labels.json", "[" * 100_000, "is nested too deep"),
+        ("labels.json", '{"0": {"1": "half \\ud83d"}}', "expected .* in JSON"),
+    ],
+)
+def test_strange_settings_and_labels_end_in_one_line(folder: Path, name: str, text: str, said: str) -> None:
+    path = folder / name
+    path.write_text((path.read_text() if path.exists() else "") + text + "\n")
+    with pytest.raises(TranscoderError, match=said) as found:
+        load_transcoders(folder)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.refusal
+def test_a_pipe_in_place_of_a_file_is_refused(folder: Path) -> None:
+    (folder / "config.yaml").unlink()
+    os.mkfifo(folder / "config.yaml")
+    with pytest.raises(TranscoderError, match="is no regular file"):
+        load_transcoders(folder)
