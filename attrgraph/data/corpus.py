@@ -35,13 +35,11 @@ class TokenRows:
         rows: int64, on the CPU, none longer than the model's context.
         document: of each row, the index of its document: 0 to n_documents - 1, ascending.
         sources: path as it was given -> digest of what was read there.
-        bos_token_id: the token that was put in front of every row; None if none was.
     """
 
     rows: list[Int[Tensor, " _n_pos"]]  # the underscore: rows differ in length
     document: list[int]
     sources: dict[str, str]
-    bos_token_id: int | None = None
 
     @property
     def n_documents(self) -> int:
@@ -127,7 +125,7 @@ def read_corpus(
     cutter.check_unknown_share()
     if not rows:
         raise _empty_split(split, n_documents, held_out_share)
-    return TokenRows(rows, document, documents.sources(), cutter.bos_token_id)
+    return TokenRows(rows, document, documents.sources())
 
 
 def is_held_out(content: bytes, held_out_share: float) -> bool:
@@ -196,7 +194,6 @@ class _RowCutter:
             raise CorpusError(f"max_row_length is {length}; expected 2 to {model.n_context}, the model's context.")
         self._tokenizer: Any = model.tokenizer
         self._d_vocab = model.d_vocab
-        self.bos_token_id = model.bos_token_id
         self._in_front = [] if model.bos_token_id is None else [model.bos_token_id]
         self._check_known(self._in_front)
         self._n_body = length - len(self._in_front)

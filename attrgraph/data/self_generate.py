@@ -69,7 +69,7 @@ def self_generate(
             if n_done < n_tokens:
                 rows.append(row)
                 n_done += len(row) - 1
-    samples = TokenRows(rows, list(range(len(rows))), {}, bos)
+    samples = TokenRows(rows, list(range(len(rows))), {})
     return replace(samples, sources={"self-generated": samples.digest()})
 
 

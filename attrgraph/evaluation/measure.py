@@ -176,7 +176,7 @@ def _run_model(
         reads.append(x[tokens.is_trained])
 
     def keep_out(_: int, stream: Tensor, out: Tensor) -> Tensor:
-        lengths.append(stream.norm(dim=-1))
+        lengths.append(stream.float().norm(dim=-1))
         outs.append(out[tokens.is_trained])
         return out
 

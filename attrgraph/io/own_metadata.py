@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from attrgraph.io.json_values import are_texts
+
 _OBJECTS = ("checks", "selection", "settings", "pruning", "pruned_from", "scores", "model", "transcoders", "versions")
 # of objects that are there, numbers that have to be
 _NUMBERS = {
@@ -9,6 +11,7 @@ _NUMBERS = {
     "scores": ("replacement", "completeness"),
     "pruned_from": ("nodes", "edges"),
     "selection": ("n_active", "n_selected", "unselected_share"),
+    "checks": ("logit_deviation", "input_sum_gap"),
 }
 
 
@@ -16,15 +19,20 @@ def check_own_metadata(metadata: dict[str, Any]) -> None:
     """Raise TypeError for what is of another type than this package writes; what is missing is fine."""
     for name in _OBJECTS:
         _check_object(metadata.get(name), name, _NUMBERS.get(name, ()))
+    if not are_texts(metadata.get("notes", [])):
+        raise TypeError("metadata.notes is not a list of texts")
+    for one in metadata.get("skipped_positions", []):
+        if not (isinstance(one, dict) and isinstance(one.get("pos"), int) and isinstance(one.get("why"), str)):
+            raise TypeError(f"metadata.skipped_positions has {one!r:.60}, expected a position and why")
     _check_object((metadata.get("pruned_from") or {}).get("pruning"), "pruned_from.pruning", _NUMBERS["pruning"])
 
 
 def _check_object(values: Any, name: str, numbers: tuple[str, ...]) -> None:
-    if values is None or (values == {} and name == "selection"):
+    if values is None or (values == {} and name in ("selection", "checks")):
         return
     if not isinstance(values, dict):
         raise TypeError(f"metadata.{name} is a {type(values).__name__}, expected an object")
-    for key in values if name == "checks" else numbers:
+    for key in {**dict.fromkeys(numbers), **values} if name == "checks" else numbers:
         value = values.get(key)
         # a graph without influence has no scores: null in JSON
         is_null = value is None and key in values and name == "scores"

@@ -1,6 +1,6 @@
 """Load a language model and its transcoders from a folder, the Hugging Face hub, or the package itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def load_model(
     dtype: str = "float32",
     device: str = "auto",
     revision: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """A language model ready to trace.
 
@@ -45,6 +46,7 @@ def load_model(
         dtype: in which the model runs: float32, float64, bfloat16 or float16. Edges are computed in at least float32.
         device: "auto" takes a GPU if there is one; else a torch device such as "cpu" or "cuda:1".
         revision: branch, tag or commit of the model on the hub.
+        chat_template_kwargs: for the tokenizer's chat template, such as {"enable_thinking": False}.
 
     Raises:
         ModelLoadError, UnsupportedModelError, TranscoderError: what is wrong with which folder.
@@ -67,7 +69,8 @@ def load_model(
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
     if "revision" not in source:
         source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
-    return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, source=source)
+    how: dict[str, Any] = {"source": source, "chat_template_kwargs": chat_template_kwargs}
+    return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, **how)
 
 
 def named_transcoders(name: str | Path, device: str | torch.device) -> Transcoders:

@@ -21,7 +21,7 @@ from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
 
 # A sink's stream is at least so many times longer than the median of the text's other tokens, at the input of some MLP.
-# In trained models without sinks no token but the first was longer than 4 times the median.
+# In the demo's model, which has no sink but BOS, no token of a text is longer than 4 times the median.
 SINK_FACTOR = 10.0
 SkipPositions = str | Sequence[int]
 # how instruction-tuned Gemma 3 begins every prompt
@@ -56,7 +56,7 @@ def find_special(
     """
     if skip_positions == "auto":
         beginning = _beginning(model, run, prepend)
-        lengths = [block.mlp_stream.norm(dim=-1)[None] for block in run.blocks]
+        lengths = [block.mlp_stream.float().norm(dim=-1)[None] for block in run.blocks]
         ratios = sink_ratios(lengths, ~mask_of(beginning, run)[None])[0].tolist()
         return beginning | {
             pos: f"attention sink: its stream is {ratio:.0f} times longer than the median of the others"
@@ -98,20 +98,19 @@ def sink_ratios(
     """The length of each token's stream over the (lower) median of the row's others; see `SINK_FACTOR`.
 
     Args:
-        lengths: of the streams that MLPs read, layer by layer; of all layers the largest ratio counts.
+        lengths: of the streams that MLPs read, layer by layer, in float32; of all layers the largest ratio counts.
         is_text: tokens that are compared; the ratio of others, and of a row's only token, is 0.
     """
     ratio = torch.zeros(is_text.shape, device=is_text.device)
     n = is_text.sum(1, keepdim=True)
     middle = ((n - 2) // 2).clamp_min(0)
     for each in lengths:
-        each = each.float()
         ranked = each.masked_fill(~is_text, torch.inf).sort(1).values
         low, high = ranked.gather(1, middle), ranked.gather(1, (middle + 1).clamp_max(ranked.shape[1] - 1))
         # without a value that is not above the middle, the next is in the middle
         others = torch.where(each <= low, high, low).clamp_min(torch.finfo(torch.float32).tiny)
         ratio = torch.maximum(ratio, each / others)
-    return ratio * (is_text & (n > 1))
+    return ratio.masked_fill(~is_text | (n < 2), 0.0)
 
 
 def _beginning(model: LanguageModel, run: FrozenRun, prepend: str) -> dict[int, str]:

@@ -29,7 +29,8 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     if "ByteFallback" in kinds and (byte := _BYTE.fullmatch(raw)):
         value = int(byte[1], 16)
         # a line break may be in the vocabulary as a byte only; a letter is there as itself too
-        is_only_byte = value < 0x80 and chr(value).replace(" ", _SPACE) not in tokenizer.get_vocab()
+        as_letter = tokenizer.convert_tokens_to_ids(chr(value).replace(" ", _SPACE))
+        is_only_byte = value < 0x80 and as_letter in (None, tokenizer.unk_token_id)
         return chr(value) if is_only_byte else f"\\x{value:02x}"
     added = tokenizer.added_tokens_decoder.get(token_id)
     if added is not None:

@@ -42,7 +42,7 @@ def write(path: Path, documents: list[str]) -> Path:
 def texts_of(model: LanguageModel, rows: TokenRows) -> list[str]:
     """The documents, put together again from their rows."""
     pieces: list[list[str]] = [[] for _ in range(rows.n_documents)]
-    n_in_front = 0 if rows.bos_token_id is None else 1
+    n_in_front = 0 if model.bos_token_id is None else 1
     for row, document in zip(rows.rows, rows.document, strict=True):
         pieces[document].append(model.tokenizer.decode(row[n_in_front:]))
     return [" ".join(of_document) for of_document in pieces]
@@ -156,11 +156,11 @@ def test_rows_split_by_their_ids_as_documents_do_by_their_text() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(2, D_VOCAB, (5,), generator=generator) for _ in range(100)]
     document = [i // 2 for i in range(100)]  # two rows each
-    whole = TokenRows([*rows, *rows[:2]], [*document, 50, 50], {"here": "digest"}, BOS)
+    whole = TokenRows([*rows, *rows[:2]], [*document, 50, 50], {"here": "digest"})
     train, held_out = split_rows(whole, SHARE)
     assert train.n_documents + held_out.n_documents == 51 and held_out.n_documents > 5
     assert len(train.rows) + len(held_out.rows) == 102
-    assert train.sources == held_out.sources == whole.sources and train.bos_token_id == BOS
+    assert train.sources == held_out.sources == whole.sources
     for side in (train, held_out):
         assert side.document == [i // 2 for i in range(len(side.rows))]
     kept = [[row.tolist() for row in side.rows] for side in (train, held_out)]
@@ -174,7 +174,7 @@ def test_rows_split_by_their_ids_as_documents_do_by_their_text() -> None:
 
 
 def test_first_tokens_are_whole_rows() -> None:
-    rows = TokenRows([torch.arange(4), torch.arange(3), torch.arange(9)], [0, 0, 1], {"here": "digest"}, 0)
+    rows = TokenRows([torch.arange(4), torch.arange(3), torch.arange(9)], [0, 0, 1], {"here": "digest"})
     assert [rows.first_tokens(n).n_tokens for n in (1, 3, 4, 5, 6, 100)] == [3, 3, 5, 5, 13, 13]
     assert rows.first_tokens(3).document == [0] and rows.first_tokens(3).sources == rows.sources
     assert rows.first_tokens(0).n_documents == 0
@@ -228,7 +228,7 @@ def test_a_corpus_without_documents_or_tokens_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.refusal
 def test_a_side_without_rows_is_refused() -> None:
-    rows = TokenRows([torch.tensor([BOS, 5])], [0], {}, BOS)
+    rows = TokenRows([torch.tensor([BOS, 5])], [0], {})
     with pytest.raises(CorpusError, match="has 1 documents, and none of them is in the held-out split"):
         split_rows(rows, 0.0)
     with pytest.raises(CorpusError, match="held_out_share is 1"):

@@ -165,7 +165,7 @@ def test_batches_change_nothing(family: str) -> None:
 
 def test_bos_within_a_row_is_neither_measured_nor_a_target() -> None:
     model, transcoders = make_model("gpt2"), make_transcoders()
-    rows = TokenRows([torch.tensor([BOS, 5, 6, BOS, 7, 8, 9])], [0], {}, BOS)
+    rows = TokenRows([torch.tensor([BOS, 5, 6, BOS, 7, 8, 9])], [0], {})
     found = evaluate(model, transcoders, rows, n_graphs=0)
     assert found.n_tokens == 5
     logits = model.hf_model(rows.rows[0][None]).logits[0].double().log_softmax(-1)
@@ -279,7 +279,7 @@ def test_settings_are_checked(setting: dict[str, int]) -> None:
     ],
 )
 def test_rows_are_checked(row: list[int], message: str) -> None:
-    rows = TokenRows([torch.tensor(row, dtype=torch.int64)], [0], {}, BOS)
+    rows = TokenRows([torch.tensor(row, dtype=torch.int64)], [0], {})
     with pytest.raises(PromptError, match=message):
         evaluate(make_model("llama"), make_transcoders(), rows)
 

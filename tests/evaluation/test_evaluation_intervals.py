@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from texts import make_rows
-from tiny import BOS, D_MODEL, N_LAYERS, make_model, make_transcoders
+from tiny import D_MODEL, N_LAYERS, make_model, make_transcoders
 
 from attrgraph.data.corpus import TokenRows
 from attrgraph.evaluation import evaluate
@@ -14,7 +14,7 @@ from attrgraph.evaluation.statistics import interval, resample
 
 def test_intervals_of_equal_documents_have_no_width() -> None:
     model, row = make_model("llama"), make_rows((12,)).rows[0]
-    rows = TokenRows([row] * 6, list(range(6)), {}, BOS)
+    rows = TokenRows([row] * 6, list(range(6)), {})
     found = evaluate(model, make_transcoders(), rows, n_graphs=3)
     values = found.headline() | {"graph_replacement": found.graphs.replacement}
     for name in ("nmse", "l0", "top1_agreement", "kl", "ce_recovered", "graph_replacement"):
@@ -37,7 +37,7 @@ def test_resampled_measures_are_those_of_the_documents_drawn() -> None:
     """A resample of two documents is one twice, the other twice, or both: the three values that can come out."""
     model, transcoders, rows = make_model("llama"), make_transcoders(), make_rows((9, 13))
     both = evaluate(model, transcoders, rows, n_graphs=0)
-    single = [evaluate(model, transcoders, TokenRows([row], [0], {}, BOS), n_graphs=0) for row in rows.rows]
+    single = [evaluate(model, transcoders, TokenRows([row], [0], {}), n_graphs=0) for row in rows.rows]
     for name in ("kl", "l0", "top1_agreement"):
         expected = sorted(one.headline()[name] for one in single)
         assert both.intervals[name] == pytest.approx(expected, rel=1e-4)

@@ -98,3 +98,16 @@ def test_edges_are_in_order_and_there_once(sources: list[int], code: str, tmp_pa
     graph.replace(adjacency=adjacency).save(path)  # edges between two nodes add up
     again = ag.load_graph(path).adjacency
     assert again.has_canonical_format and np.array_equal(again.toarray(), adjacency.toarray())
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    "metadata",
+    [{"skipped_positions": 5}, {"skipped_positions": [{"pos": 1}]}, {"notes": [1]}, {"checks": {"is_exact": False}}],
+)
+def test_metadata_that_summaries_could_not_print_are_refused(metadata: dict[str, object], tmp_path: Path) -> None:
+    graph = six_nodes()
+    for name in ("g.safetensors", "g.json"):
+        ag.export_graph(graph.replace(metadata={**graph.metadata, **metadata}), tmp_path / name)
+        with pytest.raises(GraphFileError):
+            ag.load_graph(tmp_path / name)

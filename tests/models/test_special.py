@@ -65,6 +65,15 @@ def test_a_sink_may_be_anywhere_in_a_text_and_in_one_layer_only() -> None:
         assert sorted(find_special(model, replace(run, blocks=blocks))) == expected
 
 
+@pytest.mark.parametrize("city", ["dallas", "fort worth", "chicago"])
+def test_tokens_of_a_text_without_sinks_are_far_from_the_limit(city: str) -> None:
+    model = ag.load_model("demo")
+    run = model.run(model.tokenize(f"in the state containing {city} the capital is"))
+    is_text = torch.ones(1, run.n_pos, dtype=torch.bool)
+    is_text[0, 0] = False  # BOS
+    assert 1 < float(sink_ratios([b.mlp_stream.norm(dim=-1)[None] for b in run.blocks], is_text).max()) < 4
+
+
 def test_evaluation_leaves_out_the_first_token_and_sinks() -> None:
     """A model without BOS whose first position is a sink: the numbers are those without that position."""
     hf_model = make_model("gpt2").hf_model

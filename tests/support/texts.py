@@ -18,7 +18,7 @@ def make_rows(lengths: Sequence[int] = LENGTHS, *, seed: int = 0) -> TokenRows:
     generator = torch.Generator().manual_seed(seed)
     bodies = [torch.randint(2, D_VOCAB, (length - 1,), generator=generator) for length in lengths]
     rows = [torch.cat([torch.tensor([BOS]), body]) for body in bodies]
-    return TokenRows(rows, list(range(len(rows))), {"text.txt": "sha256:0"}, BOS)
+    return TokenRows(rows, list(range(len(rows))), {"text.txt": "sha256:0"})
 
 
 def read_and_written(model: LanguageModel, rows: TokenRows) -> tuple[list[Tensor], list[Tensor]]:

@@ -111,7 +111,7 @@ def held_out_rows(n_each: int = 1000, *, seed: int = 999) -> TokenRows:
     rng = random.Random(seed)
     has_held_out = ("two_hop", "indirect_object", "addition", "agreement")
     sentences = [draws.sample(rng, {t: 1}, held_out=t in has_held_out) for t in draws.TASKS for _ in range(n_each)]
-    return TokenRows(ids_of(sentences), list(range(len(sentences))), {}, bos_token_id=world.TOKEN_ID[world.BOS])
+    return TokenRows(ids_of(sentences), list(range(len(sentences))), {})
 
 
 def measure_model(model: LanguageModel) -> dict[str, Any]:
