@@ -13,8 +13,8 @@ from attrgraph.attribution.replacement import Deviation
 from attrgraph.errors import ResultError
 
 # By how much of their spread logits may be off, and by how much of what a node reads the sum of its inputs. Random
-# models of four families stay below half of each; models whose stream has long tokens lose more. In float64 transformers
-# still computes RMS norms in float32.
+# models of four families stay below half of each; models whose stream has long tokens lose more. In float64
+# transformers still computes RMS norms in float32.
 LIMITS = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 
 
