@@ -25,11 +25,11 @@ demo: $(VENV)/.installed
 	fi
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -q
+	$(BIN)/pytest -n 2 --dist loadfile -q
 
 # The same tests with every annotated shape checked at run time.
 shapes: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -q --jaxtyping-packages=attrgraph,beartype.beartype -m "not refusal and not doors"
+	$(BIN)/pytest -n 2 --dist loadfile -q --jaxtyping-packages=attrgraph,beartype.beartype -m "not refusal and not doors"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -37,7 +37,7 @@ def edges_of(graph: ag.Graph) -> list[tuple[str, str]]:
     pairs = pd.DataFrame({"source": names[table.col], "target": names[table.row], "from": kinds[table.col]})
     pairs["to"] = kinds[table.row]
     pairs = pairs[pairs["from"] != "bias"]
-    chosen = pd.concat([pairs.groupby(["from", "to"]).nth(len(pairs) // 50), pairs.iloc[:: len(pairs) // 12]])
+    chosen = pd.concat([pairs.groupby(["from", "to"]).nth(len(pairs) // 50), pairs.iloc[:: len(pairs) // 4]])
     chosen = pd.concat([chosen, pairs.groupby(["from", "to"]).tail(1)])
     return list(chosen[["source", "target"]].itertuples(index=False, name=None))
 

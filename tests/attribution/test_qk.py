@@ -1,6 +1,7 @@
 """Attention scores: the sum over pairs of sources is the model's score, and a pair is what both ends bring to it."""
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -195,6 +196,7 @@ def test_a_pair_is_what_the_score_loses_beyond_each_alone(
         place = {name: i for i, name in enumerate(found.sources.index)}
         whole = found.query_vectors @ found.key_vectors.T
 
+        @cache
         def score(at_query: str | None, at_key: str | None, layer: int = layer, head: int = head) -> float:
             streams = (stream_below(local, layer, source) for source in (at_query, at_key))
             ends = [stream[pos] for stream, pos in zip(streams, (QUERY, KEY), strict=True)]

@@ -251,10 +251,10 @@ def test_a_batch_of_interventions_is_one_after_the_other(
         [ag.Intervention(f"E_{prompt[3]}_3", scale=0.0)],  # holds no layer in mode constrained
         [ag.Intervention((1, 5, slice(2, 5)), add=1.0)],
     ]
+    each_alone = [ag.intervene(model, prompt, one, mode=mode) for one in several]
     for batch_bytes in (2**28, 3 * 8 * (3 * 4 * 81 + 3 * 9 * 24 + 50)):  # all at once; three at a time
         monkeypatch.setattr("attrgraph.interventions.intervene._BATCH_BYTES", batch_bytes)
-        for one, effect in zip(several, ag.intervene_many(model, prompt, several, mode=mode), strict=True):
-            alone = ag.intervene(model, prompt, one, mode=mode)
+        for alone, effect in zip(each_alone, ag.intervene_many(model, prompt, several, mode=mode), strict=True):
             # sums of a batch are added in another order; Gemma's norms compute in float32
             torch.testing.assert_close(effect.logits_after, alone.logits_after, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(effect.uncapped_change, alone.uncapped_change, rtol=1e-5, atol=1e-6)
