@@ -1,5 +1,6 @@
 """What a graph's table of nodes holds: kinds, columns, ids and labels of nodes, in one place."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ COLUMNS = {
     "token": "str",
     "activation": "float64",
     "probability": "float64",
+    "bias_share": "float64",
     "influence": "float64",
     "cumulative_influence": "float64",
     "label": "str",
@@ -61,8 +63,8 @@ class GraphParts(NamedTuple):
 
 
 def node_table(nodes: pd.DataFrame) -> pd.DataFrame:
-    """The table with its columns in order and of their types."""
-    return nodes[list(COLUMNS)].astype(COLUMNS)
+    """The table with its columns in order and of their types; shares of the bias that nobody has stated are NaN."""
+    return nodes.assign(**{"bias_share": math.nan, **nodes})[list(COLUMNS)].astype(COLUMNS)
 
 
 def node_id(kind: str, layer: int, pos: int, feature: int = -1, *, n_layers: int = 0) -> str | None:

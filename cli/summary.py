@@ -19,7 +19,7 @@ def as_dict(graph: "ag.Graph", *, n_top: int, files: list[Path]) -> dict[str, An
     features = nodes[nodes["kind"].isin(FEATURE_KINDS)].nlargest(n_top, "influence")
     return {
         "prompt_tokens": graph.prompt_tokens,
-        "logits": logits[["node_id", "token", "probability"]].to_dict("records"),
+        "logits": logits[["node_id", "token", "probability", "bias_share"]].to_dict("records"),
         "scores": graph.scores()._asdict(),
         "checks": graph.metadata.get("checks", {}),
         "selection": graph.metadata.get("selection", {}),
@@ -56,7 +56,12 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
         )
     scores, checks = values["scores"], values["checks"]
     print_text(f"scores       replacement {scores['replacement']:.3f}, completeness {scores['completeness']:.3f}")
-    if checks:
+    if "bias_share" in checks:
+        print_text(
+            f"bias         {checks['bias_share']:.1%} of the answer comes from constants, or what is skipped or not "
+            "chosen; scores leave it out"
+        )
+    if "logit_deviation" in checks:
         judged = "" if checks.get("is_exact", True) else "; NOT EXACT"
         of_logits, of_sums = checks["logit_deviation"], checks["input_sum_gap"]
         print_text(f"exactness    logits to {of_logits:.1e}, input sums to {of_sums:.1e}{judged}")

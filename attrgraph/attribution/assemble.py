@@ -1,5 +1,7 @@
 """Put nodes and edges of one trace together into a `Graph`."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -9,7 +11,7 @@ from attrgraph.attribution.rows import EdgeRows
 from attrgraph.attribution.source_table import source_table
 from attrgraph.attribution.targets import LogitTargets
 from attrgraph.graph.graph import Graph
-from attrgraph.influence.influence import with_influence
+from attrgraph.influence.influence import bias_share, with_influence
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.schema import with_names
 
@@ -17,8 +19,10 @@ from attrgraph.schema import with_names
 _ROWS_AT_ONCE = 16
 
 
-def assemble(model: LanguageModel, local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> Graph:
-    """Node table and adjacency: features, errors layer by layer, embeddings, logits, bias."""
+def assemble(
+    model: LanguageModel, local: LocalReplacement, logits: LogitTargets, rows: EdgeRows, checks: dict[str, Any]
+) -> Graph:
+    """Node table (features, errors layer by layer, embeddings, logits, bias), adjacency, checks and the bias share."""
     run = local.run
     sources = source_table(model, local, rows.selected).assign(probability=0.0)
     targets = pd.DataFrame(
@@ -35,7 +39,9 @@ def assemble(model: LanguageModel, local: LocalReplacement, logits: LogitTargets
     nodes = pd.concat([sources[:-1], with_names(targets, {}, n_layers=run.n_layers), sources[-1:]])
     adjacency = _adjacency(local, logits, rows)
     tokens = [model.token_text(i) for i in run.token_ids.tolist()]
-    return Graph(with_influence(nodes, adjacency), adjacency, tokens, {"n_layers": run.n_layers})
+    checks = checks | {"bias_share": bias_share(nodes, adjacency)}
+    metadata = {"n_layers": run.n_layers, "checks": checks}
+    return Graph(with_influence(nodes, adjacency), adjacency, tokens, metadata)
 
 
 def _adjacency(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> sparse.csr_array:

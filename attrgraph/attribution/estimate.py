@@ -177,7 +177,7 @@ def _graph_seconds(model: LanguageModel, local: LocalReplacement, logits: LogitT
     targets = slice(len(sample)), None
     is_source = (layer < layer[targets]) & (pos <= pos[targets])
     rows = EdgeRows(sample, edges.logits[0, columns] * is_source, edges.logits[:, columns], 0.0)
-    seconds, _ = _timed(lambda: assemble(model, local, logits, rows).scores())
+    seconds, _ = _timed(lambda: assemble(model, local, logits, rows, {}).scores())
     n_more = len(edges.chosen) - len(sample)
     growth = (1 + n_more / (len(sample) + len(logits))) * (1 + n_more / len(columns))  # of rows, of columns
     return seconds * growth

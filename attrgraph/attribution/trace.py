@@ -55,7 +55,7 @@ def trace(
         progress: called as `progress(phase, done, total)`.
 
     Returns:
-        The unpruned graph. `metadata["checks"]` says how exact it is; see `exactness`.
+        The unpruned graph. `metadata["checks"]` says how exact it is (see `exactness`), and how much the bias causes.
 
     Raises:
         PromptError, TargetError: the prompt or a target is not one that the model has.
@@ -77,9 +77,9 @@ def trace(
     rows = compute_rows(local, logits, max_feature_nodes, report, memory_bytes=memory)
     gap = input_sum_gap(local, logits, rows)
     checks = check_exactness(measure_deviation(local), gap, model.dtype, allow_inexact=allow_inexact)
-    graph = assemble(model, local, logits, rows)
+    graph = assemble(model, local, logits, rows, checks)
     recorded = _metadata(model, prompt, local, logits.notes, {**asdict(settings), "prepend": prepend})
-    recorded |= {"selection": _selection(local, rows), "scores": graph.scores()._asdict(), "checks": checks}
+    recorded |= {"selection": _selection(local, rows), "scores": graph.scores()._asdict()}
     return graph.replace(metadata={**graph.metadata, **recorded})
 
 

@@ -117,7 +117,9 @@ def _with_errors(graph: "Graph", moved: Bool[np.ndarray, " n_nodes"]) -> tuple["
         return graph, moved
     places = graph.nodes.loc[absent, ["kind", "layer", "pos", "token"]].replace({"kind": _ERROR_OF})
     places = places.drop_duplicates(["kind", "layer", "pos"])
-    added = places.assign(feature=-1, activation=0.0, probability=0.0, influence=0.0, cumulative_influence=1.0)
+    added = places.assign(
+        feature=-1, activation=0.0, probability=0.0, influence=0.0, cumulative_influence=1.0, bias_share=0.0
+    )
     added = with_names(added, {}, n_layers=graph.n_layers)
     nodes = node_table(pd.concat([graph.nodes, added[graph.nodes.columns]]))
     # errors stand together, by layer and position; everything else as it stood

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.schema import node_table
+from attrgraph.schema import ERROR_KINDS, node_table
 
 # the longest path through a graph that has same-layer edges; the deepest models have 126 layers, two steps each
 _MAX_LEVELS = 1000
@@ -135,9 +135,27 @@ def logit_weights(nodes: pd.DataFrame) -> Float[np.ndarray, " n_nodes"]:
     return np.where(nodes["kind"] == "logit", nodes["probability"], 0.0).astype(np.float64)
 
 
+def bias_share(nodes: pd.DataFrame, adjacency: sparse.csr_array) -> float:
+    """Of all that the answer comes from, over all paths, the part that comes from the bias node; 0 if from nothing.
+
+    Influence as in `node_influence`, but with the bias node among the sources of every row.
+    """
+    values = node_influence(adjacency, nodes["layer"].to_numpy(), logit_weights(nodes))
+    begins = values * nodes["kind"].isin(("bias", "embedding", *ERROR_KINDS)).to_numpy()
+    return float(begins[nodes["kind"] == "bias"].sum() / (begins.sum() or 1.0))
+
+
 def with_influence(nodes: pd.DataFrame, adjacency: sparse.csr_array) -> pd.DataFrame:
-    """The node table with `influence` and `cumulative_influence` computed from the edges; the bias node has none."""
+    """The node table with `influence` and `cumulative_influence` computed from the edges; the bias node has none.
+
+    If it is there, `bias_share` is computed too: its part of the sum of |edges| into each node, 0 without edges.
+    """
     kept = (nodes["kind"] != "bias").to_numpy()
+    if not kept.all():
+        sizes = abs(adjacency)
+        from_bias, from_all = sizes @ (~kept).astype(np.float64), sizes @ np.ones(len(kept))
+        shares = np.divide(from_bias, from_all, out=np.zeros(len(kept)), where=from_all > 0)
+        nodes = nodes.assign(bias_share=shares)
     inner, edges = nodes[kept], sparse.csr_array(adjacency[kept][:, kept])
     values = np.zeros(len(nodes))
     values[kept] = node_influence(edges, inner["layer"].to_numpy(), logit_weights(inner))

@@ -40,7 +40,7 @@ def _check_nodes(nodes: pd.DataFrame, n_tokens: int, n_layers: int, findings: Fi
     findings.add_each("error", "duplicate-node-id", ids[ids.duplicated()].tolist(), "ids of several nodes", US)
     for name in _NUMBERS:
         wrong("number", ~np.isfinite(nodes[name]), f"nodes whose {name} is no finite number", name)
-    for name in _SHARES:
+    for name in (*_SHARES, "bias_share"):
         improper = (nodes[name] < 0) | (nodes[name] > LARGEST_SHARE)
         wrong("share", improper, f"nodes whose {name} is not from 0 to 1", name)
     wrong("influence", nodes["influence"] < 0, "nodes with a negative influence", "influence")

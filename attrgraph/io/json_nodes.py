@@ -1,5 +1,6 @@
 """The nodes of a JSON document as rows of a graph's node table."""
 
+import math
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -16,7 +17,7 @@ from attrgraph.schema import BIAS_ID, ERROR_KINDS, FEATURE_KINDS, LABELLED, OUTP
 _MAX_NODES_OF_ID = 8
 _KEYS = frozenset(
     "node_id feature layer ctx_idx feature_type token_prob is_target_logit run_idx reverse_ctx_idx jsNodeId clerp "
-    "influence activation".split()
+    "influence activation bias_share".split()
 )
 
 
@@ -151,6 +152,7 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         "token": tokens[pos] if text is None else text,
         "activation": _number(node, "activation"),
         "probability": probability,
+        "bias_share": node["bias_share"] if is_share(node.get("bias_share")) else math.nan,
         "influence": 0.0,
         "cumulative_influence": float(node["influence"]) if has_influence else 1.0,
         "label": label,

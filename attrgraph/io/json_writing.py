@@ -6,6 +6,7 @@ feature numbers and is keyed by jsNodeId. In every profile `influence` is the cu
 """
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,7 +197,8 @@ def _node(row: Any, profile: str, n_layers: int) -> dict[str, Any]:
         "embedding": f"E_{feature}-{pos}",
         "logit": f"L_{feature}-{pos}",
     }.get(kind, row.Index)
-    return {
+    bias_share = {} if math.isnan(row.bias_share) else {"bias_share": row.bias_share}
+    return bias_share | {
         "node_id": row.Index,
         "feature": number,
         "layer": {"embedding": "E", "logit": str(n_layers + 1)}.get(kind, str(layer)),

@@ -103,7 +103,8 @@ def _parts(tensors: dict[str, Any], content: dict[str, Any]) -> GraphParts:
     if (tensors["nodes.kind"] < 0).any():
         raise ValueError("a kind of node is negative")
     columns: dict[str, Any] = {"kind": [KINDS[code] for code in tensors["nodes.kind"]]}
-    columns |= {name: tensors[f"nodes.{name}"] for name in _NUMBERS}
+    # files of earlier versions lack columns
+    columns |= {name: tensors[f"nodes.{name}"] for name in _NUMBERS if f"nodes.{name}" in tensors}
     columns |= {name: texts[name] for name in ("token", "label")}
     nodes = node_table(pd.DataFrame(columns, index=pd.Index(texts["node_id"], name="node_id", dtype="str")))
     edges = tuple(tensors[f"adjacency.{name}"] for name in ("data", "indices", "indptr"))

@@ -23,6 +23,9 @@ _N_ABLATED = 20
 _MOST_CONTROL_FLIPS = 0.25
 # share of nodes' input from features that are not in the graph; below it, the verdict does not mention them
 _LEAST_LEFT_OUT = 0.01
+# Shares of the answer that come from the bias node: to be mentioned, and above which tokens and features do not explain
+# it. A feature that needs two causes at once has a bias as large as one of them.
+_MUCH_CONSTANT, _MOST_CONSTANT = 0.5, 0.9
 _FEWEST = 10  # pairs from which a correlation is judged
 _MOST_HOPS_HIDDEN = 0.5
 
@@ -62,10 +65,16 @@ def _explained(facts: Mapping[str, Any]) -> Statement:
     level = _level(min(facts["replacement"], facts["completeness"]), GOOD_SCORE, FAIR_SCORE)
     n_others, left_out = facts["n_targets"] - 1, facts["unselected_share"] or 0.0
     others = f" and {n_others} less probable tokens" if n_others else ""
-    missing = ""
+    missing, constant = "", facts["bias_share"] or 0.0
+    if constant > _MUCH_CONSTANT:
+        level = "weak" if constant > _MOST_CONSTANT else level
+        missing = (
+            f" These shares leave out the {constant:.0%} of the answer that come from the bias: constants, and what is "
+            "skipped or not chosen."
+        )
     if left_out >= _LEAST_LEFT_OUT:
         level = "weak" if left_out > 1 - FAIR_SCORE else "fair" if level == "good" else level
-        missing = (
+        missing += (
             f" Active features that the graph leaves out carry {left_out:.0%} of the input; predictions lack them."
         )
     part = {"good": "most", "fair": "a part", "weak": "too little"}[level]

@@ -26,7 +26,10 @@ def facts(graph: Graph, answer: int) -> dict[str, Any]:
         "mean_hops": graph.mean_hops(),
         "n_features": int((graph.nodes["kind"] == "feature").sum()),
         "n_targets": int((graph.nodes["kind"] == "logit").sum()),
-        **{name: graph.metadata.get("checks", {}).get(name) for name in ("logit_deviation", "input_sum_gap")},
+        **{
+            name: graph.metadata.get("checks", {}).get(name)
+            for name in ("logit_deviation", "input_sum_gap", "bias_share")
+        },
         "unselected_share": graph.metadata.get("selection", {}).get("unselected_share"),
     }
 

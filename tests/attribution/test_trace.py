@@ -36,7 +36,7 @@ def test_rows_sum_to_activations_in_every_family(family: str, traced_model: Buil
 def test_node_table_is_as_documented(traced_model: Build, prompt: list[int]) -> None:
     graph = ag.trace(traced_model(), prompt, targets=[4, 9])
     nodes = graph.nodes
-    columns = "kind layer pos feature token activation probability influence cumulative_influence label"
+    columns = "kind layer pos feature token activation probability bias_share influence cumulative_influence label"
     assert list(nodes.columns) == columns.split()
     assert nodes.index.is_unique and nodes.index.name == "node_id"
     n_pos = len(prompt)
@@ -326,5 +326,5 @@ def test_a_model_that_reads_nothing_has_an_exact_graph(traced_model: Build, prom
         weights.b_enc.fill_(-1.0)
         weights.b_dec.zero_()
     graph = ag.trace(model, prompt)
-    found = {"logit_deviation": 0.0, "logit_spread": 0.0, "input_sum_gap": 0.0, "is_exact": True}
+    found = {"logit_deviation": 0.0, "logit_spread": 0.0, "input_sum_gap": 0.0, "is_exact": True, "bias_share": 0.0}
     assert graph.metadata["checks"] == found

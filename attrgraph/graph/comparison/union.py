@@ -154,11 +154,11 @@ def _nodes(
 ) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
     """The union's table, and how often each node is there and how far its influence varies."""
     is_there = np.stack(rows) >= 0  # [n_graphs, n_nodes]
-    activation, probability, influence = (
+    activation, probability, bias_share, influence = (
         np.stack(
             [np.where(row >= 0, table[name].to_numpy()[row], 0.0) for table, row in zip(tables, rows, strict=True)]
         )
-        for name in ("activation", "probability", "influence")
+        for name in ("activation", "probability", "bias_share", "influence")
     )
     count, first = is_there.sum(0), is_there.argmax(0)  # the first graph that has a node names it
     begins = np.cumsum([0, *(len(table) for table in tables[:-1])])
@@ -167,7 +167,7 @@ def _nodes(
     nodes = keys.to_frame(index=False).rename(columns={"place": "pos"})
     own_token = nodes["kind"].isin(["embedding", "logit", "bias"]) | (nodes["pos"] < 0)
     nodes["token"] = texts["token"].where(own_token, nodes["pos"].map(dict(enumerate(tokens))))
-    nodes["activation"] = activation.sum(0) / count
+    nodes["activation"], nodes["bias_share"] = activation.sum(0) / count, bias_share.sum(0) / count
     nodes["probability"], nodes["influence"] = probability.mean(0), influence.mean(0)
     nodes["label"] = texts["label"]
     if len(tables) > 1:  # labels of logits hold their probability
