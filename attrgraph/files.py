@@ -151,17 +151,22 @@ def check_readable(path: Path) -> None:
 
 
 def read_text(path: Path, *, most_bytes: int = 2**28) -> str:
-    """The text of a file that is read whole.
+    """The text of a file that is read whole; errors as `check_bounded`, ValueError also for what is not UTF-8."""
+    check_bounded(path, most_bytes)
+    return path.read_text(encoding="utf-8-sig")
+
+
+def check_bounded(path: Path, most_bytes: int) -> None:
+    """Refuse what reading could hang on, or what takes too much memory.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: a folder, a pipe or a device; too large; or not UTF-8.
+        ValueError: a folder, a pipe or a device; or too large.
     """
     if path.exists() and not path.is_file():
         raise ValueError("is no regular file")
     if (size := path.stat().st_size) > most_bytes:
         raise ValueError(f"has {size} bytes; at most {most_bytes} are read")
-    return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ from attrgraph.attribution.trace_settings import DEFAULTS
 from attrgraph.cli import options
 from attrgraph.cli.prune import PruneOptions
 from attrgraph.cli.summary import print_summary
-from attrgraph.cli.trace_many import trace_prompts
+from attrgraph.cli.trace_many import Batch
 from attrgraph.cli.writing import ENDINGS, Saving
 from attrgraph.errors import TargetError
 from attrgraph.prompts.prompt_file import read_prompts
@@ -81,7 +81,8 @@ def trace(
         model = choice.load()
         how = {"memory_budget": memory_budget, "allow_inexact": allow_inexact, **asdict(settings), **tokens}
         if rows is not None:
-            trace_prompts(model, rows, outputs[0], ending, how, pruning, saving, as_json=as_json, progress=progress)
+            batch = Batch(model, outputs[0], ending, how, pruning, saving)
+            batch.trace(rows, as_json=as_json, progress=progress)
             return
         graph = ag.trace(model, asked, targets=targets, progress=progress, **how)
         pruned = pruning.prune(graph) if outputs else graph
