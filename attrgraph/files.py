@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from safetensors import SafetensorError
 
 from attrgraph.errors import GraphFileError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# how hidden folders are called, and in them the file that is locked and the place of a folder that is being replaced
+_HIDDEN, _LOCK, _REPLACED = ".attrgraph-", ".lock", "replaced"
 PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
 # graph files that come back as they were; JSON without the bias node
 GRAPH_FORMATS = (".json", ".safetensors")
@@ -30,21 +38,21 @@ NO_GRAPHVIZ = (
 def write_whole(path: str | Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
     """Let `write` fill a temporary file next to `path`, then give it its name.
 
+    A symbolic link stays, and the file that it names is written, as `open` does; a link to nothing exists, too.
+
     Raises:
-        GraphFileError: the file exists and `overwrite` is False, or the folder cannot be written.
+        GraphFileError: the file exists and `overwrite` is False, or it cannot be written.
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
+    target = _target(path)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
-        try:
+        with _hidden_folder(target.parent) as hidden:
+            temporary = hidden / target.name
             write(temporary)
             temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            check_writable(path, overwrite=overwrite)  # another process may have been faster
+            temporary.replace(target)
     except (OSError, SafetensorError) as e:
         raise GraphFileError(f"{path}: cannot be written ({e}).") from e
 
@@ -56,17 +64,84 @@ def _umask() -> int:
     return umask
 
 
+def _target(path: Path) -> Path:
+    """The file or folder that is written for a path: where symbolic links lead."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _hidden_folder(parent: Path) -> Iterator[Path]:
+    """A folder for what is not whole yet; what killed processes have left in `parent` is removed first.
+
+    A process holds a lock on a file in its folder as long as it lives: the system gives it up however the
+    process ends. Where the system or the disk has no locks, nothing is removed.
+    """
+    for left in parent.glob(f"{_HIDDEN}*"):
+        _remove_if_left(left)
+    while True:
+        hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=parent))
+        with suppress(FileNotFoundError):  # another process may take it for left before it is locked
+            lock = os.open(hidden / _LOCK, os.O_CREAT | os.O_RDWR)
+            _lock(lock, fcntl.LOCK_EX if fcntl else 0)
+            if os.fstat(lock).st_nlink:
+                break
+            os.close(lock)
+    try:
+        yield hidden
+    finally:
+        os.close(lock)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _remove_if_left(hidden: Path) -> None:
+    """Remove a hidden folder that no living process has locked; a folder that was being replaced is put back."""
+    try:
+        lock = os.open(hidden / _LOCK, os.O_RDWR)
+    except OSError:
+        with suppress(OSError):  # made by a process that was killed at once, if it is empty
+            hidden.rmdir()
+        return
+    if fcntl and _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        for old in hidden.glob(f"{_REPLACED}/*"):
+            if not os.path.lexists(hidden.parent / old.name):
+                old.rename(hidden.parent / old.name)
+        shutil.rmtree(hidden, ignore_errors=True)
+    os.close(lock)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Whether a file could be locked."""
+    with suppress(OSError):
+        if fcntl:
+            fcntl.flock(descriptor, how)
+            return True
+    return False
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While the body runs, no other process is in a body with the same file, which is made; without locks, nothing."""
+    with path.open("ab") as file:
+        _lock(file.fileno(), fcntl.LOCK_EX if fcntl else 0)
+        yield
+
+
 def check_writable(path: str | Path, *, overwrite: bool) -> None:
     """Raise GraphFileError if `write_whole` would refuse: to be asked before long work, not after it."""
     path = Path(path)
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise GraphFileError(f"{path}: exists; choose another name or pass --force (overwrite=True).")
-    if path.is_dir():
+    target = _target(path)
+    if target.is_symlink():
+        raise GraphFileError(f"{path}: is a symbolic link that leads to itself; give a file name.")
+    if target.is_dir():
         raise GraphFileError(f"{path}: is a folder; give a file name.")
-    if not path.parent.is_dir():
-        raise GraphFileError(f"{path}: the folder {path.parent} does not exist; create it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise GraphFileError(f"{path}: the folder {path.parent} is not writable.")
+    if target.exists() and not target.is_file():
+        raise GraphFileError(f"{path}: is a device or a pipe; give a file name.")
+    if not target.parent.is_dir():
+        raise GraphFileError(f"{path}: the folder {target.parent} does not exist; create it first.")
+    if not os.access(target.parent, os.W_OK):
+        raise GraphFileError(f"{path}: the folder {target.parent} is not writable.")
 
 
 def check_readable(path: Path) -> None:
@@ -76,17 +151,22 @@ def check_readable(path: Path) -> None:
 
 
 def read_text(path: Path, *, most_bytes: int = 2**28) -> str:
-    """The text of a file that is read whole.
+    """The text of a file that is read whole; errors as `check_bounded`, ValueError also for what is not UTF-8."""
+    check_bounded(path, most_bytes)
+    return path.read_text(encoding="utf-8-sig")
+
+
+def check_bounded(path: Path, most_bytes: int) -> None:
+    """Refuse what reading could hang on, or what takes too much memory.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: a folder, a pipe or a device; too large; or not UTF-8.
+        ValueError: a folder, a pipe or a device; or too large.
     """
     if path.exists() and not path.is_file():
         raise ValueError("is no regular file")
     if (size := path.stat().st_size) > most_bytes:
         raise ValueError(f"has {size} bytes; at most {most_bytes} are read")
-    return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: Path) -> Any:
@@ -115,13 +195,17 @@ def read_yaml(path: Path) -> Any:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` if the body ends without an error, and else disappears.
 
+    A symbolic link stays, and the folder that it names is replaced.
+
     Raises:
         OSError: it cannot be written; what was there before is then still there.
     """
+    folder = _target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as holder:
-        new, old = Path(holder) / "new", Path(holder) / "old"
+    with _hidden_folder(folder.parent) as hidden:
+        new, old = hidden / "new", hidden / _REPLACED / folder.name
         new.mkdir()
+        old.parent.mkdir()
         yield new
         for path in new.iterdir():
             path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read

@@ -1,12 +1,11 @@
 """`attrgraph convert`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import attrgraph as ag
 from attrgraph.cli import options
-from attrgraph.cli.output import print_text
+from attrgraph.cli.output import print_text, tell
 from attrgraph.cli.writing import ENDINGS, Saving
 from attrgraph.files import MAX_JSON_BYTES
 
@@ -32,5 +31,5 @@ def convert(
 
     limit = parse_bytes(max_bytes, name="--max-bytes")
     for repair in ag.convert_graph(graph, output, saving.profile, overwrite=saving.force, max_bytes=limit):
-        print(f"repaired: {repair}", file=sys.stderr)
+        tell(f"repaired: {repair}")
     print_text(str(output))

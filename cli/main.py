@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from attrgraph.cli import options
+from attrgraph.cli.output import tell
 from attrgraph.cli.shell import shell_of
+from attrgraph.cli.streams import prepare_streams
 from attrgraph.errors import AttrGraphError
 
 # in the order of the help; each is the function of its name in the module of its name
@@ -54,12 +56,17 @@ def main(argv: list[str] | None = None) -> int:
         app(args=arguments, prog_name="attrgraph")
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0
-    except AttrGraphError as e:
+    except (AttrGraphError, OSError) as e:
         if "--traceback" in arguments:
             raise
-        print(f"attrgraph: {e}", file=sys.stderr)
+        tell(f"attrgraph: {e}" if isinstance(e, AttrGraphError) else _of_system(e))
         return 1
     return 0
+
+
+def _of_system(error: OSError) -> str:
+    """What the system says, such as that a disk is full: of a file, or, where it names none, of stdout."""
+    return f"attrgraph: {error.filename or 'the output'}: {error.strerror or error}."
 
 
 app.command()(shell_of(app, main))
@@ -70,13 +77,19 @@ def run() -> None:
     # Collecting garbage while modules are imported finds hardly any and takes a seventh of the start; what runs long
     # loads a model, which turns it on again (`options.load_model`).
     gc.disable()
+    prepare_streams()
+    if sys.stdout is None:
+        tell("attrgraph: the output is closed; send it to a file or to /dev/null.")
+        os._exit(1)
     code = main()
     # Taking the interpreter apart after torch takes half a second, and no verb leaves anything open.
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:  # whoever read the output has left
-        code = 1
+    except OSError as e:
+        # whoever read the output has left, or an error has been told before
+        if code == 0 and not isinstance(e, BrokenPipeError):
+            tell(_of_system(e))
+        code = code or 1
     os._exit(code)
 
 

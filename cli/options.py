@@ -96,10 +96,10 @@ class ModelOptions:
         if graph is None or self.model is not None:
             traced_in = None if graph is None else graph.metadata.get("dtype")
             return load_model(
-                model=self.model or "demo",
+                model="demo" if self.model is None else self.model,
                 transcoders=self.transcoders,
-                dtype=self.dtype or traced_in or "float32",
-                device=self.device or "auto",
+                dtype=traced_in or "float32" if self.dtype is None else self.dtype,
+                device="auto" if self.device is None else self.device,
                 revision=self.revision,
             )
         from attrgraph.attribution.provenance import origin_of

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.text import Text
 
-# where stdout is no terminal, nothing is wrapped or cut at a terminal's width
-_FILE_WIDTH = 1000
+# where stdout is no terminal, or a terminal too narrow for a table, nothing is wrapped or cut at a terminal's width
+_FILE_WIDTH, _NARROWEST = 1000, 40
+# with what ends a colour
+_TRAILING_BLANKS = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 
 def check_one_form(*, as_json: bool, as_csv: object) -> None:
@@ -28,7 +32,17 @@ def check_one_form(*, as_json: bool, as_csv: object) -> None:
 
 def print_json(values: Any) -> None:
     """One JSON value on one line; what is not a finite number is null, and a path is text."""
-    print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False, default=str), flush=True)
+    text = json.dumps(plain(values), ensure_ascii=False, allow_nan=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))  # JSON has escapes of its own
+    print(text, flush=True)
+
+
+def tell(message: str) -> None:
+    """One line on stderr, whatever the message quotes."""
+    print(visible(message), file=sys.stderr, flush=True)
 
 
 def print_csv(table: "pd.DataFrame") -> None:
@@ -72,7 +86,7 @@ def print_table(
     from rich.text import Text
 
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal or console.width < _NARROWEST:
         console = Console(highlight=False, width=_FILE_WIDTH)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in table.columns:
@@ -87,4 +101,6 @@ def print_table(
 
     for row in table.itertuples(index=False):
         shown.add_row(*(cell(name, value) for name, value in zip(table.columns, row, strict=True)))
-    console.print(shown)
+    with console.capture() as lines:
+        console.print(shown)
+    print(_TRAILING_BLANKS.sub(r"\1", lines.get()), end="")

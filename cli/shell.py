@@ -1,5 +1,6 @@
 """`attrgraph shell`: many commands in one process, so that torch is imported and a model loaded only once."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -10,11 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from attrgraph.cli import options
+from attrgraph.cli.output import tell
 from attrgraph.errors import AttrGraphError
 from attrgraph.files import read_text
 
 _PROMPT = "attrgraph> "
-_HISTORY, _MOST_HISTORY = Path("~/.attrgraph_history"), 1000
+# expanduser of os.path raises nothing where there is no home
+_HISTORY, _MOST_HISTORY = Path(os.path.expanduser("~/.attrgraph_history")), 1000
 _LEAVE = ("exit", "quit")
 
 
@@ -49,20 +52,22 @@ def shell_of(app: typer.Typer, run: Callable[[list[str]], int]) -> Callable[...,
 
 def _run_line(line: str, run: Callable[[list[str]], int]) -> int:
     try:
+        if "\0" in line:
+            raise ValueError("no command holds a NUL character")
         words = shlex.split(line, comments=True)
     except ValueError as e:
-        print(f"attrgraph: {line.strip()!r}: {e}.", file=sys.stderr)
+        tell(f"attrgraph: {line.strip()!r}: {e}.")
         return 2
     words = words[1:] if words[:1] == ["attrgraph"] else words
     if not words:
         return 0
     if words[0] == "shell":
-        print("attrgraph: this is a shell already; type a verb, or exit.", file=sys.stderr)
+        tell("attrgraph: this is a shell already; type a verb, or exit.")
         return 2
     try:
         code = run(["--help"] if words == ["help"] else words)
     except KeyboardInterrupt:
-        print("attrgraph: interrupted.", file=sys.stderr)
+        tell("attrgraph: interrupted.")
         code = 130
     sys.stdout.flush()
     options.collect_again()
@@ -101,9 +106,9 @@ def _typed(app: typer.Typer) -> Iterator[str]:
         if readline is not None:
             try:
                 readline.set_history_length(_MOST_HISTORY)
-                readline.write_history_file(_HISTORY.expanduser())
+                readline.write_history_file(_HISTORY)
             except OSError:  # a home that cannot be written to
-                print(f"attrgraph: {_HISTORY} cannot be written; the history is lost.", file=sys.stderr)
+                tell(f"attrgraph: {_HISTORY} cannot be written; the history is lost.")
 
 
 def _readline(app: typer.Typer) -> Any:
@@ -121,8 +126,8 @@ def _readline(app: typer.Typer) -> Any:
     readline.set_completer_delims(" \t\n=")
     # macOS has libedit, which is set otherwise
     readline.parse_and_bind("bind ^I rl_complete" if "libedit" in str(readline.__doc__) else "tab: complete")
-    if _HISTORY.expanduser().is_file():
-        readline.read_history_file(_HISTORY.expanduser())
+    if _HISTORY.is_file():
+        readline.read_history_file(_HISTORY)
     return readline
 
 

@@ -11,7 +11,7 @@ from attrgraph.attribution.trace_settings import DEFAULTS
 from attrgraph.cli import options
 from attrgraph.cli.prune import PruneOptions
 from attrgraph.cli.summary import print_summary
-from attrgraph.cli.trace_many import trace_prompts
+from attrgraph.cli.trace_many import Batch
 from attrgraph.cli.writing import ENDINGS, Saving
 from attrgraph.errors import TargetError
 from attrgraph.prompts.prompt_file import read_prompts
@@ -39,7 +39,9 @@ def trace(
     prompts: Annotated[
         Path | None, "FILE", 'JSON lines {"prompt", "id", "target"}: a graph each, in the folder that -o names.'
     ] = None,
-    ending: Annotated[str, "ENDING", "With --prompts: the ending of graph files.", "--format"] = ".safetensors",
+    ending: Annotated[
+        str | None, "ENDING", "With --prompts: the ending of graph files. Default: .safetensors.", "--format"
+    ] = None,
     target: Annotated[list[str] | None, "TOKEN", "Explain this token, not the most probable ones. Repeatable."] = None,
     minus: Annotated[str | None, "TOKEN", "With one --target: explain its logit minus that of this token."] = None,
     memory_budget: options.MemoryBudget = None,
@@ -64,14 +66,17 @@ def trace(
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("give either a prompt or --prompts FILE.")
     rows = None if prompts is None else read_prompts(prompts)
+    kept_as = ending or ".safetensors"
     if rows is None:
+        if ending is not None:
+            raise typer.BadParameter("--format is for --prompts; without, a file's own ending decides.")
         saving.check(*outputs)
     elif len(outputs) != 1 or target or minus or reading.ids:
         raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
     else:
         from attrgraph.io.exports import check_format
 
-        check_format(ending, profile=saving.profile, where="--format: ")
+        check_format(kept_as, profile=saving.profile, where="--format: ")
     targets = _targets(target, minus)
     asked, tokens = reading.read(prompt or ""), reading.how()
 
@@ -81,7 +86,8 @@ def trace(
         model = choice.load()
         how = {"memory_budget": memory_budget, "allow_inexact": allow_inexact, **asdict(settings), **tokens}
         if rows is not None:
-            trace_prompts(model, rows, outputs[0], ending, how, pruning, saving, as_json=as_json, progress=progress)
+            batch = Batch(model, outputs[0], kept_as, how, pruning, saving)
+            batch.trace(rows, as_json=as_json, progress=progress)
             return
         graph = ag.trace(model, asked, targets=targets, progress=progress, **how)
         pruned = pruning.prune(graph) if outputs else graph

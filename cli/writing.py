@@ -1,12 +1,12 @@
 """Graph files that verbs write."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import attrgraph as ag
 from attrgraph.cli import options
+from attrgraph.cli.output import tell
 from attrgraph.errors import GraphFileError
 from attrgraph.files import PICTURE_ENDINGS, PROFILES, check_writable
 
@@ -32,7 +32,7 @@ class Saving:
     def write(self, graph: "ag.Graph", path: Path) -> None:
         """Write a graph in the format of the file's ending."""
         for repair in ag.export_graph(graph, path, profile=self.profile, overwrite=self.force):
-            print(f"attrgraph: {path}: {repair}.", file=sys.stderr)
+            tell(f"attrgraph: {path}: {repair}.")
 
 
 def check_distinct(files: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ An optional `labels.json` ({layer: {feature: name}}) names features; other tools
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +79,7 @@ def save_transcoders(
 
     Args:
         transcoders: what to write.
-        folder: a new folder, or one that holds transcoders, which are replaced.
+        folder: a new folder, or one that holds transcoders, which are replaced; a symbolic link stays.
         overwrite: False refuses a folder that exists.
         texts: further files by name, such as a model card.
 
@@ -115,7 +116,7 @@ def save_transcoders(
 
 def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     """Raise TranscoderError if `save_transcoders` would refuse: to be asked before long work, not after it."""
-    if folder.exists() and not overwrite:
+    if os.path.lexists(folder) and not overwrite:
         raise TranscoderError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
     if folder.exists() and not (folder / "config.yaml").is_file():
         raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")

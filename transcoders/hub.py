@@ -31,7 +31,7 @@ def resolve_folder(
         error: what to raise if there is no such folder or repository.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         if revision is not None:
             raise error(f"{name}: a folder has no revision {revision!r}; revisions are for names on the hub.")
         return folder, {"id": str(name)}

@@ -13,6 +13,7 @@ from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.errors import TargetError
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.tokens import text_ids
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def _tokens_written(model: LanguageModel, text: str) -> list[int]:
         raise TargetError(f"target {text!r}: the model has no tokenizer; give the token's id.")
     found = list[int]()
     for written in (text, f" {text}", text.lstrip()):
-        ids = tokenizer.encode(written, add_special_tokens=False)
+        ids = text_ids(tokenizer, written, f"target {text!r}")
         if len(ids) == 1 and (ids[0] != tokenizer.unk_token_id or text == tokenizer.unk_token):
             found.append(int(ids[0]))
             if text.startswith(" "):
                 break
     if not found:
-        parts = [model.token_text(i) for i in tokenizer.encode(text, add_special_tokens=False)]
+        parts = [model.token_text(i) for i in text_ids(tokenizer, text)]
         if tokenizer.unk_token_id is not None and tokenizer.unk_token in parts:
             raise TargetError(f"target {text!r} is not in the model's vocabulary; give another token, or its id.")
         raise TargetError(

@@ -25,6 +25,7 @@ from attrgraph.io.json_writing import check_profile, write_json
 from attrgraph.io.native import save_graph
 from attrgraph.io.networkx_graph import to_networkx, without_own_bias
 from attrgraph.schema import COLUMNS
+from attrgraph.viz import MOST_TOKENS_DRAWN
 from attrgraph.viz.draw import draw_graph
 from attrgraph.viz.layout import lay_out
 from attrgraph.viz.scene import make_scene
@@ -225,9 +226,13 @@ def _cytoscape(network: Any, graph: "Graph") -> bytes:
 
 
 def _places(graph: "Graph") -> Iterator[tuple[float, float]]:
-    """Where a picture has the nodes, and where it would have bias nodes of other tools, which pictures leave out."""
+    """Where a picture has the nodes, and where it would have bias nodes of other tools, which pictures leave out.
+
+    Of a prompt that is too long to draw, tokens that are no nodes take no room.
+    """
     kinds = graph.nodes["kind"].replace("bias", "unknown")
-    scene = make_scene(graph.replace(nodes=graph.nodes.assign(kind=kinds)))
+    tokens = graph.prompt_tokens if len(graph.prompt_tokens) <= MOST_TOKENS_DRAWN else []
+    scene = make_scene(graph.replace(nodes=graph.nodes.assign(kind=kinds), prompt_tokens=tokens))
     for box, place in zip(scene.boxes, lay_out(scene, graph.n_layers).places, strict=True):
         if box.kind != "token":
             yield round(place.x, 2), round(place.y, 2)

@@ -15,7 +15,7 @@ from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection, plain_weights
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
-from attrgraph.models.tokens import chat_ids, front_token, is_special, token_text
+from attrgraph.models.tokens import chat_ids, check_characters, front_token, is_special, text_ids, token_text
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.hub import digest_tensors
 
@@ -137,13 +137,13 @@ class LanguageModel:
         is_begun = token_ids[0] == front or (prepend == "circuit-tracer" and self.is_special(token_ids[0]))
         if front is not None and not is_begun:
             token_ids = [front, *token_ids]
-        outside = [i for i in token_ids if not 0 <= i < self.d_vocab]
-        if outside:
-            raise PromptError(f"token id {outside[0]} is outside the vocabulary (0 to {self.d_vocab - 1}).")
         if len(token_ids) > self.n_context:
             raise PromptError(
                 f"the prompt has {len(token_ids)} tokens, the model's context {self.n_context}; shorten the prompt."
             )
+        outside = [i for i in token_ids if not 0 <= i < self.d_vocab]
+        if outside:
+            raise PromptError(f"token id {outside[0]!r:.30} is outside the vocabulary (0 to {self.d_vocab - 1}).")
         return torch.tensor(token_ids, device=self.device)
 
     def front_token(self, prepend: str) -> int | None:
@@ -169,17 +169,15 @@ class LanguageModel:
                 )
             return [int(i) for i in prompt.tolist()]
         if isinstance(prompt, str):
-            try:
-                prompt.encode()
-            except UnicodeEncodeError as e:
-                raise PromptError(f"the prompt holds half a surrogate pair, at character {e.start}.") from e
-            return list(self._require_tokenizer("text").encode(prompt, add_special_tokens=False))
+            check_characters(len(prompt), self.n_context)
+            return text_ids(self._require_tokenizer("text"), prompt)
         expected = "a prompt is text, token ids, or chat messages"
         if not isinstance(prompt, Sequence):
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
         ids: Any = prompt
         if len(ids) and isinstance(ids[0], Mapping):
-            return chat_ids(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs)
+            tokenizer = self._require_tokenizer("chat messages")
+            return chat_ids(tokenizer, ids, self.chat_template_kwargs, n_context=self.n_context)
         for item in ids:
             if not isinstance(item, Integral) or isinstance(item, bool):
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")

@@ -60,8 +60,10 @@ def load_model(
         raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
     where = _resolve_device(device)
     if str(model) == "demo":
+        if revision is not None:
+            raise ModelLoadError(f"demo: has no revision {revision!r}; revisions are for names on the hub.")
         folder, source = resolve_folder(str(shipped_folder("model")), revision=None, patterns=[], error=ModelLoadError)
-        source["id"], transcoders = "demo", transcoders or "demo"
+        source["id"], transcoders = "demo", "demo" if transcoders is None else transcoders
     else:
         folder, source = resolve_folder(str(model), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
     if isinstance(transcoders, str | Path):
@@ -69,8 +71,11 @@ def load_model(
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
     if "revision" not in source:
         source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
+    tokenizer = _load_tokenizer(folder)
+    if chat_template_kwargs and (tokenizer is None or tokenizer.chat_template is None):
+        raise ModelLoadError(f"{model}: has no chat template that could take {', '.join(chat_template_kwargs)}.")
     how: dict[str, Any] = {"source": source, "chat_template_kwargs": chat_template_kwargs}
-    return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, **how)
+    return LanguageModel(hf_model, tokenizer, transcoders=transcoders, **how)
 
 
 def named_transcoders(name: str | Path, device: str | torch.device) -> Transcoders:
@@ -94,6 +99,12 @@ def _resolve_device(device: str) -> torch.device:
 
 
 def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    # transformers applies it or leaves it out, by what is installed
+    for adapter in (*folder.glob("adapter_config.json"), *folder.glob("adapter_model.*")):
+        raise UnsupportedModelError(
+            f"{adapter}: an adapter would not be applied; merge it into its model (merge_and_unload of peft), save "
+            "that, and load its folder. To load a model without it, take the files adapter_* away."
+        )
     if not (folder / "config.json").is_file():
         raise ModelLoadError(f"{folder}: has no config.json; expected a model in Hugging Face format.")
     try:

@@ -18,6 +18,8 @@ from attrgraph.errors import PromptError
 # a byte as tokenizers of SentencePiece's kind name it
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
+# that a token stands for on average; no text comes near to it
+_MOST_CHARACTERS = 100
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -45,6 +47,27 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
 
 
+def check_characters(n_characters: int, n_context: int) -> None:
+    """Raise PromptError for a text that no context can hold: the tokens of 10 MB take gigabytes of memory."""
+    if n_characters > _MOST_CHARACTERS * n_context:
+        raise PromptError(
+            f"the prompt has {n_characters} characters, the model's context {n_context} tokens; shorten the prompt."
+        )
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, what: str = "the prompt") -> list[int]:
+    """The tokens of a text, and no special ones that it does not have.
+
+    Raises:
+        PromptError: half a surrogate pair, which tokenizers do not take; `what` is the text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise PromptError(f"{what} holds half a surrogate pair, at character {e.start}.") from e
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
 def is_special(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
     """Whether the tokenizer sets the token apart from text, such as <|im_start|>; unknown words are text."""
     added = tokenizer.added_tokens_decoder.get(token_id)
@@ -63,17 +86,21 @@ def front_token(tokenizer: PreTrainedTokenizerBase, prepend: str) -> int | None:
     if prepend == "circuit-tracer":
         ends = (bos, tokenizer.pad_token_id, tokenizer.eos_token_id)
         return next((token_id for token_id in ends if token_id is not None), None)
-    ids = tokenizer.encode(prepend, add_special_tokens=False)
+    ids = text_ids(tokenizer, prepend, "prepend")
     if len(ids) != 1:
         raise PromptError(
-            f'prepend is {prepend!r}, which is {len(ids)} tokens; expected one token, "auto", "none" or '
+            f'prepend is {prepend!r:.60}, which is {len(ids)} tokens; expected one token, "auto", "none" or '
             '"circuit-tracer".'
         )
     return int(ids[0])
 
 
 def chat_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    *,
+    n_context: int | None = None,
 ) -> list[int]:
     """Chat messages as token ids, by the tokenizer's chat template; a last message of the assistant is continued.
 
@@ -81,13 +108,17 @@ def chat_ids(
         tokenizer: with a chat template.
         messages: {"role": ..., "content": ...}.
         options: for the template, such as `enable_thinking`.
+        n_context: refuse messages that are far longer than so many tokens.
 
     Raises:
         PromptError: no chat template, messages that it cannot be filled with, or an answer that it drops.
     """
     if tokenizer.chat_template is None:
         raise PromptError("the tokenizer has no chat template; give the prompt as text.")
-    texts = [{**message, "content": _content(message, number)} for number, message in enumerate(messages)]
+    contents = [_content(message, number) for number, message in enumerate(messages)]
+    texts = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+    if n_context is not None:
+        check_characters(sum(len(content or "") for content in contents), n_context)
     is_continued = texts[-1]["role"] == "assistant"
     how: dict[str, Any] = {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
     try:
@@ -101,7 +132,7 @@ def chat_ids(
 
 def _content(message: Mapping[str, Any], number: int) -> Any:
     """A message's text; several parts are put together, since templates that know none would write a list."""
-    if not isinstance(message.get("role"), str):
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise PromptError(f"message {number} has no role; expected such as user or assistant.")
     content = message.get("content")
     if isinstance(content, list):

@@ -7,4 +7,4 @@ two graphs in one.
 """
 
 # beyond this, nobody can read the picture
-MOST_NODES_DRAWN = 500
+MOST_NODES_DRAWN, MOST_TOKENS_DRAWN = 500, 10_000

@@ -10,6 +10,7 @@ from scipy import sparse
 from attrgraph.errors import AttrGraphError
 from attrgraph.influence.influence import node_influence
 from attrgraph.schema import node_label
+from attrgraph.viz import MOST_TOKENS_DRAWN
 from attrgraph.viz.text import shorten, visible
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def make_scene(graph: "Graph", *, groups: Groups | None = None, min_share: float
         min_share: arrows with less are left out.
 
     Raises:
-        AttrGraphError: a group without a node of the graph, a node in two groups, or a share that is not between 0 and
-            1.
+        AttrGraphError: a group without a node of the graph, a node in two groups, a share that is not between 0 and 1,
+            or a prompt that is too long to draw.
     """
     if not 0 <= min_share <= 1:
         raise AttrGraphError(f"min_share is {min_share}; expected a share of a node's input, between 0 and 1.")
@@ -119,8 +120,17 @@ def box_of(row: Any) -> Box:
     return Box(key, kind, layer, pos, name, detail, float(row.influence))
 
 
+def check_length(n_tokens: int) -> None:
+    """Raise AttrGraphError for a prompt that is too long to draw."""
+    if n_tokens > MOST_TOKENS_DRAWN:
+        raise AttrGraphError(
+            f"a prompt of {n_tokens} tokens is too long to draw (at most {MOST_TOKENS_DRAWN}); other formats hold it."
+        )
+
+
 def bare_tokens(tokens: Sequence[str], boxes: Sequence[Box]) -> list[Box]:
     """Boxes of the tokens, by position, that have none yet: every picture shows the whole prompt."""
+    check_length(len(tokens))
     there = {box.pos for box in boxes if box.kind == "embedding"}
     return [
         Box(f"token {pos}", "token", -1, pos, shorten(visible(token)), str(pos), 0.0)

@@ -1,7 +1,10 @@
 """`attrgraph trace --prompts`: a folder of graphs, resumable."""
 
 import json
+import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,10 +37,15 @@ def test_every_line_is_traced_as_if_it_were_alone(
     assert main(arguments) == 1
     out, err = capsys.readouterr()
     told = [json.loads(line) for line in out.splitlines()]
-    assert [(row["id"], row["answer"]) for row in told] == [("00001", "austin"), ("why-houston", "houston")]
-    assert "attrgraph: no-ids: " in err and "1 of 3 prompts could not be traced: no-ids." in err
+    assert [(row["id"], row["state"], row.get("answer")) for row in told] == [
+        ("00001", "traced", "austin"),
+        ("no-ids", "failed", None),
+        ("why-houston", "traced", "houston"),
+    ]
+    assert "token id 999999 is outside" in told[1]["reason"] and f"attrgraph: no-ids: {told[1]['reason']}\n" in err
+    assert "1 of 3 prompts could not be traced: no-ids." in err
     assert sorted(path.name for path in folder.iterdir()) == [
-        ".prompts.json",
+        ".prompts",
         "00001.safetensors",
         "why-houston.safetensors",
     ]
@@ -50,12 +58,20 @@ def test_what_is_there_is_not_traced_again(prompts: Path, tmp_path: Path, capsys
     folder = tmp_path / "graphs"
     arguments = ["trace", "--prompts", str(prompts), "-o", str(folder), "--format", ".json", "--max-feature-nodes", "9"]
     assert main(arguments) == 0
-    first = (folder / "00001.json").stat()
+    first, told = (folder / "00001.json").stat(), capsys.readouterr().out.rstrip("\n")
     with prompts.open("a", encoding="utf-8") as file:
         file.write(LINES[3] + "\n")
-    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    before, now = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (before["state"], before["answer"], now["state"], now["answer"]) == (
+        "skipped",
+        "austin",
+        "traced",
+        "houston",
+    )
+    assert before.keys() == now.keys()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.startswith("00001  skipped: already traced\nwhy-houston  houston (")
+    assert capsys.readouterr().out.startswith(f"{told}  (already traced)\nwhy-houston  houston (")
     assert (folder / "00001.json").stat().st_mtime_ns == first.st_mtime_ns
     # other settings or another prompt of the same name would mix what does not belong together
     assert main([*arguments[:-1], "8"]) == 1
@@ -97,7 +113,90 @@ def test_graphs_of_different_make_never_lie_together(
     with monkeypatch.context() as patch:
         patch.setattr("attrgraph.trace", stop)
         assert main([*arguments, "6", "--force"]) != 0
-    assert [path.name for path in folder.iterdir()] == [".prompts.json"]
+    assert [path.name for path in folder.iterdir()] == [".prompts"]
+    # a file of that name which no run has written
+    (folder / "00001.safetensors").write_text("mine")
+    capsys.readouterr()
+    assert main([*arguments, "6"]) == 1
+    assert "attrgraph: 00001: " in (err := capsys.readouterr().err) and "exists" in err
+    assert (folder / "00001.safetensors").read_text() == "mine"
+
+
+def test_a_bad_line_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = json.dumps({"prompt": DALLAS, "id": "good"}).encode()
+    bad = {
+        b"{": "is not JSON",
+        b"\xff": "is not UTF-8 (byte 0xff at 0)",
+        b"[" * 100_000: "is nested too deep",
+        b'{"prompt": [[1], [2]]}': "a list has a list",
+        b'{"prompt": "a \\ud83d b"}': "half a surrogate pair",
+        b'{"prompt": "a", "target": "\\ud83d"}': "half a surrogate pair",
+        b'{"prompt": [{"role": "user", "content": "a"}, 3]}': "no chat template",
+        b'{"prompt": "' + b"a" * 100_000 + b'"}': "has 100000 characters, the model's context 512 tokens",
+        b'{"prompt": [' + b"9" * 999 + b"]}": "token id 999999999999999999999999999999 is outside",
+        b'{"prompt": "a", "id": "GOOD"}': "the id 'GOOD' occurs twice, as 'good'",
+    }
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([good, *bad]))
+    arguments = ["trace", "--prompts", str(path), "-o", str(tmp_path / "graphs"), "--json", "--max-feature-nodes", "5"]
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    first, *told = [json.loads(line) for line in out.splitlines()]
+    assert (first["id"], first["answer"]) == ("good", "austin")
+    assert [row["state"] for row in told] == ["failed"] * len(bad)
+    for row, reason in zip(told, bad.values(), strict=True):
+        assert reason in row["reason"]
+    lines = err.splitlines()
+    assert len(lines) == len(bad) + 1 and all(line.startswith("attrgraph: ") and len(line) < 400 for line in lines)
+    assert lines[-1].startswith("attrgraph: 10 of 11 prompts could not be traced: 00002, ")
+
+
+def test_an_error_of_any_kind_stops_no_other_prompt(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = ag.trace
+
+    def out_of_memory(model: ag.LanguageModel, prompt: Any, **how: Any) -> ag.Graph:
+        if prompt == [999999]:
+            raise RuntimeError("CUDA out of memory.\nTried to allocate")
+        return trace(model, prompt, **how)
+
+    monkeypatch.setattr("attrgraph.trace", out_of_memory)
+    assert main(["trace", "--prompts", str(prompts), "-o", str(tmp_path / "graphs"), "--max-feature-nodes", "5"]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err.startswith("attrgraph: no-ids: RuntimeError: CUDA out of memory.\\nTried to allocate\n")
+
+
+def test_runs_into_one_folder_at_the_same_time_all_succeed(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts.write_text("\n".join(json.dumps({"prompt": DALLAS, "id": f"p{i}"}) for i in range(3)), encoding="utf-8")
+    graph, together = ag.trace(ag.load_model("demo"), DALLAS, max_feature_nodes=5), threading.Barrier(2)
+
+    def at_the_same_time(*_: object, **__: object) -> ag.Graph:
+        together.wait(20)
+        return graph
+
+    monkeypatch.setattr("attrgraph.trace", at_the_same_time)
+    arguments = ["trace", "--prompts", str(prompts), "-o", str(tmp_path / "graphs"), "--max-feature-nodes", "5"]
+    codes = list[int]()
+    runs = [threading.Thread(target=lambda: codes.append(main(arguments))) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert codes == [0, 0]
+    assert sorted(os.listdir(tmp_path / "graphs")) == [".prompts", *(f"p{i}.safetensors" for i in range(3))]
+
+
+def test_a_table_whose_second_file_is_missing_is_written_again(prompts: Path, tmp_path: Path) -> None:
+    prompts.write_text(LINES[0] + "\n", encoding="utf-8")
+    folder = tmp_path / "graphs"
+    arguments = ["trace", "--prompts", str(prompts), "-o", str(folder), "--format", ".csv", "--max-feature-nodes", "5"]
+    assert main(arguments) == 0
+    (folder / "00001.csv").unlink()  # as if the run had been killed between the two
+    assert main(arguments) == 0 and (folder / "00001.csv").exists()
 
 
 def test_separators_inside_a_prompt_end_no_line(tmp_path: Path) -> None:
@@ -130,24 +229,37 @@ def test_wrong_calls_are_refused(
 
 @pytest.mark.refusal
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "fault"),
     [
-        ("", "holds no prompt"),
         ("{", "line 1: is not JSON"),
         ('["a"]', "line 1: expected an object"),
         ('{"prompt": "a", "tgt": "b"}', "line 1: expected an object"),
+        ('{"prompt": "a", "prompt": "b"}', "a key is there twice"),
         ('{"prompt": 3}', "the prompt is 3"),
-        ('{"prompt": "a", "id": "../b"}', r"the id '\.\./b' names a file"),
-        ('{"prompt": "a", "id": "b"}\n\n{"prompt": "c", "id": "b"}', "line 3: the id 'b' occurs twice"),
-        ('{"prompt": "a", "target": []}', r"the target is \[\]"),
+        ('{"prompt": "a", "id": "../b"}', "the id '../b' names a file"),
+        ('{"prompt": "a", "id": true}', "the id True names a file"),
+        ('{"prompt": "a", "id": "b"}\n\n{"prompt": "c", "id": "b"}', "line 3: the id 'b' occurs twice."),
+        ('{"prompt": "a", "target": []}', "the target is []"),
         ('{"prompt": "a", "target": 1.5}', "the target is 1.5"),
     ],
 )
-def test_unusable_lines_are_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_unusable_lines_have_a_fault(text: str, fault: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(PromptError, match=message):
-        read_prompts(path)
+    assert fault in read_prompts(path)[-1].fault
+
+
+@pytest.mark.refusal
+def test_a_file_without_prompts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in {
+        "empty": "holds no prompt",
+        "pipe": "is no regular file",
+        "nowhere": "cannot be read",
+    }.items():
+        with pytest.raises(PromptError, match=message):
+            read_prompts(tmp_path / name)
 
 
 def test_trace_many_is_trace_of_each() -> None:

@@ -13,12 +13,14 @@ import pytest
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from scipy import sparse
+from six_nodes import six_nodes
 
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.influence.influence import with_influence
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.schema import node_table
+from attrgraph.viz.diff_dot import draw_diff
 from attrgraph.viz.text import MOST_CHARACTERS, shorten, visible, wrap
 
 Build = Callable[..., LanguageModel]
@@ -429,3 +431,15 @@ def test_pictures_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(GraphFileError, match=r"501 nodes are too many to draw \(at most 500\); prune"):
         ag.draw_graph(many, tmp_path / "many.svg")
+
+
+@pytest.mark.refusal
+def test_a_prompt_too_long_to_draw_is_refused_at_once_and_exported(tmp_path: Path) -> None:
+    graph = six_nodes()
+    long = graph.replace(prompt_tokens=[*graph.prompt_tokens, *("word" for _ in range(999_998))])
+    with pytest.raises(AttrGraphError, match="a prompt of 1000000 tokens is too long to draw"):
+        long.to_dot()
+    with pytest.raises(AttrGraphError, match="too long to draw"):
+        draw_diff(ag.diff(long, long), tmp_path / "diff.dot")
+    assert ag.export_graph(long, tmp_path / "long.gexf") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.gexf"]
