@@ -11,6 +11,7 @@ import typer
 from attrgraph.cli import options
 from attrgraph.cli.shell import shell_of
 from attrgraph.errors import AttrGraphError
+from attrgraph.viz.text import visible
 
 # in the order of the help; each is the function of its name in the module of its name
 _VERBS = """
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     except AttrGraphError as e:
         if "--traceback" in arguments:
             raise
-        print(f"attrgraph: {e}", file=sys.stderr)
+        print(f"attrgraph: {visible(str(e))}", file=sys.stderr)  # which may quote anything
         return 1
     return 0
 

@@ -98,12 +98,6 @@ def _name(node: str, pos: int, place: int) -> str:
     return f"{head}_{place}" if separator and tail == str(pos) else node
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, those that occur again with a number after a dash."""
-    numbers = pd.Series(1, index=list(names)).groupby(level=0).cumsum()
-    return [name if number == 1 else f"{name}-{number}" for name, number in zip(names, numbers, strict=True)]
-
-
 def check_comparable(graphs: "Sequence[Graph]") -> None:
     """Raise AttrGraphError for graphs of other numbers of layers: nodes of one are not where those of another are."""
     first = graphs[0]

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, keyed, placed_edges, unique_names
+from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, keyed, placed_edges
 from attrgraph.graph.comparison.alignment import align as positions_of
 from attrgraph.graph.comparison.differences import differences
 from attrgraph.influence.influence import row_shares
+from attrgraph.schema import unique_names
 from attrgraph.viz import diff_dot
 
 if TYPE_CHECKING:

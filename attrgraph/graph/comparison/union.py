@@ -10,10 +10,10 @@ from jaxtyping import Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, placed_edges, unique_names
+from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, placed_edges
 from attrgraph.graph.comparison.differences import differences
 from attrgraph.influence.influence import cumulative_share
-from attrgraph.schema import node_label, node_table
+from attrgraph.schema import node_label, node_table, unique_names
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
