@@ -61,8 +61,7 @@ class Selection:
         How many nodes and edges the whole graph has is recorded in `metadata["selected_from"]`.
         """
         whole = self.graph.metadata.get("selected_from", size_of(self.graph))
-        part = part_of(self.graph, self.mask)
-        return part.replace(metadata={**part.metadata, "selected_from": whole})
+        return part_of(self.graph, self.mask, metadata={**self.graph.metadata, "selected_from": whole})
 
     def __len__(self) -> int:
         return int(self.mask.sum())

@@ -301,6 +301,26 @@ def test_contrast_is_for_the_one_and_against_the_other(model: LanguageModel) -> 
     assert expected[["1_738_5", "1_815_5", "1_1023_5"]].gt(0).all()
 
 
+def test_counts_of_edges_are_of_edges_that_are_still_there() -> None:
+    both = ag.union([six_nodes(), changed_six_nodes()])
+    pruned = both.prune(0.9, 0.8)
+    ends = {(edge["source"], edge["target"]): edge["weight"] for edge in _edges_of(pruned)}
+    table = union_edges(pruned).set_index(["source", "target"])
+    assert 0 < len(ends) < both.adjacency.nnz and set(table.index) == set(ends)
+    assert table["weight_mean"].to_dict() == pytest.approx(ends)
+    # an edge of the error is now the sum of others, which was counted nowhere
+    folded = both.without(["0_1_1"], "to_error")
+    assert len(union_edges(folded)) == len(set(_ends_of(folded)) & set(_ends_of(both)))
+
+
+def _edges_of(graph: ag.Graph) -> list[dict[str, Any]]:
+    return [{"source": s, "target": t, **data} for s, t, data in graph.to_networkx().edges(data=True)]
+
+
+def _ends_of(graph: ag.Graph) -> list[tuple[str, str]]:
+    return list(graph.to_networkx().edges)
+
+
 def changed(graph: ag.Graph, section: str, **values: Any) -> ag.Graph:
     """The graph with other values in a section of its metadata."""
     return graph.replace(metadata={**graph.metadata, section: {**graph.metadata[section], **values}})

@@ -103,7 +103,7 @@ def union_nodes(graph: "Graph") -> pd.DataFrame:
 
 
 def union_edges(graph: "Graph") -> pd.DataFrame:
-    """How often each edge of a union occurs.
+    """How often each edge of a union occurs; of a part of it, those that are still there with their mean weight.
 
     Returns:
         Columns `target`, `source`, `count` (of graphs with this edge), `n_possible` (of graphs with its target),
@@ -113,8 +113,11 @@ def union_edges(graph: "Graph") -> pd.DataFrame:
         AttrGraphError: the graph is no union.
     """
     table = pd.DataFrame(_about(graph)["edges"])
-    ids = graph.nodes.index
-    return table[table["target"].isin(ids) & table["source"].isin(ids)].reset_index(drop=True)
+    rows, columns = (graph.nodes.index.get_indexer(table[end]) for end in ("target", "source"))
+    is_there = (rows >= 0) & (columns >= 0)
+    weights = np.asarray(graph.adjacency[rows[is_there], columns[is_there]]).reshape(-1) if is_there.any() else []
+    is_there[is_there] = weights == table["weight_mean"].to_numpy(np.float32)[is_there]
+    return table[is_there].reset_index(drop=True)
 
 
 def wilson_interval(counts: Any, n_trials: int) -> tuple[Any, Any]:
