@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -85,6 +87,18 @@ def canonical_id(name: str) -> str:
     """A node's id as graphs have it: `3_458_8` for `3/458@8`; any other text as it is."""
     place = _PLACE.fullmatch(name.strip())
     return "_".join(place.groups()) if place else name
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, those that occur again with a number after a dash: in order, and no two alike."""
+    out = list(names)
+    taken, seen, numbers = set(out), set[str](), defaultdict[str, Any](lambda: count(2))
+    for place, name in enumerate(out):
+        if name in seen:
+            out[place] = next(new for number in numbers[name] if (new := f"{name}-{number}") not in taken)
+            taken.add(out[place])
+        seen.add(out[place])
+    return out
 
 
 def node_label(kind: str, layer: int, feature: int, token: str, probability: float = 0.0) -> str:

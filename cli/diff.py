@@ -1,5 +1,6 @@
 """`attrgraph diff`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table, print_text
 from attrgraph.cli.writing import check_picture
+from attrgraph.viz.text import visible
 
 _TABLES = ("nodes", "edges")
 
@@ -35,13 +37,16 @@ def diff(
     files = [] if output is None else [output]
     for file in files:
         check_picture(file, force=force)
+    from attrgraph.io.safe_text import for_spreadsheets
     from attrgraph.viz.diff_dot import draw_diff
 
     found = ag.diff(ag.load_graph(left), ag.load_graph(right), align=align)
     for file in files:
         draw_diff(found, file, overwrite=force)
     if as_csv is not None:
-        print_csv(found.nodes.reset_index() if as_csv == "nodes" else found.edges)
+        print_csv(for_spreadsheets(found.nodes.reset_index() if as_csv == "nodes" else found.edges))
+        for note in found.notes:
+            print(f"attrgraph: note: {visible(note)}", file=sys.stderr)
     else:
         _print(found, as_json=as_json, n_top=top, files=files)
 
@@ -53,7 +58,7 @@ def _print(found: "ag.Diff", *, as_json: bool, n_top: int, files: list[Path]) ->
     if as_json:
         print_json({**summary, "changed": changed.to_dict("records"), "files": files})
         return
-    print_text(f"answers    {summary['left_answer']}, {summary['right_answer']}")
+    print_text(f"answers    {visible(str(summary['left_answer']))}, {visible(str(summary['right_answer']))}")
     for name in _TABLES:
         counts = summary[name]
         print_text(
@@ -62,6 +67,8 @@ def _print(found: "ag.Diff", *, as_json: bool, n_top: int, files: list[Path]) ->
         )
     print_text(f"influence  {_number(summary['influence_overlap'])} of it in common")
     print_text(f"weights    of common edges correlate by {_number(summary['edge_correlation'])}")
+    for note in summary["notes"]:
+        print_text(f"note       {visible(note)}")
     print_text("\ninfluence that changed most")
     names = {"influence_left": "left", "influence_right": "right", "influence_delta": "change"}
     shown = changed[[*names, "node", "label"]].rename(columns=names)

@@ -13,6 +13,7 @@ from attrgraph.cli.output import tell
 from attrgraph.cli.shell import shell_of
 from attrgraph.cli.streams import prepare_streams
 from attrgraph.errors import AttrGraphError
+from attrgraph.viz.text import visible
 
 # in the order of the help; each is the function of its name in the module of its name
 _VERBS = """
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     except (AttrGraphError, OSError) as e:
         if "--traceback" in arguments:
             raise
-        tell(f"attrgraph: {e}" if isinstance(e, AttrGraphError) else _of_system(e))
+        tell(f"attrgraph: {visible(str(e))}" if isinstance(e, AttrGraphError) else _of_system(e))  # may quote anything
         return 1
     return 0
 

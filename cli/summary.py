@@ -93,4 +93,4 @@ def name_of(graph: "ag.Graph", node: str) -> str:
 
     node = canonical_id(node)
     label = graph.nodes.loc[node, "label"]
-    return f"{node} ({label})" if label else node
+    return visible(f"{node} ({label})" if label else node)

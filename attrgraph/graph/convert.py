@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
-from attrgraph.files import MAX_JSON_BYTES
+from attrgraph.files import MAX_JSON_BYTES, check_readable
+from attrgraph.graph.graph import Graph
 from attrgraph.graph.load_graph import load_graph
+from attrgraph.io.document import read_document
 from attrgraph.io.exports import check_output, export_graph
+from attrgraph.io.json_reading import from_document
+from attrgraph.io.problems import say_repaired
 
 
 def convert_graph(
@@ -18,7 +22,8 @@ def convert_graph(
     """Write a graph file as another, repaired as far as possible.
 
     Links from or to no node are left out, links between the same two nodes added up, copies of a node dropped, ids made
-    unique, missing influence computed, labels completed, `qParams` made whole and its ids mapped.
+    unique and those of this package, missing influence computed, labels completed, `qParams` made whole and its ids
+    mapped.
 
     Args:
         source: a graph file of any kind that `load_graph` reads.
@@ -39,6 +44,15 @@ def convert_graph(
     """
     output = Path(output)
     check_output(output, profile=profile, overwrite=overwrite)
-    graph = load_graph(source, max_bytes=max_bytes)
-    repairs = list(graph.metadata.get("repairs", [])) if Path(source).suffix == ".json" else []
+    source, repairs = Path(source), list[str]()
+    if source.suffix == ".json":
+        check_readable(source)
+        document = read_document(source, max_bytes=max_bytes)
+        graph = Graph(*from_document(document, str(source)))
+        repairs += graph.metadata["repairs"]
+        theirs = {node["node_id"] for node in document.content["nodes"]}
+        new = [name for name in graph.nodes.index if name not in theirs]
+        say_repaired(repairs, new, "id", "given to nodes that the file calls otherwise: ids are those of this package")
+    else:
+        graph = load_graph(source)
     return repairs + export_graph(graph, output, profile=profile, overwrite=overwrite)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
+from scipy import sparse
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, ResultError
+from attrgraph.graph.neighbors import reached
 from attrgraph.graph.selections import Nodes, edges_without_bias, mask_of
-from attrgraph.influence.influence import node_influence, node_levels, rows_by_level
+from attrgraph.influence.influence import node_influence, node_levels, rows_by_level, scale_rows
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -35,11 +37,12 @@ def influence(graph: "Graph", target: Nodes | None = None, *, signed: bool = Fal
             as traced is its column `influence`, and the effect is on the mean logit.
 
     Raises:
-        AttrGraphError: unknown nodes; with `signed`, features whose activation the file does not have.
+        AttrGraphError: unknown nodes; with `signed`, causes of the target whose activation the file does not have.
+        ResultError: an effect is no finite number.
     """
     weights = weights_of(graph, target)
     if signed:
-        values = effects_on(graph, weights).sum(1)
+        values = _finite(effects_on(graph, weights).sum(1))
     else:
         values = node_influence(edges_without_bias(graph), graph.nodes["layer"].to_numpy(), weights)
     return pd.Series(values, index=graph.nodes.index, name="effect" if signed else "influence")
@@ -60,15 +63,16 @@ def effect(
         avoid: only paths that pass none of these, their first and last nodes included.
 
     Raises:
-        AttrGraphError: unknown nodes, or features whose activation the file does not have.
+        AttrGraphError: unknown nodes, or features on the way whose activation the file does not have.
+        ResultError: the effect is no finite number.
     """
     sources = mask_of(graph, source)
     is_asked = None if through is None else mask_of(graph, through)
     is_shut = np.zeros(len(sources), dtype=bool) if avoid is None else mask_of(graph, avoid)
-    total = effects_on(graph, weights_of(graph, target), is_asked, is_shut)
+    total = effects_on(graph, weights_of(graph, target), sources & ~is_shut, is_asked, is_shut)
     # a path that starts at a node that is asked for passes it
     counted = total.sum(1) if is_asked is None else np.where(is_asked, total.sum(1), total[:, 1])
-    return float(counted[sources & ~is_shut].sum())
+    return float(_finite(counted[sources & ~is_shut]).sum())
 
 
 def weights_of(graph: "Graph", target: Nodes | None) -> Float[np.ndarray, " n_nodes"]:
@@ -91,25 +95,45 @@ def responses(graph: "Graph") -> Float[np.ndarray, " n_nodes"]:
     return out
 
 
-def known_responses(graph: "Graph") -> Float[np.ndarray, " n_nodes"]:
-    """`responses`, all of which are numbers.
+def known_responses(
+    graph: "Graph",
+    edges: sparse.csr_array,
+    starts: Bool[np.ndarray, " n_nodes"],
+    ends: Bool[np.ndarray, " n_nodes"],
+    through: Bool[np.ndarray, " n_nodes"] | None = None,
+) -> Float[np.ndarray, " n_nodes"]:
+    """`responses`, and 0 where a missing one does not matter: of what is on no path from a start to an end.
+
+    Args:
+        graph: whose responses these are.
+        edges: of paths.
+        starts, ends: of paths.
+        through: only paths that meet one of these count.
 
     Raises:
-        AttrGraphError: the graph does not have a feature's activation.
+        AttrGraphError: the graph does not have the activation of a feature that is on such a path.
     """
     out = responses(graph)
     lacking = np.isnan(out)
-    if lacking.any():
+    if not lacking.any():
+        return out
+    after, before = reached(edges.T, starts), reached(edges, ends)
+    matters = lacking & after & before
+    if through is not None:  # met before the node, in it or after it
+        met = through & (after | starts), through & (before | ends)
+        matters &= met[0] | reached(edges.T, met[0]) | reached(edges, met[1])
+    if matters.any():
         raise AttrGraphError(
-            f"{int(lacking.sum())} nodes between others have no activation, the first {graph.nodes.index[lacking][0]}; "
+            f"{int(matters.sum())} nodes between others have no activation, the first {graph.nodes.index[matters][0]}; "
             "signed effects divide by it. Files of some tools leave it out: trace the prompt again, or rank by share."
         )
-    return out
+    return np.where(lacking, 0.0, out)
 
 
 def effects_on(
     graph: "Graph",
     weights: Float[np.ndarray, " n_nodes"],
+    sources: Bool[np.ndarray, " n_nodes"] | None = None,
     through: Bool[np.ndarray, " n_nodes"] | None = None,
     avoid: Bool[np.ndarray, " n_nodes"] | None = None,
 ) -> Float[np.ndarray, "n_nodes 2"]:
@@ -120,6 +144,7 @@ def effects_on(
 
     Args:
         weights: what a change of what each node reads counts.
+        sources: nodes whose effect is asked for; by default all. What only others need may be missing.
         through: nodes that paths are told apart by.
         avoid: nodes that no path enters.
 
@@ -127,19 +152,31 @@ def effects_on(
         Column 0 over the paths that meet none of `through` after their source, column 1 over the others.
 
     Raises:
-        AttrGraphError: the graph does not have a feature's activation.
+        AttrGraphError: the graph does not have the activation of a feature on the way.
     """
     adjacency = graph.adjacency.astype(np.float64)
     levels = node_levels(adjacency, graph.nodes["layer"].to_numpy())
-    response = known_responses(graph)
+    starts, open_ = np.ones_like(levels, dtype=bool) if sources is None else sources, adjacency
+    if avoid is not None:  # no path enters these
+        open_ = scale_rows(adjacency, (~avoid).astype(np.float64))
+        open_.eliminate_zeros()
+    response = known_responses(graph, open_, starts, weights != 0, through)
     total = np.zeros((len(weights), 2))
-    for at, block in rows_by_level(adjacency, levels, from_top=True):
-        passing = total[at] * response[at, None]
-        passing[:, 0] += weights[at]
-        if through is not None:
-            met = through[at]
-            passing[met] = np.stack([np.zeros(int(met.sum())), passing[met].sum(1)], 1)
-        if avoid is not None:
-            passing[avoid[at]] = 0
-        total += block.T @ passing
+    with np.errstate(over="ignore", invalid="ignore"):  # who asks for such a number is told
+        for at, block in rows_by_level(adjacency, levels, from_top=True):
+            passing = total[at] * response[at, None]
+            passing[:, 0] += weights[at]
+            if through is not None:
+                met = through[at]
+                passing[met] = np.stack([np.zeros(int(met.sum())), passing[met].sum(1)], 1)
+            if avoid is not None:
+                passing[avoid[at]] = 0
+            total += block.T @ passing
     return total
+
+
+def _finite(effects: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    wrong = effects[~np.isfinite(effects)]
+    if len(wrong):
+        raise ResultError(f"an effect is {wrong[0]}: activations on the way are too small to divide by.")
+    return effects

@@ -1,5 +1,6 @@
 """The attribution graph: a table of nodes and a sparse matrix of edges."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +11,27 @@ from scipy import sparse
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph import effects, expressions, flow, neighbors, paths, select, stats, without
 from attrgraph.graph.groups import automatic, grouped
-from attrgraph.graph.selections import Selection
+from attrgraph.graph.parts import part_of, size_of, with_scores
 from attrgraph.influence import pruning, scores
 from attrgraph.influence.influence import logit_weights, without_zeros
 from attrgraph.io import json_writing, native, networkx_graph
 from attrgraph.viz import draw
+
+# metadata that follow from a part of a graph: of a graph with another part they would be wrong
+_FOLLOWING = {
+    "nodes": ("scores",),
+    "adjacency": ("scores",),
+    "prompt_tokens": ("prompt", "token_ids", "n_unknown_tokens", "skipped_positions"),
+}
+
+
+def _copied(value: Any) -> Any:
+    """A copy of metadata down to every list, several times as fast as `deepcopy`: those of a union are long."""
+    if type(value) is dict:
+        return {name: _copied(each) for name, each in value.items()}
+    if type(value) is list:
+        return [each if type(each) in (str, int, float) else _copied(each) for each in value]
+    return deepcopy(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +90,11 @@ class Graph:
                 raise AttrGraphError(f"{name} is {value}; expected a number between 0 and 1.")
         graph = self.without_bias()
         kept = pruning.prune(graph.nodes, graph.adjacency, **thresholds)
-        before: dict[str, Any] = {"nodes": len(graph.nodes), "edges": graph.adjacency.nnz}
-        if "pruning" in self.metadata:
-            before["pruning"] = self.metadata["pruning"]
+        earlier = {name: self.metadata[name] for name in ("pruning", "scores") if name in self.metadata}
+        before: dict[str, Any] = size_of(self) | earlier
         recorded = {"pruned_from": self.metadata.get("pruned_from", before), "pruning": thresholds}
-        graph = graph.replace(adjacency=kept.adjacency, metadata={**self.metadata, **recorded})
-        return Selection(graph, kept.nodes).subgraph()
+        metadata = {**self.metadata, **recorded}
+        return with_scores(part_of(graph, kept.nodes, adjacency=kept.adjacency, metadata=metadata))
 
     def mean_hops(self) -> float:
         """Mean number of features on a path from tokens and errors to the answer; see `influence.scores`.
@@ -94,13 +110,20 @@ class Graph:
         return scores.mean_hops(graph.nodes, graph.adjacency)
 
     def without_bias(self) -> "Graph":
-        """The same graph without its bias node."""
-        kept = (self.nodes["kind"] != "bias").to_numpy()
-        return self if kept.all() else Selection(self, kept).subgraph()
+        """The same graph without its bias node, of which scores do not depend."""
+        part = part_of(self, (self.nodes["kind"] != "bias").to_numpy(), metadata={})
+        return part.replace(metadata=self.metadata)
 
     def replace(self, **parts: Any) -> "Graph":
-        """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`."""
-        return replace(self, **parts)
+        """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`, which are copied.
+
+        What metadata say of nodes, edges or prompt is left out if these are others: their scores, the prompt's text.
+        """
+        tokens = list(parts.get("prompt_tokens", self.prompt_tokens))
+        changed = [name for name in parts if name != "prompt_tokens" or tokens != self.prompt_tokens]
+        stale = {name for part in changed for name in _FOLLOWING.get(part, ())}
+        kept = {name: value for name, value in parts.get("metadata", self.metadata).items() if name not in stale}
+        return replace(self, **{**parts, "prompt_tokens": tokens, "metadata": _copied(kept)})
 
     # questions to the graph
     scores = without.scores

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 def predecessors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that lead to these by one edge, the bias node among them."""
-    return Selection(graph, _reached(graph.adjacency, mask_of(graph, nodes), hops=1))
+    return Selection(graph, reached(graph.adjacency, mask_of(graph, nodes), hops=1))
 
 
 def successors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that these lead to by one edge."""
-    return Selection(graph, _reached(graph.adjacency.T, mask_of(graph, nodes), hops=1))
+    return Selection(graph, reached(graph.adjacency.T, mask_of(graph, nodes), hops=1))
 
 
 def ancestors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that lead to these by one edge or more; a given node only if it is an ancestor of another given one."""
-    return _all_reached(graph, graph.adjacency, nodes)
+    return _allreached(graph, graph.adjacency, nodes)
 
 
 def descendants(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that these lead to by one edge or more; a given node only if another given one leads to it."""
-    return _all_reached(graph, graph.adjacency.T, nodes)
+    return _allreached(graph, graph.adjacency.T, nodes)
 
 
 def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: float = 0.0) -> Selection:
@@ -44,16 +44,16 @@ def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: floa
     shares.data[shares.data < min_share] = 0
     shares.eliminate_zeros()
     near = mask_of(graph, nodes)
-    return Selection(graph, near | _reached(shares + shares.T, near, hops))
+    return Selection(graph, near | reached(shares + shares.T, near, hops))
 
 
-def _all_reached(graph: "Graph", edges: sparse.csr_array | sparse.csc_array, nodes: Nodes) -> Selection:
+def _allreached(graph: "Graph", edges: sparse.csr_array | sparse.csc_array, nodes: Nodes) -> Selection:
     # refuses cycles, in which all nodes are their own ancestors
     node_levels(graph.adjacency, graph.nodes["layer"].to_numpy())
-    return Selection(graph, _reached(edges, mask_of(graph, nodes)))
+    return Selection(graph, reached(edges, mask_of(graph, nodes)))
 
 
-def _reached(edges: sparse.csr_array | sparse.csc_array, rows: np.ndarray, hops: int | None = None) -> np.ndarray:
+def reached(edges: sparse.csr_array | sparse.csc_array, rows: np.ndarray, hops: int | None = None) -> np.ndarray:
     """The columns that entries lead to from some of the rows, in one hop or more, but in `hops` at most."""
     edges = sparse.csr_array(edges)
     reached, latest = np.zeros(len(rows), dtype=bool), rows

@@ -38,7 +38,7 @@ def paths(
         (share of this path and those before it in that of all paths from the sources to the targets).
 
     Raises:
-        AttrGraphError: unknown nodes or ranking; other than by share, features whose activation is missing.
+        AttrGraphError: unknown nodes or ranking; other than by share, features on the way whose activation is missing.
     """
     if by not in RANKINGS or k < 1:
         raise AttrGraphError(f"by={by!r}, k={k}; expected one of {', '.join(RANKINGS)}, and at least one path.")
@@ -49,10 +49,10 @@ def paths(
     if by == "share":
         found = best_paths(shares, levels, starts=starts, ends=ends, passing=np.ones(len(ends)), k=k)
     elif by == "abs":
-        passing = np.abs(known_responses(graph))
+        passing = np.abs(known_responses(graph, edges, starts > 0, ends > 0))
         found = best_paths(abs(edges), levels, starts=starts, ends=ends, passing=passing, k=k)
     else:
-        passing, is_negative = known_responses(graph), by == "negative"
+        passing, is_negative = known_responses(graph, edges, starts > 0, ends > 0), by == "negative"
         found = best_signed_paths(edges, levels, starts=starts, ends=ends, passing=passing, k=k, negative=is_negative)
     total = float(node_influence(edges, layers, ends)[starts > 0].sum())
     return _table(graph, found, edges, shares, ends, total)

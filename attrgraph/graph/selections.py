@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
+from attrgraph.graph.parts import part_of, size_of
 from attrgraph.schema import canonical_id
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ class Selection:
         return self.graph.nodes[self.mask]
 
     def subgraph(self) -> "Graph":
-        """Only these nodes and the edges among them; every number is as in the whole graph, influence too."""
-        rows, graph = self.rows, self.graph
-        adjacency = sparse.csr_array(graph.adjacency[rows][:, rows])
-        return graph.replace(nodes=graph.nodes[self.mask], adjacency=adjacency)
+        """Only these nodes and the edges among them; every number is as in the whole graph, influence too.
+
+        How many nodes and edges the whole graph has is recorded in `metadata["selected_from"]`.
+        """
+        whole = self.graph.metadata.get("selected_from", size_of(self.graph))
+        return part_of(self.graph, self.mask, metadata={**self.graph.metadata, "selected_from": whole})
 
     def __len__(self) -> int:
         return int(self.mask.sum())

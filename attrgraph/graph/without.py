@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
+from attrgraph.graph.parts import part_of, with_scores
 from attrgraph.graph.selections import Nodes, Selection, mask_of
 from attrgraph.influence import scores as whole_graph
 from attrgraph.influence.influence import with_influence
@@ -42,8 +43,8 @@ def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
         into = _error_of_each(graph, gone)
     into[gone & (into == np.arange(len(gone)))] = _DROPPED
     folded = graph.replace(adjacency=_fold(graph.adjacency, into).astype(np.float32), metadata=metadata)
-    rest = Selection(folded, ~gone).subgraph()
-    return rest.replace(nodes=with_influence(rest.nodes, rest.adjacency))
+    rest = part_of(folded, ~gone)
+    return with_scores(rest.replace(nodes=with_influence(rest.nodes, rest.adjacency)))
 
 
 def scores(graph: "Graph", pinned: Nodes | None = None) -> Scores:

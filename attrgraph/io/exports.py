@@ -24,7 +24,8 @@ from attrgraph.influence.influence import row_shares
 from attrgraph.io.json_writing import check_profile, write_json
 from attrgraph.io.native import save_graph
 from attrgraph.io.networkx_graph import to_networkx, without_own_bias
-from attrgraph.schema import COLUMNS
+from attrgraph.io.safe_text import NOT_IN_CSV, NOT_IN_XML, SURROGATE, Cleaner
+from attrgraph.schema import COLUMNS, unique_names
 from attrgraph.viz import MOST_TOKENS_DRAWN
 from attrgraph.viz.draw import draw_graph
 from attrgraph.viz.layout import lay_out
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 _TABLES, _NETWORKS = (".csv", ".parquet"), (".graphml", ".gexf", ".cyjs")
 # every ending in which a graph can be written
 ENDINGS = (*GRAPH_FORMATS, *PICTURE_ENDINGS, *_NETWORKS, *_TABLES)
-# What XML 1.0 does not allow, and the carriage return, which its readers turn into a line feed; readers of CSV stumble
-# over the same. Other formats hold all but halves of surrogate pairs, which no encoding has.
-_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # red, green, blue of edges: Okabe and Ito's blue and vermilion; and of nodes
 _POSITIVE, _NEGATIVE, _NODE = (0, 114, 178), (213, 94, 0), (230, 159, 0)
 # in the units of Gephi's canvas: sizes of nodes with no and with all influence, and the thickest edge
@@ -54,7 +51,8 @@ def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0]
     `.csv` and `.parquet`: a table of edges, and for NAME.csv the nodes in NAME.nodes.csv.
 
     Characters that a format cannot hold, in XML and CSV control characters, are replaced: a control character by its
-    picture (U+2400 and following), another by U+FFFD.
+    picture (U+2400 and following), another by U+FFFD. Ids that are then alike get a number. In CSV, text that a
+    spreadsheet would compute has an apostrophe before it.
 
     Returns:
         What had to be changed for readers of the format, one sentence each.
@@ -78,7 +76,8 @@ def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0]
     if path.suffix in PICTURE_ENDINGS:
         draw_graph(graph, path, overwrite=overwrite)
         return []
-    clean = _Cleaner(_SURROGATE if path.suffix in (".cyjs", ".parquet") else _NOT_IN_XML)
+    forbidden = {".cyjs": SURROGATE, ".parquet": SURROGATE, ".csv": NOT_IN_CSV}.get(path.suffix, NOT_IN_XML)
+    clean = Cleaner(forbidden, for_spreadsheets=path.suffix == ".csv")
     graph = _with_clean_nodes(without_own_bias(graph), clean)
     if path.suffix in _TABLES:
         # the file that was asked for comes last: when it is there, all is there
@@ -119,23 +118,10 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path, path.with_suffix(f".nodes{path.suffix}")) if path.suffix in _TABLES else (path,)
 
 
-class _Cleaner:
-    """Replaces characters, and counts them."""
-
-    def __init__(self, forbidden: re.Pattern[str]) -> None:
-        self._forbidden = forbidden
-        self.n_replaced = 0
-
-    def __call__(self, text: str) -> str:
-        out, n = self._forbidden.subn(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", text)
-        self.n_replaced += n
-        return out
-
-
-def _with_clean_nodes(graph: "Graph", clean: _Cleaner) -> "Graph":
+def _with_clean_nodes(graph: "Graph", clean: Cleaner) -> "Graph":
     texts = [name for name, kind in COLUMNS.items() if kind == "str"]
     nodes = graph.nodes.assign(**{name: [clean(str(text)) for text in graph.nodes[name]] for name in texts})
-    ids = pd.Index([clean(str(name)) for name in nodes.index], name="node_id", dtype="str")
+    ids = pd.Index(unique_names(clean(str(name)) for name in nodes.index), name="node_id", dtype="str")
     return graph.replace(nodes=nodes.set_axis(ids))
 
 
@@ -155,7 +141,7 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def _network(graph: "Graph", clean: _Cleaner) -> Any:
+def _network(graph: "Graph", clean: Cleaner) -> Any:
     """As `Graph.to_networkx`, with shares, clean text, a label for every node, and without numbers that are unknown."""
     network: Any = to_networkx(graph)  # the stubs know no attributes
     network.graph["prompt"] = clean(network.graph["prompt"])
@@ -209,9 +195,11 @@ def _cytoscape(network: Any, graph: "Graph") -> bytes:
         {"data": {"id": name, "name": values["label"], "value": name, **values}, "position": {"x": x, "y": 0.0 - y}}
         for (name, values), (x, y) in zip(network.nodes(data=True), _places(graph), strict=True)
     ]
+    # ids of nodes and edges must differ
+    ids = unique_names([*network, *(f"{source} -> {target}" for source, target in network.edges)])[len(network) :]
     edges = [
-        {"data": {"id": f"{source} -> {target}", "source": source, "target": target, **values}}
-        for source, target, values in network.edges(data=True)
+        {"data": {"id": edge_id, "source": source, "target": target, **values}}
+        for edge_id, (source, target, values) in zip(ids, network.edges(data=True), strict=True)
     ]
     document = {
         "format_version": "1.0",

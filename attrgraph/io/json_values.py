@@ -34,3 +34,10 @@ def integer(value: Any) -> int | None:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18 else None
+
+
+def from_numpy(value: Any) -> Any:
+    """For `json.dumps`: numpy's numbers and arrays as Python's; other things are an error."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"a {type(value).__name__} where text, numbers, lists and dictionaries are expected")
+    return value.tolist()

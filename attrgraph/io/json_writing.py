@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrgraph.errors import GraphFileError
 from attrgraph.files import PROFILES, write_whole
 from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair
+from attrgraph.io.json_values import from_numpy
 from attrgraph.io.networkx_graph import without_own_bias
 from attrgraph.io.params import write_params
 from attrgraph.io.problems import say_repaired
@@ -39,7 +40,7 @@ def write_json(graph: "Graph", path: str | Path, profile: str = "neuronpedia", *
         raise GraphFileError(f"{path}: no reader opens JSON without a logit; write .safetensors.")
     document, repairs = to_document(graph, profile)
     try:
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=from_numpy)
         content = text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as e:
         raise GraphFileError(f"{path}: the graph holds what JSON cannot ({e}).") from e

@@ -1,7 +1,7 @@
 """The native file of a graph: one safetensors file that keeps everything and opens without running code.
 
 Its checksum covers every tensor's name, type, shape and bytes, and the text in the header: a file in which a bit has
-changed is refused. Files of version 1, which have none, are still read.
+changed is refused. Files of version 1, which have none, and 2, whose metadata are in the header, are still read.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from scipy import sparse
 from attrgraph.errors import GraphFileError
 from attrgraph.files import write_whole
 from attrgraph.io.check_parts import check_parts
-from attrgraph.io.json_values import are_texts
+from attrgraph.io.json_values import are_texts, from_numpy
 from attrgraph.io.own_metadata import check_own_metadata
 from attrgraph.io.problems import Findings
 from attrgraph.schema import COLUMNS, KINDS, GraphParts, node_table
@@ -26,35 +26,52 @@ from attrgraph.schema import COLUMNS, KINDS, GraphParts, node_table
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
-FORMAT, FORMAT_VERSION = "attrgraph-graph", 2
-_CHECKSUM = "checksum"
-# safetensors refuses to open a file whose header is over 100 MB, quotes escaped
+FORMAT, FORMAT_VERSION = "attrgraph-graph", 3
+_CHECKSUM, _CONTENT = "checksum", "content"
+# safetensors refuses to open a file whose header is over 100 MB, quotes escaped; what is longer is a tensor
 _MAX_HEADER = 45_000_000
 _NUMBERS = {name: dtype for name, dtype in COLUMNS.items() if dtype != "str"}
 _TEXTS = ("node_id", "token", "label")
 
 
 def save_graph(graph: "Graph", path: str | Path, *, overwrite: bool = True) -> None:
-    """Write a graph; the same graph gives the same bytes."""
-    nodes = graph.nodes.reset_index()
+    """Write a graph; the same graph gives the same bytes.
+
+    Raises:
+        GraphFileError: the file cannot be written, or the graph holds what could not be read again.
+    """
+    content = {"metadata": graph.metadata, "prompt_tokens": graph.prompt_tokens}
+    try:
+        tensors = _tensors(graph)
+        text = json.dumps(content, sort_keys=True, default=from_numpy)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise GraphFileError(f"{path}: the graph holds what its file cannot ({e}).") from e
+    # one key only: safetensors writes several in no fixed order
+    if len(text) > _MAX_HEADER:
+        tensors[_CONTENT] = np.frombuffer(text.encode(), dtype=np.uint8)
+        header = {FORMAT: json.dumps({"format_version": FORMAT_VERSION})}
+    else:  # as files of version 2, which older versions of this package read
+        header = {FORMAT: json.dumps({"format_version": 2, **content}, sort_keys=True, default=from_numpy)}
+    tensors[_CHECKSUM] = _checksum(tensors, header[FORMAT])
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header), overwrite=overwrite)
+
+
+def _tensors(graph: "Graph") -> dict[str, Any]:
+    """Columns and edges."""
+    nodes = graph.nodes
+    if not nodes.index.is_unique:
+        raise ValueError(f"{nodes.index[nodes.index.duplicated()][0]!r} is the id of several nodes")
     tensors = {f"nodes.{name}": np.ascontiguousarray(nodes[name].to_numpy(dtype)) for name, dtype in _NUMBERS.items()}
     tensors["nodes.kind"] = np.array([KINDS.index(kind) for kind in nodes["kind"]], dtype=np.int8)
     for name in _TEXTS:
-        tensors[f"nodes.{name}"] = np.frombuffer(json.dumps(nodes[name].tolist()).encode(), dtype=np.uint8)
+        texts = (nodes.index if name == "node_id" else nodes[name]).tolist()
+        "".join(texts).encode()  # halves of surrogate pairs could not be read again
+        tensors[f"nodes.{name}"] = np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
     edges = graph.adjacency.sorted_indices()
     edges.sum_duplicates()
     for name in ("data", "indices", "indptr"):
         tensors[f"adjacency.{name}"] = np.ascontiguousarray(getattr(edges, name))
-    # one key only: safetensors writes several in no fixed order
-    content = {"format_version": FORMAT_VERSION, "metadata": graph.metadata, "prompt_tokens": graph.prompt_tokens}
-    header = {FORMAT: json.dumps(content, sort_keys=True)}
-    if len(header[FORMAT]) > _MAX_HEADER:
-        raise GraphFileError(
-            f"{path}: the graph's metadata take {len(header[FORMAT])} bytes, at most {_MAX_HEADER} can be read again; "
-            "drop what is not needed from graph.metadata['extra']."
-        )
-    tensors[_CHECKSUM] = _checksum(tensors, header[FORMAT])
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header), overwrite=overwrite)
+    return tensors
 
 
 def read_graph(path: Path) -> GraphParts:
@@ -89,6 +106,8 @@ def read_parts(path: Path, findings: Findings) -> GraphParts:
             raise GraphFileError(f"{path}: written by a newer attrgraph (format {content['format_version']}); upgrade.")
         if content["format_version"] > 1 and tensors.pop(_CHECKSUM).tobytes() != _checksum(tensors, header).tobytes():
             raise ValueError("its checksum is not that of its content: it was altered after it was written")
+        if _CONTENT in tensors:
+            content = json.loads(tensors.pop(_CONTENT).tobytes())
         parts = _parts(tensors, content)
         check_parts(parts, findings)
         return parts

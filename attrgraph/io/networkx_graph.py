@@ -16,7 +16,8 @@ def without_own_bias(graph: "Graph") -> "Graph":
     """Without the node for all that is constant; other tools' bias nodes stand for single biases."""
     kept = graph.nodes.index != BIAS_ID
     adjacency = sparse.csr_array(graph.adjacency[kept][:, kept])
-    return graph.replace(nodes=graph.nodes[kept], adjacency=adjacency)
+    # scores are of a graph without it
+    return graph.replace(nodes=graph.nodes[kept], adjacency=adjacency).replace(metadata=graph.metadata)
 
 
 def to_networkx(graph: "Graph") -> "nx.DiGraph[str]":

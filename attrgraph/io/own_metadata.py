@@ -4,12 +4,13 @@ from typing import Any
 
 from attrgraph.io.json_values import are_texts
 
-_OBJECTS = ("checks", "selection", "settings", "pruning", "pruned_from", "scores", "model", "transcoders", "versions")
+_OBJECTS = "checks selection settings pruning pruned_from selected_from scores model transcoders versions".split()
 # of objects that are there, numbers that have to be
 _NUMBERS = {
     "pruning": ("node_threshold", "edge_threshold"),
     "scores": ("replacement", "completeness"),
     "pruned_from": ("nodes", "edges"),
+    "selected_from": ("nodes", "edges"),
     "selection": ("n_active", "n_selected", "unselected_share"),
     "checks": ("logit_deviation", "input_sum_gap"),
 }
@@ -21,10 +22,14 @@ def check_own_metadata(metadata: dict[str, Any]) -> None:
         _check_object(metadata.get(name), name, _NUMBERS.get(name, ()))
     if not are_texts(metadata.get("notes", [])):
         raise TypeError("metadata.notes is not a list of texts")
+    for one in metadata.get("without", []):
+        if not (isinstance(one, dict) and are_texts(one.get("nodes"))):
+            raise TypeError(f"metadata.without has {one!r:.60}, expected the nodes that were taken out")
     for one in metadata.get("skipped_positions", []):
         if not (isinstance(one, dict) and isinstance(one.get("pos"), int) and isinstance(one.get("why"), str)):
             raise TypeError(f"metadata.skipped_positions has {one!r:.60}, expected a position and why")
-    _check_object((metadata.get("pruned_from") or {}).get("pruning"), "pruned_from.pruning", _NUMBERS["pruning"])
+    for name in ("pruning", "scores"):
+        _check_object((metadata.get("pruned_from") or {}).get(name), f"pruned_from.{name}", _NUMBERS[name])
 
 
 def _check_object(values: Any, name: str, numbers: tuple[str, ...]) -> None:
@@ -35,7 +40,7 @@ def _check_object(values: Any, name: str, numbers: tuple[str, ...]) -> None:
     for key in {**dict.fromkeys(numbers), **values} if name == "checks" else numbers:
         value = values.get(key)
         # a graph without influence has no scores: null in JSON
-        is_null = value is None and key in values and name == "scores"
+        is_null = value is None and key in values and name.endswith("scores")
         if key == "is_exact" and isinstance(value, bool):
             continue
         if isinstance(value, bool) or not (is_null or isinstance(value, int | float)):

@@ -1,6 +1,6 @@
 """What stands under a picture: the question and the answer, what was left out, and how to read it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.viz.legend import LIGHT_BELOW
@@ -55,7 +55,18 @@ def _kept(graph: "Graph") -> str:
             f"Pruned to {n_nodes} of {before['nodes']} nodes and {n_edges} of {before['edges']} edges "
             f"({_thresholds(pruning)}){again}."
         )
-    return kept if n_nodes == len(graph.nodes) else f"{kept} The bias node is not drawn."
+    return " ".join(
+        [kept, *_taken_out(graph), *(["The bias node is not drawn."] if n_nodes < len(graph.nodes) else [])]
+    )
+
+
+def _taken_out(graph: "Graph") -> Iterator[str]:
+    """What was left out other than by pruning."""
+    whole, without = graph.metadata.get("selected_from"), graph.metadata.get("without")
+    if whole is not None:
+        yield f"It is a selection from {whole['nodes']} nodes and {whole['edges']} edges."
+    if without is not None:
+        yield f"{sum(len(one['nodes']) for one in without)} nodes were taken out."
 
 
 def _unpruned(graph: "Graph") -> str:
@@ -74,9 +85,9 @@ def _thresholds(pruning: Mapping[str, Any]) -> str:
 
 def _scores(graph: "Graph") -> str:
     here = graph.scores()
-    whole = graph.metadata.get("scores")
-    # null in JSON if there is no influence
-    if not isinstance(whole, Mapping) or None in whole.values() or "pruning" not in graph.metadata:
+    whole = (graph.metadata.get("pruned_from") or {}).get("scores")
+    # null if there is no influence
+    if not isinstance(whole, Mapping) or None in whole.values():
         return f"Replacement {here.replacement:.3f}, completeness {here.completeness:.3f}."
     return (
         f"Replacement {whole['replacement']:.3f} (of what is kept: {here.replacement:.3f}), "

@@ -120,4 +120,5 @@ def _summary(diff: "Diff") -> list[str]:
         f"Left: {visible(' '.join(diff.left.prompt_tokens))} → {summary['left_answer']}",
         f"Right: {visible(' '.join(diff.right.prompt_tokens))} → {summary['right_answer']}",
         f"{nodes}; {edges}.",
+        *(f"Note: {visible(note)}." for note in diff.notes),
     ]

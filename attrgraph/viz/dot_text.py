@@ -5,8 +5,9 @@ from pathlib import Path
 
 from attrgraph.errors import GraphFileError
 from attrgraph.files import NO_GRAPHVIZ, PICTURE_FORMATS, write_whole
+from attrgraph.schema import unique_names
 from attrgraph.viz import MOST_NODES_DRAWN
-from attrgraph.viz.layout import DOUBLE_LINE, Layout
+from attrgraph.viz.layout import DOUBLE_LINE, Layout, Row
 from attrgraph.viz.routes import Point, route
 from attrgraph.viz.scene import Scene
 from attrgraph.viz.text import FONT_SIZE, LINE_HEIGHT, wrap
@@ -16,6 +17,8 @@ PLAIN = 'shape=plaintext, style=""'
 _GREY_TEXT = f'{PLAIN}, fontcolor="#666666"'
 _MARGIN, _ROW_NAME_WIDTH, _NARROWEST = 12.0, 46.0, 400.0
 _ARROW_LENGTH = 5.0
+# names of what stands below the boxes; see `legend.py`
+_KEYS_BELOW = ("caption", *(f"legend {number}{end}" for number in range(9) for end in ("", " from", " to", " box")))
 _BEGINNING = f"""digraph attribution {{
   layout=nop2; outputorder=edgesfirst; pad=0.15;
   node [fontname="Helvetica", fontsize={FONT_SIZE:g}, shape=box, fixedsize=true, margin=0, style=filled, \
@@ -33,18 +36,24 @@ def scene_as_dot(
         below: lines of DOT after them, as `legend.py` makes them.
     """
     lines = [_BEGINNING]
+    rows = [_row_key(row) for row in layout.rows]
+    keys = unique_names([*_KEYS_BELOW, *rows, *(box.key for box in scene.boxes)])[len(_KEYS_BELOW) + len(rows) :]
     for row in layout.rows:
         if row.name:
             x, y = -_MARGIN - _ROW_NAME_WIDTH / 2, (row.low + row.high) / 2
-            lines.append(node(f"row {row.name}", quote(row.name), (x, y), (_ROW_NAME_WIDTH, LINE_HEIGHT), _GREY_TEXT))
-    for box, place, look in zip(scene.boxes, layout.places, box_looks, strict=True):
+            lines.append(node(_row_key(row), quote(row.name), (x, y), (_ROW_NAME_WIDTH, LINE_HEIGHT), _GREY_TEXT))
+    for key, box, place, look in zip(keys, scene.boxes, layout.places, box_looks, strict=True):
         outer = 2 * DOUBLE_LINE if box.kind == "group" else 0.0  # that line is drawn around the box
         size = (place.width - outer, place.height - outer)
         shown = _GREY_TEXT if box.kind == "token" else look
-        lines.append(node(box.key, quote("\n".join(place.lines)), (place.x, place.y), size, shown))
+        lines.append(node(key, quote("\n".join(place.lines)), (place.x, place.y), size, shown))
     for arrow, curve, look in zip(scene.arrows, route(scene.arrows, layout), arrow_looks, strict=True):
-        lines.append(edge(scene.boxes[arrow.source].key, scene.boxes[arrow.target].key, curve, look))
+        lines.append(edge(keys[arrow.source], keys[arrow.target], curve, look))
     return "\n".join([*lines, *below, "}", ""])
+
+
+def _row_key(row: Row) -> str:
+    return f"row {row.name}"
 
 
 def below_picture(layout: Layout) -> tuple[float, float, float]:

@@ -111,6 +111,21 @@ def test_unions_are_written(files: dict[str, str], tmp_path: Path, capsys: pytes
     assert "wrote" in capsys.readouterr().out
 
 
+def test_other_models_are_noted_in_every_form(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph, other = ag.load_graph(files["dallas.json"]), str(tmp_path / "other.safetensors")
+    graph.replace(metadata={**graph.metadata, "model": {"digest": "sha256:\x1b[31m"}}).save(other)
+    both, said = [files["dallas.json"], other], "traced on different models, by digest: "
+    output = ["-o", str(tmp_path / "u.json"), "--force"]
+    for arguments in (["diff", *both], ["diff", *both, "--json"], ["union", *both, *output]):
+        assert main(arguments) == 0
+        out, _ = capsys.readouterr()
+        assert said in out and "\x1b" not in out
+    assert main(["diff", *both, "--csv", "nodes"]) == 0
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.refusal
 def test_bad_input_gives_one_line(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph, text = files["dallas.json"], tmp_path / "text.json"

@@ -185,11 +185,48 @@ def test_what_terminals_and_readers_stumble_over_is_told(
     every = "layer > -2"
     assert main(["query", str(path), every, "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
-    assert [row["token"] for row in rows] == [token] * len(nodes)
+    assert [row["token"] for row in rows] == ["a\u240db\u241b[31m"] * len(nodes)
     for command in (["query", str(path), every], ["info", str(path)]):
         assert main(command) == 0
         out = capsys.readouterr().out
         assert "\x1b[31m" not in out and "\r" not in out and "a\\rb" in out
+
+
+def test_nothing_that_is_printed_is_a_formula_or_moves_the_cursor(
+    traced: ag.Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = traced.prune(0.5)
+    feature, answer = small.select(kind="feature").ids[0], small.select(kind="logit").ids[0]
+    odd = "=HYPERLINK(\x1b[31m\n"
+    path, output = str(tmp_path / "odd.safetensors"), str(tmp_path / "odd.json")
+    nodes = small.nodes.rename(index={feature: "\x1b[2J"}).assign(label=odd, token=odd)
+    Graph(nodes, small.adjacency, [odd] * len(small.prompt_tokens), small.metadata).save(path)
+    by_hand = str(tmp_path / "groups.json")
+    Path(by_hand).write_text(json.dumps({odd: ["\x1b[2J"]}))
+    for verb, *arguments in (
+        ["query", "layer > -2", "--csv"],
+        ["query", "layer > -2"],
+        ["paths", "--csv"],
+        ["paths"],
+        ["effect", "\x1b[2J", answer],
+        ["effect", "\x1b[2K", answer],  # an error that quotes the first
+        ["diff", path, "--csv", "edges"],
+        ["diff", path, "--csv", "nodes"],
+        ["diff", path],
+        ["union", path, "-o", output],
+        ["group", "--groups", by_hand],
+        ["info"],
+        ["check", output],
+        ["convert", "-o", output, "--force"],
+        ["render", "-o", str(tmp_path / "odd.dot"), "--group", "\x1b[3J=x"],
+    ):
+        code = main([verb, path, *arguments])
+        out, err = capsys.readouterr()
+        assert code in (0, 1) and out + err and "\x1b" not in out + err and "Traceback" not in err, (verb, out, err)
+        if "--csv" in arguments:
+            cells = [cell for row in csv.reader(io.StringIO(out, newline="")) for cell in row]
+            numbers = [cell for cell in cells if cell.startswith("-")]
+            assert all(float(cell) < 0 for cell in numbers) and not any(cell.startswith("=") for cell in cells)
 
 
 def test_a_graph_without_an_answer_has_valid_json(

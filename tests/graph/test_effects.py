@@ -1,8 +1,9 @@
 """Influence, effects, flow, graphs with less, pinned scores and numbers: against all paths, and dense by hand."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -14,7 +15,7 @@ from random_graphs import Case, all_paths, cases, dense, dense_shares, make_grap
 from scipy import sparse
 
 import attrgraph as ag
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, ResultError
 from attrgraph.graph.graph import Graph
 from attrgraph.validation.predictions import predict
 
@@ -358,3 +359,44 @@ def test_what_cannot_be_answered_is_refused(demo: Graph) -> None:
     for limits in ({"through": "x"}, {"avoid": "x"}):
         with pytest.raises(AttrGraphError, match="no node 'x'"):
             demo.effect("0_-1_5", "1_-1_5", **limits)
+
+
+@settings(deadline=None, max_examples=20)
+@given(case=cases(), seed=st.integers(0, 2**32 - 1))
+def test_only_activations_on_the_way_are_needed(case: Case, seed: int) -> None:
+    graph, rng = case.build(), np.random.default_rng(seed)
+    ids = graph.nodes.index
+    lacks = (graph.nodes["kind"] == "feature").to_numpy() & (rng.random(len(ids)) < 0.4)
+
+    def with_activations(values: float | np.ndarray) -> Graph:
+        activation = np.where(lacks, values, graph.nodes["activation"])
+        return graph.replace(nodes=graph.nodes.assign(activation=activation))
+
+    # what does not depend on the missing ones can be told without them, and nothing else
+    bare, *filled = (with_activations(values) for values in (0.0, 1 + rng.random(len(ids)), 3 + rng.random(len(ids))))
+    ends = [str(rng.choice(ids)), str(graph.select(kind="logit").ids[0])]
+    some = [[str(node) for node in rng.choice(ids, 2)] for _ in range(2)]
+    questions: list[Callable[[Graph], Any]] = [
+        lambda one: one.effect(*ends),
+        lambda one: one.effect(*ends, through=some[0]),
+        lambda one: one.effect(*ends, avoid=some[1]),
+        lambda one: one.effect(*ends, through=some[0], avoid=some[1]),
+        lambda one: one.influence(ends[1], signed=True).tolist(),
+        lambda one: sorted(one.paths(*ends, by="abs", k=10**6)["weight"]),
+    ]
+    for ask in questions:
+        first, second = (ask(one) for one in filled)
+        if first == second:
+            assert ask(bare) == pytest.approx(first)
+        else:
+            with pytest.raises(AttrGraphError, match="have no activation"):
+                ask(bare)
+
+
+@pytest.mark.refusal
+def test_an_effect_that_is_no_number_is_refused() -> None:
+    rows = [("feature", 0, 0, 0), ("embedding", -1, 0, 5), ("logit", 1, 0, 7)]
+    graph = make_graph(rows, 1, np.random.default_rng(0), 1.0)
+    tiny = graph.replace(nodes=graph.nodes.assign(activation=3e-308), adjacency=1e30 * graph.adjacency)
+    with pytest.raises(ResultError, match="an effect is -?inf"):
+        tiny.effect("E_5_0", "2_7_0")

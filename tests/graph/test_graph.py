@@ -64,7 +64,7 @@ def test_json_profiles_come_back_equal(profile: str, graph: ag.Graph, tmp_path: 
     not_logit = pruned.nodes["kind"] != "logit"
     assert again.nodes["cumulative_influence"][not_logit].equals(pruned.nodes["cumulative_influence"][not_logit])
     assert (again.adjacency != pruned.adjacency).nnz == 0
-    assert again.metadata["scores"] == graph.metadata["scores"]
+    assert again.metadata["scores"] == pruned.metadata["scores"] == pruned.scores()._asdict()
 
 
 @pytest.mark.parametrize("profile", PROFILES)

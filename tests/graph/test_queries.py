@@ -171,7 +171,10 @@ def test_subgraph_has_the_nodes_and_the_edges_among_them(graph: Graph) -> None:
     assert small.nodes.equals(chosen.nodes)
     expected = graph.to_networkx().subgraph(chosen.ids)
     assert dict(small.to_networkx().edges) == dict(expected.edges)
-    assert small.prompt_tokens == graph.prompt_tokens and small.metadata == graph.metadata
+    inner = graph.without_bias()
+    whole = {"nodes": len(inner.nodes), "edges": inner.adjacency.nnz}
+    assert small.prompt_tokens == graph.prompt_tokens
+    assert small.metadata == {**graph.metadata, "selected_from": whole}
     assert len(graph.select(layer=[]).subgraph().nodes) == 0
 
 

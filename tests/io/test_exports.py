@@ -121,6 +121,46 @@ def test_hostile_text_comes_back_or_is_replaced_and_counted(
     assert again.nodes[nodes.index[0]]["label"] == (in_xml if is_text else label)
 
 
+# ids that are alike once what a format cannot hold is replaced, or once an edge is named by its ends
+ALIKE = [
+    "\x00",
+    "\u2400",
+    "a\rb",
+    "a\u240db",
+    "\ufffe",
+    "\ufffd",
+    "=1",
+    "'=1",
+    "x",
+    "x -> y",
+    "y -> z",
+    "z",
+    "a-2",
+    "",
+    " ",
+]
+FORMULAS = ["=1+1", "+1", "-1", "@x", "\t=1", "\n=1", "\uff1d1"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_ids_stay_distinct_and_every_text_can_be_read(ending: str, graph: ag.Graph, tmp_path: Path) -> None:
+    odd = [*FORMULAS, "]]>", "<b>", "\u202e", "\x85", "NA", "\x1b[2J"]
+    ids = [*ALIKE, *graph.nodes.index[len(ALIKE) :]]
+    token = [odd[i % len(odd)] for i in range(len(ids))]
+    nodes = graph.nodes.assign(token=token, label=token).set_axis(pd.Index(ids, name="node_id", dtype="str"))
+    ag.export_graph(graph.replace(nodes=nodes), tmp_path / f"g.{ending}")
+    again = read_network(tmp_path / f"g.{ending}")
+    assert (again.number_of_nodes(), again.number_of_edges()) == (len(nodes), graph.adjacency.nnz)
+    if ending == "csv":
+        assert {f"'{text}" for text in FORMULAS} <= {data["token"] for _, data in again.nodes(data=True)}
+        assert "\x1b" not in (tmp_path / "g.nodes.csv").read_text(encoding="utf-8")
+        assert any(data["weight"] < 0 for _, _, data in again.edges(data=True))  # numbers stay numbers
+    if ending == "cyjs":
+        elements = json.loads((tmp_path / "g.cyjs").read_text(encoding="utf-8"))["elements"]
+        names = [one["data"]["id"] for kind in ("nodes", "edges") for one in elements[kind]]
+        assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("ending", ["graphml", "gexf", "cyjs"])
 def test_unlabelled_nodes_show_their_ids_and_the_prompt_may_hold_anything(
     ending: str, graph: ag.Graph, tmp_path: Path

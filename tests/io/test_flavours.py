@@ -107,6 +107,20 @@ def test_every_flavour_comes_back_through_two_formats(flavour: str, first: str, 
         assert again["qParams"] == graph.metadata["qParams"]
 
 
+def test_other_ids_are_said_when_a_file_is_converted(tmp_path: Path) -> None:
+    written(document("eleutherai"), tmp_path / "a.json")
+    ours, theirs = (
+        [node["node_id"] for node in content["nodes"]]
+        for content in (document("circuit-tracer schema 1, newer error ids"), document("eleutherai"))
+    )
+    new = [name for name in ours if name not in theirs]
+    assert len(new) == 2
+    said = "2 ids ('0_-1_1', '2_-1_3') given to nodes that the file calls otherwise: ids are those of this package"
+    for name in ("b.json", "b.safetensors", "b.graphml"):
+        assert said in ag.convert_graph(tmp_path / "a.json", tmp_path / name)
+    assert ag.convert_graph(tmp_path / "b.json", tmp_path / "c.json") == []
+
+
 @pytest.mark.parametrize("flavour", [*FLAVOURS, "attention"])
 def test_what_is_written_for_neuronpedia_has_nothing_wrong(flavour: str, tmp_path: Path) -> None:
     content = attention_document() if flavour == "attention" else document(flavour)
@@ -227,7 +241,7 @@ def test_pins_of_nodes_that_pruning_dropped_are_not_written(tmp_path: Path) -> N
     content["qParams"]["pinnedIds"].append("9_9_9")
     written(content, tmp_path / "a.json")
     repairs = ag.convert_graph(tmp_path / "a.json", tmp_path / "b.json")
-    assert repairs == ["1 id ('9_9_9') in qParams left out that name no node of the graph"]
+    assert repairs[-1] == "1 id ('9_9_9') in qParams left out that name no node of the graph"
     pruned = ag.load_graph(tmp_path / "a.json").prune(0.1, 0.1)
     assert "1_40_2" not in pruned.nodes.index
     pruned.to_json(tmp_path / "c.json")
@@ -256,7 +270,7 @@ def test_pins_of_nodes_that_pruning_dropped_are_not_written(tmp_path: Path) -> N
 def test_repairs_are_said_and_leave_nothing_to_repair(
     change: Callable[[dict[str, Any]], object], repair: str, tmp_path: Path
 ) -> None:
-    content = document("circuit-tracer schema 1")
+    content = document("circuit-tracer schema 1, newer error ids")
     graph = loaded(content, tmp_path)
     change(content)
     written(content, tmp_path / "a.json")

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -98,6 +99,41 @@ def test_edges_are_in_order_and_there_once(sources: list[int], code: str, tmp_pa
     graph.replace(adjacency=adjacency).save(path)  # edges between two nodes add up
     again = ag.load_graph(path).adjacency
     assert again.has_canonical_format and np.array_equal(again.toarray(), adjacency.toarray())
+
+
+@pytest.mark.refusal
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    graph, path = six_nodes(), tmp_path / "g.safetensors"
+    with pytest.raises(GraphFileError, match=r"the graph holds what its file cannot .* is the id of several nodes"):
+        graph.replace(nodes=graph.nodes.rename(index={"0_2_1": "0_1_0"})).save(path)
+    broken = pd.Series(["\ud800"] * 6, dtype=object, index=graph.nodes.index)
+    with pytest.raises(GraphFileError, match="surrogates not allowed"):
+        graph.replace(nodes=graph.nodes.assign(label=broken)).save(path)
+    for name in ("g.safetensors", "g.json"):
+        with pytest.raises(GraphFileError, match="a set where text, numbers"):
+            ag.export_graph(graph.replace(metadata={**graph.metadata, "settings": {"x": {1, 2}}}), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    about = {"x": np.float32(0.5), "y": np.int64(3), "z": np.arange(2), "w": np.bool_(True)}
+    graph = six_nodes()
+    for name in ("g.safetensors", "g.json"):
+        ag.export_graph(graph.replace(metadata={**graph.metadata, "settings": about}), tmp_path / name)
+        assert ag.load_graph(tmp_path / name).metadata["settings"] == {"x": 0.5, "y": 3, "z": [0, 1], "w": True}
+
+
+def test_metadata_of_any_size_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attrgraph.io.native._MAX_HEADER", 1000)
+    graph, path = six_nodes(), tmp_path / "g.safetensors"
+    large = graph.replace(metadata={**graph.metadata, "long": ["\u6771"] * 1000})
+    large.save(path)
+    assert ag.load_graph(path).metadata == large.metadata and check_graph_file(path) == []
+    content = bytearray(path.read_bytes())
+    content[content.index(b"n_layers")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(GraphFileError, match="its checksum is not that of its content"):
+        ag.load_graph(path)
 
 
 @pytest.mark.refusal

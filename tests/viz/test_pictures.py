@@ -377,6 +377,15 @@ def test_hostile_labels_are_shown_as_they_are_and_break_nothing(text: str, tmp_p
     assert len(arrows) == 7 + 5  # the graph's, and the legend's
 
 
+def test_boxes_stay_distinct_whatever_nodes_are_called() -> None:
+    graph = small_graph(("plain", "plain"))
+    alike = ["a", " a", "a\n", "a\\n", "caption", "row layer 0", "legend 0", "token 0"]
+    ids = [*alike, *graph.nodes.index[len(alike) :]][: len(graph.nodes)]
+    text = graph.replace(nodes=graph.nodes.set_axis(pd.Index(ids, name="node_id", dtype="str"))).to_dot()
+    keys = [line.split(" [pos=")[0] for line in text.splitlines() if " [pos=" in line]
+    assert len(set(keys)) == len(keys) >= len(ids)
+
+
 def test_the_same_graph_gives_the_same_text(graph: ag.Graph, tmp_path: Path) -> None:
     pruned = graph.prune(0.5, 0.9)
     text = pruned.to_dot()

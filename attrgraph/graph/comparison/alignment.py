@@ -98,14 +98,8 @@ def _name(node: str, pos: int, place: int) -> str:
     return f"{head}_{place}" if separator and tail == str(pos) else node
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, those that occur again with a number after a dash."""
-    numbers = pd.Series(1, index=list(names)).groupby(level=0).cumsum()
-    return [name if number == 1 else f"{name}-{number}" for name, number in zip(names, numbers, strict=True)]
-
-
 def check_comparable(graphs: "Sequence[Graph]") -> None:
-    """Raise AttrGraphError unless a feature's number means the same in all graphs, as far as they say."""
+    """Raise AttrGraphError for graphs of other numbers of layers: nodes of one are not where those of another are."""
     first = graphs[0]
     for number, graph in enumerate(graphs[1:], start=2):
         if graph.n_layers != first.n_layers:
@@ -113,10 +107,3 @@ def check_comparable(graphs: "Sequence[Graph]") -> None:
                 f"graph {number} is of {graph.n_layers} layers, the first of {first.n_layers}; "
                 "graphs of one model and its transcoders can be compared."
             )
-        ours, theirs = (each.metadata.get("transcoders") or {} for each in (first, graph))
-        for key in ("digest", "revision", "kind", "n_features"):
-            if ours.get(key) and theirs.get(key) and ours[key] != theirs[key]:
-                raise AttrGraphError(
-                    f"graph {number} was traced with other transcoders than the first: {key} {theirs[key]}, "
-                    f"not {ours[key]}; one feature number would mean two things. Trace both with the same ones."
-                )

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, keyed, placed_edges, unique_names
+from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, keyed, placed_edges
 from attrgraph.graph.comparison.alignment import align as positions_of
+from attrgraph.graph.comparison.differences import differences
 from attrgraph.influence.influence import row_shares
+from attrgraph.schema import unique_names
 from attrgraph.viz import diff_dot
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Diff:
             `label`, `status`, then `activation` and `influence` as `_left`, `_right` and `_delta`.
         edges: columns `source` and `target` (of `nodes`), `status`, `weight_left`, `weight_right`, `weight_delta`,
             `share_left`, `share_right` (of the target's |input|).
+        notes: how the graphs were made otherwise, as far as they say: other models or transcoders, precision, settings;
+            and what cannot be verified. Graph 1 is the left one.
     """
 
     left: "Graph"
@@ -41,6 +45,7 @@ class Diff:
     places: pd.DataFrame
     nodes: pd.DataFrame
     edges: pd.DataFrame
+    notes: list[str]
 
     def __repr__(self) -> str:
         nodes, edges = (
@@ -55,7 +60,7 @@ class Diff:
         `nodes`, `edges`: how many of each status, and `jaccard`: common over all. `influence_overlap`: the sum over
         nodes of the smaller share of influence, over the sum of the larger one; each graph's influence is divided by
         its sum. `edge_correlation`: Pearson's, of the weights of common edges. `left_answer`, `right_answer`: the most
-        probable logits' tokens, and `is_answer_changed`.
+        probable logits' tokens, and `is_answer_changed`. `notes`: see `Diff`.
         """
         shares = [self.nodes[f"influence_{side}"].fillna(0).to_numpy() for side in ("left", "right")]
         ours, theirs = (each / each.sum() if each.sum() > 0 else each for each in shares)
@@ -69,6 +74,7 @@ class Diff:
             "left_answer": answers[0],
             "right_answer": answers[1],
             "is_answer_changed": answers[0] != answers[1],
+            "notes": self.notes,
         }
 
     to_dot = diff_dot.to_dot
@@ -83,7 +89,7 @@ def diff(left: "Graph", right: "Graph", *, align: str = "end") -> Diff:
             tokens do, as `difflib` matches them, and what stands between them from its end.
 
     Raises:
-        AttrGraphError: an unknown alignment, or graphs with other layers or transcoders.
+        AttrGraphError: an unknown alignment, or graphs with other numbers of layers.
 
     Example:
         >>> import attrgraph as ag
@@ -94,6 +100,7 @@ def diff(left: "Graph", right: "Graph", *, align: str = "end") -> Diff:
         'springfield'
     """
     check_comparable([left, right])
+    notes = differences([left, right])
     left, right = left.without_bias(), right.without_bias()
     pairs = positions_of(left.prompt_tokens, right.prompt_tokens, align)
     tables = []
@@ -102,7 +109,8 @@ def diff(left: "Graph", right: "Graph", *, align: str = "end") -> Diff:
         tables.append(keyed(graph, [place_of[pos] for pos in range(len(graph.prompt_tokens))], len(pairs)))
     nodes = _nodes(*tables)
     edges = _edges(nodes, left, right)
-    return Diff(left, right, _places(pairs, left, right), nodes.drop(columns=["at_left", "at_right"]), edges)
+    nodes = nodes.drop(columns=["at_left", "at_right"])
+    return Diff(left, right, _places(pairs, left, right), nodes, edges, notes)
 
 
 def _places(pairs: list[Pair], left: "Graph", right: "Graph") -> pd.DataFrame:

@@ -10,9 +10,10 @@ from jaxtyping import Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, placed_edges, unique_names
+from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, placed_edges
+from attrgraph.graph.comparison.differences import differences
 from attrgraph.influence.influence import cumulative_share
-from attrgraph.schema import node_label, node_table
+from attrgraph.schema import node_label, node_table, unique_names
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -37,7 +38,8 @@ def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") 
     however few graphs have them: influence is on them.
 
     `metadata["union"]` has `n_graphs`, `min_count`, `align`, `prompts`, and what `union_nodes` and `union_edges` read.
-    The latter is as long as there are edges: prune graphs of large models first.
+    The latter is as long as there are edges: prune graphs of large models first. `metadata["notes"]` says how the
+    graphs were made otherwise, as far as they say, and what cannot be verified.
 
     Args:
         graphs: of one model and its transcoders; pruned or not.
@@ -46,8 +48,7 @@ def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") 
             many positions as the longest prompt.
 
     Raises:
-        AttrGraphError: no graph, a number out of range, an unknown alignment, or graphs with other layers or
-            transcoders.
+        AttrGraphError: no graph, a number out of range, an unknown alignment, or graphs with other numbers of layers.
     """
     graphs = list(graphs)
     if not graphs:
@@ -74,6 +75,8 @@ def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") 
         "edges": edge_statistics,
     }
     metadata = {**_shared_metadata(graphs), "union": about}
+    if len(graphs) > 1 and (notes := differences(graphs)):
+        metadata["notes"] = notes
     return graphs[0].replace(nodes=nodes, adjacency=adjacency, prompt_tokens=tokens, metadata=metadata)
 
 
@@ -100,7 +103,7 @@ def union_nodes(graph: "Graph") -> pd.DataFrame:
 
 
 def union_edges(graph: "Graph") -> pd.DataFrame:
-    """How often each edge of a union occurs.
+    """How often each edge of a union occurs; of a part of it, those that are still there with their mean weight.
 
     Returns:
         Columns `target`, `source`, `count` (of graphs with this edge), `n_possible` (of graphs with its target),
@@ -110,8 +113,11 @@ def union_edges(graph: "Graph") -> pd.DataFrame:
         AttrGraphError: the graph is no union.
     """
     table = pd.DataFrame(_about(graph)["edges"])
-    ids = graph.nodes.index
-    return table[table["target"].isin(ids) & table["source"].isin(ids)].reset_index(drop=True)
+    rows, columns = (graph.nodes.index.get_indexer(table[end]) for end in ("target", "source"))
+    is_there = (rows >= 0) & (columns >= 0)
+    weights = np.asarray(graph.adjacency[rows[is_there], columns[is_there]]).reshape(-1) if is_there.any() else []
+    is_there[is_there] = weights == table["weight_mean"].to_numpy(np.float32)[is_there]
+    return table[is_there].reset_index(drop=True)
 
 
 def wilson_interval(counts: Any, n_trials: int) -> tuple[Any, Any]:
@@ -207,11 +213,19 @@ def _edges_among(graph: "Graph", row: Int[np.ndarray, " n_nodes"]) -> tuple[np.n
 
 
 def _shared_metadata(graphs: list["Graph"]) -> dict[str, Any]:
-    """What all graphs say alike about where they come from; of one graph, all that it says."""
-    first = graphs[0].metadata
+    """What all graphs say alike about where they come from, and the worst of their checks; of one graph, everything."""
+    first, all_checks = graphs[0].metadata, [graph.metadata.get("checks") or {} for graph in graphs]
+    if len(graphs) == 1:
+        return first
     names = ("n_layers", "generator", "versions", "model", "transcoders", "dtype", "pruning")
-    return {
+    shared = {
         name: first[name]
-        for name in (names if len(graphs) > 1 else first)
+        for name in names
         if name in first and all(graph.metadata.get(name) == first[name] for graph in graphs[1:])
     }
+    if all(all_checks):
+        worst: dict[str, Any] = {
+            name: max(each[name] for each in all_checks) for name in ("logit_deviation", "input_sum_gap")
+        }
+        shared["checks"] = {**worst, "is_exact": all(each.get("is_exact", True) for each in all_checks)}
+    return shared

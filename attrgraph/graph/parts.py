@@ -1,0 +1,37 @@
+"""Parts of a graph, and the scores that go with them."""
+
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Bool
+from numpy import ndarray
+from scipy import sparse
+
+from attrgraph.files import plain
+
+if TYPE_CHECKING:
+    from attrgraph.graph.graph import Graph
+
+
+def part_of(graph: "Graph", nodes: Bool[ndarray, " n_nodes"], **others: Any) -> "Graph":
+    """Only these nodes and the edges among them; every number is as in the whole graph, influence too.
+
+    Args:
+        graph: the whole.
+        nodes: true for each that stays.
+        others: parts of the whole that are to be others: `adjacency`, `metadata`.
+    """
+    adjacency = others.pop("adjacency", graph.adjacency)
+    part = {"nodes": graph.nodes[nodes], "adjacency": sparse.csr_array(adjacency[nodes][:, nodes])}
+    return graph.replace(**part, **others)
+
+
+def with_scores(graph: "Graph") -> "Graph":
+    """The same graph with its scores in its metadata; null if it has no influence."""
+    return graph.replace(metadata={**graph.metadata, "scores": plain(graph.scores()._asdict())})
+
+
+def size_of(graph: "Graph") -> dict[str, int]:
+    """How many nodes and edges there are, the bias node's left out, as a part of the graph records it."""
+    is_bias = (graph.nodes["kind"] == "bias").to_numpy()
+    n_edges = graph.adjacency.nnz - int(is_bias[graph.adjacency.indices].sum())
+    return {"nodes": int((~is_bias).sum()), "edges": n_edges}
