@@ -246,12 +246,6 @@ class LanguageModel:
             unembedding_deviation=float((self.soft_cap(uncapped_logits) - widened(logits)).abs().max()),
         )
 
-    def unembed(self, final_stream: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """Logits before soft-capping, from what enters the final norm."""
-        W_U, b_U = self._unembedding()
-        logits = self.frozen_norm(self.final_norm_module(), final_stream).apply(final_stream) @ W_U.T
-        return logits if b_U is None else logits + b_U
-
     def _unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
         bias = getattr(self.hf_model.get_output_embeddings(), "bias", None)
         return widened(self.W_U), None if bias is None else widened(bias.detach())
