@@ -12,7 +12,7 @@ from attrgraph.graph.graph import Graph
 from attrgraph.interventions.intervene import Effect, effects_of, take_apart
 from attrgraph.interventions.intervention import Intervention, Node, places_of, resolve
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.models.special import PromptOptions
+from attrgraph.models.special import PromptOptions, counted
 from attrgraph.transcoders.transcoders import FeatureKey
 
 SCALES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -89,21 +89,21 @@ def features_at(graph: Graph, pos: int, *, node_threshold: float = 0.8) -> Featu
 
     Args:
         graph: unpruned.
-        pos: the position.
+        pos: the position, from the end if negative.
         node_threshold: of the pruning that picks.
 
     Raises:
+        PromptError: the prompt does not have the position.
         InterventionError: the graph has no features at the position, or pruning keeps none.
     """
-    nodes = graph.nodes
+    nodes, pos = graph.nodes, counted(pos, len(graph.prompt_tokens), "pos")
     here = nodes[(nodes["kind"] == "feature") & (nodes["pos"] == pos)]
     ids = here.sort_values("influence", ascending=False, kind="stable").index.tolist()
     picked = set(graph.prune(node_threshold).nodes.index)
     found = FeaturesAt([node for node in ids if node in picked], [node for node in ids if node not in picked])
     if not found.kept:
         raise InterventionError(
-            f"of {len(ids)} features at position {pos}, pruning to {node_threshold} of influence keeps none; "
-            f"the prompt has positions 0 to {len(graph.prompt_tokens) - 1}."
+            f"of {len(ids)} features at position {pos}, pruning to {node_threshold} of influence keeps none."
         )
     return found
 
