@@ -15,7 +15,7 @@ from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection, plain_weights
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
-from attrgraph.models.tokens import chat_ids, front_token, is_special, token_text
+from attrgraph.models.tokens import chat_text, front_token, is_special, text_of, token_text
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.hub import digest_tensors
 
@@ -179,7 +179,8 @@ class LanguageModel:
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
         ids: Any = prompt
         if len(ids) and isinstance(ids[0], Mapping):
-            return chat_ids(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs)
+            chat = chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs)
+            return self._token_ids(chat)
         for item in ids:
             if not isinstance(item, Integral) or isinstance(item, bool):
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")
@@ -198,7 +199,7 @@ class LanguageModel:
         """The text that the tokens make together."""
         if self.tokenizer is None:
             return "".join(self.token_text(token_id) for token_id in token_ids)
-        return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
+        return text_of(self.tokenizer, token_ids)
 
     # -- one run -----------------------------------------------------------------------------------------------
 
