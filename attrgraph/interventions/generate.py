@@ -85,7 +85,7 @@ def generate(
     while len(new_ids) < n_new:
         start = len(token_ids) + len(new_ids) - len(fed)
         rows = torch.tensor([fed, fed], device=model.device)
-        with steering.at(start, len(fed)):
+        with model.eager(), steering.at(start, len(fed)):
             out = model.hf_model(input_ids=rows, past_key_values=cache, use_cache=use_cache, logits_to_keep=1)
         before, speeds = speeds, _rotation_speeds(model)
         if cache is not None and not all(map(torch.equal, before, speeds)):
