@@ -25,6 +25,7 @@ def validate(
     n_nodes: Annotated[int, "N", "Most nodes removed one by one.", "--nodes", {"min": 1}] = 256,
     n_controls: Annotated[int, "N", "Random sets compared with each set of features.", "--controls", {"min": 0}] = 20,
     seed: Annotated[int, "N", "Of samples, controls and intervals."] = 0,
+    memory_budget: options.MemoryBudget = None,
     as_json: options.AsJson = False,
     force: options.Force = False,
 ) -> None:
@@ -64,6 +65,7 @@ def validate(
             n_nodes=n_nodes,
             n_controls=n_controls,
             seed=seed,
+            memory_budget=memory_budget,
             progress=progress,
             **tokens,
         )

@@ -18,6 +18,10 @@ from attrgraph.transcoders.paging import release
 
 # of decoder rows that are converted at a time: a choice, not tuned
 _CONVERTED_BYTES = 64 * 2**20
+# a feature's number: its layer, then so many bits for its position and for its index in the layer
+_POS_BITS, _FEATURE_BITS = 24, 31
+# layer, feature, position
+FeatureKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,51 @@ class ActiveFeatures:
         columns = ((part.layer, part.pos, part.feature, part.activation) for part in parts)
         return ActiveFeatures(*(torch.cat(column) for column in zip(*columns, strict=True)))
 
-    def with_set(self, keys: Int[Tensor, "n 3"], activations: Float[Tensor, " n"]) -> "ActiveFeatures":
-        """The same with the activations of features (layer, position, feature) set; at 0 a feature is not active."""
-        old = torch.stack([self.layer, self.pos, self.feature], 1)
-        unique, place = torch.cat([keys, old]).unique(dim=0, return_inverse=True)  # in ascending order
-        activation = self.activation.new_zeros(len(unique)).index_copy_(0, place[len(keys) :], self.activation)
-        activation[place[: len(keys)]] = activations.to(activation)
+    def with_set(self, keys: Sequence[FeatureKey], activations: Sequence[float]) -> "ActiveFeatures":
+        """The same with the activations of some features set; at 0 a feature is not active."""
+        codes, place = torch.cat([self.codes_of(keys), self.codes]).unique(return_inverse=True)  # in ascending order
+        activation = self.activation.new_zeros(len(codes)).index_copy_(0, place[len(keys) :], self.activation)
+        activation[place[: len(keys)]] = activation.new_tensor(activations)
         is_on = (activation != 0).nonzero()[:, 0]
-        layer, pos, feature = unique[is_on].T.contiguous()
-        return ActiveFeatures(layer, pos, feature, activation[is_on])
+        return ActiveFeatures(*decoded(codes[is_on]), activation[is_on])
+
+    def at(self, keys: Sequence[FeatureKey]) -> list[float]:
+        """The activations of some features; 0 for one that is not active."""
+        codes = self.codes_of(keys)
+        if not len(self):
+            return [0.0] * len(keys)
+        row = torch.searchsorted(self.codes, codes).clamp_max(len(self) - 1)
+        found: list[float] = torch.where(self.codes[row] == codes, self.activation[row], 0.0).tolist()
+        return found
+
+    def places(self) -> list[FeatureKey]:
+        """Of all active features; to ask for some, `at` costs far less."""
+        return list(zip(*(column.tolist() for column in (self.layer, self.feature, self.pos)), strict=True))
 
     @cached_property
-    def by_key(self) -> dict[tuple[int, int, int], float]:
-        """Activation by (layer, feature, position)."""
-        columns = (column.tolist() for column in (self.layer, self.feature, self.pos, self.activation))
-        return {(layer, feature, pos): value for layer, feature, pos, value in zip(*columns, strict=True)}
+    def codes(self) -> Int[Tensor, " n_active"]:
+        """A number for each feature, in ascending order; see `decoded`."""
+        return _codes(self.layer, self.pos, self.feature)
+
+    def codes_of(self, keys: Sequence[FeatureKey]) -> Int[Tensor, " n"]:
+        """The numbers of some features, active or not."""
+        layer, feature, pos = torch.tensor(keys, dtype=torch.int64, device=self.layer.device).reshape(-1, 3).T
+        return _codes(layer, pos, feature)
 
     def in_layer(self, layer: int) -> slice:
         """The rows of one layer."""
         bounds = torch.tensor([layer, layer + 1], device=self.layer.device)
         return slice(*torch.searchsorted(self.layer, bounds).tolist())
+
+
+def _codes(layer: Tensor, pos: Tensor, feature: Tensor) -> Int[Tensor, " n"]:
+    return (((layer << _POS_BITS) + pos) << _FEATURE_BITS) + feature
+
+
+def decoded(codes: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Layers, positions and indices of the features that have these numbers."""
+    pos, feature = (codes >> _FEATURE_BITS) & (2**_POS_BITS - 1), codes & (2**_FEATURE_BITS - 1)
+    return codes >> (_POS_BITS + _FEATURE_BITS), pos, feature
 
 
 class Transcoders:

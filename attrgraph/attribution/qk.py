@@ -28,12 +28,12 @@ from attrgraph.attribution.prepare import keeps_patterns
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
-from attrgraph.errors import AttrGraphError, PromptError, ResultError, TranscoderError, UnsupportedModelError
+from attrgraph.errors import AttrGraphError, ResultError, TranscoderError, UnsupportedModelError
 from attrgraph.memory import budget_bytes
 from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.models.special import PromptOptions, find_special, mask_of
+from attrgraph.models.special import PromptOptions, counted, find_special, mask_of
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 # contributions of pairs that exist at a time: chosen, not tuned
@@ -147,7 +147,7 @@ def explain_attention(
         model: a language model with transcoders.
         prompt: as for `trace`.
         layer, head: which attention head; heads that share a key head each have their own queries.
-        query, key: positions in the prompt, the key at or before the query.
+        query, key: positions in the prompt, from the end if negative; the key at or before the query.
         options: prepend and skip_positions, as for `trace`.
 
     Raises:
@@ -170,7 +170,8 @@ def explain_attention(
     if model.transcoders is None:
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
     token_ids = model.tokenize(prompt, prepend=options.get("prepend", "auto"))
-    _check(model, len(token_ids), layer, head, query, key)
+    query, key = (counted(pos, len(token_ids), name) for name, pos in (("query", query), ("key", key)))
+    _check(model, layer, head, query, key)
     memory = budget_bytes(None, model.device)
     with recorded_attention(model, layer) as seen:
         run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
@@ -190,17 +191,12 @@ def explain_attention(
     return AttentionExplanation(*where, score, weight, *checks, sources.iloc[columns], *vectors)
 
 
-def _check(model: LanguageModel, n_pos: int, layer: int, head: int, query: int, key: int) -> None:
+def _check(model: LanguageModel, layer: int, head: int, query: int, key: int) -> None:
     """Raise unless the model computes this score, and computes it as a product."""
     n_heads = int(model.config.num_attention_heads)
-    for name, value, n, error in (
-        ("layer", layer, model.n_layers, AttrGraphError),
-        ("head", head, n_heads, AttrGraphError),
-        ("query", query, n_pos, PromptError),
-        ("key", key, n_pos, PromptError),
-    ):
+    for name, value, n in (("layer", layer, model.n_layers), ("head", head, n_heads)):
         if not isinstance(value, Integral) or not 0 <= value < n:
-            raise error(f"{name} is {value!r}; expected 0 to {n - 1}.")
+            raise AttrGraphError(f"{name} is {value!r}; expected 0 to {n - 1}.")
     if key > query:
         raise AttrGraphError(f"key {key} comes after query {query}; attention looks back only, so there is no score.")
     first = _first_key(model, layer, query)

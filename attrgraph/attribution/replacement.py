@@ -133,8 +133,7 @@ def run_replaced(local: LocalReplacement, embedding: Stream, out_at: OutAt) -> F
     stream = embedding if run.position_embedding is None else embedding + run.position_embedding
     for layer in range(run.n_layers):
         stream = local.carry(layer, stream, out_at)
-    logits = run.W_U @ run.final_norm.apply(stream)[-1]
-    return logits if run.b_U is None else logits + run.b_U
+    return run.unembed(run.final_norm.apply(stream)[-1])
 
 
 def activations_at(local: LocalReplacement, layer: int, read: Stream, *, is_linear: bool = False) -> Tensor:

@@ -17,11 +17,12 @@ from torch.nn.functional import pad
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError
 from attrgraph.interventions.intervene import held_layers, live_read, take_apart
-from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, Positions, add_changes, resolve
+from attrgraph.interventions.intervention import Changes, Intervention, Positions, add_changes, resolve
 from attrgraph.models.frozen import widened
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.special import PromptOptions
+from attrgraph.transcoders.transcoders import FeatureKey
 
 _LIVE_MODES = ("constrained", "free")
 
@@ -80,19 +81,22 @@ def generate(
     # the last token is predicted, not read
     n_new, ends = min(max_new_tokens, model.n_context - len(token_ids) + 1), _ends_of_text(model)
     steering = _Steering(model, local, sets, (mode, upto_layer), len(token_ids) + n_new)
-    fed = token_ids
+    fed, speeds = token_ids, list[Tensor]()
     while len(new_ids) < n_new:
         start = len(token_ids) + len(new_ids) - len(fed)
         rows = torch.tensor([fed, fed], device=model.device)
-        with steering.at(start, len(fed)):
+        with model.eager(), steering.at(start, len(fed)):
             out = model.hf_model(input_ids=rows, past_key_values=cache, use_cache=use_cache, logits_to_keep=1)
+        before, speeds = speeds, _rotation_speeds(model)
+        if cache is not None and not all(map(torch.equal, before, speeds)):
+            cache, fed = None, token_ids + new_ids  # keys in the cache are turned otherwise: the whole text again
+            continue
         new_ids.append(int(out.logits[1, -1].argmax()))
         if new_ids[-1] in ends:
             break
         cache, fed = (out.past_key_values, new_ids[-1:]) if use_cache else (None, token_ids + new_ids)
     tokens = [model.token_text(i) for i in new_ids]
-    text = model.text_of(new_ids)
-    return Generated(new_ids, tokens, text)
+    return Generated(new_ids, tokens, model.text_of(new_ids))
 
 
 class _Steering:
@@ -112,14 +116,14 @@ class _Steering:
         fixed, self._several = _split(local, sets, n_total)
         if sets and not fixed and not self._several:
             raise InterventionError("nothing is set; name at least one node.")
-        self._fixed = resolve(local, fixed) if fixed else Changes.none(local)
+        self._fixed = resolve(local, fixed) if fixed else Changes()
         layers = [layer for _, layer, _, _ in self._several]
         self._n_held = held_layers(local.run.n_layers, self._fixed.layers + layers, mode, upto_layer)
         # nothing is set at new positions but by `several`
         n_new = n_total - local.run.n_pos
         self._is_skipped, self._embedding = (
             pad(local.is_skipped, (0, n_new)),
-            pad(self._fixed.embedding, (0, 0, 0, n_new)),
+            pad(self._fixed.embedding(local), (0, 0, 0, n_new)),
         )
         self._writes = pad(self._fixed.writes(local, own_layer_only=self._is_free), (0, 0, 0, n_new))
 
@@ -147,16 +151,16 @@ class _Steering:
             return {}
         is_skipped = self._is_skipped[start : start + len(stream)]
         read = live_read(self._model, self._local.transcoders, layer, stream)
-        active = self._local.transcoders.encode_one(layer, read, is_skipped).by_key
+        active = self._local.transcoders.encode_one(layer, read, is_skipped)
         found: dict[FeatureKey, tuple[float, float]] = {}
         for one, feature, positions in here:
-            for i, pos in enumerate(range(start, start + len(stream))):
-                if pos not in positions or bool(is_skipped[i]):
-                    continue
-                if (layer, feature, i) in found or (layer, feature, pos) in self._fixed.features:
-                    raise InterventionError(f"node {(layer, feature, pos)} is set twice; set it once.")
-                now = active.get((layer, feature, i), 0.0)
-                found[layer, feature, i] = now, one.activation(now)
+            places = [i for i in range(len(stream)) if start + i in positions and not bool(is_skipped[i])]
+            keys = [(layer, feature, i) for i in places]
+            for key, now in zip(keys, active.at(keys), strict=True):
+                place = layer, feature, start + key[2]
+                if key in found or place in self._fixed.features:
+                    raise InterventionError(f"node {place} is set twice; set it once.")
+                found[key] = now, one.activation(now)
         return found
 
 
@@ -191,6 +195,11 @@ def _counted(positions: Positions, n_prompt: int, n_total: int) -> range:
         return positions
     start, stop = (max(0, n_prompt + i) if i is not None and i < 0 else i for i in (positions.start, positions.stop))
     return range(n_total)[start : stop : positions.step]
+
+
+def _rotation_speeds(model: LanguageModel) -> list[Tensor]:
+    """Of rotary position embeddings; some kinds (longrope) choose them in each run, by the length of the text."""
+    return [buffer.clone() for name, buffer in model.hf_model.named_buffers() if name.endswith("inv_freq")]
 
 
 def _ends_of_text(model: LanguageModel) -> set[int]:

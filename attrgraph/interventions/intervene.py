@@ -14,8 +14,9 @@ Source: Ameisen et al. 2025, "Circuit Tracing", appendix "Interventions",
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Unpack
 
 import pandas as pd
@@ -27,16 +28,21 @@ from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.replacement import LocalReplacement, activations_at, add_written, run_replaced
 from attrgraph.errors import InterventionError
 from attrgraph.interventions.intervention import Changes, Intervention, resolve
+from attrgraph.memory import budget_bytes
 from attrgraph.models.frozen import norm_before
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import live_run
 from attrgraph.models.live_replacement import divergence
 from attrgraph.models.special import PromptOptions
 from attrgraph.transcoders import ActiveFeatures, Transcoders
+from attrgraph.transcoders.transcoders import decoded
 
 MODES = ("frozen", "frozen-attention", "constrained", "free")
-# What attention patterns and kept streams of the rows of a batch may take: chosen, not tuned.
+# What the rows of a batch take at most, if the memory budget allows it: chosen, not tuned.
 _BATCH_BYTES = 2**28
+# Of a row: streams of a block and its MLP's neurons in one layer, in widths of the stream, and copies of the logits of
+# the last position, one of them in float64. Counted.
+_BLOCK_STREAMS, _LOGIT_COPIES = 20, 5
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ def intervene_many(
     *,
     mode: str = "constrained",
     upto_layer: int | None = None,
+    memory_budget: int | str | None = None,
     **options: Unpack[PromptOptions],
 ) -> list[Effect]:
     """`intervene` several times on one prompt, which is run and split once; live modes go through in batches.
@@ -114,22 +121,27 @@ def intervene_many(
         prompt: as for `trace`.
         several: for each effect, which nodes are set to what.
         mode, upto_layer: as for `intervene`.
+        memory_budget: bytes, or text such as "8G", for a batch; by default half of what is free. A batch has at least
+            one run. Effects do not depend on it.
         options: prepend and skip_positions, as for `trace`.
 
     Raises:
         As `intervene`.
     """
-    local = take_apart(model, prompt, **options)
-    return effects_of(model, local, [resolve(local, each) for each in several], mode=mode, upto_layer=upto_layer)
+    local = take_apart(model, prompt, memory_budget=memory_budget, **options)
+    changes = [resolve(local, each) for each in several]
+    return list(effects_of(model, local, changes, mode=mode, upto_layer=upto_layer, memory_budget=memory_budget))
 
 
-def take_apart(model: LanguageModel, prompt: Prompt, **options: Unpack[PromptOptions]) -> LocalReplacement:
+def take_apart(
+    model: LanguageModel, prompt: Prompt, *, memory_budget: int | str | None = None, **options: Unpack[PromptOptions]
+) -> LocalReplacement:
     """The local replacement model of a prompt, which interventions change.
 
     Raises:
         PromptError, TranscoderError: as for `trace`.
     """
-    local, _ = prepare(model, prompt, **options)
+    local, _ = prepare(model, prompt, memory_budget=memory_budget, **options)
     return local
 
 
@@ -137,41 +149,39 @@ def take_apart(model: LanguageModel, prompt: Prompt, **options: Unpack[PromptOpt
 def effects_of(
     model: LanguageModel,
     local: LocalReplacement,
-    changes: Sequence[Changes],
+    changes: Iterable[Changes],
     *,
     mode: str,
     upto_layer: int | None = None,
-) -> list[Effect]:
-    """What follows from each of several changes of one prompt's run; see `intervene`."""
+    memory_budget: int | str | None = None,
+) -> Iterator[Effect]:
+    """What follows from each of several changes of one prompt's run, one after the other; see `intervene_many`."""
     if mode not in MODES:
         raise InterventionError(f"mode is {mode!r}; expected one of {', '.join(MODES)}.")
-    n_held = [held_layers(local.run.n_layers, one.layers, mode, upto_layer) for one in changes]
-    match mode:
-        case "frozen":
-            return [_frozen_effect(model, local, one) for one in changes]
-        case "frozen-attention":
-            return _frozen_attention_effects(model, local, changes)
-    found, step = [], _rows_at_once(model, local)
-    for start in range(0, len(changes), step):
-        rows = slice(start, start + step)
-        found += _live(model, local, changes[rows], torch.tensor(n_held[rows]), mode)
-    return found
+    held = ((one, held_layers(local.run.n_layers, one.layers, mode, upto_layer)) for one in changes)
+    if mode == "frozen":
+        yield from (_frozen_effect(model, local, one) for one, _ in held)
+    elif mode == "frozen-attention":
+        yield from _frozen_attention_effects(model, local, (one for one, _ in held))
+    else:
+        n_rows = _rows_at_once(model, local, memory_budget)
+        while some := list(islice(held, n_rows)):
+            batch, n_held = zip(*some, strict=True)
+            yield from _live(model, local, batch, torch.tensor(n_held), mode)
 
 
 def _frozen_attention_effects(
-    model: LanguageModel, local: LocalReplacement, changes: Sequence[Changes]
-) -> list[Effect]:
+    model: LanguageModel, local: LocalReplacement, changes: Iterable[Changes]
+) -> Iterator[Effect]:
     """Effects against a run that is encoded in the same way: in half precision, rounding turns some features on or off.
 
     There, what is set begins at what it was recorded to be, so that scaling by 1 changes nothing.
     """
-    is_half = model.dtype.itemsize < 4
-    shared, found = None if is_half else _frozen_attention(local, Changes.none(local)), []
+    shared = None if model.dtype.itemsize < 4 else _frozen_attention(local, Changes())
     for one in changes:
-        unchanged, before = shared or _frozen_attention(local, one.undone(local))
+        unchanged, before = shared or _frozen_attention(local, one.undone())
         logits, after = _frozen_attention(local, one)
-        found.append(_effect(model, local, one, "frozen-attention", logits - unchanged, (before, after)))
-    return found
+        yield _effect(model, local, one, "frozen-attention", logits - unchanged, (before, after))
 
 
 def _effect(
@@ -224,7 +234,7 @@ def _frozen_effect(model: LanguageModel, local: LocalReplacement, changes: Chang
         read_changes.append(activations_at(local, layer, read, is_linear=True))
         return writes[layer]
 
-    stream = changes.embedding
+    stream = changes.embedding(local)
     for layer in range(run.n_layers):
         stream = local.carry(layer, stream, out_at, is_linear=True)
     would_read = replace(active, activation=active.activation + torch.cat(read_changes))
@@ -234,7 +244,8 @@ def _frozen_effect(model: LanguageModel, local: LocalReplacement, changes: Chang
 
 def _frozen_attention(local: LocalReplacement, changes: Changes) -> tuple[Tensor, ActiveFeatures]:
     """Uncapped logits of the local replacement model with features recomputed, and their activations."""
-    outs, parts = list[Tensor](local.errors + local.constants + changes.errors), list[ActiveFeatures]()
+    outs, parts = list[Tensor](local.errors + local.constants), list[ActiveFeatures]()
+    changes.add_errors(outs)
 
     def out_at(layer: int, read: Tensor) -> Tensor:
         active = _with_set(local.transcoders.encode_one(layer, read, local.is_skipped), changes, layer)
@@ -242,29 +253,27 @@ def _frozen_attention(local: LocalReplacement, changes: Changes) -> tuple[Tensor
         add_written(outs, local.transcoders, active, layer, active.activation)
         return outs[layer]
 
-    return run_replaced(local, local.run.embedding + changes.embedding, out_at), ActiveFeatures.join(parts)
+    return run_replaced(local, local.run.embedding + changes.embedding(local), out_at), ActiveFeatures.join(parts)
 
 
 def _with_set(active: ActiveFeatures, changes: Changes, layer: int) -> ActiveFeatures:
     """One layer's features, those that are set with their new activations."""
     here = {key: after for key, (_, after) in changes.features.items() if key[0] == layer}
-    if not here:
-        return active
-    keys = torch.tensor([(layer, pos, feature) for layer, feature, pos in here], device=active.layer.device)
-    return active.with_set(keys, active.activation.new_tensor(list(here.values())))
+    return active.with_set(list(here), list(here.values())) if here else active
 
 
-def _rows_at_once(model: LanguageModel, local: LocalReplacement) -> int:
+def _rows_at_once(model: LanguageModel, local: LocalReplacement, memory_budget: int | str | None) -> int:
     """How many changed runs go through together."""
-    n_pos, config = local.run.n_pos, model.config
-    # eager attention holds scores, mask and pattern
-    n_entries = 3 * int(config.num_attention_heads) * n_pos**2 + model.n_layers * n_pos * model.d_model + model.d_vocab
-    return max(1, _BATCH_BYTES // (local.run.embedding.element_size() * n_entries))
+    memory = min(_BATCH_BYTES, budget_bytes(memory_budget, model.device) - local.run.pattern_bytes)
+    n_pos, n_heads = local.run.n_pos, int(model.config.num_attention_heads)
+    n_streams = 2 * model.n_layers + _BLOCK_STREAMS
+    n_entries = 3 * n_heads * n_pos**2 + n_streams * n_pos * model.d_model + _LOGIT_COPIES * model.d_vocab
+    return max(1, memory // (local.run.embedding.element_size() * n_entries))
 
 
 def _live(
     model: LanguageModel, local: LocalReplacement, changes: Sequence[Changes], n_held: Tensor, mode: str
-) -> list[Effect]:
+) -> Iterator[Effect]:
     """The true model's runs with MLP outputs changed; in a row's lowest `n_held` layers held at the recorded ones."""
     run, point, is_free = local.run, local.transcoders.config.feature_output_hook, mode == "free"
     writes = torch.stack([one.writes(local, own_layer_only=is_free) for one in changes])
@@ -277,17 +286,16 @@ def _live(
         is_held = (layer < n_held).to(out.device)[:, None, None]
         return torch.where(is_held, (run.blocks[layer].written(point) + writes[:, layer]).to(out), out)
 
-    embedding = torch.stack([one.embedding for one in changes])
-    live = live_run(model, run.token_ids, change, point=point, embedding=embedding)
-    found = []
+    embedding = torch.stack([one.embedding(local) for one in changes])
+    live = live_run(model, run, change, point=point, embedding=embedding)
     for row, one in enumerate(changes):
         streams = [stream[row] for stream in live.mlp_streams]
         reads = [live_read(model, local.transcoders, layer, stream) for layer, stream in enumerate(streams)]
         activations = local.active, local.transcoders.encode(reads, local.is_skipped)
         uncapped_change = live.uncapped_logits[row] - run.uncapped_logits
-        logits = run.logits, live.logits[row]
-        found.append(_effect(model, local, one, mode, uncapped_change, activations, logits))
-    return found
+        # a copy: effects that are kept would keep the batch
+        logits = run.logits, live.logits[row].clone()
+        yield _effect(model, local, one, mode, uncapped_change, activations, logits)
 
 
 def live_read(
@@ -300,17 +308,16 @@ def live_read(
 
 def _compare(before: ActiveFeatures, after: ActiveFeatures, changes: Changes) -> pd.DataFrame:
     """Activations before and after of all features active in either, or set."""
-    set_to = [(layer, pos, feature, *values) for (layer, feature, pos), values in changes.features.items()]
-    parts = [torch.stack([active.layer, active.pos, active.feature], 1).cpu() for active in (before, after)]
-    parts.append(torch.tensor([row[:3] for row in set_to], dtype=torch.int64).reshape(-1, 3))
-    keys, place = torch.cat(parts).unique(dim=0, return_inverse=True)
+    parts = [before.codes, after.codes, before.codes_of(list(changes.features))]
+    codes, place = torch.cat(parts).unique(return_inverse=True)
     at_before, at_after, at_set = place.split([len(part) for part in parts])
-    values = torch.zeros(len(keys), 2, dtype=torch.float64)
-    values[at_before, 0] = before.activation.cpu().double()
-    values[at_after, 1] = after.activation.cpu().double()
-    values[at_set] = torch.tensor([row[3:] for row in set_to], dtype=torch.float64).reshape(-1, 2)
-    columns = dict(zip(("layer", "pos", "feature"), keys.T.numpy(), strict=True))
-    return pd.DataFrame({**columns, "before": values[:, 0].numpy(), "after": values[:, 1].numpy()})
+    values = torch.zeros(2, len(codes), dtype=torch.float64, device=codes.device)
+    values[0, at_before], values[1, at_after] = before.activation.double(), after.activation.double()
+    values[:, at_set] = values.new_tensor(list(changes.features.values())).reshape(-1, 2).T
+    names = ("layer", "pos", "feature", "before", "after")
+    return pd.DataFrame(
+        {name: column.cpu().numpy() for name, column in zip(names, (*decoded(codes), *values), strict=True)}
+    )
 
 
 def _top(model: LanguageModel, logits: Tensor, n: int = 5) -> list[tuple[str, float]]:

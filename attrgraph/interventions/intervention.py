@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, SupportsIndex
 
@@ -15,9 +15,8 @@ from attrgraph.attribution.replacement import LocalReplacement, add_written
 from attrgraph.errors import InterventionError
 from attrgraph.schema import canonical_id
 from attrgraph.transcoders import ActiveFeatures, Transcoders
+from attrgraph.transcoders.transcoders import FeatureKey
 
-# (layer, feature, position)
-FeatureKey = tuple[int, int, int]
 # the same at several positions; with an open slice also at those that are generated
 Positions = int | slice | range
 Place = str | tuple[int, int, Positions]
@@ -79,25 +78,39 @@ class Intervention:
 class Changes:
     """What interventions change in one prompt's run."""
 
-    embedding: Float[Tensor, "n_pos d_model"]  # added to the stream at the bottom
-    errors: Float[Tensor, "n_layers n_pos d_model"]  # added to MLP outputs
     features: dict[FeatureKey, tuple[float, float]] = field(default_factory=dict)  # activation before and after
-    layers: list[int] = field(default_factory=list)  # at which features or errors are set
+    # added to MLP outputs by (layer, position); at layer -1 to the stream below all layers
+    vectors: dict[tuple[int, int], Float[Tensor, " d_model"]] = field(default_factory=dict)
 
-    @staticmethod
-    def none(local: LocalReplacement) -> "Changes":
-        """That leave everything as it is."""
-        return Changes(torch.zeros_like(local.run.embedding), torch.zeros_like(local.errors))
+    @property
+    def layers(self) -> list[int]:
+        """At which features or errors are set."""
+        return [layer for layer, *_ in (*self.features, *self.vectors) if layer >= 0]
 
-    def undone(self, local: LocalReplacement) -> "Changes":
+    def undone(self) -> "Changes":
         """The same features set to what they are in the unchanged run."""
-        return replace(Changes.none(local), features={key: (now, now) for key, (now, _) in self.features.items()})
+        return Changes({key: (now, now) for key, (now, _) in self.features.items()})
+
+    def embedding(self, local: LocalReplacement) -> Float[Tensor, "n_pos d_model"]:
+        """What is added to the stream below all layers."""
+        out = torch.zeros_like(local.run.embedding)
+        for (layer, pos), vector in self.vectors.items():
+            if layer == -1:
+                out[pos] = vector
+        return out
+
+    def add_errors(self, outs: Sequence[Tensor] | Tensor) -> None:
+        """Add what errors change to the MLP outputs of all layers."""
+        for (layer, pos), vector in self.vectors.items():
+            if layer >= 0:
+                outs[layer][pos] += vector
 
     def writes(
         self, local: LocalReplacement, *, own_layer_only: bool = False
     ) -> Float[Tensor, "n_layers n_pos d_model"]:
         """What is added to each layer's MLP output: changed features' writes, in their own layer only if so asked."""
-        out = self.errors.clone()
+        out = torch.zeros_like(local.errors)
+        self.add_errors(out)
         add_changes(out, local.transcoders, self.features, own_layer_only=own_layer_only)
         return out
 
@@ -125,19 +138,26 @@ def resolve(local: LocalReplacement, interventions: Iterable[Intervention]) -> C
     Raises:
         InterventionError: a node that the run does not have or that cannot be set this way, or one that is set twice.
     """
-    changes = Changes.none(local)
-    seen = set[str | FeatureKey]()
-    for one in interventions:
-        for key in _places(local, one):
-            if key in seen:
-                raise InterventionError(f"node {key} is set twice; set it once.")
-            seen.add(key)
-            if isinstance(key, str):
-                _set_embedding(local, changes, key, one)
-            else:
-                _set_in_layer(local, changes, key, one)
-    if not seen:
+    changes, seen = Changes(), set[str | FeatureKey]()
+    places = [(one, key) for one in interventions for key in places_of(local, one)]
+    if not places:
         raise InterventionError("nothing is set; name at least one node.")
+    for one, key in places:
+        if key in seen:
+            raise InterventionError(f"node {key} is set twice; set it once.")
+        seen.add(key)
+        if isinstance(key, str):
+            _set_embedding(local, changes, key, one)
+        elif key[1] == -1:
+            layer, _, pos = key
+            changes.vectors[layer, pos] = (_scale_of(one, key) - 1) * local.errors[layer, pos]
+    features = [(one, key) for one, key in places if not isinstance(key, str) and key[1] != -1]
+    for (one, key), now in zip(features, local.active.at([key for _, key in features]), strict=True):
+        if one.scale is not None and not now:
+            raise InterventionError(
+                f"feature {key} is not active, so no multiple of it changes anything; give a value."
+            )
+        changes.features[key] = now, one.activation(now)
     return changes
 
 
@@ -168,21 +188,30 @@ def _key_of(node: Any) -> Place:
     return int(layer), int(feature), int(pos) if isinstance(pos, Integral) else pos
 
 
-def _places(local: LocalReplacement, one: Intervention) -> Iterable[str | FeatureKey]:
+def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureKey]:
     """The nodes of one prompt, position by position; of several positions those that are skipped are left out."""
     n_pos, skipped = local.run.n_pos, set(local.is_skipped.nonzero().flatten().tolist())
+    found = list[str | FeatureKey]()
     for node in one.each():
-        if isinstance(node, str) or isinstance(node[2], int):
-            yield node  # type: ignore[misc]
+        if isinstance(node, str):
+            found.append(node)
             continue
-        layer, feature, several = node
-        positions: Iterable[int] = range(n_pos)[several] if isinstance(several, slice) else several  # type: ignore[assignment]
+        layer, feature, where = node
+        if isinstance(where, int):
+            key = (layer, feature, where + n_pos if where < 0 else where)
+            _check(local, key, is_skipped=key[2] in skipped)
+            found.append(key)
+            continue
+        positions = range(n_pos)[where] if isinstance(where, slice) else where
         places = [(layer, feature, pos) for pos in positions if pos not in skipped]
-        if one.scale is not None:  # a multiple of nothing
-            places = [key for key in places if feature == -1 or key in local.active.by_key]
+        for key in places:
+            _check(local, key, is_skipped=False)
+        if one.scale is not None and feature != -1:  # a multiple of nothing
+            places = [key for key, now in zip(places, local.active.at(places), strict=True) if now]
         if not places:
             raise InterventionError(f"{node}: at none of these positions of 0 to {n_pos - 1} is anything to set.")
-        yield from places
+        found += places
+    return found
 
 
 def _set_embedding(local: LocalReplacement, changes: Changes, node: str, one: Intervention) -> None:
@@ -193,30 +222,22 @@ def _set_embedding(local: LocalReplacement, changes: Changes, node: str, one: In
             "error), E_TOKEN_POSITION (an embedding), or (layer, feature, position)."
         )
     pos = int(match[2])
-    changes.embedding[pos] = (_scale_of(one, node) - 1) * local.run.embedding[pos]
+    changes.vectors[-1, pos] = (_scale_of(one, node) - 1) * local.run.embedding[pos]
 
 
-def _set_in_layer(local: LocalReplacement, changes: Changes, key: FeatureKey, one: Intervention) -> None:
-    """Set an error, or a feature."""
+def _check(local: LocalReplacement, key: FeatureKey, *, is_skipped: bool) -> None:
+    """Raise unless the run has the error or feature."""
     layer, feature, pos = key
     if not 0 <= layer < local.run.n_layers or not 0 <= pos < local.run.n_pos:
         raise InterventionError(
             f"node {key} (layer, feature, position) is not in this prompt's run of {local.run.n_layers} layers and "
             f"{local.run.n_pos} positions."
         )
-    changes.layers.append(layer)
-    if feature == -1:
-        changes.errors[layer, pos] = (_scale_of(one, key) - 1) * local.errors[layer, pos]
-        return
     n_features = local.transcoders.n_features[layer]
-    if not 0 <= feature < n_features:
+    if not -1 <= feature < n_features:
         raise InterventionError(f"layer {layer} has features 0 to {n_features - 1}; got {feature}.")
-    if bool(local.is_skipped[pos]):
+    if feature != -1 and is_skipped:
         raise InterventionError(f"position {pos} has no features: it is skipped (see skip_positions).")
-    now = local.active.by_key.get(key, 0.0)
-    if one.scale is not None and not now:
-        raise InterventionError(f"feature {key} is not active, so no multiple of it changes anything; give a value.")
-    changes.features[key] = now, one.activation(now)
 
 
 def _scale_of(one: Intervention, node: str | FeatureKey) -> float:

@@ -10,9 +10,10 @@ from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError
 from attrgraph.graph.graph import Graph
 from attrgraph.interventions.intervene import Effect, effects_of, take_apart
-from attrgraph.interventions.intervention import FeatureKey, Intervention, Node, resolve
+from attrgraph.interventions.intervention import Intervention, Node, places_of, resolve
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.models.special import PromptOptions
+from attrgraph.models.special import PromptOptions, counted
+from attrgraph.transcoders.transcoders import FeatureKey
 
 SCALES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 ALIGNMENTS = ("end", "start")
@@ -88,21 +89,21 @@ def features_at(graph: Graph, pos: int, *, node_threshold: float = 0.8) -> Featu
 
     Args:
         graph: unpruned.
-        pos: the position.
+        pos: the position, from the end if negative.
         node_threshold: of the pruning that picks.
 
     Raises:
+        PromptError: the prompt does not have the position.
         InterventionError: the graph has no features at the position, or pruning keeps none.
     """
-    nodes = graph.nodes
+    nodes, pos = graph.nodes, counted(pos, len(graph.prompt_tokens), "pos")
     here = nodes[(nodes["kind"] == "feature") & (nodes["pos"] == pos)]
     ids = here.sort_values("influence", ascending=False, kind="stable").index.tolist()
     picked = set(graph.prune(node_threshold).nodes.index)
     found = FeaturesAt([node for node in ids if node in picked], [node for node in ids if node not in picked])
     if not found.kept:
         raise InterventionError(
-            f"of {len(ids)} features at position {pos}, pruning to {node_threshold} of influence keeps none; "
-            f"the prompt has positions 0 to {len(graph.prompt_tokens) - 1}."
+            f"of {len(ids)} features at position {pos}, pruning to {node_threshold} of influence keeps none."
         )
     return found
 
@@ -149,14 +150,16 @@ def swap(
         raise InterventionError(f"align is {align!r}; expected {' or '.join(ALIGNMENTS)}.")
     a, b = (take_apart(model, prompt, **options) for prompt in (prompt_a, prompt_b))
     shift = a.run.n_pos - b.run.n_pos if align == "end" else 0
-    activations = dict[FeatureKey, float]()
-    for key, value in _active(a, features_a, "prompt_a").items():
-        activations[key] = (1 - dose) * value
-    for (layer, feature, pos), value in _active(b, features_b, "prompt_b").items():
-        key = layer, feature, pos + shift
-        if not 0 <= key[2] < a.run.n_pos:
-            raise InterventionError(f"position {pos} of prompt_b has no counterpart in prompt_a, aligned by {align!r}.")
-        activations[key] = activations.get(key, a.active.by_key.get(key, 0.0)) + dose * value
+    taken, given = _active(a, features_a, "prompt_a"), _active(b, features_b, "prompt_b")
+    activations = {key: (1 - dose) * value for key, value in taken.items()}
+    places = [(layer, feature, pos + shift) for layer, feature, pos in given]
+    wrong = next((pos for _, _, pos in places if not 0 <= pos < a.run.n_pos), None)
+    if wrong is not None:
+        raise InterventionError(
+            f"position {wrong - shift} of prompt_b has no counterpart in prompt_a, aligned by {align!r}."
+        )
+    for key, now, value in zip(places, a.active.at(places), given.values(), strict=True):
+        activations[key] = activations.get(key, now) + dose * value
     changes = resolve(a, [Intervention(key, value=value) for key, value in activations.items()])
     (effect,) = effects_of(model, a, [changes], mode=mode, upto_layer=upto_layer)
     answers = [model.token_text(int(local.run.logits.argmax())) for local in (a, b)]
@@ -165,11 +168,12 @@ def swap(
 
 def _active(local: LocalReplacement, nodes: Iterable[Node], name: str) -> dict[FeatureKey, float]:
     """Activations of features by their places."""
-    found = dict[FeatureKey, float]()
-    for node in Intervention(list(nodes), scale=1.0).each():
-        if isinstance(node, str) or not isinstance(node[2], int) or node not in local.active.by_key:
+    places = places_of(local, Intervention(list(nodes), scale=1.0))
+    features = [key for key in places if not isinstance(key, str) and key[1] != -1]
+    found = dict(zip(features, local.active.at(features), strict=True))
+    for node in places:
+        if isinstance(node, str) or not found.get(node):
             raise InterventionError(
                 f"{name}: node {node} is no active feature of this prompt; only these can be swapped."
             )
-        found[node[0], node[1], node[2]] = local.active.by_key[node[0], node[1], node[2]]
     return found

@@ -174,3 +174,8 @@ class FrozenRun:
     @property
     def n_layers(self) -> int:
         return len(self.blocks)
+
+    def unembed(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
+        """Logits before soft-capping, from what leaves the final norm."""
+        logits = normed @ self.W_U.T
+        return logits if self.b_U is None else logits + self.b_U

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
-from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection, plain_weights
+from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
-from attrgraph.models.tokens import chat_ids, check_characters, front_token, is_special, text_ids, token_text
+from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights
+from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.hub import digest_tensors
 
@@ -42,7 +43,8 @@ class LanguageModel:
     modules' inputs and outputs are recorded through forward hooks that are removed again.
 
     Args:
-        hf_model: a model of one of the supported families, loaded with `attn_implementation="eager"`.
+        hf_model: a model of one of the supported families. Whatever its attention implementation, runs here use
+            "eager", which gives attention patterns.
         tokenizer: its tokenizer; without one, prompts are token ids.
         transcoders: the feature dictionaries to trace with.
         source: what to write about the model's origin into graphs (id, revision, digest).
@@ -58,20 +60,14 @@ class LanguageModel:
         source: dict[str, Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        self.config = hf_model.config
+        self.family: Family = family_of(self.config)
+        check_weights(hf_model, self.family)
+        check_is_in_evaluation_mode(hf_model, self.family)
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
         digest = {} if source else {"digest": digest_tensors(dict(hf_model.named_parameters()))}
         self.source = source or {"id": hf_model.config.name_or_path or "(in memory)", **digest}
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
-        self.config = hf_model.config
-        self.family: Family = family_of(self.config)
-        if self.config._attn_implementation != "eager":
-            raise UnsupportedModelError(
-                f"the model uses attn_implementation={self.config._attn_implementation!r}, which does not return "
-                'attention patterns; load it with attn_implementation="eager".'
-            )
-        if hf_model.training:
-            raise UnsupportedModelError("the model is in training mode, where dropout is random; call .eval() on it.")
-        plain_weights(hf_model.get_output_embeddings(), "the unembedding")
         if transcoders is not None:
             transcoders.check_fits(n_layers=self.n_layers, d_model=self.d_model)
 
@@ -176,8 +172,8 @@ class LanguageModel:
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
         ids: Any = prompt
         if len(ids) and isinstance(ids[0], Mapping):
-            tokenizer = self._require_tokenizer("chat messages")
-            return chat_ids(tokenizer, ids, self.chat_template_kwargs, n_context=self.n_context)
+            chat = chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs)
+            return self._token_ids(chat)
         for item in ids:
             if not isinstance(item, Integral) or isinstance(item, bool):
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")
@@ -196,7 +192,7 @@ class LanguageModel:
         """The text that the tokens make together."""
         if self.tokenizer is None:
             return "".join(self.token_text(token_id) for token_id in token_ids)
-        return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
+        return text_of(self.tokenizer, token_ids)
 
     # -- one run -----------------------------------------------------------------------------------------------
 
@@ -212,8 +208,9 @@ class LanguageModel:
 
         Raises:
             ResultError: activations or logits are not finite (usually NaN or infinite weights).
-            UnsupportedModelError: attention is not causal.
+            UnsupportedModelError: attention is not causal, or part of the model is in training mode.
         """
+        check_is_in_evaluation_mode(self.hf_model, self.family)
         with self._recording(keep_patterns) as seen:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = seen.streams[self.n_layers]
@@ -244,12 +241,6 @@ class LanguageModel:
             unembedding_deviation=float((self.soft_cap(uncapped_logits) - widened(logits)).abs().max()),
         )
 
-    def unembed(self, final_stream: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """Logits before soft-capping, from what enters the final norm."""
-        W_U, b_U = self._unembedding()
-        logits = self.frozen_norm(self.final_norm_module(), final_stream).apply(final_stream) @ W_U.T
-        return logits if b_U is None else logits + b_U
-
     def _unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
         bias = getattr(self.hf_model.get_output_embeddings(), "bias", None)
         return widened(self.W_U), None if bias is None else widened(bias.detach())
@@ -270,12 +261,24 @@ class LanguageModel:
             inputs: `position_ids` [n_rows, n_pos] and `attention_mask` [n_rows, 1, n_pos, n_pos], where a row is more
                 than one text from its beginning.
         """
-        called = self.hf_model(input_ids=token_ids, use_cache=False, logits_to_keep=logits_to_keep, **inputs)
+        with self.eager():
+            called = self.hf_model(input_ids=token_ids, use_cache=False, logits_to_keep=logits_to_keep, **inputs)
         return called.logits  # type: ignore[no-any-return]
 
     def run_body(self, token_ids: Int[Tensor, "n_rows n_pos"], **inputs: Tensor | None) -> None:
         """Run the blocks for whoever observes them, with inputs as for `logits`; no logits are computed."""
-        self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
+        with self.eager():
+            self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """While the context lasts, the model computes attention so that its patterns are seen."""
+        before = self.config._attn_implementation
+        self.config._attn_implementation = "eager"
+        try:
+            yield
+        finally:
+            self.config._attn_implementation = before
 
     def layer_modules(self) -> Sequence[nn.Module]:
         """The transformer blocks."""
@@ -329,6 +332,11 @@ class LanguageModel:
         def record(store: dict[int, Tensor]) -> Callable[[int, Tensor], None]:
             return lambda layer, x: store.__setitem__(layer, widened(x[0]))
 
+        def again(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            with self.eager():
+                pattern: Tensor = attentions[layer](*args, **kwargs)[1][0]
+            return widened(pattern.detach())
+
         def record_attention(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             seen.attention_outs[layer], pattern = widened(output[0][0]), widened(output[1][0])
             if bool(pattern.triu(1).any()):
@@ -336,7 +344,7 @@ class LanguageModel:
             if keep_patterns:
                 seen.patterns[layer] = lambda: pattern
             else:  # exactly the same call again
-                seen.patterns[layer] = lambda: widened(attentions[layer](*args, **kwargs)[1][0].detach())
+                seen.patterns[layer] = lambda: again(layer, args, kwargs)
 
         attentions = [self.attention_module(layer) for layer in layers]
         with (

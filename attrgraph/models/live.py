@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.errors import ResultError
-from attrgraph.models.frozen import widened
+from attrgraph.models.frozen import FrozenRun, widened
 from attrgraph.models.hooks import on_input, on_output
 from attrgraph.models.language_model import LanguageModel
 
@@ -62,13 +62,13 @@ def replaced_mlps(
 
 def live_run(
     model: LanguageModel,
-    token_ids: Int[Tensor, " n_pos"],
+    run: FrozenRun,
     replace: ReplaceMlp,
     *,
     point: str,
     embedding: Float[Tensor, "n_rows n_pos d_model"],
 ) -> LiveRun:
-    """Run one prompt as many times over as `embedding` has rows, with MLP outputs replaced; see `replaced_mlps`."""
+    """Run a run's prompt as many times over as `embedding` has rows, with MLP outputs replaced; see `replaced_mlps`."""
     streams: list[Tensor] = []
     final: list[Tensor] = []
 
@@ -80,7 +80,8 @@ def live_run(
         on_input([model.final_norm_module()], lambda _, stream: final.append(widened(stream[:, -1]))),
         replaced_mlps(model, keep, point=point, embedding=embedding),
     ):
-        logits = model.logits(token_ids.expand(len(embedding), -1), logits_to_keep=1)[:, -1]
+        logits = model.logits(run.token_ids.expand(len(embedding), -1), logits_to_keep=1)[:, -1]
     if not all(bool(torch.isfinite(stream.square().sum())) for stream in (*streams, *final)):
         raise ResultError("the changed run's activations overflow; set nodes to smaller numbers.")
-    return LiveRun(widened(logits), model.unembed(torch.cat(final)), streams)
+    norm = model.frozen_norm(model.final_norm_module(), final[0])
+    return LiveRun(widened(logits), run.unembed(norm.apply(final[0])), streams)

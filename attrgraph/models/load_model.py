@@ -29,10 +29,11 @@ _FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def load_model(
-    model: str | Path,
+    model: str | Path | PreTrainedModel,
     transcoders: str | Path | Transcoders | None = None,
     *,
-    dtype: str = "float32",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    dtype: str | torch.dtype = "float32",
     device: str = "auto",
     revision: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -40,10 +41,13 @@ def load_model(
     """A language model ready to trace.
 
     Args:
-        model: "demo" for the shipped model; a folder in Hugging Face format; or `owner/repo` on the hub.
+        model: "demo" for the shipped model; a folder in Hugging Face format; `owner/repo` on the hub; or a model of
+            transformers, which stays as it is.
         transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`), "demo" (cross-layer, the
             default for the demo), "demo-per-layer", or a set already in memory. None leaves the model without.
-        dtype: in which the model runs: float32, float64, bfloat16 or float16. Edges are computed in at least float32.
+        tokenizer: in place of the folder's; with a model of transformers, its own.
+        dtype: in which the model runs: float32, float64, bfloat16 or float16, as text or torch's. Edges are computed in
+            at least float32.
         device: "auto" takes a GPU if there is one; else a torch device such as "cpu" or "cuda:1".
         revision: branch, tag or commit of the model on the hub.
         chat_template_kwargs: for the tokenizer's chat template, such as {"enable_thinking": False}.
@@ -56,8 +60,14 @@ def load_model(
         >>> ag.load_model("demo")
         LanguageModel(Llama, 4 layers x 128, demo)
     """
+    dtype = str(dtype).removeprefix("torch.")
     if dtype not in _DTYPES:
         raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
+    if not isinstance(model, str | Path):
+        where = _device_of(model, dtype, device, revision)
+        if isinstance(transcoders, str | Path):
+            transcoders = named_transcoders(transcoders, where)
+        return LanguageModel(model, tokenizer, transcoders=transcoders, chat_template_kwargs=chat_template_kwargs)
     where = _resolve_device(device)
     if str(model) == "demo":
         if revision is not None:
@@ -71,7 +81,7 @@ def load_model(
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
     if "revision" not in source:
         source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = tokenizer or _load_tokenizer(folder)
     if chat_template_kwargs and (tokenizer is None or tokenizer.chat_template is None):
         raise ModelLoadError(f"{model}: has no chat template that could take {', '.join(chat_template_kwargs)}.")
     how: dict[str, Any] = {"source": source, "chat_template_kwargs": chat_template_kwargs}
@@ -96,6 +106,25 @@ def _resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as e:
         raise AttrGraphError(f"device {device!r} is not available here; use auto, cpu, or cuda:N.") from e
     return where
+
+
+def _device_of(model: object, dtype: str, device: str, revision: str | None) -> torch.device:
+    """Of a model that is given, which is taken as it is."""
+    if not isinstance(model, PreTrainedModel):
+        raise ModelLoadError(
+            f"model is a {type(model).__module__}.{type(model).__name__}; expected a folder, a name, or a model of "
+            "transformers (merge adapters first)."
+        )
+    have = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device), "revision": None}
+    asked = {"dtype": dtype, "device": device, "revision": revision}
+    # what was not asked for is left as it is
+    for name, default in (("dtype", "float32"), ("device", "auto"), ("revision", None)):
+        if asked[name] not in (default, have[name]):
+            raise AttrGraphError(
+                f"{name} is {asked[name]}, and the model that is given has {have[name]}; it is taken as it is: leave "
+                f"{name} out, or change the model first."
+            )
+    return model.device
 
 
 def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

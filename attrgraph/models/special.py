@@ -8,7 +8,7 @@ Source: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Si
 al. 2024, "Massive Activations in Large Language Models", arxiv.org/abs/2402.17762
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypedDict
 
@@ -49,7 +49,7 @@ def find_special(
         model: whose run.
         run: of the prompt.
         prepend: how the prompt became tokens; see `LanguageModel.tokenize`.
-        skip_positions: "auto", "none", or positions.
+        skip_positions: "auto", "none", or positions, from the end if negative.
 
     Raises:
         PromptError: another text, or a position that the prompt does not have.
@@ -65,12 +65,20 @@ def find_special(
         }
     if skip_positions == "none":
         return {}
-    if isinstance(skip_positions, str):
+    if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
         raise PromptError(f'skip_positions is {skip_positions!r}; expected "auto", "none", or a list of positions.')
-    for pos in skip_positions:
-        if not isinstance(pos, Integral) or not 0 <= pos < run.n_pos:
-            raise PromptError(f"skip_positions has {pos}; the prompt's positions are 0 to {run.n_pos - 1}.")
-    return {int(pos): "as asked" for pos in skip_positions}
+    return {counted(pos, run.n_pos, "a position of skip_positions"): "as asked" for pos in skip_positions}
+
+
+def counted(pos: Any, n_pos: int, name: str) -> int:
+    """A position, counted from the beginning; -1 is the last.
+
+    Raises:
+        PromptError: the prompt does not have it.
+    """
+    if not isinstance(pos, Integral) or isinstance(pos, bool) or not -n_pos <= int(pos) < n_pos:
+        raise PromptError(f"{name} is {pos!r}; expected 0 to {n_pos - 1}, or -1, the last, to -{n_pos}.")
+    return int(pos) % n_pos
 
 
 def mask_of(special: Collection[int], run: FrozenRun) -> Bool[Tensor, " n_pos"]:

@@ -23,10 +23,24 @@ _MOST_CHARACTERS = 100
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """The text of one token; its number in angle brackets if the tokenizer does not have it."""
+    """The text of one token; its number in angle brackets if the tokenizer does not have it.
+
+    A token whose text is read as another, such as runs of spaces that were added to a vocabulary that has them, shows
+    its number too.
+    """
     raw: Any = tokenizer.convert_ids_to_tokens(token_id)
     if raw is None:
         return f"<{token_id}>"
+    added = {number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items()}
+    text = _text_of_raw(tokenizer, token_id, str(raw), added)
+    if token_id not in added and text in added.values():
+        text = f"{text}<{token_id}>"
+    # the sign for what is no character would look like one
+    return text.replace("\ufffd", r"\xef\xbf\xbd")
+
+
+def _text_of_raw(tokenizer: PreTrainedTokenizerBase, token_id: int, raw: str, added: Mapping[int, str]) -> str:
+    """What a token of the vocabulary stands for."""
     kinds = _decoders(tokenizer)
     if "ByteFallback" in kinds and (byte := _BYTE.fullmatch(raw)):
         value = int(byte[1], 16)
@@ -34,16 +48,19 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
         as_letter = tokenizer.convert_tokens_to_ids(chr(value).replace(" ", _SPACE))
         is_only_byte = value < 0x80 and as_letter in (None, tokenizer.unk_token_id)
         return chr(value) if is_only_byte else f"\\x{value:02x}"
-    added = tokenizer.added_tokens_decoder.get(token_id)
-    if added is not None:
-        return str(added.content)
+    if token_id in added:
+        return added[token_id]
     if "ByteLevel" in kinds:
         letters = _bytes_of_letters()
         if all(letter in letters for letter in raw):
             return bytes(letters[letter] for letter in raw).decode("utf-8", errors="backslashreplace")
-        return str(raw)
+        return raw
     if kinds & {"Replace", "Metaspace"}:
-        return str(raw).replace(_SPACE, " ")
+        return raw.replace(_SPACE, " ")
+    if "WordPiece" in kinds:
+        return raw[2:] if raw.startswith("##") else f" {raw}"
+    if "BPEDecoder" in kinds:
+        return raw.replace("</w>", " ")
     return str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
 
 
@@ -66,6 +83,12 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, what: str = "the pro
     except UnicodeEncodeError as e:
         raise PromptError(f"{what} holds half a surrogate pair, at character {e.start}.") from e
     return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text that tokens make together; where they end within a character, its bytes."""
+    text = str(tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
+    return "".join(token_text(tokenizer, token_id) for token_id in token_ids) if "\ufffd" in text else text
 
 
 def is_special(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
@@ -95,43 +118,43 @@ def front_token(tokenizer: PreTrainedTokenizerBase, prepend: str) -> int | None:
     return int(ids[0])
 
 
-def chat_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, Any]],
-    options: Mapping[str, Any],
-    *,
-    n_context: int | None = None,
-) -> list[int]:
-    """Chat messages as token ids, by the tokenizer's chat template; a last message of the assistant is continued.
+def chat_text(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> str:
+    """Chat messages as text, by the tokenizer's chat template; a last message of the assistant is continued.
 
     Args:
         tokenizer: with a chat template.
-        messages: {"role": ..., "content": ...}.
+        messages: {"role": ..., "content": ...}. A last one of the assistant that is empty is as none.
         options: for the template, such as `enable_thinking`.
-        n_context: refuse messages that are far longer than so many tokens.
 
     Raises:
-        PromptError: no chat template, messages that it cannot be filled with, or an answer that it drops.
+        PromptError: no chat template, messages that it cannot be filled with, or an answer that it changes.
     """
     if tokenizer.chat_template is None:
         raise PromptError("the tokenizer has no chat template; give the prompt as text.")
-    contents = [_content(message, number) for number, message in enumerate(messages)]
-    texts = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
-    if n_context is not None:
-        check_characters(sum(len(content or "") for content in contents), n_context)
-    is_continued = texts[-1]["role"] == "assistant"
+    filled = [_with_text(message, number) for number, message in enumerate(messages)]
+    is_continued = filled[-1]["role"] == "assistant"
+    if is_continued and not filled[-1].get("content") and not filled[-1].get("tool_calls"):
+        filled.pop()
+        is_continued = False
     how: dict[str, Any] = {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
     try:
-        ids: Any = tokenizer.apply_chat_template(texts, return_dict=False, **how, **options)
+        text = str(tokenizer.apply_chat_template(filled, tokenize=False, **how, **options))
     # templates are programs that run in a sandbox: what they raise is as various as what messages hold
     except Exception as e:
         first, *_ = str(e).splitlines() or [type(e).__name__]
         raise PromptError(f"the chat template cannot be filled with these messages: {first:.200}") from e
-    return [int(i) for i in ids]
+    if is_continued and not text.endswith(filled[-1]["content"]):
+        raise PromptError(
+            f"the chat template changes the last message, {filled[-1]['content']!r:.60}: most take away the spaces at "
+            "its ends. Leave them out."
+        )
+    return text
 
 
-def _content(message: Mapping[str, Any], number: int) -> Any:
-    """A message's text; several parts are put together, since templates that know none would write a list."""
+def _with_text(message: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A message with text; several parts are put together, since templates that know none would write a list."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise PromptError(f"message {number} has no role; expected such as user or assistant.")
     content = message.get("content")
@@ -139,9 +162,9 @@ def _content(message: Mapping[str, Any], number: int) -> Any:
         texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
         known = [text for text in texts if isinstance(text, str)]
         if len(known) == len(content):
-            return "".join(known)
+            return {**message, "content": "".join(known)}
     elif isinstance(content, str) or "tool_calls" in message:
-        return content
+        return {**message}
     found = "parts that are not text" if isinstance(content, list) else f"{content!r:.60}"
     raise PromptError(f"message {number} has {found} as its content; expected text.")
 

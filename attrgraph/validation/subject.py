@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,10 @@ from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.graph import Graph
 from attrgraph.interventions.intervene import Effect, effects_of, take_apart
-from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, resolve
+from attrgraph.interventions.intervention import Changes, Intervention, resolve
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import same_options
-
-# experiments that are resolved at a time: chosen, not tuned
-_AT_ONCE = 64
+from attrgraph.transcoders.transcoders import FeatureKey
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,10 @@ class Subject:
     model: LanguageModel
     graph: Graph
     local: LocalReplacement
+    memory_budget: int | str | None = None  # of batches of experiments
 
     @staticmethod
-    def of(model: LanguageModel, graph: Graph) -> "Subject":
+    def of(model: LanguageModel, graph: Graph, memory_budget: int | str | None = None) -> "Subject":
         """Run the graph's prompt.
 
         Raises:
@@ -48,7 +48,7 @@ class Subject:
             raise AttrGraphError(
                 "the graph explains a direction or a difference; only graphs of tokens can be validated."
             )
-        local = take_apart(model, token_ids, **same_options(graph.metadata))
+        local = take_apart(model, token_ids, memory_budget=memory_budget, **same_options(graph.metadata))
         top, answer = logits.loc[logits["probability"].idxmax()], int(local.run.logits.argmax())
         if top["feature"] != answer:
             raise AttrGraphError(
@@ -56,13 +56,14 @@ class Subject:
                 "features are necessary for an answer can be tested only on graphs of the answer."
             )
         features = graph.nodes.loc[graph.nodes["kind"] == "feature", ["layer", "feature", "pos"]]
-        for node, *key in features.itertuples(name=None):
-            if tuple(key) not in local.active.by_key:
+        now = local.active.at(list(features.itertuples(index=False, name=None)))
+        for node, activation in zip(features.index, now, strict=True):
+            if not activation:
                 raise AttrGraphError(
                     f"feature {node} of the graph is not active when the model runs its prompt; the graph is of "
                     "another model, has been altered, or was traced on hardware that rounds otherwise. Trace it again."
                 )
-        return Subject(model, graph.without_bias(), local)
+        return Subject(model, graph.without_bias(), local, memory_budget)
 
     @cached_property
     def kinds(self) -> np.ndarray:
@@ -94,7 +95,7 @@ class Subject:
         """Active features that the graph does not have."""
         nodes = self.graph.nodes.iloc[self.features]
         selected = set(zip(nodes["layer"], nodes["feature"], nodes["pos"], strict=True))
-        return [key for key in self.local.active.by_key if key not in selected]
+        return [key for key in self.local.active.places() if key not in selected]
 
     @cached_property
     def _keys(self) -> pd.MultiIndex:
@@ -130,31 +131,28 @@ class Subject:
         # write above would be lost.
         upto_layer = self.local.run.n_layers - 1 if mode == "constrained" else None
         also = self.unselected if with_unselected else []
-        found: list[Measured] = []
-        for start in range(0, len(sets), _AT_ONCE):
-            some = sets[start : start + _AT_ONCE]
-            changes = [self._changes(rows, also, scale) for rows in some]
-            effects = effects_of(self.model, self.local, changes, mode=mode, upto_layer=upto_layer)
-            found.append(self._read(effects))
-            done(len(some))
+        changes = (self._changes(rows, also, scale) for rows in sets)
+        how: dict[str, Any] = {"mode": mode, "upto_layer": upto_layer, "memory_budget": self.memory_budget}
+        found = list[Measured]()
+        for effect in effects_of(self.model, self.local, changes, **how):
+            found.append(self._read(effect))
+            done(1)
         return Measured.join(found)
 
     def _changes(self, rows: Sequence[int], also: Sequence[FeatureKey], scale: float) -> Changes:
         ids = self.graph.nodes.index
         nodes = [*(ids[row] for row in rows), *also]
-        return resolve(self.local, [Intervention(nodes, scale=scale)]) if nodes else Changes.none(self.local)
+        return resolve(self.local, [Intervention(nodes, scale=scale)]) if nodes else Changes()
 
-    def _read(self, effects: Sequence[Effect]) -> "Measured":
+    def _read(self, effect: Effect) -> "Measured":
         token = int(self.graph.nodes["feature"].iloc[self.answer])
-        answer, features, probability = [], [], []
-        for effect in effects:
-            change = effect.uncapped_change.double().cpu()
-            answer.append(float(change[token] - change.mean()))
-            table = effect.features.set_index(["layer", "pos", "feature"])
-            features.append((table["after"] - table["before"]).reindex(self._keys, fill_value=0.0).to_numpy())
-            probability.append(float(effect.logits_after.double().softmax(-1)[token]))
-        is_flipped = np.array([effect.is_flipped for effect in effects])
-        return Measured(np.array(answer), np.stack(features, 1), is_flipped, np.array(probability))
+        change = effect.uncapped_change.double().cpu()
+        table = effect.features.set_index(["layer", "pos", "feature"])
+        features = (table["after"] - table["before"]).reindex(self._keys, fill_value=0.0).to_numpy()
+        answer, share = change[token] - change.mean(), effect.logits_after.double().softmax(-1)[token]
+        return Measured(
+            np.array([float(answer)]), features[:, None], np.array([effect.is_flipped]), np.array([float(share)])
+        )
 
 
 @dataclass(frozen=True)

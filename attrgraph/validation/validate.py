@@ -11,7 +11,7 @@ from attrgraph.errors import AttrGraphError
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.models.special import PromptOptions, SkipPositions
+from attrgraph.models.special import SkipPositions
 from attrgraph.progress import Progress
 from attrgraph.transcoders import Transcoders
 from attrgraph.validation import views
@@ -31,6 +31,7 @@ def validate(
     compare_with: Transcoders | None = None,
     prepend: str = "auto",
     skip_positions: SkipPositions = "auto",
+    memory_budget: int | str | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Validation:
@@ -49,6 +50,7 @@ def validate(
         paraphrases: other prompts that should be answered for the same reasons: their top features are compared.
         compare_with: other transcoders of the model, such as a per-layer set, whose graph of the prompt is compared.
         prepend, skip_positions: of prompts, as for `trace`.
+        memory_budget: as for `trace`; experiments that run together keep within it too.
         progress: called as `progress(phase, done, total)`.
         settings: modes, mode, n_nodes, n_controls, n_paths, n_resamples, seed; see `Settings`.
 
@@ -67,16 +69,16 @@ def validate(
         True
     """
     chosen = Settings(**settings)
-    options: PromptOptions = {"prepend": prepend, "skip_positions": skip_positions}
-    graph = subject if isinstance(subject, Graph) else trace(model, subject, progress=progress, **options)
+    how: Any = {"memory_budget": memory_budget, "prepend": prepend, "skip_positions": skip_positions}
+    graph = subject if isinstance(subject, Graph) else trace(model, subject, progress=progress, **how)
     check_traced_model(graph, model)
-    tested = Subject.of(model, graph)
+    tested = Subject.of(model, graph, memory_budget)
     tables, facts, n_sampled = _experiments(tested, chosen, supernodes or {}, progress or (lambda *_: None))
     tables |= {"error_share": views.error_share(graph), "stability": views.stability(graph)}
     if paraphrases:
-        tables["paraphrases"] = views.paraphrases(model, graph, paraphrases, **options)
+        tables["paraphrases"] = views.paraphrases(model, graph, paraphrases, **how)
     if compare_with is not None:
-        tables["compared"] = views.compared(model, graph, compare_with)
+        tables["compared"] = views.compared(model, graph, compare_with, memory_budget=memory_budget)
     facts |= views.facts(graph, tested.answer) | {"n_active": len(tested.features) + len(tested.unselected)}
     verdict = judge(facts, tables, chosen.mode, chosen.modes[-1])
     return Validation(verdict, facts, tables, graph, asdict(chosen) | {"n_sampled": n_sampled})

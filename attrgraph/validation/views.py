@@ -63,13 +63,18 @@ def stability(graph: Graph) -> pd.DataFrame:
 
 
 def paraphrases(
-    model: LanguageModel, graph: Graph, prompts: Sequence[Prompt], **options: Unpack[PromptOptions]
+    model: LanguageModel,
+    graph: Graph,
+    prompts: Sequence[Prompt],
+    *,
+    memory_budget: int | str | None = None,
+    **options: Unpack[PromptOptions],
 ) -> pd.DataFrame:
     """For each other prompt: its answer, and which share of the top features, wherever they are, is the same."""
     top, answer = _top(graph), _answer(graph)
     rows = []
     for prompt in prompts:
-        other = trace(model, prompt, **options)
+        other = trace(model, prompt, memory_budget=memory_budget, **options)
         theirs = _top(other)
         rows.append(
             {
@@ -82,7 +87,9 @@ def paraphrases(
     return pd.DataFrame(rows)
 
 
-def compared(model: LanguageModel, graph: Graph, transcoders: Transcoders) -> pd.DataFrame:
+def compared(
+    model: LanguageModel, graph: Graph, transcoders: Transcoders, *, memory_budget: int | str | None = None
+) -> pd.DataFrame:
     """Scores and mean hops of the graph, and of the graph that other transcoders give of the same prompt and answers.
 
     A cross-layer transcoder can write the result of two steps at once: then its graph shows one hop where a per-layer
@@ -90,7 +97,8 @@ def compared(model: LanguageModel, graph: Graph, transcoders: Transcoders) -> pd
     """
     other = LanguageModel(model.hf_model, model.tokenizer, transcoders=transcoders, source=model.source)
     answers = graph.nodes.loc[graph.nodes["kind"] == "logit", "feature"].tolist()
-    theirs = trace(other, graph.metadata["token_ids"], targets=answers, **same_options(graph.metadata))
+    how: dict[str, Any] = {"memory_budget": memory_budget, **same_options(graph.metadata)}
+    theirs = trace(other, graph.metadata["token_ids"], targets=answers, **how)
     rows = []
     for each in (graph, theirs):
         scores, recorded = each.scores(), each.metadata["transcoders"]

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import BOS, FAMILY_CONFIGS, make_transcoders
 
 import attrgraph as ag
 from attrgraph.errors import InterventionError
+from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 
 Build = Callable[..., LanguageModel]
@@ -20,6 +22,30 @@ SETS = [
     ag.Intervention("E_12_2", scale=0.5),
     ag.Intervention("0_-1_6", scale=0.0),
 ]
+_LONG: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [9.0] * 4,
+    "factor": 32.0,
+    "original_max_position_embeddings": 12,
+}
+_LOCAL = {"rope_type": "default", "rope_theta": 1e4}
+ROPES: dict[str, dict[str, Any]] = {
+    "longrope": _LONG,
+    "by layer": {"full_attention": _LONG, "sliding_attention": _LOCAL},
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 12,
+    },
+    "linear": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+}
 
 
 @pytest.mark.parametrize("cross_layer", [True, False], ids=["clt", "plt"])
@@ -68,6 +94,27 @@ def test_it_ends_with_the_context_or_the_end_of_text(traced_model: Build, prompt
     for end in (longest[4], [48, longest[4]]):
         model.config.eos_token_id = end
         assert ag.generate(model, prompt, max_new_tokens=100).token_ids == longest[: first + 1]
+
+
+@pytest.mark.parametrize("n_prompt", [5, 9, 14])  # the text comes to 12 tokens in between, at once, has more
+@pytest.mark.parametrize("rope", ROPES)
+def test_rotations_that_depend_on_the_length_are_the_same_with_a_cache(rope: str, n_prompt: int) -> None:
+    kind, config = FAMILY_CONFIGS["gemma3" if rope == "by layer" else "llama"]
+    hf_model = create_hf_model(kind, seed=0, **config, rope_parameters=ROPES[rope])
+    for parameter in hf_model.parameters():
+        parameter.data *= 10.0
+    model, prompt = LanguageModel(hf_model.double()), [BOS, *range(5, 4 + n_prompt)]
+    model.transcoders = make_transcoders()
+    assert ag.trace(model, prompt, max_feature_nodes=5).metadata["checks"]["is_exact"]
+    assert ag.explain_attention(model, prompt, 1, 1, n_prompt - 1, 1).deviation < 1e-4
+    found = [
+        ag.generate(model, prompt, SETS[:1], max_new_tokens=12, use_cache=use_cache).token_ids
+        for use_cache in (True, False)
+    ]
+    text = list(prompt)
+    for _ in range(12):
+        text.append(int(ag.intervene(model, text, SETS[:1]).logits_after.argmax()))
+    assert found == [text[n_prompt:]] * 2
 
 
 @pytest.mark.refusal

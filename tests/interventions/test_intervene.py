@@ -252,9 +252,22 @@ def test_a_batch_of_interventions_is_one_after_the_other(
         [ag.Intervention((1, 5, slice(2, 5)), add=1.0)],
     ]
     each_alone = [ag.intervene(model, prompt, one, mode=mode) for one in several]
-    for batch_bytes in (2**28, 3 * 8 * (3 * 4 * 81 + 3 * 9 * 24 + 50)):  # all at once; three at a time
-        monkeypatch.setattr("attrgraph.interventions.intervene._BATCH_BYTES", batch_bytes)
-        for alone, effect in zip(each_alone, ag.intervene_many(model, prompt, several, mode=mode), strict=True):
+    local, sizes = local_of(model, prompt), list[int]()
+    run = model.hf_model.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(model.hf_model, "forward", counted)
+    row = 3 * 4 * 81 + 26 * 9 * 24 + 5 * 50  # scores, streams, logits
+    for n_at_once, budget in ((5, None), (3, 3 * 8 * row), (1, 1)):
+        sizes.clear()
+        budget = budget if budget is None else budget + local.run.pattern_bytes
+        effects = ag.intervene_many(model, prompt, several, mode=mode, memory_budget=budget)
+        if "frozen" not in mode:
+            assert max(sizes) == n_at_once and sum(sizes) == 1 + len(several)
+        for alone, effect in zip(each_alone, effects, strict=True):
             # sums of a batch are added in another order; Gemma's norms compute in float32
             torch.testing.assert_close(effect.logits_after, alone.logits_after, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(effect.uncapped_change, alone.uncapped_change, rtol=1e-5, atol=1e-6)
@@ -268,7 +281,7 @@ def test_a_feature_scaled_by_one_changes_nothing(
 ) -> None:
     """In half precision too, where features near a threshold go on and off by rounding."""
     model = traced_model(family, dtype=torch.bfloat16, **settings)
-    key = next(iter(local_of(model, prompt).active.by_key))
+    key = local_of(model, prompt).active.places()[0]
     effect = ag.intervene(model, prompt, ag.Intervention(key, scale=1.0), mode=mode)
     assert not effect.uncapped_change.abs().max() and not effect.is_flipped
     assert (effect.features["before"] == effect.features["after"]).all()
@@ -279,7 +292,7 @@ def test_a_slice_or_a_range_is_its_positions_one_by_one(traced_model: Build, pro
     for several, positions in ((slice(None), range(1, 9)), (slice(-3, None), (6, 7, 8)), (range(2, 8, 3), (2, 5))):
         changes = resolve(local, [ag.Intervention((1, 3, several), value=1.0)])
         assert list(changes.features) == [(1, 3, pos) for pos in positions]  # position 0 is BOS, which is skipped
-    places = [pos for pos in range(9) if (1, 3, pos) in local.active.by_key]
+    places = [pos for pos in range(9) if (1, 3, pos) in local.active.places()]
     assert list(resolve(local, [ag.Intervention((1, 3, slice(None)), scale=2.0)]).features) == [
         (1, 3, pos) for pos in places
     ]
@@ -330,3 +343,35 @@ def test_what_cannot_be_set_is_refused(traced_model: Build, prompt: list[int]) -
 
 def _keys(local: LocalReplacement) -> list[list[int]]:
     return [column.tolist() for column in (local.active.layer, local.active.feature, local.active.pos)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_only_the_last_position_has_logits(mode: str, family: str, traced_model: Build, prompt: list[int]) -> None:
+    model, sizes = traced_model(family), list[tuple[int, ...]]()
+    head = model.hf_model.get_output_embeddings()
+    with head.register_forward_hook(lambda module, args, out: sizes.append(tuple(out.shape))):
+        ag.intervene(model, prompt, ag.Intervention((1, 3, 4), value=1.0), mode=mode)
+        ag.generate(model, prompt, ag.Intervention((1, 3, 4), value=1.0), max_new_tokens=2)
+    assert sizes and all(size[1] == 1 for size in sizes)
+
+
+def test_positions_count_from_the_end_too(traced_model: Build, prompt: list[int]) -> None:
+    local = local_of(traced_model(), prompt)
+    assert list(resolve(local, [ag.Intervention((1, 3, -1), value=1.0)]).features) == [(1, 3, 8)]
+    with pytest.raises(InterventionError, match="set twice"):
+        resolve(local, [ag.Intervention([(1, 3, -2), (1, 3, 7)], value=1.0)])
+    with pytest.raises(InterventionError, match="not in this prompt's run"):
+        resolve(local, [ag.Intervention((1, 3, -10), value=1.0)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"activation": "topk"}])
+def test_a_feature_is_found_where_it_is(settings: dict[str, Any], traced_model: Build, prompt: list[int]) -> None:
+    active = local_of(traced_model(**settings), prompt).active
+    every = [(layer, feature, pos) for layer in range(N_LAYERS) for feature in range(40) for pos in range(9)]
+    expected = dict.fromkeys(every, 0.0) | dict(zip(active.places(), active.activation.tolist(), strict=True))
+    assert active.at(every) == list(expected.values()) and active.at([]) == []
+    one, other = active.places()[3], next(key for key, now in expected.items() if not now)
+    changed = active.with_set([one, other], [0.0, 2.5])
+    expected |= {one: 0.0, other: 2.5}
+    assert changed.at(every) == list(expected.values()) and len(changed) == len(active)
+    assert changed.codes.tolist() == sorted(changed.codes.tolist())

@@ -16,7 +16,7 @@ NODES = [(0, 3, 4), (1, 5, 4)]
 
 def test_a_dose_curve_is_an_intervention_a_dose(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model(dtype=torch.float64)
-    nodes = list(take_apart(model, prompt).active.by_key)[:3]
+    nodes = take_apart(model, prompt).active.places()[:3]
     curve = ag.dose_response(model, prompt, nodes, scales=(-1.0, 1.0, 2.5), mode="free")
     assert curve.index.tolist() == [-1.0, 1.0, 2.5]
     for scale, row in curve.iterrows():
@@ -36,7 +36,8 @@ def test_a_swap_sets_activations_by_its_formula(
 ) -> None:
     model = traced_model(dtype=torch.float64)
     other = [1, 5, *prompt[1:5], 9, *prompt[5:]]  # two tokens longer
-    a, b = (take_apart(model, each).active.by_key for each in (prompt, other))
+    a, b = (take_apart(model, each).active for each in (prompt, other))
+    a, b = (dict(zip(each.places(), each.activation.tolist(), strict=True)) for each in (a, b))
     shift = -2 if align == "end" else 0
     in_a = [key for key in a if key[2] == 5][:4]
     in_b = [key for key in b if key[2] == 5 - shift][:4]
@@ -68,8 +69,8 @@ def test_swapping_a_city_for_another_changes_the_capital() -> None:
 def test_what_cannot_be_swapped_is_refused(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model()
     a = take_apart(model, prompt).active
-    inactive = next((0, f, 4) for f in range(40) if (0, f, 4) not in a.by_key)
-    active = next(key for key in a.by_key if key[2] == 1)
+    inactive = next((0, f, 4) for f in range(40) if (0, f, 4) not in a.places())
+    active = next(key for key in a.places() if key[2] == 1)
     for features_b, align, message in (
         (["0_-1_3"], "end", "prompt_b: node .* is no active feature"),
         ([inactive], "end", "prompt_b: node .* is no active feature"),

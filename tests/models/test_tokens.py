@@ -1,46 +1,26 @@
-"""What tokens are called, and chat templates of every style."""
+"""What tokens are called, and what is put in front of prompts."""
 
 from collections import Counter
 from typing import Any
 
 import pytest
-from subwords import byte_level, sentencepiece
+from subwords import byte_level, sentencepiece, unigram, word_pieces
 from tiny import make_model
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from attrgraph.errors import PromptError
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.tokens import chat_ids, token_text
+from attrgraph.models.tokens import text_of, token_text
 
 STRANGE = "日本語 🐶 é The capital\n"
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think></think>{% endif %}"
-    "{% endif %}"
-)
-LLAMA_3 = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-    "{% endif %}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
-STYLES: dict[str, tuple[str, list[str], str | None]] = {
-    "ChatML": (CHATML, ["<|im_start|>", "<|im_end|>"], None),
-    "Llama 3": (LLAMA_3, ["<|bos|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "<|bos|>"),
-    "Gemma": (GEMMA, ["<bos>", "<start_of_turn>", "<end_of_turn>"], "<bos>"),
-}
 
 
-@pytest.mark.parametrize("make", [byte_level, sentencepiece])
+@pytest.mark.parametrize("make", [byte_level, sentencepiece, unigram])
 def test_tokens_show_spaces_and_bytes_and_join_to_the_text(make: Any) -> None:
     tokenizer = make()
     texts = [token_text(tokenizer, i) for i in tokenizer.encode(STRANGE, add_special_tokens=False)]
-    assert texts[-2:] == [" capital", "\n"]
+    assert "".join(texts).endswith(" capital\n")
     joined = "".join(texts).removeprefix(" ").encode().decode("unicode_escape").encode("latin-1")
     assert "\\xe6" in texts and joined == STRANGE.encode()
     every = Counter(token_text(tokenizer, i) for i in range(len(tokenizer)))
@@ -48,38 +28,43 @@ def test_tokens_show_spaces_and_bytes_and_join_to_the_text(make: Any) -> None:
     assert token_text(tokenizer, len(tokenizer) + 7) == f"<{len(tokenizer) + 7}>"
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_templates_of_every_style_are_filled_and_continued(style: str) -> None:
-    template, special, bos = STYLES[style]
-    tokenizer = byte_level(*special, bos=bos, template=template)
-
-    def written(*messages: tuple[str, Any], **options: Any) -> str:
-        ids = chat_ids(tokenizer, [{"role": role, "content": content} for role, content in messages], options)
-        return "".join(token_text(tokenizer, i) for i in ids)
-
-    asked = written(("user", "Capital?"))
-    assert "Capital?" in asked and asked.rstrip("\n").endswith(("assistant", "<|end_header_id|>", "model"))
-    assert written(("user", "Capital?"), ("assistant", "It is")) == f"{asked}It is"
-    assert written(("user", [{"type": "text", "text": "Cap"}, {"type": "text", "text": "ital?"}])) == asked
-    if style == "ChatML":
-        assert written(("user", "Capital?"), enable_thinking=False) == f"{asked}<think></think>"
+def with_added(*contents: str, inside: PreTrainedTokenizerFast | None = None, **how: bool) -> PreTrainedTokenizerFast:
+    tokenizer = inside or byte_level("<|end|>")
+    tokenizer.add_tokens([AddedToken(content, normalized=False, **how) for content in contents])
+    return tokenizer
 
 
-@pytest.mark.refusal
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("tokenizer", "text"),
     [
-        ({"role": "system", "content": "Be short."}, "chat template cannot be filled .* System role not supported"),
-        ({"role": "user", "content": None}, "message 0 has None as its content"),
-        ({"role": "user"}, "message 0 has None as its content"),
-        ({"role": "user", "content": [{"type": "image"}]}, "message 0 has parts that are not text"),
-        ({"content": "Hi"}, "message 0 has no role"),
+        # as Pythia's, whose vocabulary has runs of spaces that were added once more
+        (with_added("  ", "    ", inside=byte_level(more=["a    b\n        c"] * 30)), "a  b    c\n        d  "),
+        (with_added("a b\x1b[31m", " the", "日", "<mask>"), "a b\x1b[31mx the 日<mask> the"),
+        (with_added("\n\n", "\t", "  ", inside=sentencepiece()), "a\n\nb  c\td"),
+        (with_added("<|a|>", special=True), "the<|a|>the <|a|> \r\n\x00"),
+        (word_pieces(), "playing the player played"),
+        (word_pieces(ends=True), "playing the player played"),
     ],
+    ids=["runs of spaces", "strange contents", "line breaks", "special", "word pieces", "word ends"],
 )
-def test_messages_that_no_template_takes_are_refused(message: dict[str, Any], said: str) -> None:
-    with pytest.raises(PromptError, match=said) as found:
-        chat_ids(byte_level("<bos>", bos="<bos>", template=GEMMA), [message], {})
-    assert "\n" not in str(found.value)
+def test_tokens_of_every_kind_join_to_the_text_and_are_told_apart(tokenizer: Any, text: str) -> None:
+    every = [token_text(tokenizer, i) for i in range(len(tokenizer) + 3)]
+    assert len(set(every)) == len(every) and not any("\ufffd" in each for each in every) and all(every)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    joined = "".join(every[i] for i in ids)
+    assert (joined if joined.startswith(text[0]) else joined.removeprefix(" ")).removesuffix(" ") == text.removesuffix(
+        " "
+    )
+
+
+def test_the_sign_for_what_is_no_character_is_shown_as_bytes() -> None:
+    shown = r"\xef\xbf\xbd"
+    tokenizer = with_added("\ufffd")
+    assert token_text(tokenizer, len(tokenizer) - 1) == shown
+    assert "".join(token_text(byte_level(), i) for i in byte_level().encode("\ufffd")) == shown
+    # ids that end within a character
+    ids = byte_level().encode("a 日")
+    assert text_of(byte_level(), ids) == "a 日" and text_of(byte_level(), ids[:-1]) == r"a \xe6\x97"
 
 
 def model_with(tokenizer: PreTrainedTokenizerFast) -> LanguageModel:

@@ -184,7 +184,7 @@ def test_necessity_and_sufficiency_are_ablations(model: LanguageModel, graph: ag
 def test_features_that_were_not_selected_are_taken_out_too(model: LanguageModel) -> None:
     small = ag.trace(model, DALLAS, max_feature_nodes=30)
     found, ranked = validate(model, small, **FAST), by_influence(small)
-    every = list(take_apart(model, DALLAS).active.by_key)
+    every = take_apart(model, DALLAS).active.places()
     assert (len(ranked), len(every)) == (30, found.facts["n_active"])
     for k, row in found.tables["sufficiency"].set_index("k").iterrows():
         kept = {tuple(map(int, node.split("_"))) for node in ranked[:k]}

@@ -1,0 +1,166 @@
+"""Chat templates of every style, rebuilt: what they make of messages, and which positions stand before the text."""
+
+from typing import Any
+
+import pytest
+from subwords import byte_level
+from tiny import FAMILY_CONFIGS
+
+from attrgraph.errors import PromptError
+from attrgraph.models.create import create_hf_model
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import find_special
+
+_ASK = "{% if add_generation_prompt %}"
+QWEN_2 = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}" + _ASK + "<|im_start|>assistant\n{% endif %}"
+)
+QWEN_3 = (
+    "{% for m in messages %}{% set text = m['content'] %}{% if m['role'] == 'assistant' and '</think>' in text %}"
+    "{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if m['role'] == 'assistant' and loop.last %}{% set text = '<think>\n\n</think>\n\n' + text %}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ text }}<|im_end|>\n{% endfor %}"
+    + _ASK
+    + "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    + _ASK
+    + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+_GEMMA_TURNS = (
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ first }}{{ m['content'] | trim }}"
+    "<end_of_turn>\n{% set first = '' %}{% endfor %}" + _ASK + "<start_of_turn>model\n{% endif %}"
+)
+GEMMA_2 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}" + _GEMMA_TURNS
+)
+GEMMA_3 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for m in messages %}" + _GEMMA_TURNS
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %}{{ m['content'] }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+_CHATML, _TURNS = ["<|im_start|>", "<|im_end|>"], ["<bos>", "<start_of_turn>", "<end_of_turn>"]
+# family, template, tokens, BOS, the prompt of one question, positions that have no features
+STYLES: dict[str, tuple[str, str, list[str], str | None, str, list[int]]] = {
+    "Qwen2": (
+        "qwen2",
+        QWEN_2,
+        _CHATML,
+        None,
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nCapital?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        [0],
+    ),
+    "Qwen3": (
+        "qwen3",
+        QWEN_3,
+        [*_CHATML, "<think>", "</think>"],
+        None,
+        "<|im_start|>user\nCapital?<|im_end|>\n<|im_start|>assistant\n",
+        [0],
+    ),
+    "Llama 3": (
+        "llama",
+        LLAMA_3,
+        ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "<|begin_of_text|>",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nCapital?<|eot_id|><|start_header_id|>assistant"
+        "<|end_header_id|>\n\n",
+        [0],
+    ),
+    "Gemma 2": (
+        "gemma2",
+        GEMMA_2,
+        _TURNS,
+        "<bos>",
+        "<bos><start_of_turn>user\nCapital?<end_of_turn>\n<start_of_turn>model\n",
+        [0],
+    ),
+    "Gemma 3": (
+        "gemma3",
+        GEMMA_3,
+        _TURNS,
+        "<bos>",
+        "<bos><start_of_turn>user\nCapital?<end_of_turn>\n<start_of_turn>model\n",
+        [0, 1, 2, 3],
+    ),
+    "Mistral": ("mistral", MISTRAL, ["<s>", "</s>"], "<s>", "<s>[INST] Capital? [/INST]", [0]),
+}
+USER = {"role": "user", "content": "Capital?"}
+
+
+def answered(text: str) -> list[dict[str, Any]]:
+    return [USER, {"role": "assistant", "content": text}]
+
+
+def model_of(style: str, **options: Any) -> LanguageModel:
+    family, template, special, bos, *_ = STYLES[style]
+    kind, config = FAMILY_CONFIGS[family]
+    tokenizer = byte_level(*special, bos=bos, template=template, more=["user model assistant system"] * 30)
+    tokenizer.eos_token = special[-1]
+    hf_model = create_hf_model(kind, seed=0, **config | {"vocab_size": len(tokenizer), "max_position_embeddings": 128})
+    return LanguageModel(hf_model, tokenizer, chat_template_kwargs=options)
+
+
+def text_of(model: LanguageModel, messages: list[dict[str, Any]], **how: str) -> str:
+    return "".join(map(model.token_text, model.tokenize(messages, **how).tolist()))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_chat_is_what_its_template_makes_of_it(style: str) -> None:
+    *_, expected, skipped = STYLES[style]
+    model = model_of(style)
+    assert text_of(model, [USER]) == expected
+    # an answer is continued; one that is empty begins
+    thought = "<think>\n\n</think>\n\n" if style == "Qwen3" else ""
+    assert text_of(model, answered("It is")) == f"{expected}{thought}It is"
+    assert text_of(model, answered("")) == expected
+    parts = [{"type": "text", "text": "Cap"}, {"type": "text", "text": "ital?"}]
+    assert text_of(model, [{"role": "user", "content": parts}]) == expected
+    # BOS is there once, and what stands before the text has no features
+    for prepend in ("auto", "none"):
+        assert text_of(model, [USER], prepend=prepend) == expected
+        run = model.run(model.tokenize([USER], prepend=prepend))
+        assert sorted(find_special(model, run, prepend=prepend)) == skipped
+
+
+def test_options_go_to_the_template() -> None:
+    *_, expected, _ = STYLES["Qwen3"]
+    assert text_of(model_of("Qwen3", enable_thinking=True), [USER]) == expected
+    assert text_of(model_of("Qwen3", enable_thinking=False), [USER]) == f"{expected}<think>\n\n</think>\n\n"
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("style", "messages", "said"),
+    [
+        ("Gemma 2", [{"role": "system", "content": "Be short."}], "cannot be filled .* System role not supported"),
+        ("Mistral", [USER, USER], "cannot be filled .* Conversation roles must alternate"),
+        ("Gemma 2", [{"role": "user", "content": None}], "message 0 has None as its content"),
+        ("Gemma 2", [{"role": "user"}], "message 0 has None as its content"),
+        ("Gemma 2", [{"role": "user", "content": [{"type": "image"}]}], "message 0 has parts that are not text"),
+        ("Gemma 2", [{"content": "Hi"}], "message 0 has no role"),
+        ("Gemma 2", [USER, "Hi"], "message 1 has no role"),
+        ("Qwen2", [{"role": "user", "content": "I \ud83d end"}], "half a surrogate pair"),
+        # spaces at the ends would be lost without a word
+        ("Llama 3", answered("It is "), "the chat template changes the last message, 'It is '"),
+        ("Gemma 2", answered(" "), "the chat template changes the last message, ' '"),
+        ("Qwen3", answered("<think>Paris</think>"), "cannot be filled|changes the last message"),
+        ("Qwen2", [{"role": "assistant", "content": None, "tool_calls": [{}]}], "cannot be filled"),
+    ],
+)
+def test_messages_that_no_template_takes_are_refused(style: str, messages: Any, said: str) -> None:
+    with pytest.raises(PromptError, match=said) as found:
+        model_of(style).tokenize(messages)
+    assert "\n" not in str(found.value)

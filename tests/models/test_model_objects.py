@@ -1,0 +1,149 @@
+"""Models of transformers, however they were made: traced exactly, or refused in one line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from subwords import byte_level
+from tiny import D_MODEL, FAMILY_CONFIGS, PROMPT, make_model, make_transcoders
+from torch.testing import assert_close
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+import attrgraph as ag
+from attrgraph.errors import AttrGraphError, ModelLoadError, PromptError, UnsupportedModelError
+from attrgraph.models.language_model import LanguageModel
+
+ODD: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"tie_word_embeddings": True}),
+    ("llama", {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 6}),
+    ("llama", {"output_attentions": True, "output_hidden_states": True}),
+    ("gpt2", {"tie_word_embeddings": False, "n_inner": 17, "n_positions": 27}),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}),
+    ("mistral", {"sliding_window": 2}),
+    ("qwen2", {"sliding_window": 3, "use_sliding_window": True, "max_window_layers": 1}),
+    ("gemma2", {"query_pre_attn_scalar": 7, "attn_logit_softcapping": 2.0}),
+    ("gemma3", {"query_pre_attn_scalar": 7, "final_logit_softcapping": 2.0, "sliding_window": 1}),
+    ("gpt_neox", {"attention_bias": False, "tie_word_embeddings": True}),
+]
+
+
+def hf_model_of(family: str, implementation: str = "eager", **changed: Any) -> PreTrainedModel:
+    kind, config = FAMILY_CONFIGS[family]
+    torch.manual_seed(0)
+    hf_model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **config | changed), attn_implementation=implementation
+    )
+    for parameter in hf_model.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    return hf_model.eval()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("family", "changed"), ODD)
+def test_odd_configurations_are_exact(family: str, changed: dict[str, Any]) -> None:
+    hf_model, prompt = hf_model_of(family, **changed), PROMPT * 3
+    model = ag.load_model(hf_model, make_transcoders())
+    graph = ag.trace(model, prompt, max_feature_nodes=50)
+    assert graph.metadata["checks"]["is_exact"]
+    with torch.no_grad():
+        assert_close(model.run(torch.tensor(prompt)).logits, hf_model(torch.tensor([prompt])).logits[0, -1])
+    with pytest.raises(PromptError, match="the model's context"):
+        ag.trace(model, [5] * (model.n_context + 1))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+def test_any_attention_implementation_is_run_as_eager_and_left_as_it_was(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = ag.Intervention((1, 3, 7), value=2.0)
+
+    def numbers(hf_model: PreTrainedModel) -> list[Any]:
+        model = ag.load_model(hf_model, make_transcoders())
+        graph, score = ag.trace(model, PROMPT), ag.explain_attention(model, PROMPT, 1, 0, -1, -2)
+        effects = [ag.intervene(model, PROMPT, change, mode=mode) for mode in ("free", "frozen")]
+        text = ag.generate(model, PROMPT, change, max_new_tokens=4).token_ids
+        return [
+            graph.adjacency.toarray(),
+            score.score,
+            *(effect.logits_after for effect in effects),
+            torch.tensor(text),
+        ]
+
+    expected = numbers(hf_model_of("mistral"))
+    for is_kept in (True, False):
+        for module in ("attribution.prepare", "attribution.qk"):
+            monkeypatch.setattr(f"attrgraph.{module}.keeps_patterns", lambda *args, kept=is_kept: kept)
+        hf_model = hf_model_of("mistral", implementation)
+        for found, wanted in zip(numbers(hf_model), expected, strict=True):
+            assert_close(torch.as_tensor(found), torch.as_tensor(wanted))
+        assert hf_model.config._attn_implementation == implementation
+
+
+def test_a_model_object_is_taken_as_it_is() -> None:
+    hf_model, tokenizer = hf_model_of("llama").to(torch.bfloat16), byte_level("<s>", bos="<s>")
+    model = ag.load_model(hf_model, make_transcoders(), tokenizer=tokenizer, dtype=torch.bfloat16)
+    assert (model.hf_model, model.tokenizer, model.dtype) == (hf_model, tokenizer, torch.bfloat16)
+    assert ag.trace(model, PROMPT, max_feature_nodes=5).metadata["model"]["digest"].startswith("tensors-sha256:")
+
+
+@pytest.mark.refusal
+def test_what_is_asked_of_a_model_object_it_must_have() -> None:
+    hf_model = hf_model_of("llama")
+    for how, said in (
+        ({"dtype": torch.float64}, "dtype is float64, and the model that is given has float32"),
+        ({"device": "cuda"}, "device is cuda, and the model that is given has cpu"),
+        ({"revision": "main"}, "revision is main"),
+        ({"dtype": torch.int8}, "dtype is 'int8'; expected one of"),
+    ):
+        with pytest.raises(AttrGraphError, match=said):
+            ag.load_model(hf_model, **how)  # type: ignore[arg-type]
+    with pytest.raises(ModelLoadError, match=r"model is a torch\.nn\.modules\.linear\.Linear; expected a folder"):
+        ag.load_model(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def _train_one_attention(hf_model: PreTrainedModel) -> None:
+    hf_model.transformer.h[1].attn.train()
+
+
+def _train_one_dropout(hf_model: PreTrainedModel) -> None:
+    hf_model.transformer.drop.train()
+
+
+def _offload(hf_model: PreTrainedModel) -> None:
+    hf_model.transformer.h[2].to("meta")
+
+
+def _drop_a_layer(hf_model: PreTrainedModel) -> None:
+    del hf_model.transformer.h[2]
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda hf_model: hf_model.train(), "the model is in training mode, where dropout is random"),
+        (_train_one_attention, r"transformer\.h\.1\.attn is in training mode"),
+        (_train_one_dropout, r"transformer\.drop is in training mode"),
+        (_offload, "the model's weights lie on cpu and meta; load the whole model on one device"),
+        (_drop_a_layer, "the model has 2 layers, its configuration says num_hidden_layers=3"),
+    ],
+)
+def test_models_that_cannot_run_twice_alike_are_refused(change: Callable[[Any], Any], said: str) -> None:
+    hf_model = hf_model_of("gpt2")
+    change(hf_model)
+    with pytest.raises(UnsupportedModelError, match=said):
+        LanguageModel(hf_model)
+
+
+@pytest.mark.refusal
+def test_dropout_that_is_turned_on_later_is_found_at_the_next_run() -> None:
+    model = make_model("llama")
+    model.transcoders = make_transcoders()
+    model.hf_model.model.layers[1].self_attn.train()
+    for run in (ag.trace, ag.estimate, lambda *args: ag.explain_attention(*args, 1, 0, -1, -2)):
+        with pytest.raises(UnsupportedModelError, match=r"layers\.1\.self_attn is in training mode"):
+            run(model, PROMPT)
+    # a new layer that somebody put in drops nothing
+    model.hf_model.eval()
+    model.hf_model.model.layers[1].mlp.up_proj = torch.nn.Linear(D_MODEL, 40)
+    assert ag.trace(model, PROMPT, max_feature_nodes=5).metadata["checks"]["is_exact"]
