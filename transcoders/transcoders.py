@@ -157,7 +157,8 @@ class Transcoders:
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         self._check_finite(layer, torch.isfinite(h).all())
         if weights.threshold is None:
-            return h.relu() if self.config.k is None else h * active_mask(h, None, self.config.k)
+            k, only_positive = self.config.k, self.config.relu_before_topk
+            return h.relu() if k is None else h * active_mask(h, None, k, only_positive)
         return h * active_mask(h, weights.threshold.to(h), None)
 
     @staticmethod
@@ -184,9 +185,8 @@ class Transcoders:
     ) -> ActiveFeatures:
         """`encode` for one layer."""
         positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
-        found = encode_sparse(
-            read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, k=self.config.k
-        )
+        how: dict[str, Any] = {"k": self.config.k, "only_positive": self.config.relu_before_topk}
+        found = encode_sparse(read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
         self._check_finite(layer, found.is_finite)
         release(weights.W_enc)
         return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)

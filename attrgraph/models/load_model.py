@@ -35,17 +35,21 @@ def load_model(
     dtype: str = "float32",
     device: str = "auto",
     revision: str | None = None,
+    read_point: str | None = None,
+    write_point: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """A language model ready to trace.
 
     Args:
         model: "demo" for the shipped model; a folder in Hugging Face format; or `owner/repo` on the hub.
-        transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`), "demo" (cross-layer, the
-            default for the demo), "demo-per-layer", or a set already in memory. None leaves the model without.
+        transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`) in any published layout, "demo"
+            (cross-layer, the default for the demo), "demo-per-layer", or a set already in memory. None leaves the model
+            without.
         dtype: in which the model runs: float32, float64, bfloat16 or float16. Edges are computed in at least float32.
         device: "auto" takes a GPU if there is one; else a torch device such as "cpu" or "cuda:1".
         revision: branch, tag or commit of the model on the hub.
+        read_point, write_point: of transcoders whose folder does not say them; see `load_transcoders`.
         chat_template_kwargs: for the tokenizer's chat template, such as {"enable_thinking": False}.
 
     Raises:
@@ -65,7 +69,7 @@ def load_model(
     else:
         folder, source = resolve_folder(str(model), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
     if isinstance(transcoders, str | Path):
-        transcoders = named_transcoders(transcoders, where)
+        transcoders = named_transcoders(transcoders, where, read_point=read_point, write_point=write_point)
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
     if "revision" not in source:
         source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
@@ -73,10 +77,10 @@ def load_model(
     return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, **how)
 
 
-def named_transcoders(name: str | Path, device: str | torch.device) -> Transcoders:
+def named_transcoders(name: str | Path, device: str | torch.device, **points: str | None) -> Transcoders:
     """The shipped set "demo" or "demo-per-layer", or one from a folder or the hub."""
     if str(name) not in SHIPPED:
-        return load_transcoders(name, device=device)
+        return load_transcoders(name, device=device, **points)
     shipped = load_transcoders(shipped_folder(SHIPPED[str(name)]), device=device)
     shipped.source["id"] = str(name)
     return shipped
