@@ -229,7 +229,8 @@ class Transcoders:
         rows, W_dec = active.in_layer(layer), self.layers[layer].W_dec
         features, table = active.feature[rows], W_dec.flatten(1)
         offsets = torch.searchsorted(active.pos[rows], torch.arange(n_pos + 1, device=active.pos.device))
-        if (table.dtype, table.device) == (activations.dtype, activations.device):
+        is_plain = table.is_contiguous()  # of a view all rows would be copied
+        if is_plain and (table.dtype, table.device) == (activations.dtype, activations.device):
             out = weighted_bags(activations, features, offsets, table)
         else:
             out = self._written_converted(table, activations, features, offsets)
@@ -240,7 +241,7 @@ class Transcoders:
 
     @staticmethod
     def _written_converted(table: Tensor, activations: Tensor, features: Tensor, offsets: Tensor) -> Tensor:
-        """Bags of rows of a table of another type or device, some positions' rows at a time."""
+        """Bags of rows of a table of another type or device, or of a view, some positions' rows at a time."""
         most = max(offsets.diff().tolist(), default=0)
         step = max(1, _CONVERTED_BYTES // max(1, most * table.shape[1] * activations.element_size()))
         parts = []
