@@ -87,6 +87,11 @@ class ModelOptions:
     revision: Revision = None
     read_point: ReadPoint = None
     write_point: WritePoint = None
+    labels: Annotated[
+        list[Path] | None,
+        "FILE",
+        "Names of features: JSON, CSV, Neuronpedia's or circuit-tracer's files, a graph. Repeatable.",
+    ] = None
 
     def __post_init__(self) -> None:
         if self.model not in (None, "demo") and self.transcoders is None:
@@ -115,6 +120,7 @@ class ModelOptions:
                 revision=self.revision,
                 read_point=self.read_point,
                 write_point=self.write_point,
+                labels=tuple(self.labels or ()),
             )
         from attrgraph.attribution.provenance import origin_of
         from attrgraph.graph.origin import check_traced_model

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrgraph.errors import TranscoderError
 from attrgraph.progress import Progress, silent
-from attrgraph.transcoders.folder import check_replaceable, open_layout, read_labels, write_layer, write_settings
+from attrgraph.transcoders.folder import check_replaceable, labels_of, open_layout, write_layer, write_settings
 from attrgraph.transcoders.formats import Layout, Points
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -96,7 +96,7 @@ def convert_transcoders(
                 write_layer(partial, layer, layout.layer(layer), is_cross_layer=layout.config.is_cross_layer)
                 (partial / _DONE).write_text(str(layer + 1))
             report("layers", layer + 1, layout.n_layers)
-        write_settings(partial, layout.config, read_labels(origin))
+        write_settings(partial, layout.config, layout.n_layers, labels_of(origin))
         for name_of_ours in (_DONE, _SOURCE):
             (partial / name_of_ours).unlink()
         if output.exists():

@@ -4,7 +4,7 @@ An optional `labels.json` ({layer: {feature: name}}) names features; other tools
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from attrgraph.errors import TranscoderError
-from attrgraph.files import read_json, whole_folder
+from attrgraph.files import whole_folder
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.formats import Layout, Points, patterns_of, read_layout
 from attrgraph.transcoders.formats.common import CROSS_LAYER_FILES, PER_LAYER_FILES
 from attrgraph.transcoders.hub import digest_files, resolve_folder
+from attrgraph.transcoders.labels import Labels, load_labels
 from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
 
 # weights that are computed on opening may take this much of free memory: a choice
@@ -33,6 +34,7 @@ def load_transcoders(
     *,
     read_point: str | None = None,
     write_point: str | None = None,
+    labels: Iterable[str | Path] = (),
     revision: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Transcoders:
@@ -45,6 +47,7 @@ def load_transcoders(
         name: path of a folder, or `owner/repo[/subfolder][@revision]` on the Hugging Face hub.
         read_point: where features read, for folders that do not say it; see `config.READ_POINTS`.
         write_point: where they write; see `config.WRITE_POINTS`.
+        labels: files with names of features, besides `labels.json` in the folder; see `load_labels`.
         revision: branch, tag or commit on the hub.
         device: where to put the weights.
 
@@ -55,7 +58,7 @@ def load_transcoders(
     folder, layout, source = open_layout(name, Points(read_point, write_point), revision=revision)
     _check_memory(folder, layout)
     layers = [layout.layer(layer).map(lambda tensor: tensor.to(device)) for layer in range(layout.n_layers)]
-    return Transcoders(layers, layout.config, source=source, labels=read_labels(folder))
+    return Transcoders(layers, layout.config, source=source, labels=labels_of(folder) | load_labels(*labels))
 
 
 def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tuple[Path, Layout, dict[str, str]]:
@@ -106,7 +109,7 @@ def save_transcoders(
         with whole_folder(folder) as temporary:
             for layer, weights in enumerate(transcoders.layers):
                 write_layer(temporary, layer, weights, is_cross_layer=transcoders.config.is_cross_layer)
-            write_settings(temporary, transcoders.config, transcoders.labels)
+            write_settings(temporary, transcoders.config, transcoders.n_layers, transcoders.labels)
             for name, text in (texts or {}).items():
                 (temporary / name).write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as e:
@@ -124,10 +127,12 @@ def write_layer(folder: Path, layer: int, weights: LayerWeights, *, is_cross_lay
         save_file(tensors, folder / file.format(layer=layer))
 
 
-def write_settings(folder: Path, config: TranscoderConfig, labels: Mapping[tuple[int, int], str]) -> None:
+def write_settings(folder: Path, config: TranscoderConfig, n_layers: int, labels: Labels) -> None:
     """`config.yaml`, and `labels.json` if features have names."""
     if "transcoders" in config.extra:  # which names files elsewhere
         extra = {name: value for name, value in config.extra.items() if name != "transcoders"}
+        if not config.is_cross_layer:
+            extra["transcoders"] = [f"layer_{layer}.safetensors" for layer in range(n_layers)]
         config = replace(config, extra=extra)
     (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict()), encoding="utf-8")
     if labels:
@@ -138,22 +143,15 @@ def write_settings(folder: Path, config: TranscoderConfig, labels: Mapping[tuple
         (folder / "labels.json").write_text(text, encoding="utf-8")
 
 
+def labels_of(folder: Path) -> Labels:
+    """Names of features that lie with a folder of transcoders."""
+    path = folder / "labels.json"
+    return load_labels(path) if path.exists() else {}
+
+
 def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     """Raise TranscoderError if `save_transcoders` would refuse: to be asked before long work, not after it."""
     if folder.exists() and not overwrite:
         raise TranscoderError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
     if folder.exists() and not (folder / "config.yaml").is_file():
         raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
-
-
-def read_labels(folder: Path) -> dict[tuple[int, int], str]:
-    path = folder / "labels.json"
-    if not path.is_file():
-        return {}
-    try:
-        nested = read_json(path)
-        labels = {(int(layer), int(f)): str(name) for layer, of in nested.items() for f, name in of.items()}
-        "".join(labels.values()).encode()  # half a surrogate pair could be written nowhere
-        return labels
-    except (ValueError, AttributeError, OSError) as e:
-        raise TranscoderError(f"{path}: expected {{layer: {{feature: name}}}} in JSON ({e}).") from e

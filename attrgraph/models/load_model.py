@@ -1,6 +1,6 @@
 """Load a language model and its transcoders from a folder, the Hugging Face hub, or the package itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from attrgraph.models.families import family_of
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders, load_transcoders
 from attrgraph.transcoders.hub import digest_files, resolve_folder
+from attrgraph.transcoders.labels import load_labels
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -37,6 +38,7 @@ def load_model(
     revision: str | None = None,
     read_point: str | None = None,
     write_point: str | None = None,
+    labels: Iterable[str | Path] = (),
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """A language model ready to trace.
@@ -50,6 +52,7 @@ def load_model(
         device: "auto" takes a GPU if there is one; else a torch device such as "cpu" or "cuda:1".
         revision: branch, tag or commit of the model on the hub.
         read_point, write_point: of transcoders whose folder does not say them; see `load_transcoders`.
+        labels: files with names of features; see `load_labels`.
         chat_template_kwargs: for the tokenizer's chat template, such as {"enable_thinking": False}.
 
     Raises:
@@ -70,6 +73,8 @@ def load_model(
         folder, source = resolve_folder(str(model), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
     if isinstance(transcoders, str | Path):
         transcoders = named_transcoders(transcoders, where, read_point=read_point, write_point=write_point)
+    if transcoders is not None:
+        transcoders.labels |= load_labels(*labels)
     hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
     if "revision" not in source:
         source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
@@ -77,7 +82,7 @@ def load_model(
     return LanguageModel(hf_model, _load_tokenizer(folder), transcoders=transcoders, **how)
 
 
-def named_transcoders(name: str | Path, device: str | torch.device, **points: str | None) -> Transcoders:
+def named_transcoders(name: str | Path, device: str | torch.device, **points: Any) -> Transcoders:
     """The shipped set "demo" or "demo-per-layer", or one from a folder or the hub."""
     if str(name) not in SHIPPED:
         return load_transcoders(name, device=device, **points)

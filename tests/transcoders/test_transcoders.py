@@ -260,7 +260,7 @@ def test_labels_are_kept_beside_the_weights(tmp_path: Path) -> None:
 def test_malformed_labels_are_refused(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     (folder / "labels.json").write_text("[1]")
-    with pytest.raises(TranscoderError, match=r"labels\.json: expected"):
+    with pytest.raises(TranscoderError, match=r"labels\.json: holds no labels"):
         load_transcoders(folder)
 
 
