@@ -55,10 +55,10 @@ UptoLayer = Annotated[
 Model = Annotated[str, argument("MODEL", "demo, a folder, or owner/repo.")]
 Revision = Annotated[str | None, "NAME", "Branch, tag or commit of the model on the hub."]
 ReadPoint = Annotated[
-    str | None, "HOOK", "Where transcoders read, if their folder does not say: hook_resid_mid, mlp.hook_in, ..."
+    str | None, "HOOK", "Where transcoders read, if their folder does not say it, such as mlp.hook_in."
 ]
 WritePoint = Annotated[
-    str | None, "HOOK", "Where they write, if their folder does not say: hook_mlp_out or mlp.hook_out."
+    str | None, "HOOK", "Where they write, if their folder does not say it: hook_mlp_out or mlp.hook_out."
 ]
 Dtype = Annotated[str, "DTYPE", "float32, float64, bfloat16 or float16."]
 Device = Annotated[str, "DEVICE", "auto, cpu, cuda or cuda:N."]
