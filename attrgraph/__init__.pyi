@@ -33,8 +33,11 @@ from .models.language_model import LanguageModel as LanguageModel
 from .models.load_model import load_model as load_model
 from .prompts.trace_many import trace_many as trace_many
 from .training.train import train as train
+from .transcoders.conversion import convert_transcoders as convert_transcoders
+from .transcoders.conversion import describe_transcoders as describe_transcoders
 from .transcoders.folder import load_transcoders as load_transcoders
 from .transcoders.folder import save_transcoders as save_transcoders
+from .transcoders.labels import load_labels as load_labels
 from .transcoders.training.train_config import TrainConfig as TrainConfig
 from .transcoders.transcoders import Transcoders as Transcoders
 from .validation.result import Validation as Validation

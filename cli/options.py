@@ -54,6 +54,12 @@ UptoLayer = Annotated[
 ]
 Model = Annotated[str, argument("MODEL", "demo, a folder, or owner/repo.")]
 Revision = Annotated[str | None, "NAME", "Branch, tag or commit of the model on the hub."]
+ReadPoint = Annotated[
+    str | None, "HOOK", "Where transcoders read, if their folder does not say it, such as mlp.hook_in."
+]
+WritePoint = Annotated[
+    str | None, "HOOK", "Where they write, if their folder does not say it: hook_mlp_out or mlp.hook_out."
+]
 Dtype = Annotated[str, "DTYPE", "float32, float64, bfloat16 or float16."]
 Device = Annotated[str, "DEVICE", "auto, cpu, cuda or cuda:N."]
 TEXT_HELP = "Text (a document a line), JSON lines, Parquet, or a Hugging Face datasets folder. Repeatable."
@@ -79,17 +85,28 @@ class ModelOptions:
     ] = None
     device: Annotated[str | None, "DEVICE", "auto, cpu, cuda or cuda:N. Default: auto."] = None
     revision: Revision = None
+    read_point: ReadPoint = None
+    write_point: WritePoint = None
+    labels: Annotated[
+        list[Path] | None,
+        "FILE",
+        "Names of features: JSON, CSV, Neuronpedia's or circuit-tracer's files, a graph. Repeatable.",
+    ] = None
 
     def __post_init__(self) -> None:
         if self.model not in (None, "demo") and self.transcoders is None:
+            from attrgraph.transcoders.known_sets import sets_for
+
+            known = ", ".join(known.name for known in sets_for(self.model))
             raise TranscoderError(
-                f"{self.model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub)."
+                f"{self.model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub"
+                f"{'; known for it: ' + known if known else ''})."
             )
 
     def check_with_graph(self) -> None:
         """Raise BadParameter for options that say nothing where a graph names the model."""
         if self.model is None and self != ModelOptions():
-            raise typer.BadParameter("with a graph, --transcoders, --dtype, --device and --revision need a --model.")
+            raise typer.BadParameter("with a graph, options of a model need a --model.")
 
     def load(self, graph: "ag.Graph | None" = None) -> "ag.LanguageModel":
         """The model that the options name, or else the one that the graph was traced on."""
@@ -101,6 +118,9 @@ class ModelOptions:
                 dtype=traced_in or "float32" if self.dtype is None else self.dtype,
                 device="auto" if self.device is None else self.device,
                 revision=self.revision,
+                read_point=self.read_point,
+                write_point=self.write_point,
+                labels=tuple(self.labels or ()),
             )
         from attrgraph.attribution.provenance import origin_of
         from attrgraph.graph.origin import check_traced_model

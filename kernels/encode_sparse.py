@@ -1,7 +1,7 @@
 """Encode to active features only: which features are on at which positions, and their activations.
 
 ReLU: on where `h = W_enc . x + b_enc` is positive; JumpReLU: where it exceeds the feature's threshold; TopK: the `k`
-largest of each position, where positive. An active feature's activation is `h`.
+largest of each position, where positive, or whatever their sign. An active feature's activation is `h`.
 """
 
 from typing import NamedTuple
@@ -31,24 +31,30 @@ def encode_sparse_reference(
     b_enc: Float[Tensor, " n_features"],
     threshold: Float[Tensor, " n_features"] | None = None,
     k: int | None = None,
+    only_positive: bool = True,
 ) -> Encoded:
     """The specification: all pre-activations at once."""
     h = x @ W_enc.to(x).T + b_enc.to(x)
-    return _active(h, None if threshold is None else threshold.to(x), k)
+    return _active(h, None if threshold is None else threshold.to(x), k, only_positive)
 
 
 def active_mask(
-    h: Float[Tensor, "n_pos n_features"], threshold: Float[Tensor, " n_features"] | None, k: int | None
+    h: Float[Tensor, "n_pos n_features"],
+    threshold: Float[Tensor, " n_features"] | None,
+    k: int | None,
+    only_positive: bool = True,
 ) -> Bool[Tensor, "n_pos n_features"]:
     """Which pre-activations are on."""
-    is_on = h > (0.0 if threshold is None else threshold)
+    is_on = h > (0.0 if threshold is None else threshold) if only_positive else h != 0
     if threshold is None and k is not None and k < h.shape[1]:
         is_on &= torch.zeros_like(is_on).scatter_(1, h.topk(k, dim=1).indices, True)
     return is_on
 
 
-def _active(h: Float[Tensor, "n_pos n_features"], threshold: Tensor | None, k: int | None) -> Encoded:
-    pos, feature = active_mask(h, threshold, k).nonzero(as_tuple=True)
+def _active(
+    h: Float[Tensor, "n_pos n_features"], threshold: Tensor | None, k: int | None, only_positive: bool
+) -> Encoded:
+    pos, feature = active_mask(h, threshold, k, only_positive).nonzero(as_tuple=True)
     return Encoded(pos, feature, h[pos, feature], torch.isfinite(h).all())
 
 
@@ -58,6 +64,7 @@ def encode_sparse(
     b_enc: Float[Tensor, " n_features"],
     threshold: Float[Tensor, " n_features"] | None = None,
     k: int | None = None,
+    only_positive: bool = True,
 ) -> Encoded:
     """`encode_sparse_reference` some features at a time, so that the weights may be larger than memory.
 
@@ -65,12 +72,14 @@ def encode_sparse(
         x: what the transcoder reads.
         W_enc, b_enc, threshold: weights, of any floating type and on any device.
         k: for TopK; not together with thresholds.
+        only_positive: False for a TopK that keeps negative pre-activations where fewer than k are positive.
     """
     n_features = len(W_enc)
     # of a step's pre-activations, and of its weights, which may have to be converted
     step = max(1, _DENSE_BYTES // (max(x.shape) * x.element_size()))
     is_topk = threshold is None and k is not None and k < n_features
     is_triton = uses_triton(x) and not is_topk and x.dtype != torch.float64 and min(len(x), n_features) > 0
+    is_triton = is_triton and only_positive
     parts = []
     for start in range(0, max(1, n_features), step):
         some = slice(start, start + step)
@@ -83,7 +92,7 @@ def encode_sparse(
             pos = torch.arange(len(x), device=x.device).repeat_interleave(counts, output_size=len(feature))
             part = Encoded(pos, feature, h, is_finite)
         else:
-            part = _active(torch.addmm(b, x, W.T), limit, k)
+            part = _active(torch.addmm(b, x, W.T), limit, k, only_positive)
         parts.append(part._replace(feature=part.feature + start))
     pos, feature, activation = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
     if len(parts) > 1:

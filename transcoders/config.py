@@ -6,7 +6,8 @@ from typing import Any
 from attrgraph.errors import TranscoderError
 
 # where features read: the stream before the MLP's norm; after that norm without its weights; what the MLP takes in
-READ_POINTS = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
+# (tl2: as TransformerLens 2 has it, in a LayerNorm with its weights)
+READ_POINTS = ("hook_resid_mid", "ln2.hook_normalized", "tl2.ln2.hook_normalized", "mlp.hook_in")
 # where features write: what the MLP branch adds to the stream; what the MLP itself returns (before a post-norm)
 WRITE_POINTS = ("hook_mlp_out", "mlp.hook_out")
 CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"
@@ -22,6 +23,8 @@ class TranscoderConfig:
     feature_output_hook: str = "hook_mlp_out"
     scan: str | list[str] | None = None
     k: int | None = None  # features that a token may have active; None unless the activation is TopK
+    # TopK: whether only positive pre-activations are active; circuit-tracer's keeps the k largest whatever their sign
+    relu_before_topk: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -50,19 +53,25 @@ class TranscoderConfig:
         if activation not in (None, "relu", "topk"):
             raise TranscoderError(f"{where}: activation is {activation!r}; expected relu or topk, or no such key.")
         is_count = isinstance(k, int) and not isinstance(k, bool) and k > 0
-        if not is_count if activation == "topk" else k is not None:
+        if k is not None and not (activation == "topk" and is_count):  # a k that is missing may be with the weights
             raise TranscoderError(
                 f"{where}: activation is {activation!r} with k {k!r}; topk needs a positive integer k, others none."
             )
+        relu_before_topk = values.pop("relu_before_topk", activation != "topk")
+        if not isinstance(relu_before_topk, bool):
+            raise TranscoderError(f"{where}: relu_before_topk is {relu_before_topk!r}; expected true or false.")
         names = ("model_kind", "feature_input_hook", "feature_output_hook", "scan")
         known: dict[str, Any] = {name: values.pop(name, None) for name in names}
         model_name = str(values.pop("model_name", ""))
-        extra = values | ({"activation": "relu"} if activation == "relu" else {})
-        return TranscoderConfig(**known, model_name=model_name, k=k, extra=extra)
+        is_said = activation == "relu" or (activation == "topk" and k is None)
+        extra = {**values, "activation": activation} if is_said else values
+        topk = {"k": k, "relu_before_topk": relu_before_topk}
+        return TranscoderConfig(**known, model_name=model_name, extra=extra, **topk)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping to write, without keys that are not set."""
-        values = {name: value for name, value in vars(self).items() if name != "extra" and value is not None}
+        without = ("extra",) if self.k is not None else ("extra", "relu_before_topk")
+        values = {name: value for name, value in vars(self).items() if name not in without and value is not None}
         return {**values, **self.extra} if self.k is None else {**values, **self.extra, "activation": "topk"}
 
 

@@ -15,12 +15,15 @@ _PRESENT, _SWAPPED, _OF_FILE = (1 << bit for bit in (63, 62, 61))
 def release(x: Tensor) -> None:
     """Take a mapped tensor's pages out of the process; they stay in the system's cache and come back when read.
 
-    Only pages that are the file's own: a tensor in memory, or one that somebody has written to, is left as it is.
-    Does nothing on systems other than Linux and for GPU tensors.
+    Of a view (a transposed matrix, a part of each row) all pages between its first element and its last. Only pages
+    that are the file's own: a tensor in memory, or one that somebody has written to, is left as it is. Does nothing on
+    systems other than Linux and for GPU tensors.
     """
-    if sys.platform != "linux" or x.device.type != "cpu" or not x.is_contiguous():
+    if sys.platform != "linux" or x.device.type != "cpu" or not x.numel():
         return
-    first, end = -(-x.data_ptr() // mmap.PAGESIZE), (x.data_ptr() + x.nbytes) // mmap.PAGESIZE
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    first = -(-x.data_ptr() // mmap.PAGESIZE)
+    end = (x.data_ptr() + (last + 1) * x.element_size()) // mmap.PAGESIZE
     if end <= first:
         return
     try:

@@ -186,7 +186,8 @@ class Transcoders:
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         self._check_finite(layer, torch.isfinite(h).all())
         if weights.threshold is None:
-            return h.relu() if self.config.k is None else h * active_mask(h, None, self.config.k)
+            k, only_positive = self.config.k, self.config.relu_before_topk
+            return h.relu() if k is None else h * active_mask(h, None, k, only_positive)
         return h * active_mask(h, weights.threshold.to(h), None)
 
     @staticmethod
@@ -213,9 +214,8 @@ class Transcoders:
     ) -> ActiveFeatures:
         """`encode` for one layer."""
         positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
-        found = encode_sparse(
-            read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, k=self.config.k
-        )
+        how: dict[str, Any] = {"k": self.config.k, "only_positive": self.config.relu_before_topk}
+        found = encode_sparse(read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
         self._check_finite(layer, found.is_finite)
         release(weights.W_enc)
         return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
@@ -258,7 +258,8 @@ class Transcoders:
         rows, W_dec = active.in_layer(layer), self.layers[layer].W_dec
         features, table = active.feature[rows], W_dec.flatten(1)
         offsets = torch.searchsorted(active.pos[rows], torch.arange(n_pos + 1, device=active.pos.device))
-        if (table.dtype, table.device) == (activations.dtype, activations.device):
+        is_plain = table.is_contiguous()  # of a view all rows would be copied
+        if is_plain and (table.dtype, table.device) == (activations.dtype, activations.device):
             out = weighted_bags(activations, features, offsets, table)
         else:
             out = self._written_converted(table, activations, features, offsets)
@@ -269,7 +270,7 @@ class Transcoders:
 
     @staticmethod
     def _written_converted(table: Tensor, activations: Tensor, features: Tensor, offsets: Tensor) -> Tensor:
-        """Bags of rows of a table of another type or device, some positions' rows at a time."""
+        """Bags of rows of a table of another type or device, or of a view, some positions' rows at a time."""
         most = max(offsets.diff().tolist(), default=0)
         step = max(1, _CONVERTED_BYTES // max(1, most * table.shape[1] * activations.element_size()))
         parts = []

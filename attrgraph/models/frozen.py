@@ -72,9 +72,11 @@ def norm_before(point: str, mlp_norm: FrozenNorm) -> FrozenNorm | None:
                 raise TranscoderError(
                     "feature_input_hook ln2.hook_normalized is ambiguous for models with LayerNorm: in "
                     "TransformerLens 2 it lies after the norm's weight and bias, in 3 before. If it was after, "
-                    "write mlp.hook_in instead."
+                    "pass --read-point mlp.hook_in (read_point=)."
                 )
             return replace(mlp_norm, weight=None, bias=None)
+        case "tl2.ln2.hook_normalized":
+            return mlp_norm if mlp_norm.is_centered else replace(mlp_norm, weight=None, bias=None)
         case "mlp.hook_in":
             return mlp_norm
     raise AssertionError(f"unknown read point {point!r}")

@@ -1,6 +1,6 @@
 """Load a language model and its transcoders from a folder, the Hugging Face hub, or the package itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from attrgraph.models.families import family_of
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders, load_transcoders
 from attrgraph.transcoders.hub import digest_files, resolve_folder
+from attrgraph.transcoders.labels import load_labels
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -36,6 +37,9 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     device: str = "auto",
     revision: str | None = None,
+    read_point: str | None = None,
+    write_point: str | None = None,
+    labels: Iterable[str | Path] = (),
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """A language model ready to trace.
@@ -43,13 +47,15 @@ def load_model(
     Args:
         model: "demo" for the shipped model; a folder in Hugging Face format; `owner/repo` on the hub; or a model of
             transformers, which stays as it is.
-        transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`), "demo" (cross-layer, the
-            default for the demo), "demo-per-layer", or a set already in memory. None leaves the model without.
+        transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`) in any published layout, "demo"
+            (cross-layer, the default for the demo), "demo-per-layer", or a set already in memory; None: none.
         tokenizer: in place of the folder's; with a model of transformers, its own.
         dtype: in which the model runs: float32, float64, bfloat16 or float16, as text or torch's. Edges are computed in
             at least float32.
         device: "auto" takes a GPU if there is one; else a torch device such as "cpu" or "cuda:1".
         revision: branch, tag or commit of the model on the hub.
+        read_point, write_point: of transcoders whose folder does not say them; see `load_transcoders`.
+        labels: files with names of features; see `load_labels`.
         chat_template_kwargs: for the tokenizer's chat template, such as {"enable_thinking": False}.
 
     Raises:
@@ -63,35 +69,42 @@ def load_model(
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in _DTYPES:
         raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
-    if not isinstance(model, str | Path):
-        where = _device_of(model, dtype, device, revision)
-        if isinstance(transcoders, str | Path):
-            transcoders = named_transcoders(transcoders, where)
-        return LanguageModel(model, tokenizer, transcoders=transcoders, chat_template_kwargs=chat_template_kwargs)
-    where = _resolve_device(device)
-    if str(model) == "demo":
-        if revision is not None:
-            raise ModelLoadError(f"demo: has no revision {revision!r}; revisions are for names on the hub.")
-        folder, source = resolve_folder(str(shipped_folder("model")), revision=None, patterns=[], error=ModelLoadError)
-        source["id"], transcoders = "demo", "demo" if transcoders is None else transcoders
-    else:
-        folder, source = resolve_folder(str(model), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
+    source, is_named = None, isinstance(model, str | Path)
+    where = _resolve_device(device) if is_named else _device_of(model, dtype, device, revision)
+    if str(model) == "demo" and transcoders is None:
+        transcoders = "demo"
     if isinstance(transcoders, str | Path):
-        transcoders = named_transcoders(transcoders, where)
-    hf_model = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
-    if "revision" not in source:
-        source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
-    tokenizer = tokenizer or _load_tokenizer(folder)
+        transcoders = named_transcoders(transcoders, where, read_point=read_point, write_point=write_point)
+    if transcoders is not None:
+        transcoders.labels |= load_labels(*labels)
+    if isinstance(model, str | Path):
+        folder, source = _folder_of(model, revision)
+        hf_model: PreTrainedModel = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
+        if "revision" not in source:
+            source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
+        tokenizer = tokenizer or _load_tokenizer(folder)
+    else:
+        hf_model = model
     if chat_template_kwargs and (tokenizer is None or tokenizer.chat_template is None):
-        raise ModelLoadError(f"{model}: has no chat template that could take {', '.join(chat_template_kwargs)}.")
+        raise ModelLoadError(f"the model has no chat template that could take {', '.join(chat_template_kwargs)}.")
     how: dict[str, Any] = {"source": source, "chat_template_kwargs": chat_template_kwargs}
     return LanguageModel(hf_model, tokenizer, transcoders=transcoders, **how)
 
 
-def named_transcoders(name: str | Path, device: str | torch.device) -> Transcoders:
+def _folder_of(model: str | Path, revision: str | None) -> tuple[Path, dict[str, str]]:
+    """The folder of a model that is named, and where it is from."""
+    if str(model) != "demo":
+        return resolve_folder(str(model), revision=revision, patterns=_FILE_PATTERNS, error=ModelLoadError)
+    if revision is not None:
+        raise ModelLoadError(f"demo: has no revision {revision!r}; revisions are for names on the hub.")
+    folder, source = resolve_folder(str(shipped_folder("model")), revision=None, patterns=[], error=ModelLoadError)
+    return folder, source | {"id": "demo"}
+
+
+def named_transcoders(name: str | Path, device: str | torch.device, **points: Any) -> Transcoders:
     """The shipped set "demo" or "demo-per-layer", or one from a folder or the hub."""
     if str(name) not in SHIPPED:
-        return load_transcoders(name, device=device)
+        return load_transcoders(name, device=device, **points)
     shipped = load_transcoders(shipped_folder(SHIPPED[str(name)]), device=device)
     shipped.source["id"] = str(name)
     return shipped

@@ -1,0 +1,75 @@
+"""`attrgraph transcoders`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import attrgraph as ag
+from attrgraph.cli import options
+from attrgraph.cli.output import print_files, print_json, print_table, print_text
+
+
+def transcoders(
+    source: Annotated[str | None, options.argument("SOURCE", "A folder of any layout, or owner/repo.")] = None,
+    output: Annotated[Path | None, options.output("Write it as a folder in the common layout.")] = None,
+    read_point: options.ReadPoint = None,
+    write_point: options.WritePoint = None,
+    revision: options.Revision = None,
+    as_json: options.AsJson = False,
+    force: options.Force = False,
+) -> None:
+    """Say what a folder of transcoders is, or convert it. Without a folder: list published sets.
+
+    \b
+    Example:
+      attrgraph transcoders
+    """
+    if source is None:
+        _list_known(as_json=as_json)
+        return
+    how = {"read_point": read_point, "write_point": write_point, "revision": revision}
+    if output is None:
+        found = ag.describe_transcoders(source, **how)
+        (print_json if as_json else _print)(found)
+        return
+    from attrgraph.cli.progress import progress_bar
+
+    with progress_bar() as progress:
+        ag.convert_transcoders(source, output, **how, overwrite=force, progress=progress)
+    if as_json:
+        print_json({"files": [output]})
+    else:
+        print_files([output])
+
+
+def _list_known(*, as_json: bool) -> None:
+    import pandas as pd
+
+    from attrgraph.transcoders.known_sets import KNOWN_SETS
+
+    table = pd.DataFrame(KNOWN_SETS)
+    if as_json:
+        print_json(table.to_dict("records"))
+        return
+    print_table(table[["name", "model", "kind", "about"]])
+
+
+def _print(found: dict[str, object]) -> None:
+    from attrgraph.memory import in_words
+
+    sizes = found["n_features"]
+    assert isinstance(sizes, list)
+    same = f"{found['n_layers']} x {sizes[0]}" if len(set(sizes)) == 1 else ", ".join(map(str, sizes))
+    rows = {
+        "layout": found["format"],
+        "kind": found["kind"],
+        "model": found["model"] or "(not said)",
+        "features": f"{same}, d_model {found['d_model']}",
+        "activation": found["activation"] if found["k"] is None else f"{found['activation']}, k {found['k']}",
+        "reads": found["read_point"],
+        "writes": found["write_point"],
+        "skip": "linear" if found["has_skip"] else "none",
+        "weights": f"{in_words(int(str(found['bytes'])))}, {found['dtype']}",
+        "opening": found.get("changes", "as they are"),
+    }
+    for name, value in rows.items():
+        print_text(f"{name:<12} {value}")

@@ -1,0 +1,184 @@
+"""Published layouts give their makers' numbers, as they are and converted; what cannot be expressed is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from published import PUBLISHED, D, Published, draw, saelens, sparsify
+from safetensors.torch import load_file, save_file
+from tiny import N_LAYERS, make_model
+
+import attrgraph as ag
+from attrgraph.cli.main import main
+from attrgraph.errors import TranscoderError
+from attrgraph.transcoders import Transcoders
+from attrgraph.transcoders.known_sets import KNOWN_SETS
+
+READS = draw(N_LAYERS, 40, D, seed=11)
+POINTS = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
+
+
+def check_numbers(found: Transcoders, maker: Published) -> None:
+    expected = maker.encode(READS)
+    active = found.encode(list(READS), torch.zeros(READS.shape[1], dtype=torch.bool))
+    activations = torch.zeros_like(expected)
+    activations[active.layer, active.pos, active.feature] = active.activation
+    assert ((activations != 0) == (expected != 0)).all() and (expected != 0).any()
+    # folded scales round differently
+    torch.testing.assert_close(activations, expected, rtol=1e-5, atol=1e-5)
+    rebuilt = torch.stack([found.bias(layer) for layer in range(N_LAYERS)])[:, None].expand_as(READS).clone()
+    for layer in range(N_LAYERS):
+        for i, part in enumerate(found.contributions(layer, READS[layer]).unbind(1)):
+            rebuilt[layer + i] += part
+    torch.testing.assert_close(rebuilt, maker.decode(expected, READS), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_numbers_are_the_makers_before_and_after_conversion(layout: str, tmp_path: Path) -> None:
+    maker = PUBLISHED[layout](tmp_path / "there")
+    # one layout does not say where its features read
+    points: dict[str, Any] = POINTS if layout == "crosslayer_transcoder" else {}
+    found = ag.load_transcoders(maker.folder, **points)
+    check_numbers(found, maker)
+    ag.convert_transcoders(maker.folder, tmp_path / "ours", **points)
+    again = ag.load_transcoders(tmp_path / "ours")
+    assert again.source["format"] == "common" and again.config.feature_input_hook == found.config.feature_input_hook
+    check_numbers(again, maker)
+    described = ag.describe_transcoders(maker.folder, **points)
+    assert (described["n_features"], described["d_model"]) == ([20] * N_LAYERS, D)
+    assert described["format"] == found.source["format"]
+
+
+def test_a_stopped_conversion_goes_on_and_one_of_another_source_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, written = PUBLISHED["clt_forge"](tmp_path / "there"), []
+
+    def until(n_layers: int) -> Callable[[str, int, int], None]:
+        def progress(phase: str, done: int, total: int) -> None:
+            written.append(done)
+            if done > n_layers:
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(KeyboardInterrupt):
+        ag.convert_transcoders(maker.folder, tmp_path / "ours", progress=until(1))
+    assert not (tmp_path / "ours").exists()
+    first = (tmp_path / "ours.partial" / "W_enc_0.safetensors").stat().st_mtime_ns
+    ag.convert_transcoders(maker.folder, tmp_path / "ours")
+    assert (tmp_path / "ours" / "W_enc_0.safetensors").stat().st_mtime_ns == first
+    check_numbers(ag.load_transcoders(tmp_path / "ours"), maker)
+    with pytest.raises(KeyboardInterrupt):
+        ag.convert_transcoders(maker.folder, tmp_path / "ours", progress=until(1))
+    other = PUBLISHED["llamascopium"](tmp_path / "other")
+    ag.convert_transcoders(other.folder, tmp_path / "ours")
+    check_numbers(ag.load_transcoders(tmp_path / "ours"), other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "ours", "there"]
+
+
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_traces_are_exact_and_those_of_the_converted_set(layout: str, tmp_path: Path, prompt: list[int]) -> None:
+    """Encoders may be transposed views, and decoders parts of rows."""
+    points: dict[str, Any] = POINTS if layout == "crosslayer_transcoder" else {}
+    folder, model = PUBLISHED[layout](tmp_path / "there").folder, make_model("llama")
+    graphs = []
+    for name in (folder, tmp_path / "ours"):
+        model.transcoders = ag.load_transcoders(name, **points)
+        graphs.append(ag.trace(model, prompt))
+        ag.convert_transcoders(folder, tmp_path / "ours", **points)
+    first, second = graphs
+    assert first.metadata["checks"]["is_exact"] and first.nodes.index.equals(second.nodes.index)
+    # sums in another order
+    assert abs(first.adjacency - second.adjacency).max() < 1e-5 * abs(first.adjacency).max()
+
+
+@pytest.mark.refusal
+def test_where_features_read_is_asked_for(tmp_path: Path) -> None:
+    folder = PUBLISHED["crosslayer_transcoder"](tmp_path / "there").folder
+    with pytest.raises(TranscoderError, match=r"--read-point and --write-point .* most likely mlp.hook_in and mlp"):
+        ag.load_transcoders(folder)
+    with pytest.raises(TranscoderError, match=r"feature_input_hook is 'mlp\.in'; expected one of hook_resid_mid"):
+        ag.load_transcoders(folder, read_point="mlp.in", write_point="hook_mlp_out")
+
+
+def set_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("make", "file", "changes", "said"),
+    [
+        (sparsify, "h.1.mlp/cfg.json", {"transcode": False}, "an autoencoder, which stands for no MLP"),
+        (sparsify, "h.1.mlp/cfg.json", {"activation": "groupmax"}, "activation is 'groupmax', which these graphs"),
+        (sparsify, "h.1.mlp/cfg.json", {"k": 7}, "layers differ in k"),
+        (saelens, "run_8/cfg.json", {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        (saelens, "run_8/cfg.json", {"architecture": "topk"}, "an autoencoder, which stands for no MLP"),
+        (PUBLISHED["clt_training"], "layers.0.mlp/cfg.json", {"topk_coalesced": True}, "topk_coalesced is True"),
+        (PUBLISHED["llamascopium"], "config.json", {"act_fn": "batchtopk"}, "act_fn is 'batchtopk'"),
+        (PUBLISHED["llamascopium"], "config.json", {"use_glu_encoder": True}, "use_glu_encoder is True"),
+        (PUBLISHED["llamascopium"], "config.json", {"norm_activation": "token-wise"}, "is 'token-wise'"),
+    ],
+)
+def test_what_graphs_cannot_express_is_refused(
+    make: Callable[[Path], Published], file: str, changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "there").folder
+    set_json(folder / file, **changes)
+    with pytest.raises(TranscoderError, match=said):
+        ag.load_transcoders(folder)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(("name", "said"), [("post_encs.1", "after encoding"), ("W_skips.1", "it skips layers")])
+def test_writes_that_no_edge_stands_for_are_refused(name: str, said: str, tmp_path: Path) -> None:
+    path = PUBLISHED["clt_training"](tmp_path / "there").folder / "layers.0.mlp" / "sae.safetensors"
+    tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+    save_file({**tensors, name: torch.ones_like(tensors[name])}, path)
+    with pytest.raises(TranscoderError, match=said):
+        ag.load_transcoders(tmp_path / "there")
+
+
+@pytest.mark.refusal
+def test_several_sets_in_one_folder_and_no_set_are_told(tmp_path: Path) -> None:
+    folder = PUBLISHED["gemma_scope_1"](tmp_path / "there").folder
+    (folder / "layer_1/width_65k/average_l0_9").mkdir(parents=True)
+    wide = folder / "layer_1/width_16k/average_l0_71/params.npz"
+    (folder / "layer_1/width_65k/average_l0_9/params.npz").write_bytes(wide.read_bytes())
+    with pytest.raises(TranscoderError, match=r"holds several sets \(layer_1/width_16k/average_l0_71/params.npz"):
+        ag.load_transcoders(folder)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "ae.pt").write_bytes(b"")
+    with pytest.raises(TranscoderError, match="an autoencoder in a pickle, which is never opened"):
+        ag.load_transcoders(tmp_path / "notes")
+
+
+@pytest.mark.refusal
+def test_weights_to_be_computed_that_do_not_fit_are_converted_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = PUBLISHED["clt_forge"](tmp_path / "there").folder
+    monkeypatch.setattr("attrgraph.transcoders.folder.free_bytes", lambda device: 1000)
+    with pytest.raises(TranscoderError, match=r"they take .* attrgraph transcoders .*there -o FOLDER"):
+        ag.load_transcoders(folder)
+    # views of files take no memory
+    ag.load_transcoders(PUBLISHED["gemma_scope_2_clt"](tmp_path / "views").folder)
+
+
+@pytest.mark.doors
+def test_the_verb_describes_converts_and_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(PUBLISHED["gemma_scope_2_clt"](tmp_path / "there").folder)
+    assert main(["transcoders", folder]) == 0
+    assert "layout       gemma-scope-2-clt" in capsys.readouterr().out
+    assert main(["transcoders", folder, "-o", str(tmp_path / "ours"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"files": [str(tmp_path / "ours")]}
+    assert main(["transcoders", folder, "-o", str(tmp_path / "ours")]) == 1
+    assert "exists; choose another name or pass --force" in capsys.readouterr().err
+    assert main(["transcoders", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(KNOWN_SETS)
+    assert main(["trace", "a", "--model", "google/gemma-2-2b"]) == 1
+    assert "known for it: mntss/clt-gemma-2-2b-426k" in capsys.readouterr().err

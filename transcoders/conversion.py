@@ -1,0 +1,123 @@
+"""What a published folder of transcoders is, and the same in the common layout, layer by layer."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from attrgraph.errors import TranscoderError
+from attrgraph.progress import Progress, silent
+from attrgraph.transcoders.folder import check_replaceable, labels_of, open_layout, write_layer, write_settings
+from attrgraph.transcoders.formats import Layout, Points
+from attrgraph.transcoders.transcoders import LayerWeights
+
+
+def describe_transcoders(
+    name: str | Path, *, read_point: str | None = None, write_point: str | None = None, revision: str | None = None
+) -> dict[str, Any]:
+    """What a folder of transcoders is, in any layout: values that JSON can hold.
+
+    `format`, `kind`, `model`, `n_layers`, `n_features` by layer, `d_model`, `activation`, `k`, `read_point`,
+    `write_point`, `has_skip`, `dtype`, `bytes` of its files, and `changes`, what opening it changes.
+
+    Args:
+        name, read_point, write_point, revision: as for `load_transcoders`.
+
+    Raises:
+        TranscoderError: as for `load_transcoders`.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> from attrgraph.demo.shipped import shipped_folder
+        >>> ag.describe_transcoders(shipped_folder("cross_layer"))["activation"]
+        'topk'
+    """
+    _, layout, source = open_layout(name, Points(read_point, write_point), revision=revision)
+    config, shapes = layout.config, []
+    for layer in range(layout.n_layers):
+        weights = layout.layer(layer)
+        shapes.append((len(weights.W_enc), weights.W_enc.shape[1], _activation(layout, weights)))
+    has_skip = weights.W_skip is not None
+    return {
+        **source,
+        "kind": config.model_kind,
+        "model": config.model_name or None,
+        "n_layers": layout.n_layers,
+        "n_features": [shape[0] for shape in shapes],
+        "d_model": shapes[0][1],
+        "activation": shapes[0][2],
+        "k": config.k,
+        "read_point": config.feature_input_hook,
+        "write_point": config.feature_output_hook,
+        "has_skip": has_skip,
+        "dtype": str(weights.W_enc.dtype).removeprefix("torch."),
+        "bytes": sum(path.stat().st_size for path in layout.used()),
+    }
+
+
+def _activation(layout: Layout, weights: LayerWeights) -> str:
+    if layout.config.k is None:
+        return "relu" if weights.threshold is None else "jumprelu"
+    return "topk" if layout.config.relu_before_topk else "topk of either sign"
+
+
+def convert_transcoders(
+    name: str | Path,
+    folder: str | Path,
+    *,
+    read_point: str | None = None,
+    write_point: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = True,
+    progress: Progress | None = None,
+) -> None:
+    """Write transcoders of any layout in the common one, a layer at a time.
+
+    The folder appears whole or not at all. What was written before a run was stopped stays in `FOLDER.partial`, and the
+    next run goes on after it if the source is still the same.
+
+    Args:
+        name, read_point, write_point, revision: as for `load_transcoders`.
+        folder: a new folder, or one that holds transcoders, which are replaced.
+        overwrite: False refuses a folder that exists.
+        progress: told how many layers are done.
+
+    Raises:
+        TranscoderError: as for `load_transcoders` and `save_transcoders`.
+    """
+    output, report = Path(folder), progress or silent
+    check_replaceable(output, overwrite=overwrite)
+    origin, layout, source = open_layout(name, Points(read_point, write_point), revision=revision)
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        begun = _begun(partial, json.dumps(source, sort_keys=True))
+        for layer in range(layout.n_layers):
+            if layer >= begun:
+                write_layer(partial, layer, layout.layer(layer), is_cross_layer=layout.config.is_cross_layer)
+                (partial / _DONE).write_text(str(layer + 1))
+            report("layers", layer + 1, layout.n_layers)
+        write_settings(partial, layout.config, layout.n_layers, labels_of(origin))
+        for name_of_ours in (_DONE, _SOURCE):
+            (partial / name_of_ours).unlink()
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
+    except OSError as e:
+        raise TranscoderError(f"{output}: cannot be written ({e}).") from e
+
+
+_DONE, _SOURCE = ".layers-done", ".source"
+
+
+def _begun(partial: Path, source: str) -> int:
+    """How many layers a run before has written; what comes from another source is removed."""
+    try:
+        if (partial / _SOURCE).read_text() == source:
+            return int((partial / _DONE).read_text())
+    except (OSError, ValueError):
+        pass
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    (partial / _SOURCE).write_text(source)
+    return 0

@@ -1,0 +1,70 @@
+"""Published layouts of transcoder folders, one reader a module."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from attrgraph.errors import TranscoderError
+from attrgraph.transcoders.formats import (
+    clt_forge,
+    clt_training,
+    common,
+    crosslayer_transcoder,
+    gemma_scope,
+    llamascopium,
+    saelens,
+    sparsify,
+)
+from attrgraph.transcoders.formats.reader import Layout as Layout
+from attrgraph.transcoders.formats.reader import Points as Points
+
+# the first that matches: sparsify's folders are also in clt-training's layout
+READERS: tuple[ModuleType, ...] = (
+    common,
+    crosslayer_transcoder,
+    clt_forge,
+    clt_training,
+    sparsify,
+    saelens,
+    llamascopium,
+    gemma_scope,
+)
+# files by which what cannot be read is known, and why
+_REFUSED = {
+    "**/ae.pt": "an autoencoder in a pickle, which is never opened",
+    "hyperparams.json": "in Llama Scope's layout of 2024, whose thresholds have no known scale",
+    "**/*.pt": "in a pickle, which is never opened",
+    "sae_weights.safetensors": "the folder of one layer; give the folder that holds those of all layers",
+    "sae.safetensors": "the folder of one layer; give the folder that holds those of all layers",
+}
+
+
+def read_layout(folder: Path, points: Points) -> Layout:
+    """The folder as the reader of its layout understands it.
+
+    Raises:
+        TranscoderError: no layout that is known, or one that cannot be expressed as transcoders of MLPs.
+    """
+    for reader in READERS:
+        if reader.matches(folder):
+            layout: Layout = reader.read(folder, points)
+            return layout
+    for pattern, why in _REFUSED.items():
+        if next(folder.glob(pattern), None):
+            raise TranscoderError(f"{folder}: is {why}.")
+    raise TranscoderError(
+        f"{folder}: has no config.yaml, and is in none of the layouts {_names(READERS[1:])}; it holds "
+        f"{', '.join(sorted(path.name for path in folder.iterdir())) or 'nothing':.200}."
+    )
+
+
+def patterns_of(folder: Path) -> list[str]:
+    """Which files of weights to fetch, told by a copy that holds settings only."""
+    for reader in (reader for reader in READERS if reader is not gemma_scope):
+        if reader.matches(folder):
+            return list(reader.PATTERNS)
+    return list(gemma_scope.PATTERNS)
+
+
+def _names(readers: Iterable[ModuleType]) -> str:
+    return ", ".join(reader.__name__.rpartition(".")[2].replace("_", "-") for reader in readers)

@@ -1,0 +1,90 @@
+"""crosslayer-transcoder: `config.yaml` that describes the model's classes, and `checkpoint.safetensors`.
+
+Encoders are stored [n_layers, d_model, n_features], decoders by target: `decoder.W_{t}` [t + 1, n_features, d_model],
+or `decoder.W` of a per-layer set. Standardisers of inputs and outputs are folded, unless they have been already.
+
+Source: github.com/Goreg12345/crosslayer-transcoder, `model/standardize.py`
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrgraph.errors import TranscoderError
+from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
+from attrgraph.transcoders.formats import common
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors
+from attrgraph.transcoders.transcoders import LayerWeights
+
+PATTERNS = ["checkpoint.safetensors"]
+_NONLINEARITIES = ("ReLU", "JumpReLU")
+_FILE = "checkpoint.safetensors"
+
+
+def matches(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() and "model" in common.read_settings(folder)
+
+
+def read(folder: Path, points: Points) -> Layout:
+    parts = _parts(folder)
+    nonlinearity = str(parts.get("nonlinearity", {}).get("class_path", "")).rpartition(".")[2]
+    if nonlinearity not in _NONLINEARITIES:
+        raise TranscoderError(
+            f"{folder}/config.yaml: nonlinearity is {nonlinearity!r}, which these graphs cannot express; expected one "
+            f"of {', '.join(_NONLINEARITIES)}."
+        )
+    tensors = Tensors(folder / _FILE)
+    is_cross_layer = "decoder.W" not in tensors
+    hooks = points.of(folder, None, None, likely=("mlp.hook_in", "mlp.hook_out"))
+    config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, **hooks)
+    n_layers = len(tensors.check_shape("encoder.W", None, None, None))
+    decoders = [f"decoder.W_{target}" for target in range(n_layers)] if is_cross_layer else ["decoder.W"]
+    _ = [tensors[name] for name in ("encoder.b", "decoder.b", *decoders)]
+    _ = [tensors.get(f"{side}_standardizer.{name}") for side in ("input", "output") for name in ("mean", "std")]
+    if (nonlinearity == "JumpReLU") != (tensors.get("nonlinearity.theta") is not None):
+        raise TranscoderError(f"{tensors.path}: nonlinearity.theta does not fit {nonlinearity}.")
+    tensors.check_all_read(ignored=["nonlinearity.bandwidth"])
+    return Layout(
+        "crosslayer-transcoder",
+        config,
+        [folder / "config.yaml"],
+        [[folder / _FILE]] * n_layers,
+        partial(_layer, tensors, is_cross_layer),
+        is_view=False,
+        changes=("decoders are put together by source", "standardisers, if any, are folded"),
+    )
+
+
+def _parts(folder: Path) -> dict[str, Any]:
+    model = common.read_settings(folder)["model"]
+    parts = model.get("init_args") if isinstance(model, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(part, dict | None) for part in parts.values()):
+        raise TranscoderError(f"{folder}/config.yaml: model.init_args is no mapping of the model's parts.")
+    return parts
+
+
+def _layer(tensors: Tensors, is_cross_layer: bool, layer: int) -> LayerWeights:
+    n_layers = len(tensors["encoder.W"])
+    W_enc, b_enc = tensors["encoder.W"][layer], tensors["encoder.b"][layer]
+    if "input_standardizer.std" in tensors:
+        W_enc = W_enc / tensors["input_standardizer.std"][layer][:, None]
+        b_enc = b_enc - tensors["input_standardizer.mean"][layer] @ W_enc
+    if is_cross_layer:
+        rows = [tensors[f"decoder.W_{target}"][layer] for target in range(layer, n_layers)]
+    else:
+        rows = [tensors["decoder.W"][layer]]
+    b_dec = tensors["decoder.b"][layer]
+    if "output_standardizer.std" in tensors:
+        stds = tensors["output_standardizer.std"]
+        rows = [row * stds[layer + i] for i, row in enumerate(rows)]
+        b_dec = b_dec * stds[layer] + tensors["output_standardizer.mean"][layer]
+    return LayerWeights(W_enc.T, b_enc, torch.stack(rows, 1), b_dec, threshold=_threshold(tensors, layer))
+
+
+def _threshold(tensors: Tensors, layer: int) -> Tensor | None:
+    """There a feature is on if it exceeds its threshold and zero."""
+    theta = tensors.get("nonlinearity.theta")
+    return None if theta is None else theta.flatten(0, -2)[layer].clamp_min(0)

@@ -1,0 +1,237 @@
+"""What a reader of a published layout gives, and what readers share: tensors as views of files, layer numbers, hooks.
+
+A reader is a module with `matches(folder)` and `read(folder, points)`. Weights are views of memory-mapped files where
+the layout allows it: a transposed encoder is a view too, read in stripes of thousands of features. Where it does not
+(decoders stored by target, scales to be folded), a layer's weights are computed when they are asked for.
+"""
+
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from attrgraph.errors import TranscoderError
+from attrgraph.files import read_json
+from attrgraph.transcoders.config import READ_POINTS, WRITE_POINTS
+from attrgraph.transcoders.config import TranscoderConfig as TranscoderConfig
+from attrgraph.transcoders.transcoders import LayerWeights
+
+_NUMBER = re.compile(r"\d+")
+
+
+class Points(NamedTuple):
+    """Where features read and write, as the caller says; None where the folder has to."""
+
+    read: str | None = None
+    write: str | None = None
+
+    def of(self, folder: Path, read: str | None, write: str | None, *, likely: tuple[str, str]) -> dict[str, Any]:
+        """The settings of a `TranscoderConfig`: the caller's, else the folder's.
+
+        Args:
+            read, write: as the folder says; None if it does not.
+            likely: to be said in the error where nobody says it.
+        """
+        found = (self.read or read, self.write or write)
+        if None in found:
+            raise TranscoderError(
+                f"{folder}: does not say where its features read and write; pass --read-point and --write-point "
+                f"(read_point=, write_point=), most likely {likely[0]} and {likely[1]}."
+            )
+        names = ("feature_input_hook", "feature_output_hook")
+        for name, point, allowed in zip(names, found, (READ_POINTS, WRITE_POINTS), strict=True):
+            if point not in allowed:
+                raise TranscoderError(f"{folder}: {name} is {point!r}; expected one of {', '.join(allowed)}.")
+        return dict(zip(names, map(str, found), strict=True))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder as its reader understands it; only settings have been read.
+
+    Attributes:
+        format: what the layout is called.
+        config: of the set.
+        files: those that decide what is computed, besides the weights' (settings).
+        weights: files of weights, by layer; a file may hold several layers.
+        layer: gives the weights of one layer.
+        is_view: whether weights are views of files, so that a set may be larger than memory.
+        changes: what differs from the files, in words: what is folded, transposed, left out.
+    """
+
+    format: str
+    config: TranscoderConfig
+    files: Sequence[Path]
+    weights: Sequence[Sequence[Path]]
+    layer: Callable[[int], LayerWeights]
+    is_view: bool = True
+    changes: tuple[str, ...] = ()
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.weights)
+
+    def used(self) -> list[Path]:
+        """Every file that decides what is computed, each once."""
+        return list(dict.fromkeys([*self.files, *(path for paths in self.weights for path in paths)]))
+
+
+class Tensors:
+    """The tensors of a file, as views of its memory map: nothing is read until it is used."""
+
+    def __init__(self, path: Path, found: Mapping[str, Tensor] | None = None) -> None:
+        self.path = path
+        self._found = dict(_npz(path) if path.suffix == ".npz" else _safetensors(path)) if found is None else {**found}
+        self._asked: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._found
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._found:
+            held = ", ".join(sorted(self._found)) or "nothing"
+            raise TranscoderError(f"{self.path}: has no tensor {name}; it holds {held:.300}.")
+        self._asked.add(name)
+        return self._found[name]
+
+    def get(self, name: str) -> Tensor | None:
+        """None if it is not there."""
+        if name not in self:
+            return None
+        return self[name]
+
+    def scalar(self, name: str, *, what: str = "a number above 0") -> float:
+        """A tensor of one finite number above 0."""
+        value = self[name]
+        if value.numel() != 1 or not 0 < float(value) < float("inf"):
+            raise TranscoderError(f"{self.path}: {name} has shape {list(value.shape)}; expected {what}.")
+        return float(value)
+
+    def check_shape(self, name: str, *shape: int | None) -> Tensor:
+        """The tensor, which must have this shape; None stands for any size."""
+        found = self[name]
+        sizes = tuple(found.shape)
+        if len(sizes) != len(shape) or any(shape[i] not in (None, size) for i, size in enumerate(sizes)):
+            wanted = ", ".join("any" if size is None else str(size) for size in shape)
+            raise TranscoderError(f"{self.path}: {name} has shape {list(found.shape)}, expected [{wanted}].")
+        return found
+
+    def check_all_read(self, *, ignored: Iterable[str] = ()) -> None:
+        """Raise if a tensor is left: one that nothing reads could change what the transcoder computes."""
+        left = sorted(set(self._found) - self._asked - set(ignored))
+        if left:
+            raise TranscoderError(
+                f"{self.path}: has tensors that this layout does not know: {', '.join(left):.300}; was it written by "
+                "another tool?"
+            )
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        raise TranscoderError(f"{path}: only safetensors and npz files can be read; convert the weights.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError as e:
+        raise TranscoderError(f"{path}: is missing.") from e
+    except (SafetensorError, OSError) as e:
+        raise TranscoderError(f"{path}: is not a whole safetensors file ({e}); copy or download it again.") from e
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    """Arrays that are stored uncompressed, as numpy stores them, as views of the file."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return {entry.filename.removesuffix(".npy"): _array(path, archive, entry) for entry in archive.infolist()}
+    except FileNotFoundError as e:
+        raise TranscoderError(f"{path}: is missing.") from e
+    except (zipfile.BadZipFile, ValueError, TypeError, OSError) as e:
+        raise TranscoderError(f"{path}: is not a whole npz file of plain numbers ({e}); download it again.") from e
+
+
+def _array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
+    with archive.open(entry) as member:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            return torch.from_numpy(np.lib.format.read_array(member, allow_pickle=False))
+        version = np.lib.format.read_magic(member)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = header(member)
+        begin = member.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{entry.filename} holds objects")
+    with path.open("rb") as file:  # a member's own header is not as long as the archive's directory says
+        file.seek(entry.header_offset + 26)
+        name, extra = np.frombuffer(file.read(4), dtype="<u2").tolist()
+    offset = entry.header_offset + 30 + name + extra + begin
+    # copied on writing: nobody writes, and torch wants arrays that could be written to
+    return torch.from_numpy(np.memmap(path, dtype, "c", offset, shape, "F" if is_fortran else "C"))
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """A JSON file with an object in it."""
+    try:
+        values = read_json(path)
+    except (ValueError, OSError) as e:
+        raise TranscoderError(f"{path}: cannot be read ({e}).") from e
+    if not isinstance(values, dict):
+        raise TranscoderError(f"{path}: expected an object, got {type(values).__name__}.")
+    return values
+
+
+def refuse_unless(path: Path, values: Mapping[str, Any], **allowed: Sequence[Any]) -> None:
+    """Raise for a setting that asks for what cannot be expressed; one that is missing is fine.
+
+    Args:
+        values: of the file.
+        allowed: for each setting the values that can be.
+    """
+    for name, options in allowed.items():
+        if name in values and values[name] not in options:
+            shown = ", ".join(map(repr, options))
+            raise TranscoderError(
+                f"{path}: {name} is {values[name]!r}, which these graphs cannot express (expected {shown}); use a set "
+                "without it."
+            )
+
+
+def in_order(folder: Path, found: Mapping[int, Path]) -> list[Path]:
+    """Paths of layers 0, 1, 2, ..., which must all be there."""
+    layers = sorted(found)
+    if layers != list(range(len(layers))):
+        missing = min(set(range(len(layers) + 1)) - set(layers))
+        raise TranscoderError(
+            f"{folder}: layer {missing} is missing (found layers {', '.join(map(str, layers)):.200}); download it."
+        )
+    return [found[layer] for layer in layers]
+
+
+def numbered(paths: Iterable[Path], *, where: Path) -> list[Path]:
+    """Paths whose names hold one number each, in its order: layers 0, 1, 2, ..."""
+    found: dict[int, Path] = {}
+    for path in paths:
+        number = _NUMBER.search(path.name)
+        layer = -1 if number is None else int(number[0])
+        if layer in found or layer < 0:
+            raise TranscoderError(f"{where}: {path.name} and {found.get(layer, path).name} do not name one layer each.")
+        found[layer] = path
+    return in_order(where, found)
+
+
+def one_value(folder: Path, name: str, values: Sequence[Any]) -> Any:
+    """What all layers say; they must agree."""
+    different = list(dict.fromkeys(map(repr, values)))
+    if len(different) > 1:
+        raise TranscoderError(f"{folder}: layers differ in {name} ({', '.join(different):.100}); expected one value.")
+    return values[0]
+
+
+def hook_name(hook: Any) -> str | None:
+    """`ln2.hook_normalized` of `blocks.3.ln2.hook_normalized`."""
+    return re.sub(r"^blocks\.\d+\.", "", hook) if isinstance(hook, str) else None
