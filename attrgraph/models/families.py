@@ -21,7 +21,8 @@ QUERY, KEY, VALUE = range(3)
 
 def _separate(x: Tensor, part: int, config: Any) -> Tensor:
     """Heads of a projection that is a module of its own; several query heads may share a key and value head."""
-    return x.unflatten(0, (config.num_attention_heads if part == QUERY else config.num_key_value_heads, -1))  # type: ignore[no-any-return]
+    n_heads = config.num_attention_heads if part == QUERY else getattr(config, "num_key_value_heads", None)
+    return x.unflatten(0, (n_heads or config.num_attention_heads, -1))  # type: ignore[no-any-return]
 
 
 def _in_thirds(x: Tensor, part: int, config: Any) -> Tensor:
@@ -32,6 +33,14 @@ def _in_thirds(x: Tensor, part: int, config: Any) -> Tensor:
 def _side_by_side(x: Tensor, part: int, config: Any) -> Tensor:
     """Heads of a module in which each head's query, key and value lie side by side."""
     return x.unflatten(0, (config.num_attention_heads, 3, -1))[:, part]  # type: ignore[no-any-return]
+
+
+def _one_after_another(x: Tensor, part: int, config: Any) -> Tensor:
+    """Heads of a module in which queries lie before keys and values, of which there may be fewer."""
+    n_heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+    d_head = len(x) // sum(n_heads)
+    parts = x.split([n * d_head for n in n_heads])
+    return parts[part].unflatten(0, (n_heads[part], -1))  # type: ignore[no-any-return]
 
 
 def _gpt2_score_scale(attention: nn.Module, config: Any) -> float:
@@ -50,10 +59,11 @@ class Family:
     layers: str = "layers"
     final_norm: str = "norm"
     attention: str = "self_attn"
-    attention_norm: str = "input_layernorm"
-    mlp_norm: str = "post_attention_layernorm"
+    attention_norm: str | None = "input_layernorm"
+    mlp_norm: str | None = "post_attention_layernorm"
     mlp: str = "mlp"
-    mlp_out: str = "mlp.down_proj"  # the MLP's last linear map: its inputs are the neurons
+    # the MLP's last linear map: its inputs are the neurons; None for experts, which have none in common
+    mlp_out: str | None = "mlp.down_proj"
     eps: str = "rms_norm_eps"  # the config's field
     is_rms: bool = True
     # in the attention module; one module may hold all three
@@ -72,6 +82,7 @@ class Family:
     # a query sees this many keys, its own included; None: all up to its own
     window: Callable[[nn.Module, Any], int | None] = lambda module, config: getattr(module, "sliding_window", None)
     is_parallel: Callable[[Any], bool] = lambda config: False
+    logit_scale: Callable[[Any], float] = lambda config: 1.0  # what logits are multiplied by, besides the unembedding
     refusals: Callable[[Any], str | None] = lambda config: None  # what about this config is not supported, if anything
 
 
@@ -83,6 +94,25 @@ _GEMMA_NORMS: dict[str, Any] = {
 }
 
 _HEAD_NORMS: dict[str, Any] = {"query_norm": "q_norm", "key_norm": "k_norm"}
+
+_LAYER_NORM: dict[str, Any] = {"is_rms": False, "eps": "layer_norm_eps"}
+
+_ONLY_POST_NORMS: dict[str, Any] = {
+    "attention_norm": None,
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": None,
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+
+_GPT_NEO: dict[str, Any] = {
+    "body": "transformer",
+    "layers": "h",
+    "final_norm": "ln_f",
+    "attention_norm": "ln_1",
+    "eps": "layer_norm_epsilon",
+    "is_rms": False,
+    "attention_out": "out_proj",
+}
 
 FAMILIES = (
     Family(
@@ -110,6 +140,62 @@ FAMILIES = (
     Family("Qwen3", ("qwen3",), **_HEAD_NORMS),
     Family("Gemma-2", ("gemma2",), **_GEMMA_NORMS, score_cap=lambda config: config.attn_logit_softcapping),
     Family("Gemma-3 (text)", ("gemma3_text",), **_GEMMA_NORMS, **_HEAD_NORMS),
+    Family("Gemma-3", ("gemma3",), body="model.language_model", **_GEMMA_NORMS, **_HEAD_NORMS),
+    Family("Gemma", ("gemma",), adds_one_to_weight=True),
+    Family(
+        "Phi-3",
+        ("phi3",),
+        query_key_value=("qkv_proj",) * 3,
+        split_heads=_one_after_another,
+        window=lambda module, config: config.sliding_window,
+    ),
+    Family("OLMo-2 / OLMo-3", ("olmo2", "olmo3"), **_ONLY_POST_NORMS),
+    Family("SmolLM3", ("smollm3",)),
+    Family(
+        "GLM-4",
+        ("glm4",),
+        attention_post_norm="post_self_attn_layernorm",
+        mlp_post_norm="post_mlp_layernorm",
+    ),
+    Family(
+        "StableLM",
+        ("stablelm",),
+        **_LAYER_NORM,
+        refusals=lambda config: "use_parallel_residual=True" if config.use_parallel_residual else None,
+    ),
+    Family("StarCoder2", ("starcoder2",), eps="norm_epsilon", is_rms=False, mlp_out="mlp.c_proj"),
+    Family(
+        "Cohere",
+        ("cohere",),
+        **_LAYER_NORM,
+        mlp_norm="input_layernorm",
+        is_parallel=lambda config: True,
+        logit_scale=lambda config: float(config.logit_scale),
+    ),
+    Family("Mixtral", ("mixtral",), mlp_out=None, window=lambda module, config: config.sliding_window),
+    Family("Qwen3-MoE", ("qwen3_moe",), mlp_out=None, **_HEAD_NORMS),
+    Family("GPT-OSS", ("gpt_oss",), mlp_out=None),
+    Family(
+        "GPT-J",
+        ("gptj",),
+        **_GPT_NEO,
+        attention="attn",
+        mlp_norm="ln_1",
+        mlp_out="mlp.fc_out",
+        is_parallel=lambda config: True,
+        score_scale=lambda module, config: float(config.hidden_size // config.num_attention_heads) ** -0.5,
+    ),
+    Family(
+        "GPT-Neo",
+        ("gpt_neo",),
+        **_GPT_NEO,
+        attention="attn.attention",
+        mlp_norm="ln_2",
+        mlp_out="mlp.c_proj",
+        position_embedding="wpe",
+        score_scale=lambda module, config: 1.0,
+        window=lambda module, config: config.window_size if module.attention_type == "local" else None,
+    ),
     Family(
         "GPT-NeoX / Pythia",
         ("gpt_neox",),

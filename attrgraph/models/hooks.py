@@ -27,9 +27,16 @@ def on_input(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor |
 def on_output(modules: Sequence[nn.Module], see: Callable[[int, Any], Tensor | None]) -> AbstractContextManager[None]:
     """While the context lasts, `see(index, output)` is called with what each of the modules computes.
 
-    What it returns, unless that is None, takes the output's place.
+    What it returns, unless that is None, takes the output's place. Of several outputs, as experts have, the first.
     """
-    return on_call(modules, lambda index, args, kwargs, output: see(index, output))
+
+    def first(index: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return see(index, output)
+        changed = see(index, output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    return on_call(modules, first)
 
 
 def on_call(

@@ -60,8 +60,8 @@ class LanguageModel:
         source: dict[str, Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config = hf_model.config
-        self.family: Family = family_of(self.config)
+        self.family: Family = family_of(hf_model.config)
+        self.config = hf_model.config.get_text_config()  # a wrapper's is one for images too
         check_weights(hf_model, self.family)
         check_is_in_evaluation_mode(hf_model, self.family)
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
@@ -242,8 +242,8 @@ class LanguageModel:
         )
 
     def _unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
-        bias = getattr(self.hf_model.get_output_embeddings(), "bias", None)
-        return widened(self.W_U), None if bias is None else widened(bias.detach())
+        bias, scale = getattr(self.hf_model.get_output_embeddings(), "bias", None), self.family.logit_scale(self.config)
+        return scale * widened(self.W_U), None if bias is None else scale * widened(bias.detach())
 
     def soft_cap(self, uncapped_logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
         """Logits as the model gives them: soft-capped if it does so."""
@@ -296,17 +296,24 @@ class LanguageModel:
         return self._block_part(layer, self.family.mlp)
 
     def mlp_norm_module(self, layer: int) -> nn.Module:
-        return self._block_part(layer, self.family.mlp_norm)
+        """The norm in front of the MLP, or without one the MLP: what enters it is the stream."""
+        return self._block_part(layer, self.family.mlp_norm or self.family.mlp)
 
     def final_norm_module(self) -> nn.Module:
         return self._body_part(self.family.final_norm)
 
     def mlp_norm_of(self, layer: int, stream: Float[Tensor, "n_pos d_model"]) -> FrozenNorm:
         """The norm in front of the MLP, as it is for this stream."""
-        return self.frozen_norm(self.mlp_norm_module(layer), stream)
+        return self._norm(layer, self.family.mlp_norm, stream)
 
     def mlp_out_module(self, layer: int) -> nn.Module:
-        """The MLP's last linear map. What enters it are the activations of the MLP's neurons."""
+        """The MLP's last linear map. What enters it are the activations of the MLP's neurons.
+
+        Raises:
+            UnsupportedModelError: the MLP is one of experts.
+        """
+        if self.family.mlp_out is None:
+            raise UnsupportedModelError(f"{self.family.name} has experts, which share no neurons; pass --no-neurons.")
         return self._block_part(layer, self.family.mlp_out)
 
     def mlp_post_norm_module(self, layer: int) -> nn.Module | None:
@@ -362,7 +369,7 @@ class LanguageModel:
         W_V, b_V = head_projection(attention, family, self.config, VALUE)
         W_O, b_O = output_projection(attention, family, self.config)
         return FrozenBlock(
-            attention_norm=self.frozen_norm(self._block_part(layer, family.attention_norm), seen.streams[layer]),
+            attention_norm=self._norm(layer, family.attention_norm, seen.streams[layer]),
             attention=FrozenAttention(seen.patterns[layer], W_V, W_O, b_V, b_O),
             attention_post_norm=self._optional_norm(layer, family.attention_post_norm, seen.attention_outs[layer]),
             mlp_norm=self.mlp_norm_of(layer, seen.mlp_streams[layer]),
@@ -383,6 +390,11 @@ class LanguageModel:
             x = x - x.mean(-1, keepdim=True)
         scale = (x.square().mean(-1, keepdim=True) + float(getattr(self.config, self.family.eps))).rsqrt()
         return FrozenNorm(scale, weight, bias, is_centered)
+
+    def _norm(self, layer: int, name: str | None, x: Float[Tensor, "n d"]) -> FrozenNorm:
+        """A block's norm for `x`; without one, that changes nothing."""
+        found = self._optional_norm(layer, name, x)
+        return FrozenNorm(widened(x).new_ones(len(x), 1), None, None, False) if found is None else found
 
     def _optional_norm(self, layer: int, name: str | None, x: Tensor) -> FrozenNorm | None:
         return None if name is None else self.frozen_norm(self._block_part(layer, name), x)

@@ -14,7 +14,7 @@ def check_weights(hf_model: PreTrainedModel, family: Family) -> None:
         raise UnsupportedModelError(
             f"the model's weights lie on {' and '.join(devices)}; load the whole model on one device."
         )
-    n_layers, said = len(_blocks(hf_model, family)), int(hf_model.config.num_hidden_layers)
+    n_layers, said = len(_blocks(hf_model, family)), int(hf_model.config.get_text_config().num_hidden_layers)
     if n_layers != said:
         raise UnsupportedModelError(
             f"the model has {n_layers} layers, its configuration says num_hidden_layers={said}; set it to {n_layers}."

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import D_MODEL
+from tiny import D_MODEL, FAMILY_CONFIGS, MORE_FAMILIES
 
 from attrgraph.attribution import sources, sweep
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement, measure_deviation
@@ -38,7 +38,12 @@ SETTINGS = [
 ]
 MLP_HOOKS: dict[str, object] = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
 SETTING_NAMES = ["clt-relu", "plt-jumprelu-skip", "clt-topk-skip-mlp-hooks", "plt-normalized"]
-all_settings = pytest.mark.parametrize("settings", SETTINGS, ids=SETTING_NAMES)
+_NAMED = dict(zip(SETTING_NAMES, SETTINGS, strict=True))
+_CASES = [(family, name) for family in FAMILY_CONFIGS for name in _NAMED]
+_CASES += [(family, name) for family in MORE_FAMILIES for name in ("clt-relu", "clt-topk-skip-mlp-hooks")]
+all_settings = pytest.mark.parametrize(
+    ("family", "settings"), [pytest.param(family, _NAMED[name], id=f"{family}-{name}") for family, name in _CASES]
+)
 
 
 @all_settings

@@ -47,11 +47,47 @@ FAMILY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", _NEOX | {"use_parallel_residual": True}),
     "gpt_neox_sequential": ("gpt_neox", _NEOX | {"use_parallel_residual": False}),
 }
+_EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
+_EARLIER = {"vocab_size": D_VOCAB, "bos_token_id": BOS, "eos_token_id": None}
+_NO_IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+# families that differ from those above in declarations only: tested for what these could get wrong
+MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "cohere": ("cohere", _GROUPED | {"logit_scale": 0.5}),
+    "gemma": ("gemma", _GROUPED),
+    "gemma3_wrapper": (
+        "gemma3",
+        {
+            "text_config": _GROUPED | {"sliding_window": 4, "layer_types": _SLIDING, "model_type": "gemma3_text"},
+            "vision_config": _NO_IMAGES | {"image_size": 28, "patch_size": 14},
+            "mm_tokens_per_image": 1,
+        },
+    ),
+    "glm4": ("glm4", _GROUPED | {"partial_rotary_factor": 0.5}),
+    "gpt_neo": (
+        "gpt_neo",
+        _EARLIER
+        | {"hidden_size": D_MODEL, "num_layers": N_LAYERS, "num_heads": 4, "max_position_embeddings": 64}
+        | {"attention_types": [[["global", "local"], 1], [["global"], 1]], "window_size": 4},
+    ),
+    "gpt_oss": ("gpt_oss", _GROUPED | _EXPERTS | {"sliding_window": 4, "layer_types": _SLIDING}),
+    "gptj": (
+        "gptj",
+        _EARLIER | {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
+    ),
+    "mixtral": ("mixtral", _GROUPED | _EXPERTS),
+    "olmo2": ("olmo2", _GROUPED),
+    "olmo3": ("olmo3", _GROUPED | {"sliding_window": 4, "layer_types": _SLIDING}),
+    "phi3": ("phi3", _GROUPED | {"sliding_window": 4}),
+    "qwen3_moe": ("qwen3_moe", _GROUPED | _EXPERTS | {"num_experts": 4, "moe_intermediate_size": 16}),
+    "smollm3": ("smollm3", _GROUPED | {"no_rope_layers": [1, 0, 1]}),
+    "stablelm": ("stablelm", _COMMON | {"num_key_value_heads": 2, "use_qkv_bias": True}),
+    "starcoder2": ("starcoder2", _COMMON | {"num_key_value_heads": 2}),
+}
 
 
 def make_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A tiny model whose norm weights and all biases are random too."""
-    kind, config = FAMILY_CONFIGS[name]
+    kind, config = (FAMILY_CONFIGS | MORE_FAMILIES)[name]
     hf_model = create_hf_model(kind, seed=seed, **config)
     generator = torch.Generator().manual_seed(seed)
     for parameter_name, parameter in hf_model.named_parameters():
