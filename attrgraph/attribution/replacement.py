@@ -8,6 +8,7 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,6 +38,11 @@ class LocalReplacement:
     constants: Float[Tensor, "n_layers n_pos d_model"]  # b_dec; at skipped positions all but the linear skip
     is_skipped: Bool[Tensor, " n_pos"]
     why_skipped: Mapping[int, str] = field(default_factory=dict)  # by position
+
+    @cached_property
+    def deviation(self) -> "Deviation":
+        """See `measure_deviation`."""
+        return measure_deviation(self)
 
     def read_norm(self, layer: int) -> FrozenNorm | None:
         return self.run.blocks[layer].read_norm(self.transcoders.config.feature_input_hook)
