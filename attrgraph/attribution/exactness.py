@@ -36,13 +36,32 @@ def check_exactness(deviation: Deviation, gap: float, dtype: torch.dtype, *, all
     # logits that are all the same have no spread: then the deviation itself counts
     is_exact = deviation.logits <= limit * (deviation.spread or 1.0) and gap <= limit
     if not is_exact and not allow_inexact:
-        parts = next((layer for layer, share in enumerate(deviation.reads) if not share <= limit), None)
-        where = "after the last layer" if parts is None else f"before the MLP of layer {parts}"
         raise ResultError(
-            f"the graph is not exact: logits differ from the model's by {deviation.logits:.3g} (their spread is "
-            f"{deviation.spread:.3g}) and inputs' sums by {gap:.1g} of what nodes read, where {name} allows {limit:g}; "
-            f"the two runs part {where}. Something changes the model's forward pass (a hook, quantisation), or weights "
-            "are extreme. Remove it, or pass --allow-inexact (allow_inexact=True), which marks the graph."
+            f"the graph is not exact: {_by_how_much(deviation)} and inputs' sums by {gap:.1g} of what nodes read, "
+            f"{_why(deviation, dtype)} Remove it, or pass --allow-inexact (allow_inexact=True), which marks the graph."
         )
     measured = {"logit_deviation": deviation.logits, "logit_spread": deviation.spread, "input_sum_gap": gap}
     return {**measured, "is_exact": is_exact}
+
+
+def check_replacement(deviation: Deviation, dtype: torch.dtype) -> None:
+    """Raise ResultError unless the local replacement model gives what the true one gives, as its precision allows."""
+    if not deviation.logits <= LIMITS[dtype] * (deviation.spread or 1.0):
+        raise ResultError(
+            f"the run cannot be frozen exactly: {_by_how_much(deviation)}, {_why(deviation, dtype)} Remove it, or "
+            "choose mode constrained or free."
+        )
+
+
+def _by_how_much(deviation: Deviation) -> str:
+    return f"logits differ from the model's by {deviation.logits:.3g} (their spread is {deviation.spread:.3g})"
+
+
+def _why(deviation: Deviation, dtype: torch.dtype) -> str:
+    name, limit = str(dtype).removeprefix("torch."), LIMITS[dtype]
+    parts = next((layer for layer, share in enumerate(deviation.reads) if not share <= limit), None)
+    where = "after the last layer" if parts is None else f"before the MLP of layer {parts}"
+    return (
+        f"where {name} allows {limit:g}; the two runs part {where}. Something changes the model's forward pass (a "
+        "hook, quantisation), or weights are extreme."
+    )

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attrgraph.attribution.exactness import LIMITS
 from attrgraph.attribution.prepare import keeps_patterns
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
@@ -155,7 +156,7 @@ def explain_attention(
         AttrGraphError: a layer, a head, or a pair of positions that the model computes no score for.
         UnsupportedModelError: the model soft-caps its scores, which are then no sum over pairs.
         TranscoderError: the model has no transcoders.
-        ResultError: the scores computed here do not give the model's own attention weights.
+        ResultError: the scores computed here do not give the model's own attention weights, or pairs do not sum up.
 
     Source: Kamath et al. 2025, "Tracing Attention Computation Through Feature Interactions",
     transformer-circuits.pub/2025/attention-qk/index.html
@@ -185,8 +186,9 @@ def explain_attention(
     columns = np.flatnonzero(sources["pos"] <= query)
     at_query, at_key = edges[:, torch.from_numpy(columns).to(edges.device)].T.tensor_split(2, dim=1)
     at_query = scores.scale * at_query
-    total, score = float(at_query.double().sum(0) @ at_key.double().sum(0)), float(own_scores[key])
-    checks, vectors = (abs(total - score), pattern_deviation), (at_query.contiguous(), at_key.contiguous())
+    score = float(own_scores[key])
+    checks = _deviation(model, layer, at_query, at_key, score), pattern_deviation
+    vectors = at_query.contiguous(), at_key.contiguous()
     where, weight = (layer, head, query, key), float(weights[key])
     return AttentionExplanation(*where, score, weight, *checks, sources.iloc[columns], *vectors)
 
@@ -232,9 +234,22 @@ def _own_scores(
     if not deviation <= _ROUNDINGS * eps * (1 + float(row[first:].abs().max())):
         raise ResultError(
             f"the scores computed for query {query} give attention weights that differ from the model's own by "
-            f"{deviation:.2g}; this version of transformers may compute attention in another way than is known here."
+            f"{deviation:.2g}; something changes the layer's forward pass (a hook), or transformers computes attention "
+            "in a way that is not known here."
         )
     return row, deviation
+
+
+def _deviation(model: LanguageModel, layer: int, at_query: Tensor, at_key: Tensor, score: float) -> float:
+    """How far the sum over all pairs is from the score."""
+    query, key = (side.double().sum(0) for side in (at_query, at_key))
+    deviation, allowed = abs(float(query @ key) - score), LIMITS[model.dtype] * float(query.norm() * key.norm())
+    if not deviation <= allowed:
+        raise ResultError(
+            f"the sum over pairs is {deviation:.2g} from the score, where rounding explains {allowed:.2g}. Something "
+            f"changes the model's forward pass below layer {layer} (a hook, quantisation), or weights are extreme."
+        )
+    return deviation
 
 
 def _below(

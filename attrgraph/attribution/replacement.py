@@ -8,6 +8,7 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,6 +38,11 @@ class LocalReplacement:
     constants: Float[Tensor, "n_layers n_pos d_model"]  # b_dec; at skipped positions all but the linear skip
     is_skipped: Bool[Tensor, " n_pos"]
     why_skipped: Mapping[int, str] = field(default_factory=dict)  # by position
+
+    @cached_property
+    def frozen_deviation(self) -> "Deviation":
+        """See `measure_deviation`; of all but the features, which costs less."""
+        return measure_deviation(self, with_features=False)
 
     def read_norm(self, layer: int) -> FrozenNorm | None:
         return self.run.blocks[layer].read_norm(self.transcoders.config.feature_input_hook)
@@ -105,17 +111,21 @@ def add_written(
         out += part
 
 
-def measure_deviation(local: LocalReplacement) -> Deviation:
+def measure_deviation(local: LocalReplacement, *, with_features: bool = True) -> Deviation:
     """Run the local replacement model forward, and compare it with the true one.
 
     Every active feature's activation is recomputed from the replaced stream, so a mistake in any frozen part, in a
-    read point or in an error vector shows in the result.
+    read point or in an error vector shows in the result. Without features, MLP outputs are the recorded ones.
     """
     run, outs, reads = local.run, list[Tensor](local.errors + local.constants), list[float]()
 
     def out_at(layer: int, read: Tensor) -> Tensor:
         true_read = run.blocks[layer].read(local.transcoders.config.feature_input_hook)
         reads.append(float((read - true_read).norm() / true_read.norm().clamp_min(torch.finfo(read.dtype).tiny)))
+        if not with_features:
+            out = run.blocks[layer].written(local.transcoders.config.feature_output_hook)
+            skip = local.transcoders.skip(layer, true_read)
+            return out if skip is None else out - skip
         add_written(outs, local.transcoders, local.active, layer, activations_at(local, layer, read))
         return outs[layer]
 

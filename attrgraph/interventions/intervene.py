@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrgraph.attribution.exactness import check_replacement
 from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.replacement import LocalReplacement, activations_at, add_written, run_replaced
 from attrgraph.errors import InterventionError
@@ -89,6 +90,7 @@ def intervene(
     Raises:
         InterventionError: a node that the run does not have, a mode that does not exist, or an `upto_layer` below a
             node that is set.
+        ResultError: in a frozen mode, the run cannot be frozen exactly, since something changes the forward pass.
         PromptError, TranscoderError: as for `trace`.
 
     Example:
@@ -154,10 +156,13 @@ def effects_of(
     mode: str,
     upto_layer: int | None = None,
     memory_budget: int | str | None = None,
+    allow_inexact: bool = False,
 ) -> Iterator[Effect]:
     """What follows from each of several changes of one prompt's run, one after the other; see `intervene_many`."""
     if mode not in MODES:
         raise InterventionError(f"mode is {mode!r}; expected one of {', '.join(MODES)}.")
+    if mode.startswith("frozen") and not allow_inexact:
+        check_replacement(local.frozen_deviation, model.dtype)
     held = ((one, held_layers(local.run.n_layers, one.layers, mode, upto_layer)) for one in changes)
     if mode == "frozen":
         yield from (_frozen_effect(model, local, one) for one, _ in held)

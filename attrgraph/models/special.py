@@ -67,7 +67,7 @@ def find_special(
         return {}
     if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
         raise PromptError(f'skip_positions is {skip_positions!r}; expected "auto", "none", or a list of positions.')
-    return {counted(pos, run.n_pos, "a position of skip_positions"): "as asked" for pos in skip_positions}
+    return {counted(pos, run.n_pos, "a position to skip"): "as asked" for pos in skip_positions}
 
 
 def counted(pos: Any, n_pos: int, name: str) -> int:

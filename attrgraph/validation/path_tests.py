@@ -49,7 +49,9 @@ def follow(subject: Subject, path: Path) -> dict[str, Any]:
     measured = 0.0
     for source, target in pairwise(path):
         predicted = float(adjacency[target, source]) * relative
-        (effect,) = effects_of(subject.model, subject.local, [resolve(subject.local, [setting])], mode="frozen")
+        changes = [resolve(subject.local, [setting])]
+        how: dict[str, Any] = {"mode": "frozen", "allow_inexact": subject.is_marked}
+        (effect,) = effects_of(subject.model, subject.local, changes, **how)
         if nodes["kind"].iloc[target] == "logit":
             change = effect.uncapped_change.double()
             measured = float(change[int(nodes["feature"].iloc[target])] - change.mean())

@@ -65,6 +65,11 @@ class Subject:
                 )
         return Subject(model, graph.without_bias(), local, memory_budget)
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether the graph is one that says itself that it is not exact."""
+        return not self.graph.metadata.get("checks", {}).get("is_exact", True)
+
     @cached_property
     def kinds(self) -> np.ndarray:
         return np.asarray(self.graph.nodes["kind"])
@@ -133,6 +138,7 @@ class Subject:
         also = self.unselected if with_unselected else []
         changes = (self._changes(rows, also, scale) for rows in sets)
         how: dict[str, Any] = {"mode": mode, "upto_layer": upto_layer, "memory_budget": self.memory_budget}
+        how["allow_inexact"] = self.is_marked
         found = list[Measured]()
         for effect in effects_of(self.model, self.local, changes, **how):
             found.append(self._read(effect))

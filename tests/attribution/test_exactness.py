@@ -60,6 +60,33 @@ def test_a_graph_that_is_allowed_is_marked_in_every_output(
         assert "; NOT EXACT" in capsys.readouterr().out
 
 
+def test_what_is_frozen_is_refused_where_a_hook_changes_it(traced_model: Build, prompt: list[int]) -> None:
+    model, change = traced_model("llama"), ag.Intervention((0, 3, 7), value=2.0)
+    graph = ag.trace(model, prompt)
+    logit = graph.nodes.index[graph.nodes["kind"] == "logit"][0]
+    with model.layer_modules()[0].register_forward_hook(scaled):
+        for mode in ("frozen", "frozen-attention"):
+            with pytest.raises(ResultError, match=r"cannot be frozen exactly: .* part before the MLP of layer 1\."):
+                ag.intervene(model, prompt, change, mode=mode)
+        with pytest.raises(ResultError, match=r"changes the model's forward pass below layer 2 \(a hook"):
+            ag.explain_attention(model, prompt, 2, 0, -1, -2)
+        with pytest.raises(ResultError, match="was the graph traced on this model"):
+            ag.head_loadings(graph, "E_3_8", logit, model=model)
+        # live, the model is as it is, with the hook
+        steered = ag.intervene(model, prompt, change, mode="free")
+        assert ag.generate(model, prompt, change, max_new_tokens=1, mode="free").token_ids == [
+            int(steered.logits_after.argmax())
+        ]
+        marked = ag.trace(model, prompt, allow_inexact=True)
+        assert ag.validate(model, marked, modes=["frozen"], mode="frozen", n_nodes=3, n_controls=0, n_resamples=2)
+    projection = model.attention_module(1).q_proj
+    with (
+        projection.register_forward_hook(scaled),
+        pytest.raises(ResultError, match="something changes the layer's forward pass"),
+    ):
+        ag.explain_attention(model, prompt, 1, 0, -1, -2)
+
+
 def test_weights_that_swallow_sums_are_refused(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model("llama")
     model.transcoders.layers[0].W_dec[:] *= 1e9

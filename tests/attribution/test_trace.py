@@ -273,7 +273,7 @@ def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> Non
         ag.trace(make_model("llama"), prompt)
     with pytest.raises(PromptError, match="skip_positions is 'eos'"):
         ag.trace(traced_model(), prompt, skip_positions="eos")
-    with pytest.raises(PromptError, match="a position of skip_positions is 9; expected 0 to 8, or -1, the last, to -9"):
+    with pytest.raises(PromptError, match="a position to skip is 9; expected 0 to 8, or -1, the last, to -9"):
         ag.trace(traced_model(), prompt, skip_positions=[9])
     with pytest.raises(AttrGraphError, match="desired_logit_prob is nan"):
         ag.trace(traced_model(), prompt, desired_logit_prob=float("nan"))

@@ -16,6 +16,7 @@ from attrgraph.errors import InterventionError, ResultError, TranscoderError
 from attrgraph.interventions.intervene import MODES
 from attrgraph.interventions.intervention import resolve
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.validation.subject import Subject
 
 Build = Callable[..., LanguageModel]
 
@@ -375,3 +376,17 @@ def test_a_feature_is_found_where_it_is(settings: dict[str, Any], traced_model: 
     expected |= {one: 0.0, other: 2.5}
     assert changed.at(every) == list(expected.values()) and len(changed) == len(active)
     assert changed.codes.tolist() == sorted(changed.codes.tolist())
+
+
+def test_validation_keeps_within_the_memory_budget(traced_model: Build, prompt: list[int], monkeypatch: Any) -> None:
+    model, sizes = traced_model(dtype=torch.float64), list[int]()
+    graph, run = ag.trace(model, prompt), model.hf_model.forward
+    monkeypatch.setattr(model.hf_model, "forward", lambda **how: [sizes.append(len(how["input_ids"])), run(**how)][1])
+    found = []
+    for budget, n_rows in ((None, [1, 6]), (1, [1] * 7)):
+        sizes.clear()
+        subject = Subject.of(model, graph, budget)
+        found.append(subject.measure(subject.features[:6, None].tolist(), mode="free"))
+        assert sizes == n_rows
+    for one, other in zip(*(vars(each).values() for each in found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

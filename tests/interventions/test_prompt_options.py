@@ -102,9 +102,9 @@ def test_all_run_the_same_tokens_and_skip_the_same_positions(
 @pytest.mark.parametrize("name", ARE_RUN)
 def test_all_refuse_what_is_no_position_or_no_token(name: str, model: LanguageModel) -> None:
     for options, message in (
-        ({"skip_positions": [9]}, "a position of skip_positions is 9; expected 0 to 3"),
-        ({"skip_positions": [-5]}, "a position of skip_positions is -5; expected 0 to 3"),
-        ({"skip_positions": [True]}, "a position of skip_positions is True"),
+        ({"skip_positions": [9]}, "a position to skip is 9; expected 0 to 3"),
+        ({"skip_positions": [-5]}, "a position to skip is -5; expected 0 to 3"),
+        ({"skip_positions": [True]}, "a position to skip is True"),
         ({"skip_positions": 2}, "skip_positions is 2; expected"),
         ({"prepend": "A dog"}, r"prepend is 'A dog', which is \d tokens"),
     ):
