@@ -85,6 +85,11 @@ def canonical_id(name: str) -> str:
     return "_".join(place.groups()) if place else name
 
 
+def from_start(pos: int, n_pos: int) -> int:
+    """A position counted from the start: as in Python, -1 is the last."""
+    return pos + n_pos if pos < 0 else pos
+
+
 def node_label(kind: str, layer: int, feature: int, token: str, probability: float = 0.0) -> str:
     """What a node is called as long as nobody has named it."""
     return _LABELS.get(kind, kind).format(layer=layer, feature=feature, token=token, probability=probability)

@@ -34,6 +34,7 @@ from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions, find_special, mask_of
+from attrgraph.schema import from_start
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 # contributions of pairs that exist at a time: chosen, not tuned
@@ -147,7 +148,7 @@ def explain_attention(
         model: a language model with transcoders.
         prompt: as for `trace`.
         layer, head: which attention head; heads that share a key head each have their own queries.
-        query, key: positions in the prompt, the key at or before the query.
+        query, key: positions in the prompt, the key at or before the query; -1 is the last.
         options: prepend and skip_positions, as for `trace`.
 
     Raises:
@@ -170,6 +171,7 @@ def explain_attention(
     if model.transcoders is None:
         raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
     token_ids = model.tokenize(prompt, prepend=options.get("prepend", "auto"))
+    query, key = (from_start(pos, len(token_ids)) if isinstance(pos, Integral) else pos for pos in (query, key))
     _check(model, len(token_ids), layer, head, query, key)
     memory = budget_bytes(None, model.device)
     with recorded_attention(model, layer) as seen:

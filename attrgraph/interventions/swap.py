@@ -13,6 +13,7 @@ from attrgraph.interventions.intervene import Effect, effects_of, take_apart
 from attrgraph.interventions.intervention import FeatureKey, Intervention, Node, resolve
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions
+from attrgraph.schema import from_start
 
 SCALES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 ALIGNMENTS = ("end", "start")
@@ -88,21 +89,21 @@ def features_at(graph: Graph, pos: int, *, node_threshold: float = 0.8) -> Featu
 
     Args:
         graph: unpruned.
-        pos: the position.
+        pos: the position; -1 is the last.
         node_threshold: of the pruning that picks.
 
     Raises:
         InterventionError: the graph has no features at the position, or pruning keeps none.
     """
     nodes = graph.nodes
-    here = nodes[(nodes["kind"] == "feature") & (nodes["pos"] == pos)]
+    here = nodes[(nodes["kind"] == "feature") & (nodes["pos"] == from_start(pos, len(graph.prompt_tokens)))]
     ids = here.sort_values("influence", ascending=False, kind="stable").index.tolist()
     picked = set(graph.prune(node_threshold).nodes.index)
     found = FeaturesAt([node for node in ids if node in picked], [node for node in ids if node not in picked])
     if not found.kept:
         raise InterventionError(
             f"of {len(ids)} features at position {pos}, pruning to {node_threshold} of influence keeps none; "
-            f"the prompt has positions 0 to {len(graph.prompt_tokens) - 1}."
+            f"the prompt has positions 0 to {len(graph.prompt_tokens) - 1}, or -1, the last, and before."
         )
     return found
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from attrgraph.errors import PromptError
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.schema import from_start
 
 # A sink's stream is at least so many times longer than the median of the text's other tokens, at the input of some MLP.
 # In the demo's model, which has no sink but BOS, no token of a text is longer than 4 times the median.
@@ -49,7 +50,7 @@ def find_special(
         model: whose run.
         run: of the prompt.
         prepend: how the prompt became tokens; see `LanguageModel.tokenize`.
-        skip_positions: "auto", "none", or positions.
+        skip_positions: "auto", "none", or positions; -1 is the last.
 
     Raises:
         PromptError: another text, or a position that the prompt does not have.
@@ -68,9 +69,11 @@ def find_special(
     if isinstance(skip_positions, str):
         raise PromptError(f'skip_positions is {skip_positions!r}; expected "auto", "none", or a list of positions.')
     for pos in skip_positions:
-        if not isinstance(pos, Integral) or not 0 <= pos < run.n_pos:
-            raise PromptError(f"skip_positions has {pos}; the prompt's positions are 0 to {run.n_pos - 1}.")
-    return {int(pos): "as asked" for pos in skip_positions}
+        if not isinstance(pos, Integral) or not -run.n_pos <= pos < run.n_pos:
+            raise PromptError(
+                f"skip_positions has {pos}; the prompt has positions 0 to {run.n_pos - 1}, or -1, the last, and before."
+            )
+    return {from_start(int(pos), run.n_pos): "as asked" for pos in skip_positions}
 
 
 def mask_of(special: Collection[int], run: FrozenRun) -> Bool[Tensor, " n_pos"]:

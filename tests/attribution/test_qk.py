@@ -296,6 +296,12 @@ def test_dynamic_rotations_are_the_models_own(traced_model: Build, prompt: list[
     assert found.pattern_deviation < 1e-6 and found.deviation < 1e-5
 
 
+def test_positions_may_be_counted_from_the_end(traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("llama")
+    found, same = (ag.explain_attention(model, prompt, 1, 1, *place) for place in ((-1, -3), (8, 6)))
+    assert (found.query, found.key, found.score) == (8, 6, same.score)
+
+
 @pytest.mark.refusal
 def test_scores_that_the_model_does_not_compute_are_refused(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model("mistral")
@@ -304,7 +310,7 @@ def test_scores_that_the_model_does_not_compute_are_refused(traced_model: Build,
         ((-1, 0, 8, 6), AttrGraphError, "layer is -1; expected 0 to 2"),
         ((0, 4, 8, 6), AttrGraphError, "head is 4; expected 0 to 3"),
         ((0, 0, 9, 6), PromptError, "query is 9; expected 0 to 8"),
-        ((0, 0, 8, -1), PromptError, "key is -1; expected 0 to 8"),
+        ((0, 0, 8, -10), PromptError, "key is -1; expected 0 to 8"),
         ((0, 0, 6, 8), AttrGraphError, "key 8 comes after query 6"),
         ((0, 0, 8, 4), AttrGraphError, "a sliding window of 4 positions: query 8 sees keys 5 to 8, not 4"),
     ):
