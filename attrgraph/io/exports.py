@@ -54,7 +54,7 @@ def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0]
     `.csv` and `.parquet`: a table of edges, and for NAME.csv the nodes in NAME.nodes.csv.
 
     Characters that a format cannot hold, in XML and CSV control characters, are replaced: a control character by its
-    picture (U+2400 and following), another by U+FFFD.
+    picture (U+2400 and following), another by U+FFFD. A symbolic link stays: the file that it names is written.
 
     Returns:
         What had to be changed for readers of the format, one sentence each.
