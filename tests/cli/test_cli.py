@@ -27,6 +27,12 @@ def test_demo_answers_austin(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+def test_a_table_that_nobody_asked_for_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", DALLAS, "--top", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "most influential" not in out and "none is active" not in out
+
+
 def test_json_summary_is_all_that_stdout_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "g.json"
     assert main(["trace", DALLAS, "--json", "-o", str(path), "--top", "3"]) == 0
