@@ -12,7 +12,7 @@ from attrgraph.cli.summary import name_of
 
 
 def heads(
-    choice: options.ModelOptions,
+    choice: options.GraphModelOptions,
     reading: options.PromptOptions,
     graph: Annotated[Path | None, options.argument("GRAPH", "A graph file.")] = None,
     source: Annotated[str | None, options.argument("SOURCE", "The edge's source: a node id.")] = None,

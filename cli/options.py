@@ -68,21 +68,17 @@ TextField = Annotated[str, "NAME", "Where documents are records: the field with 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model to load, and how. None: what the graph says, or, for a prompt, the demo in float32.
+    """Which model to load, and how.
 
     Raises:
         TranscoderError: a model whose transcoders are not known.
     """
 
-    model: Annotated[
-        str | None, "MODEL", "demo, a folder, or owner/repo. Default: the graph's; for a prompt, demo."
-    ] = None
+    model: Annotated[str | None, "MODEL", "demo, a folder, or owner/repo. Default: demo."] = None
     transcoders: Annotated[
         str | None, "NAME", "demo, demo-per-layer, a folder, or owner/repo. Default for the demo: demo."
     ] = None
-    dtype: Annotated[
-        str | None, "DTYPE", "float32, float64, bfloat16 or float16. Default: the graph's; for a prompt, float32."
-    ] = None
+    dtype: Annotated[str | None, "DTYPE", "float32, float64, bfloat16 or float16. Default: float32."] = None
     device: Annotated[str | None, "DEVICE", "auto, cpu, cuda or cuda:N. Default: auto."] = None
     revision: Revision = None
     read_point: ReadPoint = None
@@ -102,11 +98,6 @@ class ModelOptions:
                 f"{self.model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub"
                 f"{'; known for it: ' + known if known else ''})."
             )
-
-    def check_with_graph(self) -> None:
-        """Raise BadParameter for options that say nothing where a graph names the model."""
-        if self.model is None and self != ModelOptions():
-            raise typer.BadParameter("with a graph, options of a model need a --model.")
 
     def load(self, graph: "ag.Graph | None" = None) -> "ag.LanguageModel":
         """The model that the options name, or else the one that the graph was traced on."""
@@ -131,6 +122,23 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class GraphModelOptions(ModelOptions):
+    """The same where a graph may say which model it was traced on."""
+
+    model: Annotated[
+        str | None, "MODEL", "demo, a folder, or owner/repo. Default: the graph's; for a prompt, demo."
+    ] = None
+    dtype: Annotated[
+        str | None, "DTYPE", "float32, float64, bfloat16 or float16. Default: the graph's; for a prompt, float32."
+    ] = None
+
+    def check_with_graph(self) -> None:
+        """Raise BadParameter for options that say nothing where a graph names the model."""
+        if self.model is None and self != GraphModelOptions():
+            raise typer.BadParameter("with a graph, options of a model need a --model.")
+
+
+@dataclass(frozen=True)
 class PromptOptions:
     """How a prompt is read, and at which of its positions no features are looked for.
 
@@ -143,7 +151,7 @@ class PromptOptions:
         str, "TOKEN", "Put in front of a prompt that lacks it: auto (the tokenizer's BOS), none, or a token."
     ] = "auto"
     skip_positions: Annotated[
-        str, "WHICH", "Positions without features: auto (BOS and attention sinks), none, or such as 0,2."
+        str, "WHICH", "Positions without features: auto (BOS and attention sinks), none, or such as 0,-1."
     ] = "auto"
 
     def read(self, prompt: str) -> str | list[int]:
@@ -182,7 +190,8 @@ def _stamp(name: str | None) -> tuple[Any, ...]:
     folder = Path(name or "").expanduser()
     if name is None or not folder.is_dir():
         return ()
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(folder.iterdir()))
+    files = [file for file in sorted(folder.iterdir()) if file.exists()]  # links may lead nowhere
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def with_groups(verb: Callable[..., None]) -> Callable[..., None]:

@@ -64,7 +64,7 @@ def print_text(text: "str | Text") -> None:
 def print_files(files: Iterable[Path | str]) -> None:
     """A line for each file that was written."""
     for file in files:
-        print_text(f"wrote {file}")
+        print_text(f"wrote {visible(str(file))}")
 
 
 def print_table(

@@ -71,8 +71,9 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
         print_text(f"note         {visible(note)}")
     if values["n_unknown_tokens"]:
         print_text(f"note         {values['n_unknown_tokens']} tokens of the prompt are unknown to the tokenizer")
-    print_text("\nmost influential features")
-    _print_features(values["features"])
+    if n_top:
+        print_text("\nmost influential features")
+        _print_features(values["features"])
     print_files(values["files"])
 
 

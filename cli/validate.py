@@ -13,7 +13,7 @@ from attrgraph.files import check_writable
 
 def validate(
     subject: Annotated[str, options.argument("PROMPT|GRAPH", "A prompt, or a traced graph (.safetensors).")],
-    choice: options.ModelOptions,
+    choice: options.GraphModelOptions,
     reading: options.PromptOptions,
     output: Annotated[
         list[Path] | None, options.output("Report: .html (needs attrgraph[draw]), .json. Repeatable.")

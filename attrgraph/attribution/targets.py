@@ -57,7 +57,8 @@ def choose_targets(
     chosen = _choose(model, run, targets, settings)
     if not bool((chosen.reads.vector != 0).any(1).all()):
         raise TargetError(
-            "a target reads nothing: its direction is zero (is it the difference of a token with itself?)"
+            "a target reads nothing: its direction is zero (is it the difference of a token with itself, or the only "
+            "token of the vocabulary?)"
         )
     return chosen
 

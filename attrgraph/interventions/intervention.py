@@ -219,7 +219,8 @@ def _set_embedding(local: LocalReplacement, changes: Changes, node: str, one: In
     if not match or int(match[2]) >= len(token_ids) or token_ids[int(match[2])] != int(match[1]):
         raise InterventionError(
             f"node {node!r} is not in this prompt's graph; expected LAYER_FEATURE_POSITION, LAYER_-1_POSITION (an "
-            "error), E_TOKEN_POSITION (an embedding), or (layer, feature, position)."
+            "error), E_TOKEN_POSITION (an embedding), or (layer, feature, position), at a position of 0 to "
+            f"{len(token_ids) - 1}."
         )
     pos = int(match[2])
     changes.vectors[-1, pos] = (_scale_of(one, node) - 1) * local.run.embedding[pos]

@@ -52,7 +52,7 @@ def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0]
 
     Characters that a format cannot hold, in XML and CSV control characters, are replaced: a control character by its
     picture (U+2400 and following), another by U+FFFD. Ids that are then alike get a number. In CSV, text that a
-    spreadsheet would compute has an apostrophe before it.
+    spreadsheet would compute has an apostrophe before it. A symbolic link stays: the file that it names is written.
 
     Returns:
         What had to be changed for readers of the format, one sentence each.

@@ -296,6 +296,12 @@ def test_dynamic_rotations_are_the_models_own(traced_model: Build, prompt: list[
     assert found.pattern_deviation < 1e-6 and found.deviation < 1e-5
 
 
+def test_positions_may_be_counted_from_the_end(traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model("llama")
+    found, same = (ag.explain_attention(model, prompt, 1, 1, *place) for place in ((-1, -3), (8, 6)))
+    assert (found.query, found.key, found.score) == (8, 6, same.score)
+
+
 @pytest.mark.refusal
 def test_scores_that_the_model_does_not_compute_are_refused(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model("mistral")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from marks import needs_gpu, needs_interpreter
-from tiny import BOS, D_MODEL, D_VOCAB, N_LAYERS, make_model, make_transcoders
+from tiny import BOS, D_MODEL, D_VOCAB, FAMILY_CONFIGS, N_LAYERS, make_model, make_transcoders
 
 import attrgraph as ag
 from attrgraph.attribution.rows import rounds
@@ -328,3 +328,17 @@ def test_a_model_that_reads_nothing_has_an_exact_graph(traced_model: Build, prom
     graph = ag.trace(model, prompt)
     found = {"logit_deviation": 0.0, "logit_spread": 0.0, "input_sum_gap": 0.0, "is_exact": True, "bias_share": 0.0}
     assert graph.metadata["checks"] == found
+
+
+def test_a_prompt_of_one_token_is_traced(traced_model: Build) -> None:
+    graph = ag.trace(traced_model("llama"), [5])
+    assert graph.prompt_tokens == ["<5>"] and graph.metadata["checks"]["is_exact"]
+    assert set(graph.prune().nodes["pos"]) == {0} and graph.to_dot()
+
+
+@pytest.mark.refusal
+def test_a_vocabulary_of_one_token_leaves_nothing_to_explain() -> None:
+    kind, config = FAMILY_CONFIGS["llama"]
+    hf_model = create_hf_model(kind, seed=0, **config | {"vocab_size": 1, "bos_token_id": None, "pad_token_id": None})
+    with pytest.raises(TargetError, match="the only token of the vocabulary"):
+        ag.trace(LanguageModel(hf_model.requires_grad_(False), transcoders=make_transcoders()), [0])

@@ -27,6 +27,12 @@ def test_demo_answers_austin(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+def test_a_table_that_nobody_asked_for_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", DALLAS, "--top", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "most influential" not in out and "none is active" not in out
+
+
 def test_json_summary_is_all_that_stdout_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "g.json"
     assert main(["trace", DALLAS, "--json", "-o", str(path), "--top", "3"]) == 0
@@ -183,5 +189,8 @@ def test_what_stands_before_a_prompt_and_is_skipped_is_as_asked(capsys: pytest.C
     assert other["prompt_tokens"][0] == "in"
     assert other["skipped_positions"] == [{"pos": 1, "why": "as asked"}, {"pos": 2, "why": "as asked"}]
     assert asked("--skip-positions", "none")["skipped_positions"] == []
+    assert asked("--skip-positions", "-1")["skipped_positions"] == [{"pos": 5, "why": "as asked"}]
+    assert main(["trace", "in texas the capital is", "--skip-positions", "-7"]) == 1
+    assert "skip_positions has -7; the prompt has positions 0 to 5, or -1" in capsys.readouterr().err
     assert main(["trace", "in texas the capital is", "--skip-positions", "0,x"]) == 1
     assert capsys.readouterr().err.startswith("attrgraph: --skip-positions: '0,x' is not a list of positions")

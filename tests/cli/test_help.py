@@ -65,3 +65,9 @@ def test_examples_run(
     for example in examples(verb):
         assert shutil.which("dot") or ".svg" not in example or pytest.skip("needs the program dot of Graphviz")
         assert main(shlex.split(example)[1:]) == 0, example
+
+
+@pytest.mark.parametrize(("verb", "default"), [("trace", "Default: demo."), ("heads", "Default: the graph's;")])
+def test_default_model_is_that_of_the_verb(verb: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"demo, a folder, or owner/repo. {default}" in " ".join(capsys.readouterr().out.split())

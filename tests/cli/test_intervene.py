@@ -131,7 +131,9 @@ def test_swapping_a_city_makes_the_answer_follow_and_the_control_does_not(capsys
     )
     found = run_json(capsys, "swap", DALLAS, CHICAGO, "--at", "5,5")
     model = ag.load_model("demo")
-    places = [features_at(ag.trace(model, prompt), 5) for prompt in (DALLAS, CHICAGO)]
+    graphs = [ag.trace(model, prompt) for prompt in (DALLAS, CHICAGO)]
+    places = [features_at(graph, 5) for graph in graphs]
+    assert features_at(graphs[0], 5 - len(graphs[0].prompt_tokens)) == places[0]
     by_hand = ag.swap(model, DALLAS, CHICAGO, places[0].kept, places[1].kept)
     assert found["is_swapped"] is by_hand.is_swapped is True and found["control_is_swapped"] is False
     assert found["top_after"] == [list(pair) for pair in by_hand.effect.top_after]

@@ -60,6 +60,7 @@ def test_a_model_is_loaded_once_unless_its_files_change(tmp_path: Path, capsys: 
     (tmp_path / "config.yaml").write_text("a")
     before = options._stamp(str(tmp_path))
     (tmp_path / "config.yaml").write_text("ab")
+    (tmp_path / "lost").symlink_to("nowhere")
     assert before and options._stamp(str(tmp_path)) != before
     assert options._stamp(None) == options._stamp("owner/model") == ()
 
