@@ -398,5 +398,5 @@ def test_an_effect_that_is_no_number_is_refused() -> None:
     rows = [("feature", 0, 0, 0), ("embedding", -1, 0, 5), ("logit", 1, 0, 7)]
     graph = make_graph(rows, 1, np.random.default_rng(0), 1.0)
     tiny = graph.replace(nodes=graph.nodes.assign(activation=3e-308), adjacency=1e30 * graph.adjacency)
-    with pytest.raises(ResultError, match="an effect is -?inf"):
+    with pytest.raises(ResultError, match=r"an effect is -?inf"):
         tiny.effect("E_5_0", "2_7_0")

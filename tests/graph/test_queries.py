@@ -336,7 +336,7 @@ def test_nodes_that_are_not_there_are_refused_with_those_that_were_meant(graph: 
         graph.successors("?")
     with pytest.raises(AttrGraphError, match="hops is -1"):
         graph.neighborhood(right, -1)
-    with pytest.raises(AttrGraphError, match=r"min_share 1\.5"):
+    with pytest.raises(AttrGraphError, match=r"min_share is 1\.5"):
         graph.neighborhood(right, min_share=1.5)
 
 
