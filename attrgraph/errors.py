@@ -3,7 +3,6 @@
 Numbers that a caller gives are refused, or made Python's own, where they come in: files and JSON hold no others.
 """
 
-from math import isnan
 from numbers import Integral, Real
 from typing import Any
 
@@ -54,7 +53,7 @@ class TrainingError(AttrGraphError):
 
 def is_real(value: Any) -> bool:
     """Whether it is a number, Python's or numpy's; truth values and NaN are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and not isnan(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:

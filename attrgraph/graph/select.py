@@ -68,7 +68,7 @@ def _meets_text(column: "pd.Series[str]", criterion: Any, name: str) -> Bool[np.
         close = get_close_matches(kind, KINDS, n=1)
         meant = f"; did you mean {close[0]!r}?" if close else "."
         raise AttrGraphError(f"kind {kind!r} does not exist; expected one of {', '.join(KINDS)}{meant}")
-    mask: np.ndarray = column.isin(texts).to_numpy(dtype=bool)
+    mask: np.ndarray = column.astype(object).isin(texts).to_numpy(dtype=bool)
     for pattern in (item for item in items if isinstance(item, re.Pattern)):
         mask = mask | np.array([pattern.search(text) is not None for text in column], dtype=bool)
     return mask

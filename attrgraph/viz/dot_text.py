@@ -1,12 +1,12 @@
 """A scene as text of Graphviz's DOT language, and the picture that Graphviz makes of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 
 from attrgraph.errors import GraphFileError
 from attrgraph.files import NO_GRAPHVIZ, PICTURE_FORMATS, write_whole
 from attrgraph.schema import unique_names
-from attrgraph.viz import MOST_NODES_DRAWN
+from attrgraph.viz import MOST_NODES_DRAWN, MOST_TOKENS_DRAWN
 from attrgraph.viz.layout import DOUBLE_LINE, Layout, Row
 from attrgraph.viz.routes import Point, route
 from attrgraph.viz.scene import Scene
@@ -17,6 +17,8 @@ PLAIN = 'shape=plaintext, style=""'
 _GREY_TEXT = f'{PLAIN}, fontcolor="#666666"'
 _MARGIN, _ROW_NAME_WIDTH, _NARROWEST = 12.0, 46.0, 400.0
 _ARROW_LENGTH = 5.0
+# Graphviz stops at names of many thousand characters
+_LONGEST_KEY = 500
 # names of what stands below the boxes; see `legend.py`
 _KEYS_BELOW = ("caption", *(f"legend {number}{end}" for number in range(9) for end in ("", " from", " to", " box")))
 _BEGINNING = f"""digraph attribution {{
@@ -37,7 +39,9 @@ def scene_as_dot(
     """
     lines = [_BEGINNING]
     rows = [_row_key(row) for row in layout.rows]
-    keys = unique_names([*_KEYS_BELOW, *rows, *(box.key for box in scene.boxes)])[len(_KEYS_BELOW) + len(rows) :]
+    keys = unique_names([*_KEYS_BELOW, *rows, *(box.key[:_LONGEST_KEY] for box in scene.boxes)])[
+        len(_KEYS_BELOW) + len(rows) :
+    ]
     for row in layout.rows:
         if row.name:
             x, y = -_MARGIN - _ROW_NAME_WIDTH / 2, (row.low + row.high) / 2
@@ -100,6 +104,12 @@ def _point(point: Point) -> str:
     return ",".join(f"{round(each, 2) + 0.0:.2f}" for each in point)
 
 
+def check_prompt(tokens: Sized) -> None:
+    """Raise GraphFileError for a prompt that is too long for a picture, which has a box for each of its tokens."""
+    if len(tokens) > MOST_TOKENS_DRAWN:
+        raise GraphFileError(f"a prompt of {len(tokens)} tokens is too long to draw (at most {MOST_TOKENS_DRAWN}).")
+
+
 def write_picture(make_dot: Callable[[], str], path: str | Path, *, n_nodes: int, overwrite: bool) -> None:
     """Write DOT text into a .dot file, or have Graphviz draw it into an SVG, PNG or PDF file.
 
@@ -126,6 +136,6 @@ def write_picture(make_dot: Callable[[], str], path: str | Path, *, n_nodes: int
         picture = graphviz.Source(make_dot()).pipe(format=kind)
     except graphviz.ExecutableNotFound as e:
         raise GraphFileError(f"{path}: {NO_GRAPHVIZ}") from e
-    except graphviz.CalledProcessError as e:
+    except (graphviz.CalledProcessError, OSError) as e:
         raise GraphFileError(f"{path}: Graphviz failed ({str(e).splitlines()[-1]}).") from e
     write_whole(path, lambda file: file.write_bytes(picture), overwrite=overwrite)
