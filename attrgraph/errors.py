@@ -1,4 +1,10 @@
-"""What can go wrong through no fault of this package. Every message says what, got, expected, and what to do."""
+"""What can go wrong through no fault of this package. Every message says what, got, expected, and what to do.
+
+Numbers that a caller gives are refused, or made Python's own, where they come in: files and JSON hold no others.
+"""
+
+from numbers import Integral, Real
+from typing import Any
 
 
 class AttrGraphError(ValueError):
@@ -43,3 +49,30 @@ class ResultError(AttrGraphError):
 
 class TrainingError(AttrGraphError):
     """A training run cannot start, go on, or be resumed."""
+
+
+def is_real(value: Any) -> bool:
+    """Whether it is a number, Python's or numpy's; truth values and NaN are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """The value as an `int`.
+
+    Raises:
+        AttrGraphError: a truth value, a fraction, no number at all, or one that is too small.
+    """
+    if isinstance(value, Integral) and is_real(value) and int(value) >= least:
+        return int(value)
+    raise AttrGraphError(f"{name} is {value!r:.60}; expected a whole number of at least {least}.")
+
+
+def share(name: str, value: Any) -> float:
+    """The value as a `float` from 0 to 1.
+
+    Raises:
+        AttrGraphError: a truth value, no number at all, or one outside.
+    """
+    if is_real(value) and 0 <= value <= 1:
+        return float(value)
+    raise AttrGraphError(f"{name} is {value!r:.60}; expected a number from 0 to 1.")

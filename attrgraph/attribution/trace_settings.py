@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import share, whole_number
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class TraceSettings:
         max_feature_nodes: with more active features than this, the most influential ones are chosen.
 
     Raises:
-        AttrGraphError: a number out of range.
+        AttrGraphError: a number out of range, or no whole one where one is expected.
     """
 
     max_n_logits: int = 10
@@ -23,13 +23,10 @@ class TraceSettings:
     max_feature_nodes: int = 7500
 
     def __post_init__(self) -> None:
-        if self.max_feature_nodes < 0 or self.max_n_logits < 1:
-            raise AttrGraphError(
-                f"max_feature_nodes is {self.max_feature_nodes} and max_n_logits {self.max_n_logits}; expected at "
-                "least 0 and at least 1."
-            )
-        if not 0 <= self.desired_logit_prob <= 1:
-            raise AttrGraphError(f"desired_logit_prob is {self.desired_logit_prob}; expected a number from 0 to 1.")
+        # numpy's numbers become Python's, which files can hold
+        for name, least in (("max_feature_nodes", 0), ("max_n_logits", 1)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
+        object.__setattr__(self, "desired_logit_prob", share("desired_logit_prob", self.desired_logit_prob))
 
 
 DEFAULTS = TraceSettings()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import share
 from attrgraph.graph import effects, expressions, flow, neighbors, paths, select, stats, without
 from attrgraph.graph.groups import automatic, grouped
 from attrgraph.graph.parts import part_of, size_of, with_scores
@@ -84,10 +84,8 @@ class Graph:
         Raises:
             AttrGraphError: a threshold is not between 0 and 1.
         """
-        thresholds = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
-        for name, value in thresholds.items():
-            if not 0 <= value <= 1:
-                raise AttrGraphError(f"{name} is {value}; expected a number between 0 and 1.")
+        given = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        thresholds = {name: share(name, value) for name, value in given.items()}
         graph = self.without_bias()
         kept = pruning.prune(graph.nodes, graph.adjacency, **thresholds)
         earlier = {name: self.metadata[name] for name in ("pruning", "scores") if name in self.metadata}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import share, whole_number
 from attrgraph.graph.selections import Nodes, Selection, edges_without_bias, mask_of
 from attrgraph.influence.influence import node_levels, row_shares
 
@@ -38,8 +38,7 @@ def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: floa
 
     |input| is the sum of |edges| into the target, the bias node left out, which is never a neighbor.
     """
-    if hops < 0 or not 0 <= min_share <= 1:
-        raise AttrGraphError(f"hops is {hops} and min_share {min_share}; expected hops >= 0 and a share from 0 to 1.")
+    hops, min_share = whole_number("hops", hops, least=0), share("min_share", min_share)
     shares = row_shares(edges_without_bias(graph))
     shares.data[shares.data < min_share] = 0
     shares.eliminate_zeros()

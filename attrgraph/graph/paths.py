@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, whole_number
 from attrgraph.graph.best_paths import Ranked, best_paths, best_signed_paths
 from attrgraph.graph.effects import known_responses, responses, weights_of
 from attrgraph.graph.selections import Nodes, edges_without_bias, mask_of
@@ -40,7 +40,8 @@ def paths(
     Raises:
         AttrGraphError: unknown nodes or ranking; other than by share, features on the way whose activation is missing.
     """
-    if by not in RANKINGS or k < 1:
+    k = whole_number("k, at least one path,", k, least=1)
+    if by not in RANKINGS:
         raise AttrGraphError(f"by={by!r}, k={k}; expected one of {', '.join(RANKINGS)}, and at least one path.")
     edges, layers = edges_without_bias(graph), graph.nodes["layer"].to_numpy()
     levels = node_levels(edges, layers)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, is_real
 from attrgraph.graph.selections import Selection
 from attrgraph.schema import COLUMNS, KINDS
 
@@ -68,7 +68,7 @@ def _meets_text(column: "pd.Series[str]", criterion: Any, name: str) -> Bool[np.
         close = get_close_matches(kind, KINDS, n=1)
         meant = f"; did you mean {close[0]!r}?" if close else "."
         raise AttrGraphError(f"kind {kind!r} does not exist; expected one of {', '.join(KINDS)}{meant}")
-    mask: np.ndarray = column.isin(texts).to_numpy(dtype=bool)
+    mask: np.ndarray = column.astype(object).isin(texts).to_numpy(dtype=bool)
     for pattern in (item for item in items if isinstance(item, re.Pattern)):
         mask = mask | np.array([pattern.search(text) is not None for text in column], dtype=bool)
     return mask
@@ -81,9 +81,9 @@ def _meets_number(column: "pd.Series[float]", criterion: Any, name: str) -> Bool
             return _between(values, low, None) & (True if high is None else values < high)
         case (low, high) if isinstance(criterion, tuple) and _are_bounds(criterion):
             return _between(values, low, high)
-        case list() | set() | frozenset() | range() if all(isinstance(item, Real) for item in criterion):
+        case list() | set() | frozenset() | range() if all(map(is_real, criterion)):
             return np.isin(values, list(criterion))
-        case Real():
+        case Real() if is_real(criterion):
             return np.asarray(values == criterion)
     raise AttrGraphError(
         f"{name}={criterion!r}: expected a number, a list of numbers, a pair (low, high), or a slice without a step."
@@ -91,7 +91,7 @@ def _meets_number(column: "pd.Series[float]", criterion: Any, name: str) -> Bool
 
 
 def _are_bounds(bounds: tuple[Any, ...]) -> bool:
-    return all(bound is None or isinstance(bound, Real) for bound in bounds)
+    return all(bound is None or is_real(bound) for bound in bounds)
 
 
 def _between(values: np.ndarray, low: Any, high: Any) -> Bool[np.ndarray, " n_nodes"]:

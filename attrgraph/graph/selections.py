@@ -135,7 +135,8 @@ def rows_of(graph: "Graph", ids: Iterable[str]) -> Int[np.ndarray, " n_ids"]:
         AttrGraphError: an id that the graph does not have.
     """
     names = [canonical_id(str(name)) for name in ids]
-    rows = graph.nodes.index.get_indexer(names)
+    # as objects: text in which a terminal or a file left half a surrogate pair is no id either
+    rows = graph.nodes.index.get_indexer(pd.Index(names, dtype=object))
     if (rows < 0).any():
         wrong = names[int((rows < 0).argmax())]
         close = get_close_matches(str(wrong), [str(node) for node in graph.nodes.index])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrgraph.errors import GraphFileError
+from attrgraph.errors import GraphFileError, whole_number
 from attrgraph.files import MAX_JSON_BYTES
 
 # an object takes at least 64 bytes of memory, however few it takes in the file
@@ -51,7 +51,7 @@ def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
     Raises:
         GraphFileError: the file is too large, empty, compressed, a pickle, not UTF-8, not JSON, or nested too deep.
     """
-    raw = _read(path, max_bytes)
+    raw = _read(path, max_bytes := whole_number("max_bytes", max_bytes, least=1))
     # those in texts are counted too, which are few
     size, n_objects = len(raw), raw.count(b"{") + raw.count(b"[")
     if n_objects > max_bytes // _BYTES_PER_OBJECT:

@@ -15,7 +15,7 @@ from attrgraph.io.document import Document
 from attrgraph.io.flavours import KINDS_BY_TYPE, flavour_of
 from attrgraph.io.json_nodes import NodeTable, read_nodes
 from attrgraph.io.json_values import integer, is_number
-from attrgraph.io.own_metadata import check_own_metadata
+from attrgraph.io.own_metadata import check_depth, check_own_metadata
 from attrgraph.io.params import own_labels, read_params, referred_ids
 from attrgraph.io.problems import US, say_repaired
 from attrgraph.schema import FEATURE_KINDS, KINDS, GraphParts, node_table
@@ -94,6 +94,7 @@ def _graph(content: dict[str, Any]) -> GraphParts:
     }
     if any(extra.values()):
         graph_metadata["extra"] = extra
+    check_depth(graph_metadata)
     return GraphParts(nodes, adjacency, metadata["prompt_tokens"], graph_metadata)
 
 

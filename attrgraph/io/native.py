@@ -19,7 +19,7 @@ from attrgraph.errors import GraphFileError
 from attrgraph.files import write_whole
 from attrgraph.io.check_parts import check_parts
 from attrgraph.io.json_values import are_texts, from_numpy
-from attrgraph.io.own_metadata import check_own_metadata
+from attrgraph.io.own_metadata import check_depth, check_own_metadata
 from attrgraph.io.problems import Findings
 from attrgraph.schema import COLUMNS, KINDS, GraphParts, node_table
 
@@ -132,6 +132,7 @@ def _parts(tensors: dict[str, Any], content: dict[str, Any]) -> GraphParts:
     metadata, tokens = content["metadata"], content["prompt_tokens"]
     if not (isinstance(metadata, dict) and isinstance(metadata["n_layers"], int) and are_texts(tokens)):
         raise TypeError("its metadata or prompt tokens are of a wrong type")
+    check_depth(metadata)
     check_own_metadata(metadata)
     return GraphParts(nodes, adjacency, tokens, metadata)
 

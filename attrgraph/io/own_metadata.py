@@ -5,6 +5,8 @@ from typing import Any
 from attrgraph.io.json_values import are_texts
 
 _OBJECTS = "checks selection settings pruning pruned_from selected_from scores model transcoders versions".split()
+# this package's have five; Python stops at some hundred
+_MOST_LEVELS = 100
 # of objects that are there, numbers that have to be
 _NUMBERS = {
     "pruning": ("node_threshold", "edge_threshold"),
@@ -30,6 +32,15 @@ def check_own_metadata(metadata: dict[str, Any]) -> None:
             raise TypeError(f"metadata.skipped_positions has {one!r:.60}, expected a position and why")
     for name in ("pruning", "scores"):
         _check_object((metadata.get("pruned_from") or {}).get(name), f"pruned_from.{name}", _NUMBERS[name])
+
+
+def check_depth(metadata: Any, most: int = _MOST_LEVELS) -> None:
+    """Raise TypeError for what is nested so deep that Python's own functions cannot go through it."""
+    if most == 0:
+        raise TypeError(f"metadata are nested more than {_MOST_LEVELS} levels deep")
+    for value in metadata.values() if isinstance(metadata, dict) else metadata:
+        if isinstance(value, dict | list):
+            check_depth(value, most - 1)
 
 
 def _check_object(values: Any, name: str, numbers: tuple[str, ...]) -> None:

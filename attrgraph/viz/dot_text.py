@@ -17,6 +17,8 @@ PLAIN = 'shape=plaintext, style=""'
 _GREY_TEXT = f'{PLAIN}, fontcolor="#666666"'
 _MARGIN, _ROW_NAME_WIDTH, _NARROWEST = 12.0, 46.0, 400.0
 _ARROW_LENGTH = 5.0
+# Graphviz stops at names of many thousand characters
+_LONGEST_KEY = 500
 # names of what stands below the boxes; see `legend.py`
 _KEYS_BELOW = ("caption", *(f"legend {number}{end}" for number in range(9) for end in ("", " from", " to", " box")))
 _BEGINNING = f"""digraph attribution {{
@@ -37,7 +39,9 @@ def scene_as_dot(
     """
     lines = [_BEGINNING]
     rows = [_row_key(row) for row in layout.rows]
-    keys = unique_names([*_KEYS_BELOW, *rows, *(box.key for box in scene.boxes)])[len(_KEYS_BELOW) + len(rows) :]
+    keys = unique_names([*_KEYS_BELOW, *rows, *(box.key[:_LONGEST_KEY] for box in scene.boxes)])[
+        len(_KEYS_BELOW) + len(rows) :
+    ]
     for row in layout.rows:
         if row.name:
             x, y = -_MARGIN - _ROW_NAME_WIDTH / 2, (row.low + row.high) / 2
@@ -126,6 +130,6 @@ def write_picture(make_dot: Callable[[], str], path: str | Path, *, n_nodes: int
         picture = graphviz.Source(make_dot()).pipe(format=kind)
     except graphviz.ExecutableNotFound as e:
         raise GraphFileError(f"{path}: {NO_GRAPHVIZ}") from e
-    except graphviz.CalledProcessError as e:
+    except (graphviz.CalledProcessError, OSError) as e:
         raise GraphFileError(f"{path}: Graphviz failed ({str(e).splitlines()[-1]}).") from e
     write_whole(path, lambda file: file.write_bytes(picture), overwrite=overwrite)

@@ -30,6 +30,7 @@ def to_dot(graph: "Graph", *, groups: Groups | None = None, min_share: float = 0
 
     Raises:
         AttrGraphError: as `attrgraph.viz.scene.make_scene`.
+        GraphFileError: a prompt of more than 5000 tokens.
     """
     scene = make_scene(graph, groups=groups, min_share=min_share)
     layout = lay_out(scene, graph.n_layers)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, share
 from attrgraph.influence.influence import node_influence
 from attrgraph.schema import node_label
 from attrgraph.viz import MOST_TOKENS_DRAWN
@@ -74,8 +74,7 @@ def make_scene(graph: "Graph", *, groups: Groups | None = None, min_share: float
         AttrGraphError: a group without a node of the graph, a node in two groups, a share that is not between 0 and 1,
             or a prompt that is too long to draw.
     """
-    if not 0 <= min_share <= 1:
-        raise AttrGraphError(f"min_share is {min_share}; expected a share of a node's input, between 0 and 1.")
+    min_share = share("min_share", min_share)
     graph = graph.without_bias()
     if graph.weights.any():  # a part of a graph without answers keeps the influence that it has
         values = node_influence(graph.adjacency, graph.nodes["layer"].to_numpy(), graph.weights)

@@ -336,7 +336,7 @@ def test_nodes_that_are_not_there_are_refused_with_those_that_were_meant(graph: 
         graph.successors("?")
     with pytest.raises(AttrGraphError, match="hops is -1"):
         graph.neighborhood(right, -1)
-    with pytest.raises(AttrGraphError, match=r"min_share 1\.5"):
+    with pytest.raises(AttrGraphError, match=r"min_share is 1\.5"):
         graph.neighborhood(right, min_share=1.5)
 
 
@@ -361,3 +361,13 @@ def test_ancestors_in_a_graph_that_is_not_in_layer_order_are_refused(ends: tuple
     for ask in (cyclic.ancestors, cyclic.descendants):
         with pytest.raises(AttrGraphError, match="does not lead from a lower to a higher layer"):
             ask("0_1_0")
+
+
+@pytest.mark.refusal
+def test_half_a_surrogate_pair_is_the_id_of_no_node(graph: Graph) -> None:
+    for ask in (graph.ancestors, graph.influence, graph.paths, graph.without, graph.scores):
+        with pytest.raises(AttrGraphError, match=r"the graph has no node '\\udcff'"):
+            ask("\udcff")  # as the command line hands on a byte that is no text
+    with pytest.raises(AttrGraphError, match=r"group '\\ud800': expected text for its name"):
+        graph.group({"\ud800": graph.select(kind="feature").ids})
+    assert len(graph.select(token="\ud800")) == 0 and len(graph.select(pos=10**400)) == 0

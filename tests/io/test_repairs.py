@@ -134,6 +134,25 @@ def test_other_ways_to_write_a_number_or_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.refusal
+@pytest.mark.parametrize("place", ["metadata", "qParams", "nodes"])
+def test_what_is_nested_too_deep_is_refused_on_opening(place: str, tmp_path: Path) -> None:
+    content = document("neuronpedia")
+    nested: list[Any] = []
+    for _ in range(300):
+        nested = [nested]
+    (content["nodes"][0] if place == "nodes" else content[place])["own"] = nested
+    with pytest.raises(GraphFileError, match="metadata are nested more than 100 levels deep"):
+        loaded(content, tmp_path)
+    del (content["nodes"][0] if place == "nodes" else content[place])["own"]
+    graph = loaded(content, tmp_path)
+    Graph(graph.nodes, graph.adjacency, graph.prompt_tokens, {**graph.metadata, "own": nested}).save(
+        tmp_path / "g.safetensors"
+    )
+    with pytest.raises(GraphFileError, match="metadata are nested more than 100 levels deep"):
+        ag.load_graph(tmp_path / "g.safetensors")
+
+
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("change", "message"),
     [

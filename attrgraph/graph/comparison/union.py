@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Int
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, whole_number
 from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, placed_edges
 from attrgraph.graph.comparison.differences import differences
 from attrgraph.influence.influence import cumulative_share
@@ -53,7 +53,7 @@ def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") 
     graphs = list(graphs)
     if not graphs:
         raise AttrGraphError("union of no graph; give at least one.")
-    if not 1 <= min_count <= len(graphs):
+    if whole_number("min_count", min_count, least=1) > len(graphs):
         raise AttrGraphError(f"min_count is {min_count}; expected 1 to {len(graphs)}, the number of graphs.")
     if align not in _WAYS:
         raise AttrGraphError(f"align={align!r}; expected one of {', '.join(_WAYS)}.")
@@ -68,7 +68,7 @@ def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") 
     adjacency, edge_statistics = _adjacency(graphs, rows, nodes.index.to_numpy())
     about = {
         "n_graphs": len(graphs),
-        "min_count": min_count,
+        "min_count": int(min_count),
         "align": align,
         "prompts": [str(graph.metadata.get("prompt") or " ".join(graph.prompt_tokens)) for graph in graphs],
         "nodes": statistics,
@@ -115,10 +115,9 @@ def union_edges(graph: "Graph") -> pd.DataFrame:
     table = pd.DataFrame(_about(graph)["edges"])
     rows, columns = (graph.nodes.index.get_indexer(table[end]) for end in ("target", "source"))
     is_there = (rows >= 0) & (columns >= 0)
-    if not is_there.any():
-        return table[is_there]
-    weights = np.asarray(graph.adjacency[rows[is_there], columns[is_there]]).reshape(-1)
-    is_there[is_there] = weights == table["weight_mean"].to_numpy(np.float32)[is_there]
+    if is_there.any():  # scipy has no empty selection of entries
+        weights = np.asarray(graph.adjacency[rows[is_there], columns[is_there]]).reshape(-1)
+        is_there[is_there] = weights == table["weight_mean"].to_numpy(np.float32)[is_there]
     return table[is_there].reset_index(drop=True)
 
 

@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import norm
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, share, whole_number
 from attrgraph.graph.groups.flows import Flows, flows_of
 from attrgraph.graph.groups.grouping_score import score_of
 from attrgraph.graph.groups.saved_groups import unused_name
@@ -105,10 +105,10 @@ def _check(by: str, n: int | None, min_score: float | None, *, has_model: bool) 
         raise AttrGraphError(f"by={by!r}; expected one of {', '.join(METHODS)}.")
     if n is not None and min_score is not None:
         raise AttrGraphError("n and min_score are both given; expected one of them.")
-    if n is not None and n < 1:
-        raise AttrGraphError(f"n is {n}; expected at least 1.")
-    if min_score is not None and not 0 <= min_score <= 1:
-        raise AttrGraphError(f"min_score is {min_score}; expected a number between 0 and 1.")
+    if n is not None:
+        whole_number("n", n, least=1)
+    if min_score is not None:
+        share("min_score", min_score)
     if (by == "vectors") != has_model:
         raise AttrGraphError('by="vectors" needs model=..., the model that was traced; the other methods take none.')
 

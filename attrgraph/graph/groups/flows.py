@@ -11,6 +11,7 @@ from scipy import sparse
 from attrgraph.errors import AttrGraphError
 from attrgraph.graph.selections import rows_of
 from attrgraph.influence.influence import node_influence, node_levels, row_shares, scale_rows
+from attrgraph.io.safe_text import SURROGATE
 from attrgraph.schema import BIAS_ID
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ def membership(graph: "Graph", groups: Groups) -> Membership:
     ids, kinds = [str(name) for name in graph.nodes.index], graph.nodes["kind"].to_numpy()
     group_of = np.full(len(ids), -1, dtype=np.int64)
     names = list(groups)
+    for name in names:
+        if not isinstance(name, str) or SURROGATE.search(name):
+            raise AttrGraphError(f"group {name!r:.60}: expected text for its name, without half a surrogate pair.")
     for number, (name, given) in enumerate(groups.items()):
         members = _members(name, given)
         if BIAS_ID in members:
