@@ -122,6 +122,7 @@ def test_graphs_of_different_make_never_lie_together(
     assert (folder / "00001.safetensors").read_text() == "mine"
 
 
+@pytest.mark.refusal
 def test_a_bad_line_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = json.dumps({"prompt": DALLAS, "id": "good"}).encode()
     bad = {
