@@ -31,6 +31,15 @@ class FrozenNorm:
     bias: Float[Tensor, " d_model"] | None
     is_centered: bool
 
+    @staticmethod
+    def of(
+        x: Float[Tensor, "n d"], weight: Tensor | None, bias: Tensor | None, *, is_centered: bool, eps: float
+    ) -> "FrozenNorm":
+        """With the scales that it has for `x`."""
+        if is_centered:
+            x = x - x.mean(-1, keepdim=True)
+        return FrozenNorm((x.square().mean(-1, keepdim=True) + eps).rsqrt(), weight, bias, is_centered)
+
     def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
         x = self.linear(x)
         return x if self.bias is None else x + self.bias

@@ -385,16 +385,12 @@ class LanguageModel:
         weight, bias = (None if part is None else widened(part.detach()) for part in (weight, bias))
         if weight is not None and self.family.adds_one_to_weight:
             weight = 1.0 + weight
-        x, is_centered = widened(x), not self.family.is_rms
-        if is_centered:
-            x = x - x.mean(-1, keepdim=True)
-        scale = (x.square().mean(-1, keepdim=True) + float(getattr(self.config, self.family.eps))).rsqrt()
-        return FrozenNorm(scale, weight, bias, is_centered)
+        eps = float(getattr(self.config, self.family.eps))
+        return FrozenNorm.of(widened(x), weight, bias, is_centered=not self.family.is_rms, eps=eps)
 
     def _norm(self, layer: int, name: str | None, x: Float[Tensor, "n d"]) -> FrozenNorm:
         """A block's norm for `x`; without one, that changes nothing."""
-        found = self._optional_norm(layer, name, x)
-        return FrozenNorm(widened(x).new_ones(len(x), 1), None, None, False) if found is None else found
+        return self._optional_norm(layer, name, x) or FrozenNorm(widened(x).new_ones(len(x), 1), None, None, False)
 
     def _optional_norm(self, layer: int, name: str | None, x: Tensor) -> FrozenNorm | None:
         return None if name is None else self.frozen_norm(self._block_part(layer, name), x)
