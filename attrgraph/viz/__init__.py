@@ -8,3 +8,5 @@ two graphs in one.
 
 # beyond this, nobody can read the picture
 MOST_NODES_DRAWN = 500
+# each has a box; a million would take minutes
+MOST_TOKENS_DRAWN = 5000

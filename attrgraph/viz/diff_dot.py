@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from attrgraph.schema import LABELLED, OUTPUT, PROBABILITY
-from attrgraph.viz.dot_text import below_picture, paragraphs, scene_as_dot, write_picture
+from attrgraph.viz.dot_text import below_picture, check_prompt, paragraphs, scene_as_dot, write_picture
 from attrgraph.viz.layout import lay_out
 from attrgraph.viz.scene import Arrow, Scene, bare_tokens, box_of
 from attrgraph.viz.text import visible
@@ -40,6 +40,7 @@ def to_dot(diff: "Diff") -> str:
     As in the picture of one graph, tokens are at the bottom, layers above one another, and each node is above its place
     in the prompts; how boxes and arrows look says which graph has them, as the caption explains.
     """
+    check_prompt(diff.places)
     nodes = _nodes(diff)
     boxes = [box_of(row) for row in nodes.itertuples()]
     tokens = bare_tokens([_at_place(diff, "token", place) for place in range(len(diff.places))], boxes)

@@ -1,12 +1,12 @@
 """A scene as text of Graphviz's DOT language, and the picture that Graphviz makes of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 
 from attrgraph.errors import GraphFileError
 from attrgraph.files import NO_GRAPHVIZ, PICTURE_FORMATS, write_whole
 from attrgraph.schema import unique_names
-from attrgraph.viz import MOST_NODES_DRAWN
+from attrgraph.viz import MOST_NODES_DRAWN, MOST_TOKENS_DRAWN
 from attrgraph.viz.layout import DOUBLE_LINE, Layout, Row
 from attrgraph.viz.routes import Point, route
 from attrgraph.viz.scene import Scene
@@ -102,6 +102,12 @@ def _escape(text: str) -> str:
 def _point(point: Point) -> str:
     # + 0.0: no negative zero
     return ",".join(f"{round(each, 2) + 0.0:.2f}" for each in point)
+
+
+def check_prompt(tokens: Sized) -> None:
+    """Raise GraphFileError for a prompt that is too long for a picture, which has a box for each of its tokens."""
+    if len(tokens) > MOST_TOKENS_DRAWN:
+        raise GraphFileError(f"a prompt of {len(tokens)} tokens is too long to draw (at most {MOST_TOKENS_DRAWN}).")
 
 
 def write_picture(make_dot: Callable[[], str], path: str | Path, *, n_nodes: int, overwrite: bool) -> None:

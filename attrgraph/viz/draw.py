@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrgraph.viz.caption import caption_of
-from attrgraph.viz.dot_text import below_picture, paragraphs, scene_as_dot, write_picture
+from attrgraph.viz.dot_text import below_picture, check_prompt, paragraphs, scene_as_dot, write_picture
 from attrgraph.viz.layout import lay_out
 from attrgraph.viz.legend import arrow_look, box_look, legend
 from attrgraph.viz.scene import Groups, make_scene
@@ -30,7 +30,9 @@ def to_dot(graph: "Graph", *, groups: Groups | None = None, min_share: float = 0
 
     Raises:
         AttrGraphError: as `attrgraph.viz.scene.make_scene`.
+        GraphFileError: a prompt of more than 5000 tokens.
     """
+    check_prompt(graph.prompt_tokens)
     scene = make_scene(graph, groups=groups, min_share=min_share)
     layout = lay_out(scene, graph.n_layers)
     darkest = max((box.influence for box in scene.boxes if isfinite(box.influence)), default=0.0)

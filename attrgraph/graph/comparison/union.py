@@ -115,10 +115,9 @@ def union_edges(graph: "Graph") -> pd.DataFrame:
     table = pd.DataFrame(_about(graph)["edges"])
     rows, columns = (graph.nodes.index.get_indexer(table[end]) for end in ("target", "source"))
     is_there = (rows >= 0) & (columns >= 0)
-    if not is_there.any():
-        return table[is_there]
-    weights = np.asarray(graph.adjacency[rows[is_there], columns[is_there]]).reshape(-1)
-    is_there[is_there] = weights == table["weight_mean"].to_numpy(np.float32)[is_there]
+    if is_there.any():  # scipy has no empty selection of entries
+        weights = np.asarray(graph.adjacency[rows[is_there], columns[is_there]]).reshape(-1)
+        is_there[is_there] = weights == table["weight_mean"].to_numpy(np.float32)[is_there]
     return table[is_there].reset_index(drop=True)
 
 
