@@ -52,7 +52,7 @@ def convert_graph(
         repairs += graph.metadata["repairs"]
         theirs = {node["node_id"] for node in document.content["nodes"]}
         new = [name for name in graph.nodes.index if name not in theirs]
-        say_repaired(repairs, new, "id", "given to nodes that the file calls otherwise: ids are those of this package")
+        say_repaired(repairs, new, "id", "given to nodes that the file calls otherwise")
     else:
         graph = load_graph(source)
     return repairs + export_graph(graph, output, profile=profile, overwrite=overwrite)

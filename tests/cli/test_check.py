@@ -37,6 +37,7 @@ def test_a_converted_file_passes_and_repairs_are_on_stderr(
     assert out.splitlines() == [output]
     assert err.splitlines() == [
         "repaired: 1 link ('0_7_1 -> nowhere\\n') left out that lead from or to no node",
+        "repaired: 2 ids ('0_-1_1', '2_-1_3') given to nodes that the file calls otherwise",
         "repaired: scan 'a/b' became 'a-b'",
     ]
     assert main(["check", output]) == 0

@@ -115,7 +115,7 @@ def test_other_ids_are_said_when_a_file_is_converted(tmp_path: Path) -> None:
     )
     new = [name for name in ours if name not in theirs]
     assert len(new) == 2
-    said = "2 ids ('0_-1_1', '2_-1_3') given to nodes that the file calls otherwise: ids are those of this package"
+    said = "2 ids ('0_-1_1', '2_-1_3') given to nodes that the file calls otherwise"
     for name in ("b.json", "b.safetensors", "b.graphml"):
         assert said in ag.convert_graph(tmp_path / "a.json", tmp_path / name)
     assert ag.convert_graph(tmp_path / "b.json", tmp_path / "c.json") == []
