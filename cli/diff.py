@@ -37,14 +37,13 @@ def diff(
     files = [] if output is None else [output]
     for file in files:
         check_picture(file, force=force)
-    from attrgraph.io.safe_text import for_spreadsheets
     from attrgraph.viz.diff_dot import draw_diff
 
     found = ag.diff(ag.load_graph(left), ag.load_graph(right), align=align)
     for file in files:
         draw_diff(found, file, overwrite=force)
     if as_csv is not None:
-        print_csv(for_spreadsheets(found.nodes.reset_index() if as_csv == "nodes" else found.edges))
+        print_csv(found.nodes.reset_index() if as_csv == "nodes" else found.edges)
         for note in found.notes:
             print(f"attrgraph: note: {visible(note)}", file=sys.stderr)
     else:

@@ -1,6 +1,5 @@
 """Results on stdout: for people as text and tables, for programs as JSON or CSV."""
 
-import csv
 import json
 import re
 import sys
@@ -46,12 +45,10 @@ def tell(message: str) -> None:
 
 
 def print_csv(table: "pd.DataFrame") -> None:
-    """Plain CSV with a header, numbers in full; the index is left out."""
-    # the csv module quotes line feeds only, and readers take a carriage return for the end of a line too
-    texts = [table[name] for name in table if table[name].dtype.kind not in "biuf"]
-    has_returns = any(text.astype(str).str.contains("\r", regex=False).any() for text in texts)
-    quoting = csv.QUOTE_NONNUMERIC if has_returns else csv.QUOTE_MINIMAL
-    print(table.to_csv(index=False, lineterminator="\n", quoting=quoting), end="")
+    """Plain CSV with a header, numbers in full, no text that a spreadsheet would compute; the index is left out."""
+    from attrgraph.io.safe_text import for_spreadsheets
+
+    print(for_spreadsheets(table).to_csv(index=False, lineterminator="\n"), end="")
 
 
 def print_text(text: "str | Text") -> None:

@@ -28,8 +28,6 @@ def paths(
         listed = found.assign(path=[list(ids) for ids in found["path"]])
         print_json({"by": by, "paths": listed.to_dict("records")})
     elif as_csv:
-        from attrgraph.io.safe_text import for_spreadsheets
-
-        print_csv(for_spreadsheets(found.assign(path=[" ".join(ids) for ids in found["path"]])))
+        print_csv(found.assign(path=[" ".join(ids) for ids in found["path"]]))
     else:
         print_table(found[["share", "coverage", "weight", "labels"]], empty="(no path leads there)")

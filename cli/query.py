@@ -38,9 +38,7 @@ def query(
     if output is not None:
         saving.write(found.subgraph(), output)
     if as_csv:
-        from attrgraph.io.safe_text import for_spreadsheets
-
-        print_csv(for_spreadsheets(nodes))
+        print_csv(nodes)
     elif as_json:
         print_json({"expression": expression, "nodes": nodes.to_dict("records"), "files": files})
     else:
