@@ -36,6 +36,9 @@ def train(
     config: Annotated[
         Path | None, "FILE", "YAML with any settings of training.yaml's `config`; options override it."
     ] = None,
+    skip_positions: Annotated[
+        str | None, "WHICH", "Tokens of a row left out: auto (BOS, or the first, and attention sinks), none, or 0,2."
+    ] = None,
     seed: Annotated[int | None, "N", f"Default: {_DEFAULT.seed}."] = None,
     text_field: options.TextField = "text",
     held_out_share: Annotated[
@@ -71,6 +74,7 @@ def train(
         "max_minutes": max_minutes,
         "is_cross_layer": cross_layer,
         "activation": activation,
+        "skip_positions": None if skip_positions is None else options.positions(skip_positions),
         "seed": seed,
     }
     settings = effective_config(config, {name: value for name, value in given.items() if value is not None})
@@ -160,7 +164,9 @@ def _print_result(measured: "Evaluation", settings: TrainConfig, output: Path, *
     if as_json:
         print_json(measured.to_dict())
         return
-    print(f"NMSE       {measured.nmse:.4f} on {measured.n_tokens:,} held-out tokens")
+    from attrgraph.cli.evaluation_table import left_out
+
+    print(f"NMSE       {measured.nmse:.4f} on {measured.n_tokens:,} held-out tokens ({left_out(measured)})")
     print(f"L0         {measured.l0:.1f} active features a token, asked {settings.l0:g}")
     print(f"dead       {measured.dead_fraction:.1%} of features not active once on these tokens")
     print(f"agreement  {measured.top1_agreement:.3f} with all MLPs replaced")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from attrgraph.evaluation import Evaluation
+from attrgraph.models.special import SINK_FACTOR
 
 _CARD = Path(__file__).parent / "card.md"
 _FORMATS = {
@@ -15,6 +16,18 @@ _EXPORTS = {
     "jumprelu": "JumpReLU with learned thresholds, each layer's moved by one factor so that L0 is as asked.",
     "relu": "ReLU, trained with an L1 penalty.",
 }
+
+
+def _skipped(skipped: dict[str, Any], measured: Evaluation) -> str:
+    """Which tokens were neither trained on nor measured, and why."""
+    ids = f"{skipped['why']} ({skipped['n']:,} tokens in training, {measured.n_skipped:,} held out)"
+    if measured.settings["skip_positions"] != "auto":
+        return ids
+    return (
+        f"{ids}; attention sinks, whose stream is at least {SINK_FACTOR:g} times longer than the median of their row's "
+        f"others ({skipped['n_sinks']:,} of the first {skipped['of']:,} tokens in training, "
+        f"{measured.n_sinks:,} held out)"
+    )
 
 
 def training_card(record: dict[str, Any], measured: Evaluation) -> str:
@@ -35,6 +48,7 @@ def training_card(record: dict[str, Any], measured: Evaluation) -> str:
         measured=measured,
         **shown,
         kind="cross-layer" if config["is_cross_layer"] else "per-layer",
+        skipped=_skipped(result["skipped"], measured),
         activation=_EXPORTS[config["activation"]],
         layers="\n".join(layers),
         trained_tokens=result.get("tokens", 0),

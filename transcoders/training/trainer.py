@@ -167,13 +167,13 @@ def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) ->
     checkpoints = hooks.checkpoints if hooks.is_resuming else None
     checkpoint = None if checkpoints is None else checkpoints.load(config.to_dict())
     if checkpoint is None:
-        norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
+        norm = Normalisation.estimate(_sample(rounds))
     else:
         device = rounds.round(checkpoint.state["position"][0]).reads.device
         names = [field.name for field in fields(Normalisation)]
         norm = Normalisation(**{name: checkpoint.tensors[f"norm.{name}"].to(device) for name in names})
     config.check_fits(len(norm.read_mean))
-    batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed, is_kept=norm.is_ordinary)
+    batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed)
     run = TrainingRun(TrainableTranscoders(norm, config, shards), batches)
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -185,6 +185,8 @@ def _sample(rounds: Rounds) -> Activations:
     parts: list[Activations] = []
     while sum(part.n_tokens for part in parts) < _SAMPLE_TOKENS:
         part = rounds.round(len(parts))
+        if not part.n_tokens:
+            raise TrainingError("a round of activations has no tokens; give more text, or set skip_positions to fewer.")
         parts.append(part.at(torch.arange(part.n_tokens)[:: max(1, part.n_tokens // _SAMPLE_TOKENS)]))
     sample = Activations(torch.cat([p.reads for p in parts], 1), torch.cat([p.writes for p in parts], 1))
     if not bool(torch.isfinite(sample.reads).all() and torch.isfinite(sample.writes).all()):
