@@ -1,15 +1,21 @@
 """`attrgraph train`."""
 
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json
+from attrgraph.cli.progress import progress_bar
 from attrgraph.cli.training_progress import TrainingProgress
 from attrgraph.cli.writing import check_figure
 from attrgraph.errors import TrainingError
 from attrgraph.files import read_yaml
+from attrgraph.progress import silent
 from attrgraph.transcoders.training.train_config import ACTIVATIONS, TrainConfig
 
 if TYPE_CHECKING:
@@ -94,15 +100,27 @@ def train(
     with process_group(device) as (shards, own_device):
         progress = TrainingProgress(Console(stderr=True), is_shown=shards.rank == 0)
         progress.say("loading the model and the text")
-        loaded = options.load_model(model, dtype=dtype, device=own_device, revision=revision)
-        rows, held_out = training_rows(
-            loaded,
-            text or [],
-            n_self_generated=self_generate,
-            held_out_share=held_out_share,
-            text_field=text_field,
-            seed=settings.seed,
-        )
+        with progress_bar() if shards.rank == 0 else nullcontext(silent) as preparing:
+            loaded = options.load_model(model, dtype=dtype, device=own_device, revision=revision)
+            began = time.monotonic()
+
+            def sampling(phase: str, done: int, total: int) -> None:
+                preparing(phase, done, total)
+                if time.monotonic() - began > 60 * (settings.max_minutes or math.inf):
+                    raise TrainingError(
+                        f"--max-minutes {settings.max_minutes:g} were over after {done:,} of {total:,} tokens were "
+                        "sampled; ask for fewer with --self-generate, or for more minutes."
+                    )
+
+            rows, held_out = training_rows(
+                loaded,
+                text or [],
+                n_self_generated=self_generate,
+                held_out_share=held_out_share,
+                text_field=text_field,
+                seed=settings.seed,
+                progress=sampling,
+            )
         progress.say(f"{rows.n_tokens:,} tokens in {rows.n_documents:,} documents; {held_out.n_documents:,} held out")
         run = RunSettings(
             overwrite=force,
@@ -113,9 +131,11 @@ def train(
             weights_dtype=getattr(torch, weights_dtype),
             held_out_share=held_out_share,
             shards=shards,
+            spent_s=time.monotonic() - began if self_generate else 0.0,
             say=progress.say,
         )
-        with progress.reporting(settings, tensorboard) as report:
+        with progress.reporting(settings, tensorboard) as (report, doing):
+            run = replace(run, progress=doing)
             measured = ag.train(loaded, rows, held_out, output, settings, run, report=report)
     if measured is None:
         return

@@ -18,6 +18,7 @@ from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError
 from attrgraph.interventions.intervene import held_layers, live_read, take_apart
 from attrgraph.interventions.intervention import Changes, FeatureKey, Intervention, Positions, add_changes, resolve
+from attrgraph.models.cached_run import cached_run
 from attrgraph.models.frozen import widened
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import replaced_mlps
@@ -76,7 +77,8 @@ def generate(
         raise InterventionError(f"mode is {mode!r}; text can be generated in mode {' or '.join(_LIVE_MODES)}.")
     local = take_apart(model, prompt, **options)
     sets = [interventions] if isinstance(interventions, Intervention) else interventions
-    token_ids, new_ids, cache = local.run.token_ids.tolist(), list[int](), None
+    token_ids, new_ids = local.run.token_ids.tolist(), list[int]()
+    read = cached_run(model)
     # the last token is predicted, not read
     n_new, ends = min(max_new_tokens, model.n_context - len(token_ids) + 1), _ends_of_text(model)
     steering = _Steering(model, local, sets, (mode, upto_layer), len(token_ids) + n_new)
@@ -85,11 +87,11 @@ def generate(
         start = len(token_ids) + len(new_ids) - len(fed)
         rows = torch.tensor([fed, fed], device=model.device)
         with steering.at(start, len(fed)):
-            out = model.hf_model(input_ids=rows, past_key_values=cache, use_cache=use_cache, logits_to_keep=1)
-        new_ids.append(int(out.logits[1, -1].argmax()))
+            logits = (read if use_cache else cached_run(model))(rows)
+        new_ids.append(int(logits[1].argmax()))
         if new_ids[-1] in ends:
             break
-        cache, fed = (out.past_key_values, new_ids[-1:]) if use_cache else (None, token_ids + new_ids)
+        fed = new_ids[-1:] if use_cache else token_ids + new_ids
     tokens = [model.token_text(i) for i in new_ids]
     text = model.text_of(new_ids)
     return Generated(new_ids, tokens, text)

@@ -19,6 +19,7 @@ from attrgraph.evaluation import Evaluation, evaluate
 from attrgraph.files import write_whole
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, text_mask, why_left_out
+from attrgraph.progress import Progress, silent
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
 from attrgraph.training.record import run_record
@@ -51,7 +52,9 @@ class RunSettings:
     weights_dtype: torch.dtype = torch.float32
     held_out_share: float = HELD_OUT_SHARE  # recorded, so that an evaluation can tell which documents were trained on
     shards: Shards = field(default_factory=Shards)
+    spent_s: float = 0.0  # of the config's max_minutes, before this: on samples, for one
     say: Callable[[str], None] = lambda message: None  # called before work that takes long or much space
+    progress: Progress = silent  # called while activations are written and transcoders measured
 
 
 def train(
@@ -115,7 +118,7 @@ def _run(
     if settings.is_resuming:
         metrics.cut_after(checkpoints.newest_step())
     watcher = Watcher(model, held_out, metrics.add, shards, config.skip_positions)
-    hooks = Hooks(watcher, checkpoints, settings.checkpoint_every_s, settings.is_resuming)
+    hooks = Hooks(watcher, checkpoints, settings.checkpoint_every_s, settings.spent_s, settings.is_resuming)
     divergence = _divergence(model, rows, config)
     trained = train_transcoders(rounds, config, hooks=hooks, shards=shards, divergence=divergence)
     # every process takes part in both
@@ -124,7 +127,8 @@ def _run(
         return None
     finished = export_transcoders(whole, sample, record["model"]["id"], dtype=settings.weights_dtype)
     to_measure = held_out.first_tokens(_MEASURED_TOKENS)
-    measured = evaluate(model, finished, to_measure, n_graphs=0, skip_positions=config.skip_positions)
+    how: dict[str, Any] = {"skip_positions": config.skip_positions, "progress": settings.progress}
+    measured = evaluate(model, finished, to_measure, n_graphs=0, **how)
     result = {**metrics.last(), "held_out": measured.headline(), "skipped": _skipped(model, rows, sample, config)}
     texts = _texts({**record, "result": result}, measured, metrics)
     save_transcoders(finished, output, overwrite=settings.overwrite, texts=texts)
@@ -261,6 +265,12 @@ def _round_tokens(model: LanguageModel, config: TrainConfig, settings: RunSettin
     return max(min(settings.buffer_bytes // bytes_per_token, _MOST_ROUND_TOKENS), 16 * config.batch_tokens)
 
 
+def _counted(n: int, progress: Progress) -> Iterator[int]:
+    for i in range(n):
+        progress("activations", i, n)
+        yield i
+
+
 def _rounds(
     model: LanguageModel, rows: TokenRows, config: TrainConfig, settings: RunSettings, key: dict[str, str]
 ) -> Rounds:
@@ -281,7 +291,7 @@ def _rounds(
         n_bytes = cache_size_bytes(model.n_layers, model.d_model, n_tokens, settings.cache_dtype, n_rounds=n_rounds)
         settings.say(f"writing {n_tokens:,} tokens of activations to {cache}: {n_bytes / 1e9:.2f} GB")
         alone = LiveRounds(model, rows.rows, **of_rows)
-        once = (alone.round(i) for i in range(n_rounds))
+        once = (alone.round(i) for i in _counted(n_rounds, settings.progress))
         ActivationCache.write(cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
     settings.shards.barrier()
     return ActivationCache.open(cache, key=key, device=model.device)
