@@ -70,8 +70,8 @@ def train(
 
     \b
     Example:
-      attrgraph train demo --self-generate 20000 --features 256 --l0 24 \\
-        --max-minutes 0.2 -o my-transcoders
+      attrgraph train demo --self-generate 4000 --features 256 --l0 24 \\
+        --tokens 60k -o my-transcoders
     """
     given = {
         "n_features": features,

@@ -46,6 +46,8 @@ def load_transcoders(
 ) -> Transcoders:
     """Open a folder of transcoders. On a CPU the weights stay in their memory-mapped files until they are used.
 
+    Encoders that were written transposed are noticed by their shape, but not if they are square.
+
     Args:
         name: path of a folder, or `owner/repo[/subfolder][@revision]` on the Hugging Face hub.
         revision: branch, tag or commit on the hub.
@@ -154,7 +156,7 @@ def _read_config(folder: Path) -> TranscoderConfig:
 def _layer_numbers(folder: Path, prefix: str) -> list[int]:
     """Layers that have a file `{prefix}{layer}.safetensors`; they must be 0, 1, 2, ..."""
     names = [path.stem.removeprefix(prefix) for path in folder.glob(f"{prefix}*.safetensors")]
-    layers = sorted(int(name) for name in names if name.isdigit())
+    layers = sorted(int(name) for name in names if name.isascii() and name.isdigit())
     if layers != list(range(len(layers))):
         missing = min(set(range(len(layers))) - set(layers))
         raise TranscoderError(f"{folder}: {prefix}{missing}.safetensors is missing (found layers {layers}).")
@@ -188,6 +190,11 @@ def _read_layer(layer: int, paths: list[Path], config: TranscoderConfig) -> Laye
             raise TranscoderError(
                 f"{path}: has tensors that this format does not know: {', '.join(sorted(found))}; "
                 "was it written by another tool?"
+            )
+    for name in ("W_enc", "W_dec"):
+        if weights[name].ndim < 2:
+            raise TranscoderError(
+                f"{paths[0]}: {name} of layer {layer} has shape {list(weights[name].shape)}, expected a matrix."
             )
     if not config.is_cross_layer:
         weights["W_dec"] = weights["W_dec"].unsqueeze(1)

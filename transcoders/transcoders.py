@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attrgraph.errors import ResultError, TranscoderError
+from attrgraph.errors import TranscoderError
 from attrgraph.kernels.encode_sparse import active_mask, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
+from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.hub import digest_tensors
 from attrgraph.transcoders.paging import release
 
@@ -155,15 +156,16 @@ class Transcoders:
         """
         weights = self.layers[layer]
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
-        self._check_finite(layer, torch.isfinite(h).all())
+        self._check_finite(layer, torch.isfinite(h).all(), h.dtype)
         if weights.threshold is None:
             return h.relu() if self.config.k is None else h * active_mask(h, None, self.config.k)
         return h * active_mask(h, weights.threshold.to(h), None)
 
-    @staticmethod
-    def _check_finite(layer: int, is_finite: Bool[Tensor, ""]) -> None:
+    def _check_finite(self, layer: int, is_finite: Bool[Tensor, ""], dtype: torch.dtype) -> None:
         if not bool(is_finite):
-            raise ResultError(f"pre-activations of layer {layer} are not finite; the transcoder's weights hold NaN.")
+            weights = self.layers[layer]
+            encoder = (weights.W_enc, weights.b_enc)
+            raise not_finite(f"pre-activations of layer {layer}", "the transcoder", encoder, dtype)
 
     def encode(
         self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
@@ -187,7 +189,7 @@ class Transcoders:
         found = encode_sparse(
             read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, k=self.config.k
         )
-        self._check_finite(layer, found.is_finite)
+        self._check_finite(layer, found.is_finite, read.dtype)
         release(weights.W_enc)
         return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
 
@@ -234,7 +236,7 @@ class Transcoders:
         else:
             out = self._written_converted(table, activations, features, offsets)
         if not bool(torch.isfinite(out).all()):
-            raise ResultError(f"decoder rows of layer {layer} are not finite; the transcoder's weights hold NaN.")
+            raise not_finite(f"sums of decoder rows of layer {layer}", "the transcoder", [W_dec], out.dtype)
         release(W_dec)
         return out.view(-1, W_dec.shape[1], self.d_model)
 

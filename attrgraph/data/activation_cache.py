@@ -203,7 +203,10 @@ def _stored(activations: Activations, dtype: str, index: int) -> dict[str, Tenso
         values: Tensor = getattr(activations, side)
         # the sum is finite only if all are (float64 holds the sum of any number of float32 values)
         if not bool(torch.isfinite(values.sum(dtype=torch.float64))):
-            raise CorpusError(f"round {index} of activations has {side} that are not finite; the model overflows.")
+            raise CorpusError(
+                f"round {index} of activations has {side} that are not finite: weights hold NaN, or numbers overflow; "
+                "run the model in a wider dtype."
+            )
         if dtype == "int8":
             tensors[side], tensors[f"{side}_scale"] = _quantised(values)
         else:

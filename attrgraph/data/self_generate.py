@@ -1,18 +1,20 @@
 """The model's own samples as a corpus: for models whose text is not at hand."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.data.corpus import TokenRows
-from attrgraph.errors import CorpusError, ResultError
+from attrgraph.errors import CorpusError
 from attrgraph.models.cached_run import cached_run
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.progress import Progress, silent
+from attrgraph.transcoders.finite import not_finite
 
 # The default length of samples from models with longer contexts: keys and values are kept for every token of a batch,
 # and 32 samples of 512 tokens need under 4 GiB even at 4 KiB a token and layer in 48 layers.
@@ -66,7 +68,8 @@ def self_generate(
         # as many as are still needed, if they become as long as those before
         mean = max(1.0, n_done / n_drawn) if n_drawn else length - 1
         n = min(batch_size, math.ceil((n_tokens - n_done) / mean))
-        drawn = [row for row in _sample(model, _draws(seed, n_drawn, n, length), top_p) if len(row) > 1]
+        made = partial(_report, progress, n_done, n, n_tokens)
+        drawn = [row for row in _sample(model, _draws(seed, n_drawn, n, length), top_p, made) if len(row) > 1]
         n_drawn += n
         if not (drawn or rows) and n_drawn >= batch_size:
             raise CorpusError(
@@ -77,7 +80,6 @@ def self_generate(
             if n_done < n_tokens:
                 rows.append(row)
                 n_done += len(row) - 1
-        progress("sample", min(n_done, n_tokens), n_tokens)
     samples = TokenRows(rows, list(range(len(rows))), {})
     return replace(samples, sources={"self-generated": samples.digest()})
 
@@ -88,8 +90,14 @@ def _draws(seed: int, start: int, n: int, length: int) -> Float[Tensor, "length 
     return torch.stack([torch.rand(length, generator=generator) for generator in generators], 1)
 
 
+def _report(progress: Progress, n_before: int, n_rows: int, n_tokens: int, length: int) -> None:
+    progress("sample", min(n_before + n_rows * length, n_tokens), n_tokens)
+
+
 @torch.no_grad()
-def _sample(model: LanguageModel, draws: Float[Tensor, "length batch"], top_p: float) -> Iterator[Tensor]:
+def _sample(
+    model: LanguageModel, draws: Float[Tensor, "length batch"], top_p: float, made: Callable[[int], None]
+) -> Iterator[Tensor]:
     """One batch of samples, each cut before the first token that ends it.
 
     `generate` is not used: it fills what it is not told from the model's own generation settings (top-k 50, a
@@ -101,7 +109,10 @@ def _sample(model: LanguageModel, draws: Float[Tensor, "length batch"], top_p: f
     is_over = torch.zeros(draws.shape[1], dtype=torch.bool)
     while len(columns) < len(draws) and not bool(is_over.all()):
         logits = read(columns[-1][:, None].to(model.device))
+        if not bool(torch.isfinite(logits).all()):
+            raise not_finite("the model's logits", "the model", model.hf_model.parameters(), logits.dtype)
         columns.append(_draw(logits.float(), top_p, draws[len(columns)]))
+        made(len(columns) - 1)
         is_over |= torch.isin(columns[-1], ends)
     for row in torch.stack(columns, dim=1):
         end = torch.isin(row[1:], ends).nonzero()
@@ -112,8 +123,6 @@ def _draw(
     logits: Float[Tensor, "batch d_vocab"], top_p: float, draws: Float[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
     """For each row the token at which the nucleus's cumulative probability passes the draw's share of it."""
-    if not bool(torch.isfinite(logits).all()):
-        raise ResultError("the model's logits are not finite: its weights hold NaN or infinite values, or overflow.")
     probabilities, tokens = logits.softmax(-1).topk(min(_MOST_PROBABLE, logits.shape[-1]))
     if bool((probabilities.sum(-1) < top_p).any()):
         probabilities, tokens = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from attrgraph.data.activations import TokenBatch, batches_by_length, pad_rows, trained_logits
 from attrgraph.data.corpus import TokenRows
-from attrgraph.errors import PromptError, ResultError
+from attrgraph.errors import PromptError
 from attrgraph.evaluation.stand_ins import StandIn
 from attrgraph.evaluation.statistics import Sums, add_to_blocks, blocks_of_documents
 from attrgraph.models.hooks import on_input
@@ -22,6 +22,7 @@ from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence
 from attrgraph.models.special import SkipPositions, text_mask, why_left_out
 from attrgraph.progress import Progress
+from attrgraph.transcoders.finite import not_finite
 
 _NO_TARGET = -100  # in place of a token id; torch's cross-entropy gives 0 for it
 # logits of one run of the model; with the copies that comparing two of them takes, this is about 3 GiB in float32
@@ -170,7 +171,8 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
     }
     for name, what in _MUST_BE_FINITE.items():
         if not bool(np.isfinite(sums[name]).all()):
-            raise ResultError(f"{what} are not finite; weights hold NaN, or the dtype overflows: try float32.")
+            weights = [*model.hf_model.parameters(), *stand_in.weights]
+            raise not_finite(what, "the model or stand-in", weights, model.dtype)
     return sums
 
 

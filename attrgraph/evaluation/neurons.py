@@ -55,6 +55,10 @@ class TopNeurons:
     def n_units(self) -> Sequence[int]:
         return [len(mean) for mean in self._means]
 
+    @property
+    def weights(self) -> list[Tensor]:
+        return list(self._means)
+
     def read_module(self, layer: int) -> nn.Module:
         return self._model.mlp_out_module(layer)
 

@@ -191,7 +191,10 @@ def _sample(rounds: Rounds) -> Activations:
         parts.append(part.at(torch.arange(part.n_tokens)[:: max(1, part.n_tokens // _SAMPLE_TOKENS)]))
     sample = Activations(torch.cat([p.reads for p in parts], 1), torch.cat([p.writes for p in parts], 1))
     if not bool(torch.isfinite(sample.reads).all() and torch.isfinite(sample.writes).all()):
-        raise TrainingError("the activations of the first rounds are not finite; the model's weights may hold NaN.")
+        raise TrainingError(
+            "the activations of the first rounds are not finite: weights hold NaN, or numbers overflow; "
+            "run the model in a wider dtype."
+        )
     return sample
 
 
@@ -203,8 +206,8 @@ def _check(run: TrainingRun, result: StepResult, position: tuple[int, int], hook
     last = None if hooks.checkpoints is None else hooks.checkpoints.newest()
     raise TrainingError(
         f"the loss is {loss:g} (NMSE {nmse:g}, gradient {norm:g}) at step {run.step - 1}, round {position[0]}, batch "
-        f"{position[1]}; the last checkpoint is {last or 'none'}. Lower learning_rate, or look for NaN in that text's "
-        "activations."
+        f"{position[1]}; the last checkpoint is {last or 'none'}. Lower learning_rate; if the model "
+        "runs in half precision, its answers may overflow: use float32."
     )
 
 
