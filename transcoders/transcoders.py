@@ -167,6 +167,11 @@ class Transcoders:
             encoder = (weights.W_enc, weights.b_enc)
             raise not_finite(f"pre-activations of layer {layer}", "the transcoder", encoder, dtype)
 
+    def _check_sums(self, layer: int, out: Tensor) -> None:
+        if not bool(torch.isfinite(out).all()):
+            decoder = [self.layers[layer].W_dec]
+            raise not_finite(f"sums of decoder rows of layer {layer}", "the transcoder", decoder, out.dtype)
+
     def encode(
         self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
     ) -> ActiveFeatures:
@@ -235,8 +240,7 @@ class Transcoders:
             out = weighted_bags(activations, features, offsets, table)
         else:
             out = self._written_converted(table, activations, features, offsets)
-        if not bool(torch.isfinite(out).all()):
-            raise not_finite(f"sums of decoder rows of layer {layer}", "the transcoder", [W_dec], out.dtype)
+        self._check_sums(layer, out)
         release(W_dec)
         return out.view(-1, W_dec.shape[1], self.d_model)
 
@@ -260,6 +264,7 @@ class Transcoders:
         """What the features of one layer write into each of their target layers; the skip counts to its own layer."""
         activations = self.encode_layer(layer, reads)
         out = torch.einsum("pf,fid->pid", activations, self.layers[layer].W_dec.to(reads))
+        self._check_sums(layer, out)
         skip = self.skip(layer, reads)
         if skip is not None:
             out[:, 0] += skip

@@ -45,6 +45,7 @@ def training_card(record: dict[str, Any], measured: Evaluation) -> str:
     return _CARD.read_text(encoding="utf-8").format(
         record=record,
         config=config,
+        result={"step": 0, **result},
         measured=measured,
         **shown,
         kind="cross-layer" if config["is_cross_layer"] else "per-layer",

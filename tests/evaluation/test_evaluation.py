@@ -314,7 +314,7 @@ def test_neurons_are_checked() -> None:
 def test_numbers_that_are_not_finite_are_refused() -> None:
     transcoders = make_transcoders()
     last = replace(transcoders.layers[-1], W_dec=transcoders.layers[-1].W_dec * 1e38)
-    with pytest.raises(ResultError, match="reconstructions are not finite"):
+    with pytest.raises(ResultError, match="decoder rows of layer 2 are not finite: numbers overflow"):
         evaluate(make_model("llama"), Transcoders([*transcoders.layers[:-1], last], transcoders.config), make_rows())
     model = make_model("llama")
     model.layer_modules()[2].mlp.down_proj.weight.data *= torch.nan

@@ -63,5 +63,5 @@ def test_models(how: str) -> None:
 def test_evaluation_says_which() -> None:
     model = make_model("gpt2")
     rows = TokenRows([ROW], [0], {})
-    with pytest.raises(ResultError, match=r"reconstructions .* the model or stand-in's weights hold NaN"):
+    with pytest.raises(ResultError, match=r"decoder rows of layer 0 .* the transcoder's weights hold NaN"):
         ag.evaluate(model, changed("W_dec", math.nan), rows, n_graphs=0)
