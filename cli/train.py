@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from attrgraph.evaluation import Evaluation
 
 _DEFAULT = TrainConfig()
-# of training, below which weights are hardly better than their beginning
-_FEW_STEPS = 50
 
 
 def train(
@@ -194,6 +192,8 @@ def _print_result(measured: "Evaluation", settings: TrainConfig, output: Path, *
     print(f"agreement  {measured.top1_agreement:.3f} with all MLPs replaced")
     print(f"KL         {measured.kl:.4f} nats; cross-entropy recovered {measured.ce_recovered:.3f}")
     print_files([output])
-    n_steps = read_yaml(output / "training.yaml")["result"].get("step", 0)
-    if n_steps < _FEW_STEPS:
-        print(f"warning: {n_steps} steps are too few to learn; train on more tokens (--tokens), or for longer")
+    from attrgraph.training.card import too_short
+
+    warning = too_short(read_yaml(output / "training.yaml")["result"])
+    if warning:
+        print(f"warning: {warning}")

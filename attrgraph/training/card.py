@@ -6,6 +6,8 @@ from typing import Any
 from attrgraph.evaluation import Evaluation
 from attrgraph.models.special import SINK_FACTOR
 
+# weights are then hardly better than at their beginning
+_FEW_STEPS = 40
 _CARD = Path(__file__).parent / "card.md"
 _FORMATS = {
     "nmse": ".4f", "l0": ".2f", "dead_fraction": ".1%", "top1_agreement": ".3f", "kl": ".4f", "ce_recovered": ".3f"
@@ -30,6 +32,14 @@ def _skipped(skipped: dict[str, Any], measured: Evaluation) -> str:
     )
 
 
+def too_short(result: dict[str, Any]) -> str:
+    """A warning if a run had too few steps to learn, else nothing."""
+    n_steps = result.get("step", 0)
+    if n_steps >= _FEW_STEPS:
+        return ""
+    return f"{n_steps} steps are too few to learn anything of use; train on more tokens, or for longer."
+
+
 def training_card(record: dict[str, Any], measured: Evaluation) -> str:
     """Markdown from `training.yaml`'s content, `result` included, and the measurements."""
     config, result = record["config"], record["result"]
@@ -46,6 +56,7 @@ def training_card(record: dict[str, Any], measured: Evaluation) -> str:
         record=record,
         config=config,
         result={"step": 0, **result},
+        too_short=(too_short(result) + "\n\n").lstrip(),
         measured=measured,
         **shown,
         kind="cross-layer" if config["is_cross_layer"] else "per-layer",

@@ -120,7 +120,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(
 
 
 def test_per_layer_sets_caches_and_samples_of_the_model_itself(
-    text: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("attrgraph.data.self_generate._DEFAULT_LENGTH", 64)
     common = [*SMALL, str(config), "--tokens", "3k"]
@@ -130,6 +130,8 @@ def test_per_layer_sets_caches_and_samples_of_the_model_itself(
     assert (tmp_path / "cache" / "index.json").is_file()
     assert main([*plain, "-o", str(tmp_path / "b"), *cache, "--weights-dtype", "bfloat16"]) == 0
     assert ag.load_transcoders(tmp_path / "b").config.k == 3
+    warning = "12 steps are too few to learn"
+    assert f"warning: {warning}" in capsys.readouterr().out and warning in (tmp_path / "b" / "README.md").read_text()
     assert main(["train", "demo", "--self-generate", "2000", *common, "-o", str(tmp_path / "c")]) == 0
 
 
