@@ -29,6 +29,12 @@ def evaluate(
             "--held-out/--all",
         ),
     ] = None,
+    skip_positions: Annotated[
+        str | None,
+        "WHICH",
+        "Tokens of a row not measured: auto (BOS, or the first, and attention sinks), none, or 0,2. Default: as "
+        "TRANSCODERS were trained; else auto.",
+    ] = None,
     text_field: options.TextField = "text",
     figure: Annotated[Path | None, "FILE", "Picture: .svg .png .pdf (needs attrgraph[draw])."] = None,
     output: Annotated[Path | None, options.output("Report: .json.")] = None,
@@ -57,18 +63,28 @@ def evaluate(
             raise AttrGraphError(f"{output}: unknown ending {output.suffix!r}; the report is written as .json.")
         check_writable(output, overwrite=force)
     check_figure(figure, force=force)
+    asked_positions = None if skip_positions is None else options.positions(skip_positions)
     from attrgraph.cli.evaluation_table import print_tables
     from attrgraph.cli.progress import progress_bar
-    from attrgraph.evaluation import Split, choose_split, compare, draw_evaluation, read_rows
+    from attrgraph.evaluation import Split, choose_split, compare, draw_evaluation, read_rows, skipped_in_training
     from attrgraph.models.load_model import named_transcoders
 
     with progress_bar() as progress:
         loaded = options.load_model(model, dtype=dtype, device=device)
         sets = {name: named_transcoders(name, loaded.device) for name in names}
         asked: Split | None = None if held_out is None else "held-out" if held_out else "all"
+        skipped = skipped_in_training(transcoders) if asked_positions is None else asked_positions
         choice = choose_split(text, names, asked=asked, text_field=text_field)
         rows = read_rows(loaded, text, choice, text_field=text_field, max_documents=max_documents)
-        found = compare(loaded, sets, rows, with_neurons=neurons, n_graphs=n_graphs, progress=progress)
+        found = compare(
+            loaded,
+            sets,
+            rows,
+            with_neurons=neurons,
+            n_graphs=n_graphs,
+            skip_positions=skipped,
+            progress=progress,
+        )
     # of the first set at the top, of the others by name
     others = {name: evaluation.to_dict() for name, evaluation in found.items() if name != transcoders}
     report = {**found[transcoders].to_dict(), "compared": others}

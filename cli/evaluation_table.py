@@ -27,8 +27,7 @@ _ROWS = (
 def print_tables(found: "Mapping[str, Evaluation]", *, documents: str, files: Sequence[Path]) -> None:
     """Write to stdout: what was measured on, the measures with their intervals, and by layer what has no interval."""
     first = next(iter(found.values()))
-    left_out = f"; {first.n_sinks:,} attention sinks are left out" if first.n_sinks else ""
-    print_text(f"{first.n_tokens:,} tokens in {first.n_documents:,} documents: {documents}{left_out}\n")
+    print_text(f"{first.n_tokens:,} tokens in {first.n_documents:,} documents: {documents}; {left_out(first)}\n")
     measures = {name: [_with_interval(one, key, form) for key, _, form in _ROWS] for name, one in found.items()}
     print_table(pd.DataFrame({"": [label for _, label, _ in _ROWS], **measures}), right=True)
     print_text("")
@@ -39,6 +38,12 @@ def print_tables(found: "Mapping[str, Evaluation]", *, documents: str, files: Se
         layers[f"({name})\ndead"] = [f"{layer.dead_fraction:.1%}" for layer in evaluation.per_layer]
     print_table(pd.DataFrame(layers), right=True)
     print_files(files)
+
+
+def left_out(evaluation: "Evaluation") -> str:
+    """How many tokens were not measured, and why."""
+    sinks = f" and {evaluation.n_sinks:,} attention sinks" if evaluation.n_sinks else ""
+    return f"left out {evaluation.n_skipped:,}: {evaluation.settings['skipped']}{sinks}"
 
 
 def _with_interval(evaluation: "Evaluation", key: str, form: str) -> str:

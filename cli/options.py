@@ -160,10 +160,12 @@ class PromptOptions:
 
     def how(self) -> dict[str, Any]:
         """Arguments of `attrgraph.trace` and its like."""
-        which: Any = self.skip_positions
-        if which not in ("auto", "none"):
-            which = _numbers(which, "--skip-positions", "positions")
-        return {"prepend": self.prepend, "skip_positions": which}
+        return {"prepend": self.prepend, "skip_positions": positions(self.skip_positions)}
+
+
+def positions(which: str) -> str | list[int]:
+    """What --skip-positions says."""
+    return which if which in ("auto", "none") else _numbers(which, "--skip-positions", "positions")
 
 
 def load_model(model: str, transcoders: str | None = None, **how: Any) -> "ag.LanguageModel":

@@ -1,7 +1,40 @@
-"""A progress bar with phases on stderr; nothing when stderr is no terminal."""
+"""How far long work is, on stderr: a bar with phases on a terminal, elsewhere a line every few seconds."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from threading import Event, Thread
+
+# a log is then never silent for ten seconds
+_LINE_EVERY_S = 9.0
+
+
+@contextmanager
+def spoken(now: str) -> Iterator[Callable[[str], None]]:
+    """Yields `say(now)`; every few seconds, what was said last is written as a line, by a thread of its own.
+
+    Args:
+        now: what is being done until something else is said.
+    """
+    newest, has_ended = [now], Event()
+
+    def speak() -> None:
+        while not has_ended.wait(_LINE_EVERY_S):
+            print(newest[0], file=sys.stderr, flush=True)
+
+    thread = Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield partial(newest.__setitem__, 0)
+    finally:
+        has_ended.set()
+        thread.join()
+
+
+def as_text(phase: str, done: int, total: int) -> str:
+    """Such as `measure: 3 of 12`."""
+    return f"{phase}: {done:,} of {total:,}"
 
 
 @contextmanager
@@ -11,8 +44,12 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        with spoken("load") as say:
+            yield lambda phase, done, total: say(as_text(phase, done, total))
+        return
     columns = (TextColumn("{task.description:<6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         # whoever shows progress loads something first
         tasks = {"load": bar.add_task("load", total=1)}
 

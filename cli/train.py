@@ -1,15 +1,21 @@
 """`attrgraph train`."""
 
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json
+from attrgraph.cli.progress import progress_bar
 from attrgraph.cli.training_progress import TrainingProgress
 from attrgraph.cli.writing import check_figure
 from attrgraph.errors import TrainingError
 from attrgraph.files import read_yaml
+from attrgraph.progress import silent
 from attrgraph.transcoders.training.train_config import ACTIVATIONS, TrainConfig
 
 if TYPE_CHECKING:
@@ -36,6 +42,9 @@ def train(
     config: Annotated[
         Path | None, "FILE", "YAML with any settings of training.yaml's `config`; options override it."
     ] = None,
+    skip_positions: Annotated[
+        str | None, "WHICH", "Tokens of a row left out: auto (BOS, or the first, and attention sinks), none, or 0,2."
+    ] = None,
     seed: Annotated[int | None, "N", f"Default: {_DEFAULT.seed}."] = None,
     text_field: options.TextField = "text",
     held_out_share: Annotated[
@@ -61,8 +70,8 @@ def train(
 
     \b
     Example:
-      attrgraph train demo --self-generate 20000 --features 256 --l0 24 \\
-        --max-minutes 0.2 -o my-transcoders
+      attrgraph train demo --self-generate 4000 --features 256 --l0 24 \\
+        --tokens 60k -o my-transcoders
     """
     given = {
         "n_features": features,
@@ -71,6 +80,7 @@ def train(
         "max_minutes": max_minutes,
         "is_cross_layer": cross_layer,
         "activation": activation,
+        "skip_positions": None if skip_positions is None else options.positions(skip_positions),
         "seed": seed,
     }
     settings = effective_config(config, {name: value for name, value in given.items() if value is not None})
@@ -90,15 +100,27 @@ def train(
     with process_group(device) as (shards, own_device):
         progress = TrainingProgress(Console(stderr=True), is_shown=shards.rank == 0)
         progress.say("loading the model and the text")
-        loaded = options.load_model(model, dtype=dtype, device=own_device, revision=revision)
-        rows, held_out = training_rows(
-            loaded,
-            text or [],
-            n_self_generated=self_generate,
-            held_out_share=held_out_share,
-            text_field=text_field,
-            seed=settings.seed,
-        )
+        with progress_bar() if shards.rank == 0 else nullcontext(silent) as preparing:
+            loaded = options.load_model(model, dtype=dtype, device=own_device, revision=revision)
+            began = time.monotonic()
+
+            def sampling(phase: str, done: int, total: int) -> None:
+                preparing(phase, done, total)
+                if time.monotonic() - began > 60 * (settings.max_minutes or math.inf):
+                    raise TrainingError(
+                        f"--max-minutes {settings.max_minutes:g} were over after {done:,} of {total:,} tokens were "
+                        "sampled; ask for fewer with --self-generate, or for more minutes."
+                    )
+
+            rows, held_out = training_rows(
+                loaded,
+                text or [],
+                n_self_generated=self_generate,
+                held_out_share=held_out_share,
+                text_field=text_field,
+                seed=settings.seed,
+                progress=sampling,
+            )
         progress.say(f"{rows.n_tokens:,} tokens in {rows.n_documents:,} documents; {held_out.n_documents:,} held out")
         run = RunSettings(
             overwrite=force,
@@ -109,9 +131,11 @@ def train(
             weights_dtype=getattr(torch, weights_dtype),
             held_out_share=held_out_share,
             shards=shards,
+            spent_s=time.monotonic() - began if self_generate else 0.0,
             say=progress.say,
         )
-        with progress.reporting(settings, tensorboard) as report:
+        with progress.reporting(settings, tensorboard) as (report, doing):
+            run = replace(run, progress=doing)
             measured = ag.train(loaded, rows, held_out, output, settings, run, report=report)
     if measured is None:
         return
@@ -160,9 +184,16 @@ def _print_result(measured: "Evaluation", settings: TrainConfig, output: Path, *
     if as_json:
         print_json(measured.to_dict())
         return
-    print(f"NMSE       {measured.nmse:.4f} on {measured.n_tokens:,} held-out tokens")
+    from attrgraph.cli.evaluation_table import left_out
+
+    print(f"NMSE       {measured.nmse:.4f} on {measured.n_tokens:,} held-out tokens ({left_out(measured)})")
     print(f"L0         {measured.l0:.1f} active features a token, asked {settings.l0:g}")
     print(f"dead       {measured.dead_fraction:.1%} of features not active once on these tokens")
     print(f"agreement  {measured.top1_agreement:.3f} with all MLPs replaced")
     print(f"KL         {measured.kl:.4f} nats; cross-entropy recovered {measured.ce_recovered:.3f}")
     print_files([output])
+    from attrgraph.training.card import too_short
+
+    warning = too_short(read_yaml(output / "training.yaml")["result"])
+    if warning:
+        print(f"warning: {warning}")

@@ -1,19 +1,19 @@
-"""A training run on stderr: a live line on a terminal, a line now and then elsewhere."""
+"""A training run on stderr: a live line on a terminal, a line every few seconds elsewhere."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attrgraph.cli.progress import as_text, spoken
 from attrgraph.errors import TrainingError
+from attrgraph.progress import Progress, silent
 from attrgraph.transcoders.training.train_config import TrainConfig
 
 # called with a record of metrics
 Report = Callable[[dict[str, Any]], None]
-_LINE_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class TrainingProgress:
             self.console.print(message, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def reporting(self, config: TrainConfig, tensorboard: Path | None) -> Iterator[Report | None]:
-        """What to call with each record of metrics."""
+    def reporting(self, config: TrainConfig, tensorboard: Path | None) -> Iterator[tuple[Report | None, Progress]]:
+        """What to call with each record of metrics, and while other work is done."""
         if not self.is_shown:
-            yield None
+            yield None, silent
             return
         with self._drawn() as draw, _event_files(tensorboard) as write:
             latest: dict[str, Any] = {}
@@ -40,26 +40,23 @@ class TrainingProgress:
             def report(record: dict[str, Any]) -> None:
                 latest.update(record)  # the agreement is not in every record
                 draw(record["progress"], summary(latest, config))
+                if record["progress"] == 1.0 and not self.console.is_terminal:
+                    print(f"100%  {summary(latest, config)}", file=sys.stderr, flush=True)
                 write(record)
 
-            yield report
+            yield report, lambda phase, done, total: draw(latest.get("progress", 0.0), as_text(phase, done, total))
 
     @contextmanager
     def _drawn(self) -> Iterator[Callable[[float, str], None]]:
         if not self.console.is_terminal:
-            last = [-_LINE_EVERY_S]
-
-            def line(progress: float, text: str) -> None:
-                if time.monotonic() - last[0] >= _LINE_EVERY_S:
-                    last[0] = time.monotonic()
-                    print(f"{progress:4.0%}  {text}", file=sys.stderr, flush=True)
-
-            yield line
+            with spoken("  0%  activations of the first tokens") as say:
+                yield lambda progress, text: say(f"{progress:4.0%}  {text}")
             return
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+        from rich.progress import Progress as Bar
 
         columns = (BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Bar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("", total=1.0)
             yield lambda progress, text: bar.update(task, completed=progress, description=text)
 

@@ -44,6 +44,8 @@ def load_transcoders(
     On a CPU weights stay in their memory-mapped files until they are used, where the layout allows it. `source` says
     what was found: `format`, and `changes`, what differs from the files.
 
+    Encoders that were written transposed are noticed by their shape, but not if they are square.
+
     Args:
         name: path of a folder, or `owner/repo[/subfolder][@revision]` on the Hugging Face hub.
         read_point: where features read, for folders that do not say it; see `config.READ_POINTS`.

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attrgraph.errors import ResultError, TranscoderError
+from attrgraph.errors import TranscoderError
 from attrgraph.kernels.encode_sparse import active_mask, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
+from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.hub import digest_tensors
 from attrgraph.transcoders.paging import release
 
@@ -184,16 +185,22 @@ class Transcoders:
         """
         weights = self.layers[layer]
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
-        self._check_finite(layer, torch.isfinite(h).all())
+        self._check_finite(layer, torch.isfinite(h).all(), h.dtype)
         if weights.threshold is None:
             k, only_positive = self.config.k, self.config.relu_before_topk
             return h.relu() if k is None else h * active_mask(h, None, k, only_positive)
         return h * active_mask(h, weights.threshold.to(h), None)
 
-    @staticmethod
-    def _check_finite(layer: int, is_finite: Bool[Tensor, ""]) -> None:
+    def _check_finite(self, layer: int, is_finite: Bool[Tensor, ""], dtype: torch.dtype) -> None:
         if not bool(is_finite):
-            raise ResultError(f"pre-activations of layer {layer} are not finite; the transcoder's weights hold NaN.")
+            weights = self.layers[layer]
+            encoder = (weights.W_enc, weights.b_enc)
+            raise not_finite(f"pre-activations of layer {layer}", "the transcoder", encoder, dtype)
+
+    def _check_sums(self, layer: int, out: Tensor) -> None:
+        if not bool(torch.isfinite(out).all()):
+            decoder = [self.layers[layer].W_dec]
+            raise not_finite(f"sums of decoder rows of layer {layer}", "the transcoder", decoder, out.dtype)
 
     def encode(
         self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
@@ -216,7 +223,7 @@ class Transcoders:
         positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
         how: dict[str, Any] = {"k": self.config.k, "only_positive": self.config.relu_before_topk}
         found = encode_sparse(read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
-        self._check_finite(layer, found.is_finite)
+        self._check_finite(layer, found.is_finite, read.dtype)
         release(weights.W_enc)
         return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
 
@@ -263,8 +270,7 @@ class Transcoders:
             out = weighted_bags(activations, features, offsets, table)
         else:
             out = self._written_converted(table, activations, features, offsets)
-        if not bool(torch.isfinite(out).all()):
-            raise ResultError(f"decoder rows of layer {layer} are not finite; the transcoder's weights hold NaN.")
+        self._check_sums(layer, out)
         release(W_dec)
         return out.view(-1, W_dec.shape[1], self.d_model)
 
@@ -288,6 +294,7 @@ class Transcoders:
         """What the features of one layer write into each of their target layers; the skip counts to its own layer."""
         activations = self.encode_layer(layer, reads)
         out = torch.einsum("pf,fid->pid", activations, self.layers[layer].W_dec.to(reads))
+        self._check_sums(layer, out)
         skip = self.skip(layer, reads)
         if skip is not None:
             out[:, 0] += skip

@@ -53,6 +53,7 @@ class ActivationCache:
         dtype: how values are stored; they are read as float32.
         key: what the activations were computed from.
         tokens_per_round: of each round in the files.
+        sinks_per_round: tokens that are not in the files because they are attention sinks.
         device: where rounds are put.
     """
 
@@ -60,6 +61,7 @@ class ActivationCache:
     dtype: str
     key: dict[str, str]
     tokens_per_round: list[int]
+    sinks_per_round: list[int]
     device: str | torch.device = "cpu"
 
     @property
@@ -94,14 +96,16 @@ class ActivationCache:
             raise CorpusError(f"{folder}: exists; choose another name, or delete it first.")
         try:
             with whole_folder(folder) as temporary:
-                tokens_per_round = []
+                tokens_per_round, sinks_per_round = [], []
                 for number, activations in enumerate(rounds):
                     save_file(_stored(activations, dtype, number), temporary / _file_name(number))
                     tokens_per_round.append(activations.n_tokens)
+                    sinks_per_round.append(activations.n_sinks)
                 if not tokens_per_round:
                     raise CorpusError("there are no rounds of activations to write.")
                 index = {"format_version": _FORMAT_VERSION, "dtype": dtype, "key": key}
                 index |= {"n_rounds": len(tokens_per_round), "tokens_per_round": tokens_per_round}
+                index["sinks_per_round"] = sinks_per_round
                 (temporary / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True), encoding="utf-8")
         except (OSError, SafetensorError) as e:
             raise CorpusError(f"{folder}: cannot be written ({e}).") from e
@@ -125,7 +129,8 @@ class ActivationCache:
             raise CorpusError(
                 f"{folder}: caches other activations: {'; '.join(differences)}. Choose another folder, or delete it."
             )
-        cache = ActivationCache(folder, index["dtype"], index["key"], index["tokens_per_round"], device)
+        counts = index["tokens_per_round"], index["sinks_per_round"]
+        cache = ActivationCache(folder, index["dtype"], index["key"], *counts, device)
         for number in range(cache.n_rounds):
             cache._check_shard(number)
         return cache
@@ -142,8 +147,10 @@ class ActivationCache:
         except (SafetensorError, OSError) as e:
             raise _damaged(path, e) from e
         if self.dtype == "int8":
-            return Activations(*(tensors[side] * tensors[f"{side}_scale"][:, None] for side in _SIDES))
-        return Activations(*(tensors[side].float() for side in _SIDES))
+            reads, writes = (tensors[side] * tensors[f"{side}_scale"][:, None] for side in _SIDES)
+        else:
+            reads, writes = (tensors[side].float() for side in _SIDES)
+        return Activations(reads, writes, self.sinks_per_round[index % self.n_rounds])
 
     def _check_shard(self, number: int) -> None:
         """Only its header is read."""
@@ -196,7 +203,10 @@ def _stored(activations: Activations, dtype: str, index: int) -> dict[str, Tenso
         values: Tensor = getattr(activations, side)
         # the sum is finite only if all are (float64 holds the sum of any number of float32 values)
         if not bool(torch.isfinite(values.sum(dtype=torch.float64))):
-            raise CorpusError(f"round {index} of activations has {side} that are not finite; the model overflows.")
+            raise CorpusError(
+                f"round {index} of activations has {side} that are not finite: weights hold NaN, or numbers overflow; "
+                "run the model in a wider dtype."
+            )
         if dtype == "int8":
             tensors[side], tensors[f"{side}_scale"] = _quantised(values)
         else:
@@ -239,8 +249,12 @@ def _read_index(folder: Path) -> dict[str, Any]:
             f"{folder}: is a cache of format version {index['format_version']}, this attrgraph reads "
             f"{_FORMAT_VERSION}; write it again."
         )
-    kinds = {"dtype": str, "key": dict, "n_rounds": int, "tokens_per_round": list}
+    kinds = {"dtype": str, "key": dict, "n_rounds": int, "tokens_per_round": list, "sinks_per_round": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(index.get(name), kind)]
-    if wrong or index["dtype"] not in _STORED or len(index["tokens_per_round"]) != index["n_rounds"]:
+    if (
+        wrong
+        or index["dtype"] not in _STORED
+        or any(len(index[name]) != index["n_rounds"] for name in ("tokens_per_round", "sinks_per_round"))
+    ):
         raise CorpusError(f"{path}: has a missing or wrong value ({', '.join(wrong) or 'dtype or n_rounds'}).")
     return index

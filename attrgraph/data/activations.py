@@ -1,7 +1,9 @@
 """A model's activations on rows of tokens: rounds for training transcoders, and the divergence they cause."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence, replace_with
-from attrgraph.models.special import text_mask
+from attrgraph.models.special import SkipPositions, find_sinks, text_mask
+from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.training.parameters import FeatureDictionary
 from attrgraph.transcoders.training.shards import Shards
 from attrgraph.transcoders.training.streams import Activations
@@ -26,13 +29,18 @@ class TokenBatch:
     is_trained: Bool[Tensor, "n_rows n_pos"]  # neither padding nor BOS: tokens whose MLPs transcoders replace
     positions: Int[Tensor, "n_rows n_pos"] | None = None
     attention_mask: Float[Tensor, "n_rows 1 n_pos n_pos"] | None = None  # added to attention scores
+    skip_positions: SkipPositions = "auto"  # with "auto", attention sinks are left out too when the model has run
+
+    def without_sinks(self, lengths: Sequence[Float[Tensor, "n_rows n_pos"]]) -> "TokenBatch":
+        """The same without attention sinks, by the lengths of the streams that MLPs read."""
+        return replace(self, is_trained=self.is_trained & ~find_sinks(lengths, self.is_trained, self.skip_positions))
 
 
-def pad_rows(model: LanguageModel, rows: Sequence[Tensor]) -> TokenBatch:
+def pad_rows(model: LanguageModel, rows: Sequence[Tensor], skip_positions: SkipPositions = "auto") -> TokenBatch:
     """Rows of different lengths as one batch; attention is causal, so padding at the end changes nothing before it."""
     token_ids = pad_sequence(list(rows), batch_first=True)
-    is_trained = pad_sequence([text_mask(model, row) for row in rows], batch_first=True)
-    return TokenBatch(token_ids.to(model.device), is_trained.to(model.device))
+    is_trained = pad_sequence([text_mask(model, row, skip_positions) for row in rows], batch_first=True)
+    return TokenBatch(token_ids.to(model.device), is_trained.to(model.device), skip_positions=skip_positions)
 
 
 def batches_by_length(rows: Sequence[Tensor], batch_tokens: int, *, longest_first: bool = False) -> list[list[int]]:
@@ -48,26 +56,37 @@ def batches_by_length(rows: Sequence[Tensor], batch_tokens: int, *, longest_firs
 
 
 def batches_of_similar_length(
-    model: LanguageModel, rows: Sequence[Tensor], *, batch_tokens: int, longest_first: bool = False
+    model: LanguageModel,
+    rows: Sequence[Tensor],
+    *,
+    batch_tokens: int,
+    longest_first: bool = False,
+    skip_positions: SkipPositions = "auto",
 ) -> Iterator[TokenBatch]:
     """The batches of `batches_by_length`, padded."""
     batches = batches_by_length(rows, batch_tokens, longest_first=longest_first)
-    return (pad_rows(model, [rows[i] for i in batch]) for batch in batches)
+    return (pad_rows(model, [rows[i] for i in batch], skip_positions) for batch in batches)
 
 
 @torch.no_grad()
 def activations_of(model: LanguageModel, tokens: TokenBatch) -> Activations:
     """What the MLPs read (`hook_resid_mid`) and write (`hook_mlp_out`) at the batch's trained tokens; no logits."""
-    reads, writes = list[Tensor](), list[Tensor]()
+    reads, writes, lengths = list[Tensor](), list[Tensor](), list[Tensor]()
 
     def keep(_: int, stream: Tensor, out: Tensor) -> Tensor:
+        lengths.append(stream.float().norm(dim=-1))
         reads.append(stream[tokens.is_trained])
         writes.append(out[tokens.is_trained])
         return out
 
     with replaced_mlps(model, keep):
         model.run_body(tokens.token_ids, position_ids=tokens.positions, attention_mask=tokens.attention_mask)
-    return Activations(torch.stack(reads), torch.stack(writes))
+    found = Activations(torch.stack(reads), torch.stack(writes))
+    # float64 holds the sum of any number of float32 values
+    if not all(bool(torch.isfinite(x.sum(dtype=torch.float64))) for x in (found.reads, found.writes)):
+        raise not_finite("the model's activations", "the model", model.hf_model.parameters(), model.dtype)
+    is_kept = tokens.without_sinks(lengths).is_trained[tokens.is_trained]
+    return found if bool(is_kept.all()) else replace(found.at(is_kept), n_sinks=int((~is_kept).sum()))
 
 
 class LiveRounds:
@@ -79,6 +98,7 @@ class LiveRounds:
         round_tokens: about how many tokens a round has.
         batch_tokens: tokens that the model runs on at once.
         seed: of the epochs' orders.
+        skip_positions: of rows, see `text_mask`; with "auto", attention sinks are left out and counted.
         shards: each process runs the model on its share of the batches and receives the others'.
     """
 
@@ -90,10 +110,12 @@ class LiveRounds:
         round_tokens: int,
         batch_tokens: int = 4096,
         seed: int = 0,
+        skip_positions: SkipPositions = "auto",
         shards: Shards | None = None,
     ) -> None:
         self._model, self._rows, self._seed, self._batch_tokens = model, rows, seed, batch_tokens
-        self._shards = shards or Shards()
+        self._skip_positions, self._shards = skip_positions, shards or Shards()
+        self._order_of = lru_cache(maxsize=2)(self._shuffled)  # a round touches two epochs at most
         mean_length = sum(len(row) for row in rows) / len(rows)
         # of a round; its tokens vary a little
         self.n_rows = max(1, min(int(round_tokens / mean_length), len(rows)))
@@ -111,27 +133,39 @@ class LiveRounds:
         return self._last[1]
 
     def _compute(self, index: int) -> Activations:
-        reads, writes = [], []
-        batches = batches_of_similar_length(self._model, self._rows_of(index), batch_tokens=self._batch_tokens)
+        reads, writes, n_sinks = [], [], 0
+        batches = batches_of_similar_length(
+            self._model,
+            self._rows_of(index),
+            batch_tokens=self._batch_tokens,
+            skip_positions=self._skip_positions,
+        )
         for number, tokens in enumerate(batches):
             owner = number % self._shards.n_ranks
-            if owner == self._shards.rank:
-                part = activations_of(self._model, tokens)
-            else:
-                shape = (2, self._model.n_layers, int(tokens.is_trained.sum()), self._model.d_model)
+            part = activations_of(self._model, tokens) if owner == self._shards.rank else None
+            counts = torch.tensor([0, 0] if part is None else [part.n_tokens, part.n_sinks], device=self._model.device)
+            n_tokens, n_left_out = self._shards.broadcast(counts, owner).tolist()
+            if part is None:
+                shape = (2, self._model.n_layers, n_tokens, self._model.d_model)
                 part = Activations(*torch.empty(shape, dtype=self._model.dtype, device=self._model.device))
             reads.append(self._shards.broadcast(part.reads, owner))
             writes.append(self._shards.broadcast(part.writes, owner))
-        return Activations(torch.cat(reads, 1), torch.cat(writes, 1))
+            n_sinks += n_left_out
+        return Activations(torch.cat(reads, 1), torch.cat(writes, 1), n_sinks)
 
     def _rows_of(self, index: int) -> list[Tensor]:
         """The rows of a round: a stretch of the endless sequence of shuffled epochs."""
         n, start = len(self._rows), index * self.n_rows
-        order: list[int] = []
-        for epoch in range(start // n, (start + self.n_rows - 1) // n + 1):
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-            order += torch.randperm(n, generator=generator).tolist()
-        return [self._rows[i] for i in order[start % n :][: self.n_rows]]
+        end = start + self.n_rows
+        parts = [
+            self._order_of(epoch)[max(start - epoch * n, 0) : end - epoch * n]
+            for epoch in range(start // n, (end - 1) // n + 1)
+        ]
+        return [self._rows[i] for i in torch.cat(parts).tolist()]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        return torch.randperm(len(self._rows), generator=generator)
 
 
 def trained_logits(model: LanguageModel, tokens: TokenBatch) -> Float[Tensor, "n_tokens d_vocab"]:
@@ -140,10 +174,31 @@ def trained_logits(model: LanguageModel, tokens: TokenBatch) -> Float[Tensor, "n
     return logits[tokens.is_trained]
 
 
+@contextmanager
+def stream_lengths(model: LanguageModel) -> Iterator[list[Tensor]]:
+    """While the model runs, collects the length of what each MLP reads at every token."""
+    lengths = list[Tensor]()
+
+    def keep(_: int, stream: Tensor, out: Tensor) -> Tensor:
+        lengths.append(stream.float().norm(dim=-1))
+        return out
+
+    with replaced_mlps(model, keep):
+        yield lengths
+
+
+@torch.no_grad()
+def true_logits(model: LanguageModel, tokens: TokenBatch) -> tuple[Float[Tensor, "n_tokens d_vocab"], TokenBatch]:
+    """The model's answers at the batch's trained tokens without sinks, and the batch without them."""
+    with stream_lengths(model) as lengths:
+        logits = trained_logits(model, tokens)
+    kept = tokens.without_sinks(lengths)
+    return logits[kept.is_trained[tokens.is_trained]], kept
+
+
 def divergence_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureDictionary) -> Float[Tensor, ""]:
     """Mean KL(model || replacement model) at trained tokens: every MLP there replaced, attention live, gradients on."""
-    with torch.no_grad():
-        expected = trained_logits(model, tokens)
+    expected, tokens = true_logits(model, tokens)
     with replaced_mlps(model, replace_with(dictionary, tokens.is_trained)):
         return divergence(expected, trained_logits(model, tokens)).mean()
 
@@ -151,12 +206,19 @@ def divergence_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureD
 @torch.no_grad()
 def agreement_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureDictionary) -> float:
     """Share of trained tokens at which model and replacement model prefer the same next token."""
-    expected = trained_logits(model, tokens).argmax(-1)
+    expected, tokens = true_logits(model, tokens)
     with replaced_mlps(model, replace_with(dictionary, tokens.is_trained)):
-        return float((expected == trained_logits(model, tokens).argmax(-1)).float().mean())
+        return float((expected.argmax(-1) == trained_logits(model, tokens).argmax(-1)).float().mean())
 
 
-def divergence_on_rows(model: LanguageModel, rows: Sequence[Tensor], *, batch_tokens: int, seed: int) -> Divergence:
+def divergence_on_rows(
+    model: LanguageModel,
+    rows: Sequence[Tensor],
+    *,
+    batch_tokens: int,
+    seed: int,
+    skip_positions: SkipPositions = "auto",
+) -> Divergence:
     """For training: the divergence on rows drawn at random at each step, about `batch_tokens` tokens of them."""
 
     def at_step(dictionary: FeatureDictionary, step: int) -> Tensor:
@@ -165,6 +227,6 @@ def divergence_on_rows(model: LanguageModel, rows: Sequence[Tensor], *, batch_to
         while sum(len(row) for row in chosen) < batch_tokens:
             row = rows[int(torch.randint(len(rows), (), generator=generator))]
             chosen.append(row[:batch_tokens])  # one long row among short ones would pad them all to its length
-        return divergence_on(model, pad_rows(model, chosen), dictionary)
+        return divergence_on(model, pad_rows(model, chosen, skip_positions), dictionary)
 
     return at_step

@@ -5,7 +5,7 @@ from attrgraph.evaluation.evaluate import evaluate
 from attrgraph.evaluation.evaluation_figure import draw_evaluation
 from attrgraph.evaluation.neurons import NEURONS, TopNeurons, neuron_baseline
 from attrgraph.evaluation.report import Evaluation
-from attrgraph.evaluation.split import Split, choose_split, read_rows
+from attrgraph.evaluation.split import Split, choose_split, read_rows, skipped_in_training
 from attrgraph.evaluation.stand_ins import Reconstruction, StandIn
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "evaluate",
     "neuron_baseline",
     "read_rows",
+    "skipped_in_training",
 ]

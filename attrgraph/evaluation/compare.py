@@ -1,6 +1,7 @@
 """Several sets of transcoders on the same text, and the model's own neurons."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError
@@ -9,6 +10,7 @@ from attrgraph.evaluation.neurons import NEURONS, neuron_baseline
 from attrgraph.evaluation.report import Evaluation
 from attrgraph.evaluation.stand_ins import TranscoderStandIn
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions
 from attrgraph.progress import Progress
 from attrgraph.transcoders import Transcoders
 
@@ -20,6 +22,7 @@ def compare(
     *,
     n_graphs: int,
     with_neurons: bool = True,
+    skip_positions: SkipPositions = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Evaluation]:
     """`evaluate` each set, and top-k neurons at the active counts that the first set has in each layer.
@@ -30,6 +33,7 @@ def compare(
         rows: the text.
         n_graphs: see `evaluate`.
         with_neurons: whether to evaluate neurons too; they come last, named `NEURONS`.
+        skip_positions: see `evaluate`.
         progress: see `evaluate`.
 
     Raises:
@@ -39,11 +43,9 @@ def compare(
         raise AttrGraphError("there are no transcoders to evaluate; give at least one set.")
     for transcoders in sets.values():
         TranscoderStandIn(model, transcoders)
-    found = {
-        name: evaluate(model, transcoders, rows, n_graphs=n_graphs, progress=progress)
-        for name, transcoders in sets.items()
-    }
+    measured = partial(evaluate, model, rows=rows, skip_positions=skip_positions, progress=progress)
+    found = {name: measured(transcoders, n_graphs=n_graphs) for name, transcoders in sets.items()}
     if with_neurons:
         l0_by_layer = next(iter(found.values())).l0_by_layer
-        found[NEURONS] = evaluate(model, neuron_baseline(model, l0_by_layer, rows), rows, progress=progress)
+        found[NEURONS] = measured(neuron_baseline(model, l0_by_layer, rows, skip_positions=skip_positions))
     return found

@@ -30,6 +30,7 @@ from attrgraph.evaluation.report import MEASURES, Evaluation, GraphScores, Inter
 from attrgraph.evaluation.stand_ins import StandIn, TranscoderStandIn
 from attrgraph.evaluation.statistics import Density, interval, measures, resample, with_deviation
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions, why_left_out
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders import Transcoders
 
@@ -46,6 +47,7 @@ def evaluate(
     n_resamples: int = 1000,
     seed: int = 0,
     batch_tokens: int = 4096,
+    skip_positions: SkipPositions = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
     """How well transcoders stand in for a model's MLPs on a text; see the module for what is measured.
@@ -54,14 +56,13 @@ def evaluate(
         model: the model; transcoders that it already has are not used.
         transcoders: what to evaluate: transcoders, or `neuron_baseline(...)`.
         rows: the text, see `attrgraph.data.corpus.read_corpus`. Two rows never see each other.
-        n_graphs: prompts to trace for graph scores; neurons have none.
-        n_resamples, seed: of the bootstrap.
+        n_graphs, n_resamples, seed: prompts to trace for graph scores; of the bootstrap.
         batch_tokens: tokens that the model runs on at once, fewer with a vocabulary above 32,768.
+        skip_positions: tokens not measured: "auto" (see the module), "none", or positions of each row.
         progress: called as `progress(phase, done, total)`.
 
     Raises:
-        PromptError, TranscoderError: rows or transcoders that do not fit the model, or too few tokens to measure at.
-        ResultError: a number is not finite.
+        PromptError, TranscoderError, ResultError: what does not fit the model, too few tokens, a number not finite.
 
     Example:
         >>> import attrgraph as ag
@@ -75,15 +76,14 @@ def evaluate(
         raise AttrGraphError("n_graphs must be at least 0, n_resamples and batch_tokens at least 1.")
     check_rows(model, rows)
     stand_in = TranscoderStandIn(model, transcoders) if isinstance(transcoders, Transcoders) else transcoders
-    measured = measure(model, stand_in, rows, batch_tokens=batch_tokens, progress=progress or silent)
-    scores = np.zeros((0, 2))
-    if isinstance(transcoders, Transcoders):
-        scores = graph_scores(model, transcoders, rows, n_graphs=n_graphs, progress=progress or silent)
+    which: dict[str, Any] = {"skip_positions": skip_positions, "progress": progress or silent}
+    measured = measure(model, stand_in, rows, batch_tokens=batch_tokens, **which)
+    of = transcoders if isinstance(transcoders, Transcoders) else None  # neurons have no graphs
+    scores = np.zeros((0, 2)) if of is None else graph_scores(model, of, rows, n_graphs=n_graphs, **which)
     columns = with_deviation(measured.sums)
-    of_text = measures({name: column.sum(0, keepdims=True) for name, column in columns.items()})
-    found = {name: values[0] for name, values in of_text.items()}
+    found = _of_text(columns)
     numbers: dict[str, Any] = {name: float(found[name]) for name in MEASURES if name in found}
-    numbers |= {name: getattr(measured, name) for name in ("n_tokens", "n_sinks", "n_documents")}
+    numbers |= {name: getattr(measured, name) for name in ("n_tokens", "n_skipped", "n_sinks", "n_documents")}
     return Evaluation(
         **numbers,
         dead_fraction=float(np.mean(np.concatenate(measured.n_firings) == 0)),
@@ -93,10 +93,17 @@ def evaluate(
         model=_model_source(model),
         transcoders=stand_in.source,
         text=rows.sources,
-        settings={"n_resamples": n_resamples, "seed": seed}
-        | {"n_blocks_of_documents": len(columns["n_tokens"]), "n_prompt_tokens": N_PROMPT_TOKENS},
+        settings={"n_resamples": n_resamples, "seed": seed, "skip_positions": skip_positions}
+        | {"n_blocks_of_documents": len(columns["n_tokens"]), "n_prompt_tokens": N_PROMPT_TOKENS}
+        | {"skipped": why_left_out(model, skip_positions)},
         versions=library_versions(),
     )
+
+
+def _of_text(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The measures of all parts together."""
+    of_text = measures({name: column.sum(0, keepdims=True) for name, column in columns.items()})
+    return {name: values[0] for name, values in of_text.items()}
 
 
 def _model_source(model: LanguageModel) -> dict[str, Any]:

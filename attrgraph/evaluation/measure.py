@@ -1,7 +1,7 @@
 """One pass over a text: what a stand-in for the MLPs gets wrong, summed by document."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -13,15 +13,16 @@ from torch.nn.functional import cross_entropy
 
 from attrgraph.data.activations import TokenBatch, batches_by_length, pad_rows, trained_logits
 from attrgraph.data.corpus import TokenRows
-from attrgraph.errors import PromptError, ResultError
+from attrgraph.errors import PromptError
 from attrgraph.evaluation.stand_ins import StandIn
 from attrgraph.evaluation.statistics import Sums, add_to_blocks, blocks_of_documents
 from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence
-from attrgraph.models.special import SINK_FACTOR, sink_ratios, text_mask
+from attrgraph.models.special import SkipPositions, text_mask, why_left_out
 from attrgraph.progress import Progress
+from attrgraph.transcoders.finite import not_finite
 
 _NO_TARGET = -100  # in place of a token id; torch's cross-entropy gives 0 for it
 # logits of one run of the model; with the copies that comparing two of them takes, this is about 3 GiB in float32
@@ -46,6 +47,7 @@ class Measured:
     sums: Sums  # by block of documents
     n_firings: list[Int[np.ndarray, " n_units"]]  # by layer: tokens on which each unit was active
     n_documents: int  # with at least one measured token
+    n_skipped: int  # tokens that `text_mask` leaves out
 
     @property
     def n_tokens(self) -> int:
@@ -76,14 +78,20 @@ def check_rows(model: LanguageModel, rows: TokenRows) -> None:
             raise PromptError(f"a row has {problem}. Were the rows made for another model?")
 
 
-def count_measured(model: LanguageModel, row: Int[Tensor, " n_pos"]) -> int:
+def count_measured(model: LanguageModel, row: Int[Tensor, " n_pos"], skip_positions: SkipPositions) -> int:
     """Tokens of a row that are measured unless they are sinks; see `text_mask`."""
-    return int(text_mask(model, row).sum())
+    return int(text_mask(model, row, skip_positions).sum())
 
 
 @torch.no_grad()
 def measure(
-    model: LanguageModel, stand_in: StandIn, rows: TokenRows, *, batch_tokens: int, progress: Progress
+    model: LanguageModel,
+    stand_in: StandIn,
+    rows: TokenRows,
+    *,
+    batch_tokens: int,
+    skip_positions: SkipPositions,
+    progress: Progress,
 ) -> Measured:
     """Run the model, the model with its MLPs replaced, and the model without MLPs on every row.
 
@@ -94,7 +102,7 @@ def measure(
         PromptError: there are fewer than two measured tokens.
         ResultError: a number is not finite.
     """
-    measured = _measured_rows(model, rows)
+    measured, n_skipped = _measured_rows(model, rows, skip_positions)
     documents, document_of_row = np.unique([rows.document[i] for i in measured], return_inverse=True)
     block_of_row = blocks_of_documents(len(documents), model.n_layers, model.d_model)[document_of_row]
     n_blocks = int(block_of_row.max()) + 1
@@ -105,29 +113,30 @@ def measure(
     batches = batches_by_length([rows.rows[i] for i in measured], n_at_once, longest_first=True)
     for done, batch in enumerate(batches):
         progress("measure", done, len(batches))
-        tokens = pad_rows(model, [rows.rows[measured[i]] for i in batch])
+        tokens = pad_rows(model, [rows.rows[measured[i]] for i in batch], skip_positions)
         of_rows = _measure_batch(model, stand_in, tokens, n_firings)
         add_to_blocks(sums, block_of_row[batch], of_rows, n_blocks=n_blocks)
     progress("measure", len(batches), len(batches))
-    return Measured(sums, [n.cpu().numpy() for n in n_firings], len(documents))
+    return Measured(sums, [n.cpu().numpy() for n in n_firings], len(documents), n_skipped)
 
 
-def _measured_rows(model: LanguageModel, rows: TokenRows) -> list[int]:
-    """Rows with something to measure."""
-    n_tokens = [count_measured(model, row) for row in rows.rows]
+def _measured_rows(model: LanguageModel, rows: TokenRows, skip_positions: SkipPositions) -> tuple[list[int], int]:
+    """Rows with something to measure, and how many tokens of all rows are left out."""
+    n_tokens = [count_measured(model, row, skip_positions) for row in rows.rows]
     if sum(n_tokens) < 2:
         raise PromptError(
-            f"the text has {sum(n_tokens)} tokens besides the first of each row; expected at least 2 to measure at."
+            f"the text has {sum(n_tokens)} tokens besides those left out ({why_left_out(model, skip_positions)}); "
+            "expected at least 2 to measure at."
         )
-    return [i for i, n in enumerate(n_tokens) if n]
+    return [i for i, n in enumerate(n_tokens) if n], sum(map(len, rows.rows)) - sum(n_tokens)
 
 
 def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, n_firings: list[Tensor]) -> Sums:
     """The sums of every row of a batch, by layer [n_rows, n_layers, ...] or not [n_rows]; adds to `n_firings`."""
     targets = _next_ids(tokens)
-    run, is_sink = _run_model(model, stand_in, tokens)
-    n_sinks = is_sink.sum(1).cpu().numpy()
-    tokens = replace(tokens, is_trained=tokens.is_trained & ~is_sink)
+    run, kept = _run_model(model, stand_in, tokens)
+    n_sinks = (tokens.is_trained & ~kept.is_trained).sum(1).cpu().numpy()
+    tokens = kept
     targets = targets[tokens.is_trained]
     by_row = partial(_sum_rows, tokens.is_trained)
     squared_error, total, total_squared, n_active = [], [], [], []
@@ -162,14 +171,13 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
     }
     for name, what in _MUST_BE_FINITE.items():
         if not bool(np.isfinite(sums[name]).all()):
-            raise ResultError(f"{what} are not finite; weights hold NaN, or the dtype overflows: try float32.")
+            weights = [*model.hf_model.parameters(), *stand_in.weights]
+            raise not_finite(what, "the model or stand-in", weights, model.dtype)
     return sums
 
 
-def _run_model(
-    model: LanguageModel, stand_in: StandIn, tokens: TokenBatch
-) -> tuple[_TrueRun, Bool[Tensor, "n_rows n_pos"]]:
-    """The true run, observed, and which tokens are attention sinks, whose numbers are left out."""
+def _run_model(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch) -> tuple[_TrueRun, TokenBatch]:
+    """The true run, observed, and the batch without attention sinks, whose numbers are left out."""
     reads, outs, lengths = list[Tensor](), list[Tensor](), list[Tensor]()
 
     def keep_read(_: int, x: Tensor) -> None:
@@ -183,11 +191,11 @@ def _run_model(
     read_modules = [stand_in.read_module(layer) for layer in range(model.n_layers)]
     with on_input(read_modules, keep_read), replaced_mlps(model, keep_out):
         run = _TrueRun(reads, outs, trained_logits(model, tokens))
-    is_sink = sink_ratios(lengths, tokens.is_trained) >= SINK_FACTOR
-    kept = ~is_sink[tokens.is_trained]
-    if not bool(kept.all()):
-        run = _TrueRun([x[kept] for x in run.reads], [x[kept] for x in run.outs], run.logits[kept])
-    return run, is_sink
+    kept = tokens.without_sinks(lengths)
+    is_kept = kept.is_trained[tokens.is_trained]
+    if not bool(is_kept.all()):
+        run = _TrueRun([x[is_kept] for x in run.reads], [x[is_kept] for x in run.outs], run.logits[is_kept])
+    return run, kept
 
 
 def _next_ids(tokens: TokenBatch) -> Int[Tensor, "n_rows n_pos"]:

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attrgraph.data.activations import batches_of_similar_length
+from attrgraph.data.activations import batches_of_similar_length, stream_lengths
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError, PromptError
 from attrgraph.evaluation.stand_ins import Reconstruction
 from attrgraph.models.families import plain_weights
 from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions
 
 NEURONS = "top-k neurons"
 # rows whose tokens the neurons' means are taken over; more change the means by less than they differ between texts
@@ -54,6 +55,10 @@ class TopNeurons:
     def n_units(self) -> Sequence[int]:
         return [len(mean) for mean in self._means]
 
+    @property
+    def weights(self) -> list[Tensor]:
+        return list(self._means)
+
     def read_module(self, layer: int) -> nn.Module:
         return self._model.mlp_out_module(layer)
 
@@ -84,7 +89,12 @@ class TopNeurons:
 
 @torch.no_grad()
 def neuron_baseline(
-    model: LanguageModel, l0_by_layer: Sequence[float], rows: TokenRows, *, batch_tokens: int = 4096
+    model: LanguageModel,
+    l0_by_layer: Sequence[float],
+    rows: TokenRows,
+    *,
+    batch_tokens: int = 4096,
+    skip_positions: SkipPositions = "auto",
 ) -> TopNeurons:
     """Top-k neurons with each layer's `k` equal to the mean number of features that transcoders have active there.
 
@@ -93,6 +103,7 @@ def neuron_baseline(
         l0_by_layer: active features a token; `k` is this rounded, at least 1 and at most all neurons.
         rows: the text; the neurons' means are taken over the measured tokens of at most 64 rows, evenly spaced.
         batch_tokens: tokens that the model runs on at once.
+        skip_positions: see `evaluate`.
 
     Raises:
         AttrGraphError: not one number for each layer.
@@ -106,12 +117,19 @@ def neuron_baseline(
     modules = [model.mlp_out_module(layer) for layer in range(model.n_layers)]
     totals: dict[int, Tensor] = {}
     n_tokens = 0
-    for tokens in batches_of_similar_length(model, taken, batch_tokens=batch_tokens, longest_first=True):
+    for batch in batches_of_similar_length(
+        model, taken, batch_tokens=batch_tokens, longest_first=True, skip_positions=skip_positions
+    ):
+        with stream_lengths(model) as lengths:  # sinks are known once the model has run
+            model.run_body(batch.token_ids)
+        tokens = batch.without_sinks(lengths)
         with on_input(modules, partial(_add, totals, tokens.is_trained)):
             model.run_body(tokens.token_ids)
         n_tokens += int(tokens.is_trained.sum())
     if n_tokens == 0:
-        raise PromptError("the text has no tokens besides BOS; expected some to take the neurons' means over.")
+        raise PromptError(
+            "the text has no tokens besides those left out; expected some to take the neurons' means over."
+        )
     means = [total / n_tokens for total in totals.values()]
     n_kept = [min(max(1, round(l0)), len(mean)) for l0, mean in zip(l0_by_layer, means, strict=True)]
     return TopNeurons(model, n_kept=n_kept, means=means)

@@ -64,6 +64,7 @@ class Evaluation:
     intervals: Mapping[str, Interval]
     graphs: GraphScores
     n_tokens: int  # that were measured
+    n_skipped: int  # that were not, for what they are or where they stand: settings["skipped"] says which
     n_sinks: int  # that were not, because they are attention sinks
     n_documents: int
     model: Mapping[str, Any]

@@ -11,6 +11,7 @@ from attrgraph.data.documents import Documents
 from attrgraph.errors import TranscoderError
 from attrgraph.files import read_yaml
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions
 
 RECORD = "training.yaml"  # written by the trainer next to the weights
 Split = Literal["held-out", "all"]
@@ -32,6 +33,7 @@ class _Record:
     folder: Path
     digests: frozenset[str]
     held_out_share: float
+    skip_positions: SkipPositions
 
 
 def choose_split(
@@ -72,6 +74,18 @@ def choose_split(
     return Choice("held-out", f"{names} was trained on the others", min(record.held_out_share for record in trained))
 
 
+def skipped_in_training(folder: str | Path) -> SkipPositions:
+    """Tokens of rows that transcoders were not trained on, by their record; "auto" without one.
+
+    Raises:
+        TranscoderError: the record cannot be read.
+    """
+    path = Path(folder).expanduser() / RECORD
+    if not path.is_file():
+        return "auto"
+    return _read_record(path.parent).skip_positions
+
+
 def read_rows(
     model: LanguageModel,
     paths: Sequence[str | Path],
@@ -92,7 +106,10 @@ def _read_record(folder: Path) -> _Record:
     try:
         values = read_yaml(path)
         digests = frozenset(str(digest) for digest in values["text"].values())
-        return _Record(folder, digests, float(values["held_out_share"]))
+        skipped = values.get("config", {}).get("skip_positions", "auto")
+        if not isinstance(skipped, str | list):
+            raise TypeError
+        return _Record(folder, digests, float(values["held_out_share"]), skipped)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as e:
         raise TranscoderError(
             f"{path}: expected YAML with `text` (digests by path) and `held_out_share` ({type(e).__name__}); "

@@ -33,6 +33,10 @@ class StandIn(Protocol):
     def n_units(self) -> Sequence[int]:
         """Number of units by layer."""
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Its own, besides the model's."""
+
     def read_module(self, layer: int) -> nn.Module:
         """The module of the model whose input the units of a layer read."""
 
@@ -63,6 +67,10 @@ class TranscoderStandIn:
     @property
     def n_units(self) -> Sequence[int]:
         return self._transcoders.n_features
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [w for layer in self._transcoders.layers for w in vars(layer).values() if w is not None]
 
     def read_module(self, layer: int) -> nn.Module:
         return self._model.mlp_norm_module(layer)

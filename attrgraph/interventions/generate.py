@@ -18,6 +18,7 @@ from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError
 from attrgraph.interventions.intervene import held_layers, live_read, take_apart
 from attrgraph.interventions.intervention import Changes, Intervention, Positions, add_changes, resolve
+from attrgraph.models.cached_run import CachedRun
 from attrgraph.models.frozen import widened
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import replaced_mlps
@@ -77,24 +78,24 @@ def generate(
         raise InterventionError(f"mode is {mode!r}; text can be generated in mode {' or '.join(_LIVE_MODES)}.")
     local = take_apart(model, prompt, **options)
     sets = [interventions] if isinstance(interventions, Intervention) else interventions
-    token_ids, new_ids, cache = local.run.token_ids.tolist(), list[int](), None
+    token_ids, new_ids = local.run.token_ids.tolist(), list[int]()
+    read = CachedRun(model)
     # the last token is predicted, not read
     n_new, ends = min(max_new_tokens, model.n_context - len(token_ids) + 1), _ends_of_text(model)
     steering = _Steering(model, local, sets, (mode, upto_layer), len(token_ids) + n_new)
-    fed, speeds = token_ids, list[Tensor]()
+    fed = token_ids
     while len(new_ids) < n_new:
         start = len(token_ids) + len(new_ids) - len(fed)
         rows = torch.tensor([fed, fed], device=model.device)
         with model.eager(), steering.at(start, len(fed)):
-            out = model.hf_model(input_ids=rows, past_key_values=cache, use_cache=use_cache, logits_to_keep=1)
-        before, speeds = speeds, _rotation_speeds(model)
-        if cache is not None and not all(map(torch.equal, before, speeds)):
-            cache, fed = None, token_ids + new_ids  # keys in the cache are turned otherwise: the whole text again
+            logits = read(rows)
+        if use_cache and read.is_stale:
+            read, fed = CachedRun(model), token_ids + new_ids
             continue
-        new_ids.append(int(out.logits[1, -1].argmax()))
+        new_ids.append(int(logits[1].argmax()))
         if new_ids[-1] in ends:
             break
-        cache, fed = (out.past_key_values, new_ids[-1:]) if use_cache else (None, token_ids + new_ids)
+        read, fed = (read, new_ids[-1:]) if use_cache else (CachedRun(model), token_ids + new_ids)
     tokens = [model.token_text(i) for i in new_ids]
     return Generated(new_ids, tokens, model.text_of(new_ids))
 
@@ -195,11 +196,6 @@ def _counted(positions: Positions, n_prompt: int, n_total: int) -> range:
         return positions
     start, stop = (max(0, n_prompt + i) if i is not None and i < 0 else i for i in (positions.start, positions.stop))
     return range(n_total)[start : stop : positions.step]
-
-
-def _rotation_speeds(model: LanguageModel) -> list[Tensor]:
-    """Of rotary position embeddings; some kinds (longrope) choose them in each run, by the length of the text."""
-    return [buffer.clone() for name, buffer in model.hf_model.named_buffers() if name.endswith("inv_freq")]
 
 
 def _ends_of_text(model: LanguageModel) -> set[int]:

@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from attrgraph.errors import PromptError, ResultError, UnsupportedModelError
+from attrgraph.errors import PromptError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.transcoders import Transcoders
+from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.hub import digest_tensors
 
 Message = dict[str, Any]
@@ -215,10 +216,7 @@ class LanguageModel:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = seen.streams[self.n_layers]
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
-            raise ResultError(
-                "the model's activations are not finite: its weights hold NaN or infinite values"
-                + (", or float16 overflows; use bfloat16 or float32." if logits.dtype == torch.float16 else ".")
-            )
+            raise not_finite("the model's activations", "the model", self.hf_model.parameters(), logits.dtype)
         position_embedding = self._position_embedding(len(token_ids))
         embedding = seen.streams[0] if position_embedding is None else seen.streams[0] - position_embedding
         final_norm = self.frozen_norm(self.final_norm_module(), final_stream)

@@ -63,11 +63,20 @@ def find_special(
             for pos, ratio in enumerate(ratios)
             if ratio >= SINK_FACTOR
         }
+    return dict.fromkeys(asked_positions(skip_positions, run.n_pos), "as asked")
+
+
+def asked_positions(skip_positions: SkipPositions, n_pos: int) -> list[int]:
+    """Positions that were named, of so many, from the end if negative; none with "none".
+
+    Raises:
+        PromptError: another text, or a position that there is not.
+    """
     if skip_positions == "none":
-        return {}
+        return []
     if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
         raise PromptError(f'skip_positions is {skip_positions!r}; expected "auto", "none", or a list of positions.')
-    return {counted(pos, run.n_pos, "a position to skip"): "as asked" for pos in skip_positions}
+    return [counted(pos, n_pos, "a position to skip") for pos in skip_positions]
 
 
 def counted(pos: Any, n_pos: int, name: str) -> int:
@@ -88,16 +97,40 @@ def mask_of(special: Collection[int], run: FrozenRun) -> Bool[Tensor, " n_pos"]:
     return mask
 
 
-def text_mask(model: LanguageModel, token_ids: Int[Tensor, "*rows n_pos"]) -> Bool[Tensor, "*rows n_pos"]:
+def text_mask(
+    model: LanguageModel, token_ids: Int[Tensor, "*rows n_pos"], skip_positions: SkipPositions = "auto"
+) -> Bool[Tensor, "*rows n_pos"]:
     """Tokens of rows that are trained on and measured, as far as ids tell.
 
-    All but BOS; where the tokenizer has none, all but the first, at which most models have their sink.
+    Args:
+        model: whose tokenizer made them.
+        token_ids: of rows.
+        skip_positions: "auto", all but BOS, or, where the tokenizer has none, all but the first, at which most models
+            have their sink; "none", all; or positions, all but these, of rows that are so long.
     """
-    if model.bos_token_id is not None:
+    if skip_positions == "auto" and model.bos_token_id is not None:
         return token_ids != model.bos_token_id
+    first = [0] if skip_positions == "auto" else asked_positions(skip_positions, model.n_context)
     mask = torch.ones_like(token_ids, dtype=torch.bool)
-    mask[..., 0] = False
+    mask[..., [pos for pos in first if pos < mask.shape[-1]]] = False
     return mask
+
+
+def why_left_out(model: LanguageModel, skip_positions: SkipPositions = "auto") -> str:
+    """What `text_mask` leaves out, in words."""
+    if skip_positions == "auto":
+        return "BOS" if model.bos_token_id is not None else "the first of each row, since the tokenizer has no BOS"
+    positions = ", ".join(map(str, skip_positions))
+    return "nothing, as asked" if skip_positions == "none" else f"positions {positions} of each row, as asked"
+
+
+def find_sinks(
+    lengths: Sequence[Float[Tensor, "n_rows n_pos"]],
+    is_text: Bool[Tensor, "n_rows n_pos"],
+    skip_positions: SkipPositions = "auto",
+) -> Bool[Tensor, "n_rows n_pos"]:
+    """Which tokens of rows are attention sinks, by `sink_ratios`; none unless `skip_positions` is "auto"."""
+    return sink_ratios(lengths, is_text) >= SINK_FACTOR if skip_positions == "auto" else torch.zeros_like(is_text)
 
 
 def sink_ratios(

@@ -11,6 +11,7 @@ from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import TrainingError
 from attrgraph.files import write_whole
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
 
@@ -70,10 +71,19 @@ class Metrics:
 class Watcher:
     """Adds to a run's records, now and then, how often the replacement model agrees with the model on held-out text."""
 
-    def __init__(self, model: LanguageModel, held_out: TokenRows, report: Report, shards: Shards) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        held_out: TokenRows,
+        report: Report,
+        shards: Shards,
+        skip_positions: SkipPositions = "auto",
+    ) -> None:
         self._model, self._report, self._shards = model, report, shards
         rows = held_out.first_tokens(_WATCHED_TOKENS).rows
-        self._batches = list(batches_of_similar_length(model, rows, batch_tokens=_WATCHED_TOKENS))
+        self._batches = list(
+            batches_of_similar_length(model, rows, batch_tokens=_WATCHED_TOKENS, skip_positions=skip_positions)
+        )
         self._watched = -float("inf")
 
     def __call__(self, trained: TrainableTranscoders, record: dict[str, Any]) -> None:

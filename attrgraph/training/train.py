@@ -1,7 +1,9 @@
 """Train transcoders on a model and a corpus, write them with their record and card, and measure what was written."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -16,6 +18,8 @@ from attrgraph.errors import TrainingError
 from attrgraph.evaluation import Evaluation, evaluate
 from attrgraph.files import write_whole
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions, text_mask, why_left_out
+from attrgraph.progress import Progress, silent
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
 from attrgraph.training.record import run_record
@@ -23,9 +27,9 @@ from attrgraph.transcoders.folder import check_replaceable, save_transcoders
 from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.export import export_transcoders, gather_features
 from attrgraph.transcoders.training.shards import Shards
-from attrgraph.transcoders.training.streams import Rounds
+from attrgraph.transcoders.training.streams import Activations, Rounds
 from attrgraph.transcoders.training.train_config import TrainConfig
-from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
+from attrgraph.transcoders.training.trainer import Divergence, Hooks, train_transcoders
 
 # of held-out rows that the card's figures are measured on
 _MEASURED_TOKENS = 50_000
@@ -48,7 +52,9 @@ class RunSettings:
     weights_dtype: torch.dtype = torch.float32
     held_out_share: float = HELD_OUT_SHARE  # recorded, so that an evaluation can tell which documents were trained on
     shards: Shards = field(default_factory=Shards)
+    spent_s: float = 0.0  # of the config's max_minutes, before this: on samples, for one
     say: Callable[[str], None] = lambda message: None  # called before work that takes long or much space
+    progress: Progress = silent  # called while activations are written and transcoders measured
 
 
 def train(
@@ -59,6 +65,7 @@ def train(
     config: TrainConfig,
     settings: RunSettings | None = None,
     *,
+    skip_positions: SkipPositions | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Evaluation | None:
     """Train transcoders, write them, and measure what was written on held-out text.
@@ -74,6 +81,7 @@ def train(
         output: the folder to write.
         config: what to learn, and how.
         settings: how to carry it out.
+        skip_positions: in place of the config's: "auto", "none", or positions of each row.
         report: called every few steps with the metrics of the last one.
 
     Returns:
@@ -83,34 +91,75 @@ def train(
         TrainingError, CorpusError: the run cannot work; where possible this is found before any long work.
     """
     settings, output = settings or RunSettings(), Path(output)
-    shards, partial = settings.shards, _partial(output)
-    config.check_fits(model.n_layers)
-    shards.features(config.n_features)
+    config = _checked(model, rows, config, skip_positions)
+    settings.shards.features(config.n_features)
     key = _activations_key(model, rows, config, settings)
     record = {**run_record(model, rows, config, settings.held_out_share), "activations": key}
-    if shards.rank == 0:
-        _prepare(output, partial, record, settings)
-    shards.barrier()
-    rounds = _rounds(model, rows, config, settings, key)
+    with ExitStack() as locks:
+        if settings.shards.rank == 0:
+            _prepare(output, record, settings, locks)
+        settings.shards.barrier()
+        return _run(model, (rows, held_out), output, config, settings, record, report)
+
+
+def _run(
+    model: LanguageModel,
+    corpus: tuple[TokenRows, TokenRows],
+    output: Path,
+    config: TrainConfig,
+    settings: RunSettings,
+    record: dict[str, Any],
+    report: Callable[[dict[str, Any]], None] | None,
+) -> Evaluation | None:
+    """`train`, in a folder that is prepared."""
+    (rows, held_out), shards, partial = corpus, settings.shards, _partial(output)
+    rounds = _rounds(model, rows, config, settings, record["activations"])
     metrics, checkpoints = Metrics(partial / "metrics.jsonl", shards, report), CheckpointFolder(partial, shards)
     if settings.is_resuming:
         metrics.cut_after(checkpoints.newest_step())
-    watcher = Watcher(model, held_out, metrics.add, shards)
-    hooks = Hooks(watcher, checkpoints, settings.checkpoint_every_s, settings.is_resuming)
-    divergence = None
-    if config.kl_weight:
-        divergence = divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, seed=config.seed)
+    watcher = Watcher(model, held_out, metrics.add, shards, config.skip_positions)
+    hooks = Hooks(watcher, checkpoints, settings.checkpoint_every_s, settings.spent_s, settings.is_resuming)
+    divergence = _divergence(model, rows, config)
     trained = train_transcoders(rounds, config, hooks=hooks, shards=shards, divergence=divergence)
     # every process takes part in both
     whole, sample = gather_features(trained), rounds.round(0)
     if shards.rank:
         return None
     finished = export_transcoders(whole, sample, record["model"]["id"], dtype=settings.weights_dtype)
-    measured = evaluate(model, finished, held_out.first_tokens(_MEASURED_TOKENS), n_graphs=0)
-    texts = _texts({**record, "result": {**metrics.last(), "held_out": measured.headline()}}, measured, metrics)
+    to_measure = held_out.first_tokens(_MEASURED_TOKENS)
+    how: dict[str, Any] = {"skip_positions": config.skip_positions, "progress": settings.progress}
+    measured = evaluate(model, finished, to_measure, n_graphs=0, **how)
+    result = {**metrics.last(), "held_out": measured.headline(), "skipped": _skipped(model, rows, sample, config)}
+    texts = _texts({**record, "result": result}, measured, metrics)
     save_transcoders(finished, output, overwrite=settings.overwrite, texts=texts)
     rmtree(partial)
     return measured
+
+
+def _checked(
+    model: LanguageModel, rows: TokenRows, config: TrainConfig, skip_positions: SkipPositions | None
+) -> TrainConfig:
+    """The config, with `skip_positions` if given; refused if it does not fit the model."""
+    if skip_positions is not None:
+        asked = skip_positions if isinstance(skip_positions, str) else list(skip_positions)
+        config = replace(config, skip_positions=asked)
+    text_mask(model, rows.rows[0], config.skip_positions)
+    config.check_fits(model.n_layers)
+    return config
+
+
+def _divergence(model: LanguageModel, rows: TokenRows, config: TrainConfig) -> Divergence | None:
+    if not config.kl_weight:
+        return None
+    of_rows: dict[str, Any] = {"seed": config.seed, "skip_positions": config.skip_positions}
+    return divergence_on_rows(model, rows.rows, batch_tokens=config.kl_tokens, **of_rows)
+
+
+def _skipped(model: LanguageModel, rows: TokenRows, first: Activations, config: TrainConfig) -> dict[str, Any]:
+    """How many tokens were not trained on, and why."""
+    n_skipped = sum(int((~text_mask(model, row, config.skip_positions)).sum()) for row in rows.rows)
+    sinks = {"n_sinks": first.n_sinks, "of": first.n_tokens + first.n_sinks}  # of the first round: others are alike
+    return {"n": n_skipped, "why": why_left_out(model, config.skip_positions), **sinks}
 
 
 def _texts(record: dict[str, Any], measured: Evaluation, metrics: Metrics) -> dict[str, str]:
@@ -144,10 +193,38 @@ def _partial(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
-def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunSettings) -> None:
-    """Make the folder of the unfinished run, or check that the one to resume is the same run."""
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Refuses a folder that another run writes; that the run is killed frees it.
+
+    Raises:
+        TrainingError: it is in use.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            flock(descriptor, LOCK_EX | LOCK_NB)
+        except OSError as e:
+            raise TrainingError(
+                f"{folder}: another process is training in it; wait until it has ended, or choose another output."
+            ) from e
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(output: Path, record: dict[str, Any], settings: RunSettings, locks: ExitStack) -> None:
+    """Make the folder of the unfinished run, or check that the one to resume is the same run; and lock it."""
     check_output(output, overwrite=settings.overwrite, is_resuming=settings.is_resuming)
+    partial = _partial(output)
     begun = partial / _BEGUN
+    if partial.is_dir():
+        locks.enter_context(_in_use(partial))
     if settings.is_resuming:
         before = yaml.safe_load(begun.read_text(encoding="utf-8"))
         changed = [key for key in ("model", "text", "held_out_share", "activations") if before.get(key) != record[key]]
@@ -162,6 +239,7 @@ def _prepare(output: Path, partial: Path, record: dict[str, Any], settings: RunS
         partial.mkdir(parents=True)
     except OSError as e:
         raise TrainingError(f"{partial}: cannot be written ({e.strerror}).") from e
+    locks.enter_context(_in_use(partial))
     write_whole(begun, lambda path: path.write_text(yaml.safe_dump(record, sort_keys=False)), overwrite=True)
 
 
@@ -175,6 +253,7 @@ def _activations_key(
         "dtype": str(model.dtype),
         "hooks": "hook_resid_mid hook_mlp_out",
         "seed": str(config.seed),
+        "skip_positions": str(config.skip_positions),
         "round_tokens": str(_round_tokens(model, config, settings)),
         "stored": "live" if settings.cache is None else settings.cache_dtype,
     }
@@ -186,12 +265,23 @@ def _round_tokens(model: LanguageModel, config: TrainConfig, settings: RunSettin
     return max(min(settings.buffer_bytes // bytes_per_token, _MOST_ROUND_TOKENS), 16 * config.batch_tokens)
 
 
+def _counted(n: int, progress: Progress) -> Iterator[int]:
+    for i in range(n):
+        progress("activations", i, n)
+        yield i
+
+
 def _rounds(
     model: LanguageModel, rows: TokenRows, config: TrainConfig, settings: RunSettings, key: dict[str, str]
 ) -> Rounds:
     """Activations of the model as it runs, or from a cache on disk."""
     round_tokens, cache = _round_tokens(model, config, settings), settings.cache
-    live = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed, shards=settings.shards)
+    of_rows: dict[str, Any] = {
+        "round_tokens": round_tokens,
+        "seed": config.seed,
+        "skip_positions": config.skip_positions,
+    }
+    live = LiveRounds(model, rows.rows, **of_rows, shards=settings.shards)
     if cache is None:
         return live
     if not cache.exists() and settings.shards.rank == 0:
@@ -200,8 +290,8 @@ def _rounds(
         n_tokens = rows.n_tokens * n_rounds * live.n_rows // len(rows.rows)
         n_bytes = cache_size_bytes(model.n_layers, model.d_model, n_tokens, settings.cache_dtype, n_rounds=n_rounds)
         settings.say(f"writing {n_tokens:,} tokens of activations to {cache}: {n_bytes / 1e9:.2f} GB")
-        alone = LiveRounds(model, rows.rows, round_tokens=round_tokens, seed=config.seed)
-        once = (alone.round(i) for i in range(n_rounds))
+        alone = LiveRounds(model, rows.rows, **of_rows)
+        once = (alone.round(i) for i in _counted(n_rounds, settings.progress))
         ActivationCache.write(cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
     settings.shards.barrier()
     return ActivationCache.open(cache, key=key, device=model.device)

@@ -90,8 +90,8 @@ def test_tables_show_measures_intervals_and_layers(text: Path, capsys: pytest.Ca
     assert err == ""
     lines = [line.split() for line in out.splitlines()]
     n_tokens = sum(len(sentence.split()) for sentence in SENTENCES)
-    heading = f"{n_tokens} tokens in 10 documents: all documents (no transcoders here have a training.yaml)\n"
-    assert out.startswith(heading)
+    chosen = "all documents (no transcoders here have a training.yaml)"
+    assert out.startswith(f"{n_tokens} tokens in 10 documents: {chosen}; left out 10: BOS\n")
     assert ["demo", "top-k", "neurons"] in lines
     shown = {line[0]: line for line in lines if line}
     assert shown["NMSE"][2].startswith("(") and shown["NMSE"][3] == "to"

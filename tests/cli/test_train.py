@@ -96,7 +96,7 @@ def test_evaluate_takes_the_documents_that_training_left_out(
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(
-    trained: tuple[Path, dict[str, Any]], text: Path, config: Path, tmp_path: Path
+    trained: tuple[Path, dict[str, Any]], text: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, output = trained[0], tmp_path / "set"
     arguments = ["--text", str(text), *SMALL, str(config), "-o", str(output), "--checkpoint-minutes", "0"]
@@ -106,6 +106,10 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(
     partial = tmp_path / "set.partial"
     while process.poll() is None and not any(partial.glob("checkpoint-0000000[2-9]0")):
         time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    assert main(["train", "demo", *arguments, "--resume"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("attrgraph: ") and "set.partial: another process is training in it" in error
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not output.exists()
     train([*arguments, "--resume"])
@@ -116,7 +120,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(
 
 
 def test_per_layer_sets_caches_and_samples_of_the_model_itself(
-    text: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("attrgraph.data.self_generate._DEFAULT_LENGTH", 64)
     common = [*SMALL, str(config), "--tokens", "3k"]
@@ -126,6 +130,8 @@ def test_per_layer_sets_caches_and_samples_of_the_model_itself(
     assert (tmp_path / "cache" / "index.json").is_file()
     assert main([*plain, "-o", str(tmp_path / "b"), *cache, "--weights-dtype", "bfloat16"]) == 0
     assert ag.load_transcoders(tmp_path / "b").config.k == 3
+    warning = "12 steps are too few to learn"
+    assert f"warning: {warning}" in capsys.readouterr().out and warning in (tmp_path / "b" / "README.md").read_text()
     assert main(["train", "demo", "--self-generate", "2000", *common, "-o", str(tmp_path / "c")]) == 0
 
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from attrgraph.cli.progress import progress_bar
 from attrgraph.cli.training_progress import TrainingProgress, summary
 from attrgraph.errors import TrainingError
 from attrgraph.transcoders.training.train_config import TrainConfig
@@ -34,16 +36,38 @@ def test_summary_says_where_the_run_is_and_what_is_left() -> None:
 
 
 def test_lines_where_there_is_no_terminal_and_nothing_where_it_is_not_shown(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with TrainingProgress(Console(file=io.StringIO()), is_shown=True).reporting(CONFIG, None) as report:
+    monkeypatch.setattr("attrgraph.cli.progress._LINE_EVERY_S", 0.1)
+    with TrainingProgress(Console(file=io.StringIO()), is_shown=True).reporting(CONFIG, None) as (report, doing):
         assert report is not None
+        wait_for("  0%  activations of the first tokens\n", capsys)
         report(RECORD)
         report(RECORD)  # too soon for a second line
-    captured = capsys.readouterr()
-    assert captured.out == "" and len(captured.err.splitlines()) == 1 and captured.err.startswith(" 25%  NMSE")
-    with TrainingProgress(Console(file=io.StringIO()), is_shown=False).reporting(CONFIG, None) as report:
+        wait_for(" 25%  NMSE 0.1235", capsys)
+        doing("measure", 1, 2)
+        wait_for(" 25%  measure: 1 of 2\n", capsys)
+        report(RECORD | {"progress": 1.0})
+        assert capsys.readouterr().err.startswith("100%  NMSE 0.1235  L0 40.0 of 40")
+    with TrainingProgress(Console(file=io.StringIO()), is_shown=False).reporting(CONFIG, None) as (report, _):
         assert report is None
+    assert capsys.readouterr().out == ""
+
+
+def test_other_long_work_writes_lines_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attrgraph.cli.progress._LINE_EVERY_S", 0.1)
+    with progress_bar() as progress:
+        wait_for("load\n", capsys)
+        progress("trace", 3, 1200)
+        wait_for("trace: 3 of 1,200\n", capsys)
+
+
+def wait_for(start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Until a line of stderr begins so: a thread writes it."""
+    until = time.monotonic() + 10
+    while not any(line.startswith(start) for line in capsys.readouterr().err.splitlines(keepends=True)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_event_files_get_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +84,7 @@ def test_event_files_get_every_number(tmp_path: Path, monkeypatch: pytest.Monkey
             written.append(("closed", 0.0, 0))
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    with TrainingProgress(Console(file=io.StringIO()), is_shown=True).reporting(CONFIG, tmp_path) as report:
+    with TrainingProgress(Console(file=io.StringIO()), is_shown=True).reporting(CONFIG, tmp_path) as (report, _):
         assert report is not None
         report(RECORD)
     assert ("nmse", 0.12345, 20) in written and written[-1][0] == "closed"

@@ -96,7 +96,8 @@ def test_an_opened_cache_is_the_written_one(tmp_path: Path) -> None:
     opened = ActivationCache.open(tmp_path / "deep" / "cache", key=dict(reversed(KEY.items())))
     assert opened == written and opened.key == KEY and opened.dtype == "int8"
     index = json.loads((tmp_path / "deep" / "cache" / "index.json").read_text())
-    assert index == {"format_version": 1, "dtype": "int8", "key": KEY, "n_rounds": 3, "tokens_per_round": TOKENS}
+    counts = {"n_rounds": 3, "tokens_per_round": TOKENS, "sinks_per_round": [0, 0, 0]}
+    assert index == {"format_version": 1, "dtype": "int8", "key": KEY, **counts}
 
 
 def test_the_same_rounds_give_the_same_bytes(tmp_path: Path) -> None:

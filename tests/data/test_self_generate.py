@@ -151,7 +151,7 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, float], messa
 def test_models_that_write_nothing_are_refused() -> None:
     model = make_model("llama")
     model.hf_model.generation_config.eos_token_id = list(range(D_VOCAB))
-    with pytest.raises(CorpusError, match="ended all of 32 samples at their first token"):
+    with pytest.raises(CorpusError, match=r"ended all of \d+ samples at their first token"):
         self_generate(model, 10)
 
 

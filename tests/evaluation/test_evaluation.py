@@ -227,7 +227,9 @@ def test_report_says_what_was_measured() -> None:
     assert values["text"] == {"text.txt": "sha256:0"}
     assert values["model"]["family"] == "Llama"
     assert values["transcoders"]["kind"] == "cross_layer_transcoder"
-    assert values["settings"] == {"n_resamples": 7, "seed": 3, "n_blocks_of_documents": 7, "n_prompt_tokens": 32}
+    skipped = {"skip_positions": "auto", "skipped": "BOS"}
+    sizes = {"n_blocks_of_documents": 7, "n_prompt_tokens": 32}
+    assert values["settings"] == {"n_resamples": 7, "seed": 3, **skipped, **sizes}
     assert set(values["versions"]) == {"attrgraph", "python", "torch", "transformers", "numpy"}
 
 
@@ -275,7 +277,7 @@ def test_settings_are_checked(setting: dict[str, int]) -> None:
         ([BOS] + [3] * 64, r"a row has 65 tokens; expected 1 to 64, the model's context"),
         ([], "a row has 0 tokens"),
         ([BOS, D_VOCAB], f"a row has token id {D_VOCAB}; the model's vocabulary is 0 to {D_VOCAB - 1}"),
-        ([BOS, 3], "the text has 1 tokens besides the first of each row; expected at least 2"),
+        ([BOS, 3], r"the text has 1 tokens besides those left out \(BOS\); expected at least 2"),
     ],
 )
 def test_rows_are_checked(row: list[int], message: str) -> None:
@@ -304,7 +306,7 @@ def test_neurons_are_checked() -> None:
     model = make_model("llama")
     with pytest.raises(AttrGraphError, match="l0_by_layer has 2 numbers; the model has 3 layers"):
         neuron_baseline(model, [1.0, 2.0], make_rows())
-    with pytest.raises(PromptError, match="no tokens besides BOS"):
+    with pytest.raises(PromptError, match="no tokens besides those left out"):
         neuron_baseline(model, [1.0, 2.0, 3.0], make_rows((1, 1)))
 
 
@@ -312,7 +314,7 @@ def test_neurons_are_checked() -> None:
 def test_numbers_that_are_not_finite_are_refused() -> None:
     transcoders = make_transcoders()
     last = replace(transcoders.layers[-1], W_dec=transcoders.layers[-1].W_dec * 1e38)
-    with pytest.raises(ResultError, match="reconstructions are not finite"):
+    with pytest.raises(ResultError, match="decoder rows of layer 2 are not finite: numbers overflow"):
         evaluate(make_model("llama"), Transcoders([*transcoders.layers[:-1], last], transcoders.config), make_rows())
     model = make_model("llama")
     model.layer_modules()[2].mlp.down_proj.weight.data *= torch.nan

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny import make_transcoders
 
@@ -62,6 +63,23 @@ def test_strange_settings_and_labels_end_in_one_line(folder: Path, name: str, te
     with pytest.raises(TranscoderError, match=said) as found:
         load_transcoders(folder)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("name", ["W_enc", "W_dec"])
+def test_weights_without_axes_are_refused(folder: Path, name: str) -> None:
+    path = folder / "layer_1.safetensors"
+    weights = {each: tensor.clone() for each, tensor in load_file(path).items()}
+    save_file(weights | {name: torch.tensor(1.0)}, path)
+    with pytest.raises(TranscoderError, match=rf"{name} of layer 1 has shape \[\], expected a matrix"):
+        load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_other_digits_are_no_numbers_of_layers(folder: Path) -> None:
+    (folder / "layer_\u00b2.safetensors").write_bytes(b"")
+    (folder / "layer_\u0663.safetensors").write_bytes(b"")
+    assert load_transcoders(folder).n_layers == 3
 
 
 @pytest.mark.refusal

@@ -99,6 +99,8 @@ def _layer(
         for field, pattern in names.items():
             name = pattern.format(layer=layer)
             weights[field] = tensors.get(name) if field in _OPTIONAL else tensors[name]
+            if field.startswith("W_d") or field == "W_enc":
+                tensors.check_is_matrix(name)
         tensors.check_all_read(ignored=["k"])
     if not config.is_cross_layer:
         weights["W_dec"] = weights["W_dec"].unsqueeze(1)

@@ -23,7 +23,7 @@ from attrgraph.transcoders.config import READ_POINTS, WRITE_POINTS
 from attrgraph.transcoders.config import TranscoderConfig as TranscoderConfig
 from attrgraph.transcoders.transcoders import LayerWeights
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class Points(NamedTuple):
@@ -122,6 +122,11 @@ class Tensors:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
             raise TranscoderError(f"{self.path}: {name} has shape {list(found.shape)}, expected [{wanted}].")
         return found
+
+    def check_is_matrix(self, name: str) -> None:
+        """Raise for a tensor that has no rows of vectors."""
+        if self[name].ndim < 2:
+            raise TranscoderError(f"{self.path}: {name} has shape {list(self[name].shape)}, expected a matrix.")
 
     def check_all_read(self, *, ignored: Iterable[str] = ()) -> None:
         """Raise if a tensor is left: one that nothing reads could change what the transcoder computes."""

@@ -68,7 +68,6 @@ def calibrate_thresholds(model: TrainableTranscoders, sample: Activations) -> Fl
     For JumpReLU, scores are multiples of the learned thresholds, and the layers' numbers are scaled to sum to `l0`.
     """
     n_most = max(model.config.batch_tokens, _MOST_ENTRIES // model.config.n_features)
-    sample = sample.at(model.norm.is_ordinary(sample.reads))
     # in any order, since rounds come with short texts first
     order = torch.randperm(sample.n_tokens, generator=torch.Generator().manual_seed(model.config.seed))
     sample = sample.at(order[:n_most].to(sample.reads.device))

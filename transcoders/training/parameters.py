@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrgraph.kernels.pairs import Pairs
@@ -29,20 +29,16 @@ class FeatureDictionary(Protocol):
 
 @dataclass(frozen=True)
 class Normalisation:
-    """One mean and one scale per layer for reads and writes, and how long a token's stream may be."""
+    """One mean and one scale per layer for reads and writes."""
 
     read_mean: Float[Tensor, "n_layers d_model"]
     read_scale: Float[Tensor, " n_layers"]
     write_mean: Float[Tensor, "n_layers d_model"]
     write_scale: Float[Tensor, " n_layers"]  # makes the variance per element 1, so that squared errors are NMSE
-    longest_read: Float[Tensor, " n_layers"]
 
     @staticmethod
-    def estimate(sample: Activations, *, outlier_factor: float) -> "Normalisation":
-        """From a sample of tokens, without those whose stream is `outlier_factor` times longer than the median."""
-        lengths = sample.reads.float().norm(dim=-1)
-        longest = outlier_factor * lengths.median(dim=1).values
-        sample = sample.at((lengths <= longest[:, None]).all(0))
+    def estimate(sample: Activations) -> "Normalisation":
+        """From a sample of tokens."""
         read_mean, write_mean = sample.reads.float().mean(1), sample.writes.float().mean(1)
 
         def inverse_rms(x: Tensor, mean: Tensor) -> Tensor:
@@ -55,12 +51,7 @@ class Normalisation:
             read_scale=inverse_rms(sample.reads, read_mean),
             write_mean=write_mean,
             write_scale=inverse_rms(sample.writes, write_mean),
-            longest_read=longest,
         )
-
-    def is_ordinary(self, reads: Float[Tensor, "n_layers n_tokens d_model"]) -> Bool[Tensor, " n_tokens"]:
-        """Tokens that are no outliers in any layer."""
-        return (reads.float().norm(dim=-1) <= self.longest_read[:, None]).all(0)  # type: ignore[no-any-return]
 
 
 class TrainableTranscoders(nn.Module):

@@ -1,6 +1,5 @@
 """Where training batches come from: rounds of activations, each shuffled and cut into batches."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +16,7 @@ class Activations:
 
     reads: Float[Tensor, "n_layers n_tokens d_model"]
     writes: Float[Tensor, "n_layers n_tokens d_model"]
+    n_sinks: int = 0  # further tokens, which were left out because they are attention sinks
 
     @property
     def n_tokens(self) -> int:
@@ -46,13 +46,10 @@ class ShuffledBatches:
         rounds: where activations come from.
         batch_tokens: tokens of a batch.
         seed: of the shuffling.
-        is_kept: which tokens of a round take part.
     """
 
-    def __init__(
-        self, rounds: Rounds, *, batch_tokens: int, seed: int, is_kept: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
-        self._rounds, self._batch_tokens, self._seed, self._is_kept = rounds, batch_tokens, seed, is_kept
+    def __init__(self, rounds: Rounds, *, batch_tokens: int, seed: int) -> None:
+        self._rounds, self._batch_tokens, self._seed = rounds, batch_tokens, seed
         self.round_index, self.batch_index = 0, 0
         self._round: Activations | None = None
         self._order = torch.zeros(0, dtype=torch.int64)
@@ -77,9 +74,6 @@ class ShuffledBatches:
 
     def _load(self) -> Activations:
         activations = self._rounds.round(self.round_index)
-        if self._is_kept is not None:
-            is_kept = self._is_kept(activations.reads)
-            activations = activations if bool(is_kept.all()) else activations.at(is_kept)
         if activations.n_tokens < self._batch_tokens:
             raise AttrGraphError(
                 f"round {self.round_index} of activations has {activations.n_tokens} tokens, fewer than one batch "

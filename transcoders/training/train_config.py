@@ -19,7 +19,7 @@ _RULES: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
         "at least 1",
     ),
     (
-        ("l0", "max_minutes", "learning_rate", "max_gradient_norm", "outlier_factor", "threshold_init", "bandwidth"),
+        ("l0", "max_minutes", "learning_rate", "max_gradient_norm", "threshold_init", "bandwidth"),
         lambda value: value > 0,
         "more than 0",
     ),
@@ -62,8 +62,9 @@ class TrainConfig:
     dead_weight: float = 1 / 8
     # share of the run, from its beginning, in which dead features are trained; this disturbs the others for a while
     revival_share: float = 1.0
-    # tokens whose stream is this many times longer than the median in any layer are left out (attention sinks)
-    outlier_factor: float = 10.0
+    # tokens of each row that are left out: auto, BOS (without one in the tokenizer, the first) and attention sinks,
+    # which are measured; none; or positions
+    skip_positions: str | list[int] = "auto"
     # errors are weighted per token and layer by (y^2 + 0.1)^-exponent, y^2 the mean square of the normalised output;
     # above 0, tokens with small outputs count more
     token_weight_exponent: float = 0.0
@@ -141,12 +142,12 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
     kind = getattr(annotation, "__name__", str(annotation))
     if value is None and "None" in kind:
         return None
-    wanted = kind.split(" | ")[0]
-    if wanted == "float" and isinstance(value, int | str) and not isinstance(value, bool):
+    kinds = kind.replace("[int]", "").split(" | ")
+    if kinds[0] == "float" and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             value = float(value)  # YAML reads 1e-3 as text
         except ValueError as e:
             raise AttrGraphError(f"{where} is {value!r}; expected a number.") from e
-    if type(value).__name__ != wanted:
+    if type(value).__name__ not in kinds:
         raise AttrGraphError(f"{where} is {value!r}; expected {kind}.")
     return value

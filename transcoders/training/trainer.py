@@ -40,14 +40,15 @@ class Hooks:
     report: Callable[[TrainableTranscoders, dict[str, Any]], None] = lambda model, record: None
     checkpoints: CheckpointFolder | None = None
     checkpoint_every_s: float = 60.0
+    spent_s: float = 0.0  # of max_minutes, before this
     is_resuming: bool = False
 
 
 class TrainingRun:
     """The state of a run between two steps."""
 
-    def __init__(self, model: TrainableTranscoders, batches: ShuffledBatches) -> None:
-        self.model, self.batches = model, batches
+    def __init__(self, model: TrainableTranscoders, batches: ShuffledBatches, spent_s: float = 0.0) -> None:
+        self.model, self.batches, self._spent_s = model, batches, spent_s
         self.optimizer = RowAdam(dict(model.named_parameters()), model.shards, replicated=frozenset({"b_dec"}))
         self.dead = DeadFeatures(model)
         self.excess = torch.zeros((), device=model.b_dec.device)  # log of L0 over its target, in the last batch
@@ -64,7 +65,9 @@ class TrainingRun:
         """The share of the run that is done, by tokens or by time, whichever is further."""
         config = self.model.config
         by_tokens = 0.0 if config.token_limit is None else self.n_tokens / config.token_limit
-        by_time = 0.0 if config.max_minutes is None else self.seconds / (60 * config.max_minutes)
+        by_time = (
+            0.0 if config.max_minutes is None else self.seconds / max(60 * config.max_minutes - self._spent_s, 1e-9)
+        )
         return self.model.shards.agree(max(by_tokens, by_time)) if config.max_minutes else by_tokens
 
     def advance(self, progress: float, divergence: Divergence | None) -> StepResult:
@@ -148,16 +151,14 @@ def train_transcoders(
         if is_reported or is_between or not result.loss.is_cuda:
             _check(run, result, position, hooks)
         if is_reported:
-            now = time.monotonic()
-            speed = (run.n_tokens - reported[1]) / (now - reported[0])
-            reported = (now, run.n_tokens)
-            hooks.report(run.model, _record(run, result, progress, speed))
+            hooks.report(run.model, _record(run, result, progress, reported))
+            reported = time.monotonic(), run.n_tokens
         is_due = time.monotonic() - saved >= hooks.checkpoint_every_s
         if is_between and hooks.checkpoints is not None and shards.agree(float(is_due)):
             hooks.checkpoints.save(run.step, run.checkpoint())
             saved = time.monotonic()
     if run.step % _REPORT_EVERY and result is not None:
-        hooks.report(run.model, _record(run, result, 1.0, 0.0))
+        hooks.report(run.model, _record(run, result, progress, reported))
     return run.model
 
 
@@ -167,14 +168,14 @@ def _start(rounds: Rounds, config: TrainConfig, hooks: Hooks, shards: Shards) ->
     checkpoints = hooks.checkpoints if hooks.is_resuming else None
     checkpoint = None if checkpoints is None else checkpoints.load(config.to_dict())
     if checkpoint is None:
-        norm = Normalisation.estimate(_sample(rounds), outlier_factor=config.outlier_factor)
+        norm = Normalisation.estimate(_sample(rounds))
     else:
         device = rounds.round(checkpoint.state["position"][0]).reads.device
         names = [field.name for field in fields(Normalisation)]
         norm = Normalisation(**{name: checkpoint.tensors[f"norm.{name}"].to(device) for name in names})
     config.check_fits(len(norm.read_mean))
-    batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed, is_kept=norm.is_ordinary)
-    run = TrainingRun(TrainableTranscoders(norm, config, shards), batches)
+    batches = ShuffledBatches(rounds, batch_tokens=config.batch_tokens, seed=config.seed)
+    run = TrainingRun(TrainableTranscoders(norm, config, shards), batches, hooks.spent_s)
     if checkpoint is not None:
         run.restore(checkpoint)
     return run
@@ -185,10 +186,15 @@ def _sample(rounds: Rounds) -> Activations:
     parts: list[Activations] = []
     while sum(part.n_tokens for part in parts) < _SAMPLE_TOKENS:
         part = rounds.round(len(parts))
+        if not part.n_tokens:
+            raise TrainingError("a round of activations has no tokens; give more text, or set skip_positions to fewer.")
         parts.append(part.at(torch.arange(part.n_tokens)[:: max(1, part.n_tokens // _SAMPLE_TOKENS)]))
     sample = Activations(torch.cat([p.reads for p in parts], 1), torch.cat([p.writes for p in parts], 1))
     if not bool(torch.isfinite(sample.reads).all() and torch.isfinite(sample.writes).all()):
-        raise TrainingError("the activations of the first rounds are not finite; the model's weights may hold NaN.")
+        raise TrainingError(
+            "the activations of the first rounds are not finite: weights hold NaN, or numbers overflow; "
+            "run the model in a wider dtype."
+        )
     return sample
 
 
@@ -200,19 +206,24 @@ def _check(run: TrainingRun, result: StepResult, position: tuple[int, int], hook
     last = None if hooks.checkpoints is None else hooks.checkpoints.newest()
     raise TrainingError(
         f"the loss is {loss:g} (NMSE {nmse:g}, gradient {norm:g}) at step {run.step - 1}, round {position[0]}, batch "
-        f"{position[1]}; the last checkpoint is {last or 'none'}. Lower learning_rate, or look for NaN in that text's "
-        "activations."
+        f"{position[1]}; the last checkpoint is {last or 'none'}. Lower learning_rate; if the model "
+        "runs in half precision, its answers may overflow: use float32."
     )
 
 
-def _record(run: TrainingRun, result: StepResult, progress: float, tokens_per_s: float) -> dict[str, Any]:
-    """The metrics of the step that was just done."""
+def _record(run: TrainingRun, result: StepResult, progress: float, since: tuple[float, int]) -> dict[str, Any]:
+    """The metrics of the step that was just done.
+
+    Args:
+        progress: before it.
+        since: when the last record was made, and after how many tokens.
+    """
     config = run.model.config
     record: dict[str, Any] = {
         "step": run.step,
         "tokens": run.n_tokens,
         "seconds": round(run.seconds, 3),
-        "progress": progress,
+        "progress": min(1.0, run.progress()),
         "learning_rate": config.learning_rate * config.lr_scale(progress),
         "loss": float(result.loss),
         "nmse": float(result.nmse.mean()),
@@ -220,7 +231,7 @@ def _record(run: TrainingRun, result: StepResult, progress: float, tokens_per_s:
         "l0": float(result.l0.sum()),
         "l0_by_layer": result.l0.tolist(),
         "dead_fraction": run.dead.share(),
-        "tokens_per_s": round(tokens_per_s, 1),
+        "tokens_per_s": round((run.n_tokens - since[1]) / max(time.monotonic() - since[0], 1e-9), 1),
     }
     if config.activation == "batchtopk":
         record["threshold"] = float(run.model.running_threshold)

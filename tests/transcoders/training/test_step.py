@@ -30,7 +30,7 @@ def make_model(**changes: object) -> tuple[TrainableTranscoders, Activations]:
         "n_dead_active": 3,
         "dead_target_share": 0.25,
     }
-    norm = Normalisation.estimate(sample, outlier_factor=10.0)
+    norm = Normalisation.estimate(sample)
     norm = Normalisation(**{name: value.double() for name, value in vars(norm).items()})
     model = TrainableTranscoders(norm, TrainConfig(**(settings | changes))).double()
     generator = torch.Generator().manual_seed(3)
@@ -144,7 +144,7 @@ def test_no_step_asks_its_device_for_a_number(activation: str) -> None:
     """Tensors without contents: whatever needs a value on the host raises, as `float` does at the end."""
     config = TrainConfig(n_features=N_FEATURES, l0=6.0, batch_tokens=N_TOKENS, activation=activation)
     scale, mean = torch.ones(N_LAYERS, device="meta"), torch.zeros(N_LAYERS, D_MODEL, device="meta")
-    model = TrainableTranscoders(Normalisation(mean, scale, mean, scale, scale), config)
+    model = TrainableTranscoders(Normalisation(mean, scale, mean, scale), config)
     reads = torch.zeros(N_LAYERS, N_TOKENS, D_MODEL, device="meta")
     dead = DeadFeatures.__new__(DeadFeatures)  # to look for them, which is done every few steps, asks
     dead._model, dead.counts = model, [5] * N_LAYERS

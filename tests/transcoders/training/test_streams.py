@@ -1,7 +1,6 @@
 """Batches: every token of a round once, in an order that can be taken up again."""
 
 import torch
-from torch import Tensor
 
 from attrgraph.transcoders.training.streams import Activations, ShuffledBatches
 
@@ -41,11 +40,3 @@ def test_a_position_can_be_taken_up_again() -> None:
     again = ShuffledBatches(Numbered(), batch_tokens=3, seed=4)
     again.restore(*position)
     assert take(again, 5) == rest
-
-
-def test_tokens_that_are_not_kept_do_not_come() -> None:
-    def is_even(reads: Tensor) -> Tensor:
-        return reads[0, :, 0] % 2 == 0
-
-    batches = ShuffledBatches(Numbered(), batch_tokens=5, seed=0, is_kept=is_even)
-    assert sorted(take(batches, 1)[0]) == [0, 2, 4, 6, 8]

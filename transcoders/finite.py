@@ -1,0 +1,28 @@
+"""Why computed numbers are not finite."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from attrgraph.errors import ResultError
+
+
+def not_finite(what: str, of: str, weights: Iterable[Tensor | None], dtype: torch.dtype) -> ResultError:
+    """The error to raise: weights that are not finite, or, with weights that are, overflow.
+
+    Args:
+        what: is not finite, in the plural.
+        of: whose weights.
+        weights: all that took part.
+        dtype: in which it was computed.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if all(
+        w is None or not w.numel() or bool(torch.isfinite(torch.stack(w.detach().aminmax())).all()) for w in weights
+    ):
+        wider = {"float16": "bfloat16 or float32", "bfloat16": "float32"}.get(name, "float64")
+        why = f"numbers overflow in {name}; use dtype {wider}, or look for extreme weights"
+    else:
+        why = f"{of}'s weights hold NaN or infinite values; copy or download them again"
+    return ResultError(f"{what} are not finite: {why}.")
