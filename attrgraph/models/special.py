@@ -66,8 +66,10 @@ def find_special(
     return dict.fromkeys(asked_positions(skip_positions, run.n_pos), "as asked")
 
 
-def asked_positions(skip_positions: SkipPositions, n_pos: int) -> list[int]:
+def asked_positions(skip_positions: SkipPositions, n_pos: int, *, of_any_length: bool = False) -> list[int]:
     """Positions that were named, of so many, from the end if negative; none with "none".
+
+    Texts that are `of_any_length`, at most so many tokens, have no common end.
 
     Raises:
         PromptError: another text, or a position that there is not.
@@ -76,7 +78,10 @@ def asked_positions(skip_positions: SkipPositions, n_pos: int) -> list[int]:
         return []
     if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
         raise PromptError(f'skip_positions is {skip_positions!r}; expected "auto", "none", or a list of positions.')
-    return [counted(pos, n_pos, "a position to skip") for pos in skip_positions]
+    asked = [counted(pos, n_pos, "a position to skip") for pos in skip_positions]
+    if of_any_length and any(pos < 0 for pos in skip_positions):
+        raise PromptError("a position to skip is negative; texts end at different places, so count from the beginning.")
+    return asked
 
 
 def counted(pos: Any, n_pos: int, name: str) -> int:
@@ -110,7 +115,7 @@ def text_mask(
     """
     if skip_positions == "auto" and model.bos_token_id is not None:
         return token_ids != model.bos_token_id
-    first = [0] if skip_positions == "auto" else asked_positions(skip_positions, model.n_context)
+    first = [0] if skip_positions == "auto" else asked_positions(skip_positions, model.n_context, of_any_length=True)
     mask = torch.ones_like(token_ids, dtype=torch.bool)
     mask[..., [pos for pos in first if pos < mask.shape[-1]]] = False
     return mask

@@ -191,6 +191,6 @@ def test_what_stands_before_a_prompt_and_is_skipped_is_as_asked(capsys: pytest.C
     assert asked("--skip-positions", "none")["skipped_positions"] == []
     assert asked("--skip-positions", "-1")["skipped_positions"] == [{"pos": 5, "why": "as asked"}]
     assert main(["trace", "in texas the capital is", "--skip-positions", "-7"]) == 1
-    assert "skip_positions has -7; the prompt has positions 0 to 5, or -1" in capsys.readouterr().err
+    assert "a position to skip is -7; expected 0 to 5, or -1" in capsys.readouterr().err
     assert main(["trace", "in texas the capital is", "--skip-positions", "0,x"]) == 1
     assert capsys.readouterr().err.startswith("attrgraph: --skip-positions: '0,x' is not a list of positions")

@@ -71,7 +71,7 @@ def test_weights_without_axes_are_refused(folder: Path, name: str) -> None:
     path = folder / "layer_1.safetensors"
     weights = {each: tensor.clone() for each, tensor in load_file(path).items()}
     save_file(weights | {name: torch.tensor(1.0)}, path)
-    with pytest.raises(TranscoderError, match=rf"{name} of layer 1 has shape \[\], expected a matrix"):
+    with pytest.raises(TranscoderError, match=rf"layer_1\.safetensors: {name} has shape \[\], expected a matrix"):
         load_transcoders(folder)
 
 

@@ -6,6 +6,7 @@ and `W_dec_{l}.safetensors` (`W_dec_{l}` [n_features, n_layers - l, d_model]). P
 `config.yaml` may list files elsewhere instead, each in this layout or in Gemma Scope's.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -112,7 +113,8 @@ def _paths_by_layer(folder: Path, config: TranscoderConfig) -> list[list[Path]]:
     named = config.extra.get("transcoders")
     if named is None:
         first, *others = (file.partition("{")[0] for file in files_of(config))
-        paths = numbered(folder.glob(f"{first}*.safetensors"), where=folder)
+        found = (path for path in folder.iterdir() if re.fullmatch(f"{first}[0-9]+\\.safetensors", path.name))
+        paths = numbered(found, where=folder)
         return [[path, *(path.with_name(path.name.replace(first, other)) for other in others)] for path in paths]
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise TranscoderError(f"{folder}/config.yaml: transcoders must be a list of paths, one per layer.")
