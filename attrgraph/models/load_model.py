@@ -147,6 +147,9 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             f"{adapter}: an adapter would not be applied; merge it into its model (merge_and_unload of peft), save "
             "that, and load its folder. To load a model without it, take the files adapter_* away."
         )
+    for path in folder.iterdir():  # whoever reads a pipe waits
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModelLoadError(f"{path}: is no regular file.")
     if not (folder / "config.json").is_file():
         raise ModelLoadError(f"{folder}: has no config.json; expected a model in Hugging Face format.")
     try:

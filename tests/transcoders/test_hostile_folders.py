@@ -8,8 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import make_transcoders
 
-from attrgraph.errors import TranscoderError
+from attrgraph.errors import ModelLoadError, TranscoderError
+from attrgraph.models.load_model import load_model
 from attrgraph.transcoders import load_transcoders, save_transcoders
+
+PLAIN = "model_kind: transcoder_set\nfeature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
 
 
 @pytest.fixture
@@ -53,6 +56,11 @@ def test_transcoders_in_memory_have_a_digest_of_their_weights() -> None:
         ("config.yaml", "scan: [[x]]", "scan is a list; expected text or a list of texts"),
         ("config.yaml", "scan: 2026-13-45", "is not YAML"),
         ("config.yaml", "#" * 2**20, "at most 1048576 are read"),
+        ("config.yaml", f"{PLAIN}k: 0x{'f' * 100_000}", "k is a number of 400000 bits"),
+        ("config.yaml", f"{PLAIN}transcoders: [{'a' * 5000}.safetensors]", "must be a list of paths"),
+        ("config.yaml", f'{PLAIN}transcoders: ["a\\0b.safetensors"]', "must be a list of paths"),
+        ("config.yaml", f"{PLAIN}transcoders: ['hf://a/b/../c.safetensors']", "names no file on the hub"),
+        ("config.yaml", f"{PLAIN}transcoders: ['hf://']", "names no file on the hub"),
         ("labels.json", "[" * 100_000, "is nested too deep"),
         ("labels.json", '{"0": {"1": "half \\ud83d"}}', "holds no labels of features"),
     ],
@@ -88,3 +96,14 @@ def test_a_pipe_in_place_of_a_file_is_refused(folder: Path) -> None:
     os.mkfifo(folder / "config.yaml")
     with pytest.raises(TranscoderError, match="is no regular file"):
         load_transcoders(folder)
+
+
+@pytest.mark.refusal
+def test_a_pipe_in_place_of_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "layer_1.safetensors").unlink()
+    os.mkfifo(folder / "layer_1.safetensors")
+    with pytest.raises(TranscoderError, match=r"layer_1\.safetensors: is no regular file"):
+        load_transcoders(folder)
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ModelLoadError, match=r"config\.json: is no regular file"):
+        load_model(tmp_path)

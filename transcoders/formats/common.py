@@ -36,6 +36,7 @@ PER_LAYER_FILES = {
     }
 }
 _OPTIONAL = ("threshold", "W_skip")
+_MOST_BITS, _LONGEST_PATH = 64, 1000
 
 
 def files_of(config: TranscoderConfig) -> dict[str, dict[str, str]]:
@@ -56,6 +57,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise TranscoderError(f"{path}: cannot be read ({e}).") from e
     if not isinstance(values, dict):
         raise TranscoderError(f"{path}: expected a mapping, got {type(values).__name__}.")
+    for name, value in values.items():
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:  # which Python does not print
+            raise TranscoderError(f"{path}: {name} is a number of {value.bit_length()} bits.")
     return values
 
 
@@ -116,6 +120,10 @@ def _paths_by_layer(folder: Path, config: TranscoderConfig) -> list[list[Path]]:
         found = (path for path in folder.iterdir() if re.fullmatch(f"{first}[0-9]+\\.safetensors", path.name))
         paths = numbered(found, where=folder)
         return [[path, *(path.with_name(path.name.replace(first, other)) for other in others)] for path in paths]
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+    if not isinstance(named, list) or not all(isinstance(name, str) and _is_path(name) for name in named):
         raise TranscoderError(f"{folder}/config.yaml: transcoders must be a list of paths, one per layer.")
     return [[fetch_uri(name, error=TranscoderError) if name.startswith("hf://") else folder / name] for name in named]
+
+
+def _is_path(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST_PATH and name.isprintable()

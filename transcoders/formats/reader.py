@@ -88,6 +88,8 @@ class Tensors:
 
     def __init__(self, path: Path, found: Mapping[str, Tensor] | None = None) -> None:
         self.path = path
+        if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+            raise TranscoderError(f"{path}: is no regular file.")
         self._found = dict(_npz(path) if path.suffix == ".npz" else _safetensors(path)) if found is None else {**found}
         self._asked: set[str] = set()
 
