@@ -56,7 +56,9 @@ def fetch_uri(uri: str, *, error: type[AttrGraphError]) -> Path:
     location, _, query = uri.removeprefix("hf://").partition("?")
     owner, repo, path = (*location.split("/", 2), "", "")[:3]
     revision = query.removeprefix("revision=") or None
-    if not all(owner and part not in ("", ".", "..") for part in (repo, *path.split("/"))):
+    if not all(
+        owner and part not in ("", ".", "..") for part in (repo, *path.split("/"), *(revision or "main").split("/"))
+    ):
         raise error(f"{uri}: names no file on the hub; expected hf://owner/repo/path[?revision=...].")
     with _hub_errors(f"{uri}: not found on the Hugging Face hub", error):
         from huggingface_hub import hf_hub_download
