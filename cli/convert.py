@@ -30,6 +30,6 @@ def convert(
     from attrgraph.memory import parse_bytes
 
     limit = parse_bytes(max_bytes, name="--max-bytes")
-    for repair in ag.convert_graph(graph, output, saving.profile, overwrite=saving.force, max_bytes=limit):
+    for repair in ag.convert_graph(graph, output, **saving.how(), max_bytes=limit):
         tell(f"repaired: {repair}")
     print_text(str(output))

@@ -92,7 +92,11 @@ class Batch:
         # graphs do not depend on the memory budget
         deciding = {name: value for name, value in self.settings.items() if name != "memory_budget"}
         made_by = {"model": self.model.source, "transcoders": self.model.transcoders.source, **deciding}
-        made_by |= {**asdict(self.pruning), "profile": self.saving.profile, "dtype": str(self.model.hf_model.dtype)}
+        made_by |= {
+            **asdict(self.pruning),
+            "names": [self.saving.profile, self.saving.scan, self.saving.source_set],
+            "dtype": str(self.model.hf_model.dtype),
+        }
         return made_by
 
     def _check_same(self, made_by: dict[str, Any], old: dict[str, Any], prompts: Sequence[NamedPrompt]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import attrgraph as ag
 from attrgraph.cli import options
@@ -19,6 +20,10 @@ class Saving:
     """How graph files are written."""
 
     profile: options.Profile = PROFILES[0]
+    scan: Annotated[
+        str | None, "NAME", "Of JSON: Neuronpedia's model, or the hub name of transcoders, to find features by."
+    ] = None
+    source_set: Annotated[str | None, "NAME", "Of JSON: Neuronpedia's set of features."] = None
     force: options.Force = False
 
     def check(self, *paths: Path) -> None:
@@ -29,9 +34,18 @@ class Saving:
             check_output(path, profile=self.profile, overwrite=self.force)
         check_distinct([file for path in paths for file in files_of(path)])
 
+    def how(self) -> dict[str, Any]:
+        """Arguments of `attrgraph.export_graph` and its like."""
+        return {
+            "profile": self.profile,
+            "scan": self.scan,
+            "source_set": self.source_set,
+            "overwrite": self.force,
+        }
+
     def write(self, graph: "ag.Graph", path: Path) -> None:
         """Write a graph in the format of the file's ending."""
-        for repair in ag.export_graph(graph, path, profile=self.profile, overwrite=self.force):
+        for repair in ag.export_graph(graph, path, **self.how()):
             tell(f"attrgraph: {path}: {repair}.")
 
 

@@ -10,6 +10,7 @@ from attrgraph.demo.shipped import SHIPPED
 from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
 from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.transcoders.known_sets import neuronpedia_names
 
 _version = cache(version)  # looking one up reads files
 
@@ -32,6 +33,7 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
             **transcoders.source,
             "kind": transcoders.config.model_kind,
             "scan": transcoders.config.scan,
+            "neuronpedia": neuronpedia_names(transcoders.source["id"]),
             "n_features": transcoders.n_features,
             "read_point": transcoders.config.feature_input_hook,
             "write_point": transcoders.config.feature_output_hook,
@@ -54,6 +56,8 @@ def origin_of(graph: Graph) -> dict[str, Any]:
         "transcoders": transcoders if pinned is None else f"{transcoders}@{pinned}",
         "dtype": str(graph.metadata.get("dtype", "float32")),
         "revision": revision,
+        "read_point": graph.metadata["transcoders"].get("read_point"),
+        "write_point": graph.metadata["transcoders"].get("write_point"),
     }
 
 

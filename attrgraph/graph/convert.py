@@ -16,6 +16,8 @@ def convert_graph(
     output: str | Path,
     profile: str = "neuronpedia",
     *,
+    scan: str | None = None,
+    source_set: str | None = None,
     overwrite: bool = True,
     max_bytes: int = MAX_JSON_BYTES,
 ) -> list[str]:
@@ -28,7 +30,7 @@ def convert_graph(
     Args:
         source: a graph file of any kind that `load_graph` reads.
         output: the file to write; its ending says how, see `export_graph`.
-        profile: of JSON: neuronpedia, circuit-tracer or anthropic.
+        profile, scan, source_set: of JSON, as in `Graph.to_json`.
         overwrite: whether an existing file may be replaced.
         max_bytes: the largest JSON file that is read; see `load_graph`.
 
@@ -55,4 +57,4 @@ def convert_graph(
         say_repaired(repairs, new, "id", "given to nodes that the file calls otherwise")
     else:
         graph = load_graph(source)
-    return repairs + export_graph(graph, output, profile=profile, overwrite=overwrite)
+    return repairs + export_graph(graph, output, profile=profile, scan=scan, source_set=source_set, overwrite=overwrite)

@@ -43,12 +43,21 @@ _POSITIVE, _NEGATIVE, _NODE = (0, 114, 178), (213, 94, 0), (230, 159, 0)
 _SMALLEST, _LARGEST, _THICKEST = 8.0, 40.0, 10.0
 
 
-def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0], overwrite: bool = True) -> list[str]:
+def export_graph(
+    graph: "Graph",
+    path: str | Path,
+    *,
+    profile: str = PROFILES[0],
+    scan: str | None = None,
+    source_set: str | None = None,
+    overwrite: bool = True,
+) -> list[str]:
     """Write the graph in the format of the file's ending.
 
     `.safetensors` keeps everything; `.json` is for other tools' viewers, by profile; `.svg`, `.png`, `.pdf` and `.dot`
     are pictures; `.graphml`; `.gexf`, with colours, sizes and places for Gephi; `.cyjs`, with places for Cytoscape;
-    `.csv` and `.parquet`: a table of edges, and for NAME.csv the nodes in NAME.nodes.csv.
+    `.csv` and `.parquet`: a table of edges, and for NAME.csv the nodes in NAME.nodes.csv. Settings of `.json` are as in
+    `Graph.to_json`.
 
     Characters that a format cannot hold, in XML and CSV control characters, are replaced: a control character by its
     picture (U+2400 and following), another by U+FFFD. Ids that are then alike get a number. In CSV, text that a
@@ -72,7 +81,7 @@ def export_graph(graph: "Graph", path: str | Path, *, profile: str = PROFILES[0]
         save_graph(graph, path, overwrite=overwrite)
         return []
     if path.suffix == ".json":
-        return write_json(graph, path, profile, overwrite=overwrite)
+        return write_json(graph, path, profile, scan=scan, source_set=source_set, overwrite=overwrite)
     if path.suffix in PICTURE_ENDINGS:
         draw_graph(graph, path, overwrite=overwrite)
         return []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import GraphFileError
-from attrgraph.files import PROFILES, write_whole
+from attrgraph.files import PROFILES, read_json, write_whole
 from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair
 from attrgraph.io.json_values import from_numpy
 from attrgraph.io.networkx_graph import without_own_bias
@@ -24,11 +24,31 @@ if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
 # what has its own place in a file and is not repeated in metadata.attrgraph
-_ELSEWHERE = ("extra", "qParams", "problems", "file_metadata")
+_ELSEWHERE = ("extra", "qParams", "problems", "file_metadata", "names")
+# circuit-tracer's page reads which graphs a folder has from this file
+LISTING = "graph-metadata.json"
 
 
-def write_json(graph: "Graph", path: str | Path, profile: str = "neuronpedia", *, overwrite: bool = True) -> list[str]:
+def write_json(
+    graph: "Graph",
+    path: str | Path,
+    profile: str = "neuronpedia",
+    *,
+    scan: str | None = None,
+    source_set: str | None = None,
+    overwrite: bool = True,
+) -> list[str]:
     """Write the graph without its bias node, compact and whole.
+
+    The circuit-tracer profile also enters the graph into `graph-metadata.json` beside it, which that tool's page lists.
+
+    Args:
+        path: of the file.
+        profile: whose viewer is to read it.
+        scan: under which a viewer looks for the features: a model of Neuronpedia's, or for circuit-tracer the name of
+            the transcoders on the hub. By default that of the transcoders, as far as it is known.
+        source_set: of Neuronpedia, under the model.
+        overwrite: False refuses a file that exists.
 
     Returns:
         What had to be changed for viewers to read it, one sentence each.
@@ -38,17 +58,37 @@ def write_json(graph: "Graph", path: str | Path, profile: str = "neuronpedia", *
     """
     if not (graph.nodes["kind"] == "logit").any():
         raise GraphFileError(f"{path}: no reader opens JSON without a logit; write .safetensors.")
-    document, repairs = to_document(graph, profile)
+    path = Path(path)
+    document, repairs = to_document(graph, profile, scan=scan, source_set=source_set)
+    if profile == "circuit-tracer" and not graph.metadata.get(
+        "file_metadata"
+    ):  # its page looks for a file of this name
+        document["metadata"]["slug"] = path.stem
     try:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=from_numpy)
         content = text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as e:
         raise GraphFileError(f"{path}: the graph holds what JSON cannot ({e}).") from e
     write_whole(path, lambda temporary: temporary.write_bytes(content), overwrite=overwrite)
+    if profile == "circuit-tracer":
+        _enter(document["metadata"], path.with_name(LISTING))
     return repairs
 
 
-def to_document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
+def _enter(metadata: dict[str, Any], listing: Path) -> None:
+    """Write a graph's metadata into a folder's list of graphs, in place of an older graph of the same name."""
+    try:
+        listed = read_json(listing)["graphs"] if listing.exists() else []
+        others = [one for one in listed if one.get("slug") != metadata["slug"]]
+    except (ValueError, OSError, LookupError, TypeError, AttributeError) as e:
+        raise GraphFileError(f"{listing}: is no list of graphs ({e}); move it away.") from e
+    text = json.dumps({"graphs": [*others, metadata]}, ensure_ascii=False, default=from_numpy)
+    write_whole(listing, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
+
+
+def to_document(
+    graph: "Graph", profile: str, *, scan: str | None = None, source_set: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The JSON document of a profile, and what had to be changed for viewers to read it, one sentence each.
 
     Keys of other tools' files that the graph still has in `metadata["extra"]` and `metadata["file_metadata"]` are
@@ -58,6 +98,8 @@ def to_document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]
         GraphFileError: an unknown profile, or metadata of a wrong type.
     """
     check_profile(profile)
+    names = {"scan": scan, "source_set": source_set}
+    graph = graph.replace(metadata={**graph.metadata, "names": {key: name for key, name in names.items() if name}})
     try:
         return _document(without_own_bias(graph), profile)
     except (TypeError, KeyError, AttributeError) as e:
@@ -116,11 +158,12 @@ def _slug(text: str, default: str) -> str:
 
 def _metadata(graph: "Graph", profile: str, repairs: list[str]) -> dict[str, Any]:
     """This package's own, and what the file that the graph came from has in addition to it or instead of it."""
-    written, theirs = _own_metadata(graph), _dict(graph.metadata, "file_metadata")
+    written, theirs = _own_metadata(graph, profile), _dict(graph.metadata, "file_metadata")
     if theirs:
         # nothing is said in the name of the tool that made the graph
         own = ("slug", "scan", "prompt_tokens", "prompt", "node_threshold")
-        written = {**{name: written[name] for name in own}, **theirs, "attrgraph": written["attrgraph"]}
+        asked = {"scan": written["scan"]} if graph.metadata["names"].get("scan") else {}
+        written = {**{name: written[name] for name in own}, **theirs, **asked, "attrgraph": written["attrgraph"]}
         written |= {"prompt_tokens": graph.prompt_tokens, "prompt": str(theirs.get("prompt") or written["prompt"])}
         pruning = graph.metadata.get("pruning")
         if pruning is not None:
@@ -137,14 +180,19 @@ def _metadata(graph: "Graph", profile: str, repairs: list[str]) -> dict[str, Any
     written.pop("schema_version", None)
     if profile != "anthropic":
         written["schema_version"] = 1
-    _state_source_set(written)
+    _state_source_set(written, graph.metadata["names"].get("source_set"))
     return written
 
 
-def _own_metadata(graph: "Graph") -> dict[str, Any]:
+def _own_metadata(graph: "Graph", profile: str) -> dict[str, Any]:
     ours = graph.metadata
-    scan = _dict(ours, "transcoders").get("scan") or _dict(ours, "model").get("id") or "unknown"
-    scan = _slug("-".join(map(str, scan)) if isinstance(scan, list) else str(scan), "unknown")
+    transcoders, names = _dict(ours, "transcoders"), ours["names"]
+    known = _dict(transcoders, "neuronpedia") if profile == "neuronpedia" else {}
+    scan = names.get("scan") or known.get("model") or transcoders.get("scan") or _dict(ours, "model").get("id")
+    scan = "-".join(map(str, scan)) if isinstance(scan, list) else str(scan or "unknown")
+    if profile != "circuit-tracer" or "/" not in scan:  # which finds features by the transcoders' name on the hub
+        scan = _slug(scan, "unknown")
+    source_set = names.get("source_set") or known.get("source_set") or scan
     pruning = ours.get("pruning", {"node_threshold": 1.0, "edge_threshold": 1.0})
     settings = _dict(ours, "settings")
     prompt = str(ours.get("prompt") or "".join(graph.prompt_tokens))
@@ -160,24 +208,25 @@ def _own_metadata(graph: "Graph") -> dict[str, Any]:
             "creator_name": "attrgraph",
             "source_urls": [],
             "generator": {**ours.get("generator", {"name": "attrgraph", "version": ""}), "url": ""},
-            "neuronpedia_source_set": scan,
+            "neuronpedia_source_set": source_set,
         },
         "generation_settings": {
             key: settings[key] for key in ("max_n_logits", "desired_logit_prob", "max_feature_nodes") if key in settings
         },
         "pruning_settings": pruning,
-        "feature_details": {"neuronpedia_source_set": scan},
+        "feature_details": {"neuronpedia_source_set": source_set},
         "attrgraph": {name: value for name, value in ours.items() if name not in _ELSEWHERE},
     }
 
 
-def _state_source_set(metadata: dict[str, Any]) -> None:
+def _state_source_set(metadata: dict[str, Any], asked: str | None) -> None:
     """Neuronpedia reads the source set in one of two places, by what it does: a file has it in both or in none."""
     key, places = "neuronpedia_source_set", ("info", "feature_details")
-    source_set = next((name for place in places if (name := _if_dict(metadata.get(place)).get(key))), None)
+    stated = next((name for place in places if (name := _if_dict(metadata.get(place)).get(key))), None)
+    source_set = asked or stated
     for place in places:
         details = metadata.get(place, {})
-        if source_set and isinstance(details, dict) and not details.get(key):
+        if source_set and isinstance(details, dict) and (asked or not details.get(key)):
             metadata[place] = {**details, key: source_set}
 
 

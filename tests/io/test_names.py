@@ -1,0 +1,63 @@
+"""Names under which other tools find features, and the list of graphs that circuit-tracer's page reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from six_nodes import six_nodes
+
+import attrgraph as ag
+from attrgraph.cli.main import main
+from attrgraph.errors import GraphFileError
+from attrgraph.transcoders.known_sets import neuronpedia_names
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())["metadata"]
+    return found
+
+
+def of_set(name: str) -> ag.Graph:
+    graph = six_nodes()
+    transcoders = {"id": name, "scan": name, "neuronpedia": neuronpedia_names(name)}
+    return graph.replace(metadata={**graph.metadata, "model": {"id": "google/gemma-2-2b"}, "transcoders": transcoders})
+
+
+def test_known_sets_have_neuronpedias_names(tmp_path: Path) -> None:
+    of_set("mntss/clt-gemma-2-2b-2.5M").to_json(tmp_path / "g.json")
+    found = metadata_of(tmp_path / "g.json")
+    assert found["scan"] == "gemma-2-2b"
+    assert found["info"]["neuronpedia_source_set"] == found["feature_details"]["neuronpedia_source_set"] == "clt-hp"
+    of_set("owner/clt").to_json(tmp_path / "h.json")
+    assert metadata_of(tmp_path / "h.json")["scan"] == "owner-clt"
+
+
+def test_names_that_are_given_go_before_all_others_also_in_files_of_other_tools(tmp_path: Path) -> None:
+    graph = of_set("mntss/clt-gemma-2-2b-2.5M")
+    graph.to_json(tmp_path / "g.json", scan="qwen3-4b", source_set="mine")
+    theirs = json.loads((tmp_path / "g.json").read_text())
+    del theirs["metadata"]["attrgraph"]
+    (tmp_path / "theirs.json").write_text(json.dumps(theirs))
+    assert main(["convert", str(tmp_path / "theirs.json"), "-o", str(tmp_path / "h.json"), "--scan", "gpt2-small"]) == 0
+    for name, scan in (("g", "qwen3-4b"), ("h", "gpt2-small")):
+        found = metadata_of(tmp_path / f"{name}.json")
+        assert (found["scan"], found["info"]["neuronpedia_source_set"]) == (scan, "mine")
+    ag.load_graph(tmp_path / "h.json").to_json(tmp_path / "i.json", source_set="other")
+    assert metadata_of(tmp_path / "i.json")["feature_details"]["neuronpedia_source_set"] == "other"
+
+
+def test_circuit_tracers_page_finds_features_by_slash_and_graphs_in_a_list(tmp_path: Path) -> None:
+    of_set("owner/clt").to_json(tmp_path / "first.json", "circuit-tracer")
+    of_set("owner/other").to_json(tmp_path / "second.json", "circuit-tracer", scan="owner/sets//clt")
+    of_set("owner/new").to_json(tmp_path / "first.json", "circuit-tracer")
+    listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
+    assert [(one["slug"], one["scan"]) for one in listed] == [("second", "owner/sets//clt"), ("first", "owner/new")]
+    assert listed[1] == metadata_of(tmp_path / "first.json")
+
+
+@pytest.mark.refusal
+def test_another_list_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "graph-metadata.json").write_text("[]")
+    with pytest.raises(GraphFileError, match=r"graph-metadata\.json: is no list of graphs"):
+        of_set("owner/clt").to_json(tmp_path / "first.json", "circuit-tracer")
