@@ -38,6 +38,8 @@ def evaluate(
     text_field: options.TextField = "text",
     figure: Annotated[Path | None, "FILE", "Picture: .svg .png .pdf (needs attrgraph[draw])."] = None,
     output: Annotated[Path | None, options.output("Report: .json.")] = None,
+    read_point: options.ReadPoint = None,
+    write_point: options.WritePoint = None,
     dtype: options.Dtype = "float32",
     device: options.Device = "auto",
     as_json: options.AsJson = False,
@@ -71,7 +73,8 @@ def evaluate(
 
     with progress_bar() as progress:
         loaded = options.load_model(model, dtype=dtype, device=device)
-        sets = {name: named_transcoders(name, loaded.device) for name in names}
+        points = {"read_point": read_point, "write_point": write_point}
+        sets = {name: named_transcoders(name, loaded.device, **points) for name in names}
         asked: Split | None = None if held_out is None else "held-out" if held_out else "all"
         skipped = skipped_in_training(transcoders) if asked_positions is None else asked_positions
         choice = choose_split(text, names, asked=asked, text_field=text_field)
