@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Batch:
             **asdict(self.pruning),
             "names": [self.saving.profile, self.saving.scan, self.saving.source_set],
             "dtype": str(self.model.hf_model.dtype),
+            "labels": sha256(repr(sorted(self.model.transcoders.labels.items())).encode()).hexdigest(),
         }
         return made_by
 
