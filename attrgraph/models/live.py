@@ -60,6 +60,7 @@ def replaced_mlps(
         yield
 
 
+@torch.no_grad()
 def live_run(
     model: LanguageModel,
     run: FrozenRun,

@@ -76,6 +76,7 @@ def test_the_largest_file_is_a_number_of_bytes(limit: Any, graph: ag.Graph, tmp_
         ag.load_graph(tmp_path / "g.json", max_bytes=limit)
 
 
+@pytest.mark.doors
 def test_numbers_of_numpy_can_be_saved(graph: ag.Graph, tmp_path: Path) -> None:
     thresholds = np.array([0.5, 0.75], dtype=np.float32)
     part = ag.union([graph.prune(*thresholds)] * 2, min_count=np.int64(2))
