@@ -27,6 +27,10 @@ class TranscoderConfig:
     relu_before_topk: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.k is not None and (not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1):
+            raise TranscoderError(f"k is {self.k!r:.60}; topk needs a positive integer k.")
+
     @property
     def is_cross_layer(self) -> bool:
         return self.model_kind == CROSS_LAYER

@@ -9,7 +9,7 @@ from attrgraph.errors import TranscoderError
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders.folder import check_replaceable, labels_of, open_layout, write_layer, write_settings
 from attrgraph.transcoders.formats import Layout, Points
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.transcoders import LayerWeights, check_layer
 
 
 def describe_transcoders(
@@ -33,11 +33,11 @@ def describe_transcoders(
         'topk'
     """
     _, layout, source = open_layout(name, Points(read_point, write_point), revision=revision)
-    config, shapes = layout.config, []
+    config, shapes, has_skip = layout.config, [], False
     for layer in range(layout.n_layers):
-        weights = layout.layer(layer)
+        weights = _checked(layout, layer, source["id"])
         shapes.append((len(weights.W_enc), weights.W_enc.shape[1], _activation(layout, weights)))
-    has_skip = weights.W_skip is not None
+        has_skip |= weights.W_skip is not None
     return {
         **source,
         "kind": config.model_kind,
@@ -53,6 +53,15 @@ def describe_transcoders(
         "dtype": str(weights.W_enc.dtype).removeprefix("torch."),
         "bytes": sum(path.stat().st_size for path in layout.used()),
     }
+
+
+def _checked(layout: Layout, layer: int, name: str) -> LayerWeights:
+    """The weights of a layer, whose shapes fit each other."""
+    weights, config = layout.layer(layer), layout.config
+    n_targets = layout.n_layers - layer if config.is_cross_layer else 1
+    d_model = weights.W_enc.shape[1]
+    check_layer(f"{name}, layer {layer}", weights, d_model=d_model, n_targets=n_targets, k=config.k)
+    return weights
 
 
 def _activation(layout: Layout, weights: LayerWeights) -> str:
@@ -93,7 +102,8 @@ def convert_transcoders(
         begun = _begun(partial, json.dumps(source, sort_keys=True))
         for layer in range(layout.n_layers):
             if layer >= begun:
-                write_layer(partial, layer, layout.layer(layer), is_cross_layer=layout.config.is_cross_layer)
+                weights = _checked(layout, layer, source["id"])
+                write_layer(partial, layer, weights, is_cross_layer=layout.config.is_cross_layer)
                 (partial / _DONE).write_text(str(layer + 1))
             report("layers", layer + 1, layout.n_layers)
         write_settings(partial, layout.config, layout.n_layers, labels_of(origin))

@@ -47,6 +47,8 @@ def resolve_folder(
         root = snapshot_download(
             "/".join(parts[:2]), revision=revision or pinned or None, allow_patterns=[prefix + p for p in patterns]
         )
+    if not (Path(root) / subfolder).is_dir():
+        raise error(f"{name}: the repository has no folder {subfolder}, or none with files that are needed.")
     commit = _SNAPSHOT_COMMIT.search(root.replace("\\", "/"))
     return Path(root) / subfolder, {"id": repo, "revision": commit.group(1) if commit else (revision or pinned)}
 

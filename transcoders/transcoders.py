@@ -135,7 +135,8 @@ class Transcoders:
         self.layers, self.config, self.labels = tuple(layers), config, labels or {}
         self.source = source or {"id": config.model_name or "(in memory)", "digest": self._digest()}
         for layer, weights in enumerate(self.layers):
-            self._check_shapes(layer, weights)
+            where, n_targets = f"{self.source['id']}, layer {layer}", self.n_targets(layer)
+            check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k)
 
     def _digest(self) -> str:
         named = {
@@ -309,24 +310,33 @@ class Transcoders:
         W_skip = self.layers[layer].W_skip
         return None if W_skip is None else reads @ W_skip.to(reads).T
 
-    def _check_shapes(self, layer: int, weights: LayerWeights) -> None:
-        n_features, d_model = weights.W_enc.shape[0], self.layers[0].W_enc.shape[1]
-        expected = {
-            "W_enc": (n_features, d_model),
-            "b_enc": (n_features,),
-            "W_dec": (n_features, self.n_targets(layer), d_model),
-            "b_dec": (d_model,),
-            "threshold": (n_features,),
-            "W_skip": (d_model, d_model),
-        }
-        where = f"{self.source['id']}, layer {layer}"
-        for name, shape in expected.items():
-            tensor: Tensor | None = getattr(weights, name)
-            if tensor is not None and tuple(tensor.shape) != shape:
-                raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
-            if tensor is not None and not tensor.is_floating_point():
-                raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
-        if weights.threshold is not None and not bool(torch.isfinite(weights.threshold).all()):
-            raise TranscoderError(f"{where}: a threshold is not finite.")
-        if weights.threshold is not None and self.config.k is not None:
-            raise TranscoderError(f"{where}: has both thresholds and k; expected one.")
+
+def check_layer(where: str, weights: LayerWeights, *, d_model: int, n_targets: int, k: int | None) -> None:
+    """Raise TranscoderError for weights of a layer whose shapes or types do not fit each other.
+
+    Args:
+        where: said in the error: of which set, which layer.
+        weights: of the layer.
+        d_model: of the set.
+        n_targets: into how many layers its features write.
+        k: of a TopK.
+    """
+    n_features = len(weights.W_enc)
+    expected = {
+        "W_enc": (n_features, d_model),
+        "b_enc": (n_features,),
+        "W_dec": (n_features, n_targets, d_model),
+        "b_dec": (d_model,),
+        "threshold": (n_features,),
+        "W_skip": (d_model, d_model),
+    }
+    for name, shape in expected.items():
+        tensor: Tensor | None = getattr(weights, name)
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
+        if tensor is not None and not tensor.is_floating_point():
+            raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
+    if weights.threshold is not None and not bool(torch.isfinite(weights.threshold).all()):
+        raise TranscoderError(f"{where}: a threshold is not finite.")
+    if weights.threshold is not None and k is not None:
+        raise TranscoderError(f"{where}: has both thresholds and k; expected one.")

@@ -31,15 +31,19 @@ _CHECKSUM, _CONTENT = "checksum", "content"
 # safetensors refuses to open a file whose header is over 100 MB, quotes escaped; what is longer is a tensor
 _MAX_HEADER = 45_000_000
 _NUMBERS = {name: dtype for name, dtype in COLUMNS.items() if dtype != "str"}
+_OF_OTHERS = (".json", ".csv", ".parquet", ".graphml", ".gexf", ".cyjs", ".dot", ".svg", ".png", ".pdf")
 _TEXTS = ("node_id", "token", "label")
 
 
 def save_graph(graph: "Graph", path: str | Path, *, overwrite: bool = True) -> None:
-    """Write a graph; the same graph gives the same bytes.
+    """Write a graph as a native file, `.safetensors`; the same graph gives the same bytes.
 
     Raises:
-        GraphFileError: the file cannot be written, or the graph holds what could not be read again.
+        GraphFileError: the name is of another format, the file cannot be written, or the graph holds what could not be
+            read again.
     """
+    if Path(path).suffix in _OF_OTHERS:
+        raise GraphFileError(f"{path}: save writes .safetensors; for {Path(path).suffix} use attrgraph.export_graph.")
     content = {"metadata": graph.metadata, "prompt_tokens": graph.prompt_tokens}
     try:
         tensors = _tensors(graph)

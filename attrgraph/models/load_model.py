@@ -26,6 +26,8 @@ from attrgraph.transcoders.hub import digest_files, resolve_folder
 from attrgraph.transcoders.labels import load_labels
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+# the deepest models have 126; making a million takes an hour
+_MOST_LAYERS = 1000
 _FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -159,6 +161,11 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             f"{folder}/config.json: not a configuration that transformers knows ({_first_line(e)})."
         ) from e
     family_of(config)  # refuse before reading weights
+    n_layers = config.get_text_config().num_hidden_layers
+    if not isinstance(n_layers, int) or not 0 < n_layers <= _MOST_LAYERS:
+        raise UnsupportedModelError(
+            f"{folder}/config.json: says {n_layers!r:.30} layers; expected 1 to {_MOST_LAYERS}."
+        )
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModelError(f"{folder}: quantised weights are not supported; load the model unquantised.")
     if not any(folder.glob("*.safetensors")):

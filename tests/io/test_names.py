@@ -61,3 +61,9 @@ def test_another_list_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "graph-metadata.json").write_text("[]")
     with pytest.raises(GraphFileError, match=r"graph-metadata\.json: is no list of graphs"):
         of_set("owner/clt").to_json(tmp_path / "first.json", "circuit-tracer")
+
+
+@pytest.mark.refusal
+def test_save_does_not_write_under_another_formats_name(tmp_path: Path) -> None:
+    with pytest.raises(GraphFileError, match=r"save writes \.safetensors; for \.json use attrgraph\.export_graph"):
+        six_nodes().save(tmp_path / "g.json")

@@ -278,3 +278,12 @@ def test_deviation_is_measured_against_the_models_own_logits(traced_model: Build
     with head.register_forward_hook(lambda module, args, out: out + 0.5 * torch.arange(D_VOCAB)):
         graph = ag.trace(model, prompt, allow_inexact=True)
     assert graph.metadata["checks"]["logit_deviation"] == pytest.approx(0.5 * (D_VOCAB - 1), rel=1e-3)
+
+
+@pytest.mark.refusal
+def test_a_model_of_a_million_layers_is_refused_at_once(tmp_path: Path) -> None:
+    make_model("llama").hf_model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**6}))
+    with pytest.raises(AttrGraphError, match="says 1000000 layers; expected 1 to 1000"):
+        ag.load_model(tmp_path)

@@ -109,6 +109,10 @@ def set_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def hooks(read: int, write: int) -> dict[str, str]:
+    return {"hook_name": f"blocks.{read}.hook_resid_mid", "hook_name_out": f"blocks.{write}.hook_mlp_out"}
+
+
 @pytest.mark.refusal
 @pytest.mark.parametrize(
     ("make", "file", "changes", "said"),
@@ -118,6 +122,14 @@ def set_json(path: Path, **changes: Any) -> None:
         (sparsify, "h.1.mlp/cfg.json", {"k": 7}, "layers differ in k"),
         (saelens, "run_8/cfg.json", {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
         (saelens, "run_8/cfg.json", {"architecture": "topk"}, "an autoencoder, which stands for no MLP"),
+        (sparsify, "h.1.mlp/cfg.json", {"k": None}, "layers differ in k"),
+        (saelens, "run_8/cfg.json", {"metadata": None}, "an autoencoder"),
+        (saelens, "run_8/cfg.json", {"metadata": hooks(1, 2)}, "expected hooks of one layer"),
+        (PUBLISHED["clt_forge"], "clt_cfg.json", {"d_latent": 40}, "holds 20 features a layer, clt_cfg.json says 40"),
+        (PUBLISHED["llamascopium"], "config.json", {"act_fn": "topk", "top_k": None}, "topk with k None"),
+        (PUBLISHED["llamascopium"], "config.json", {"act_fn": "relu"}, "its thresholds do not fit act_fn 'relu'"),
+        (PUBLISHED["llamascopium"], "config.json", {"hook_points_out": ["blocks.2.hook_mlp_out"] * 3}, "of this layer"),
+        (PUBLISHED["llamascopium"], "config.json", {"d_model": "x"}, "settings or weights are not those of its layout"),
         (PUBLISHED["clt_training"], "layers.0.mlp/cfg.json", {"topk_coalesced": True}, "topk_coalesced is True"),
         (PUBLISHED["llamascopium"], "config.json", {"act_fn": "batchtopk"}, "act_fn is 'batchtopk'"),
         (PUBLISHED["llamascopium"], "config.json", {"use_glu_encoder": True}, "use_glu_encoder is True"),
@@ -155,6 +167,83 @@ def test_several_sets_in_one_folder_and_no_set_are_told(tmp_path: Path) -> None:
     (tmp_path / "notes" / "ae.pt").write_bytes(b"")
     with pytest.raises(TranscoderError, match="an autoencoder in a pickle, which is never opened"):
         ag.load_transcoders(tmp_path / "notes")
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("k", [None, 0, -1, "8", 8.0, True])
+def test_a_k_that_is_no_count_is_refused(k: object, tmp_path: Path) -> None:
+    folder = sparsify(tmp_path / "there").folder
+    for layer in range(N_LAYERS):
+        set_json(folder / f"h.{layer}.mlp" / "cfg.json", k=k)
+    with pytest.raises(TranscoderError, match=rf"topk with k {k!r}; expected a positive integer"):
+        ag.load_transcoders(folder)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("make", "path", "name", "said"),
+    [
+        (sparsify, "h.1.mlp/sae.safetensors", "W_skip", "has no W_skip, but skip_connection is set"),
+        (saelens, "run_8/sae_weights.safetensors", "threshold", "has no threshold, which jumprelu_skip_transcoder"),
+        (saelens, "run_8/sae_weights.safetensors", "W_skip", "has no W_skip, which jumprelu_skip_transcoder"),
+        (PUBLISHED["clt_training"], "layers.1.mlp/sae.safetensors", "encoder.bias", "has no tensor encoder.bias"),
+    ],
+)
+def test_tensors_that_settings_promise_have_to_be_there(
+    make: Callable[[Path], Published], path: str, name: str, said: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "there").folder
+    tensors = {key: tensor.clone() for key, tensor in load_file(folder / path).items() if key != name}
+    save_file(tensors, folder / path)
+    with pytest.raises(TranscoderError, match=said):
+        ag.load_transcoders(folder)
+
+
+def test_scales_are_folded_in_float32_whatever_the_weights_are(tmp_path: Path) -> None:
+    for layout in ("clt_forge", "llamascopium", "clt_training", "crosslayer_transcoder"):
+        points: dict[str, Any] = POINTS if layout == "crosslayer_transcoder" else {}
+        sets = []
+        for dtype in (torch.bfloat16, torch.float32):
+            folder = PUBLISHED[layout](tmp_path / f"{layout}-{dtype}").folder
+            for path in folder.glob("**/*.safetensors"):
+                tensors = load_file(path)
+                save_file(
+                    {name: t.bfloat16().to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}, path
+                )
+            sets.append(ag.load_transcoders(folder, **points))
+        for ours, theirs in zip(sets[0].layers, sets[1].layers, strict=True):
+            for name, tensor in vars(theirs).items():
+                if tensor is not None:
+                    torch.testing.assert_close(getattr(ours, name).float(), tensor, msg=f"{layout} {name}")
+
+
+@pytest.mark.refusal
+def test_what_cannot_be_told_is_not_guessed(tmp_path: Path) -> None:
+    folder = PUBLISHED["crosslayer_transcoder"](tmp_path / "folded").folder
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("model:\n", "model:\n  is_folded: true\n"))
+    with pytest.raises(TranscoderError, match="it cannot be told whether scales are folded"):
+        ag.load_transcoders(folder, **POINTS)
+    both = PUBLISHED["gemma_scope_2_clt"](tmp_path / "both").folder
+    PUBLISHED["gemma_scope_2"](both)
+    with pytest.raises(TranscoderError, match="holds cross-layer and per-layer sets; give the subfolder of one"):
+        ag.load_transcoders(both)
+    other = sparsify(tmp_path / "other").folder
+    (other / "h.2.mlp").rename(other / "h.2")
+    with pytest.raises(TranscoderError, match=r"its hook point is h\.2, where no MLP reads"):
+        ag.load_transcoders(other)
+
+
+@pytest.mark.refusal
+def test_conversion_checks_what_it_writes(tmp_path: Path) -> None:
+    folder = PUBLISHED["gemma_scope_2_clt"](tmp_path / "there").folder
+    path = folder / "clt/width_1k_l0_big/params_layer_1.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    save_file({**tensors, "w_enc": tensors["w_enc"].to(torch.int8)}, path)
+    with pytest.raises(TranscoderError, match=r"layer 1: W_enc is torch\.int8"):
+        ag.convert_transcoders(folder, tmp_path / "ours")
+    with pytest.raises(TranscoderError, match=r"layer 1: W_enc is torch\.int8"):
+        ag.describe_transcoders(folder)
 
 
 @pytest.mark.refusal

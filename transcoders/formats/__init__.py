@@ -1,10 +1,13 @@
 """Published layouts of transcoder folders, one reader a module."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from attrgraph.errors import TranscoderError
+from attrgraph.errors import AttrGraphError, TranscoderError
 from attrgraph.transcoders.formats import (
     clt_forge,
     clt_training,
@@ -47,8 +50,8 @@ def read_layout(folder: Path, points: Points) -> Layout:
     """
     for reader in READERS:
         if reader.matches(folder):
-            layout: Layout = reader.read(folder, points)
-            return layout
+            layout: Layout = _guarded(folder, reader.read, folder, points)
+            return replace(layout, layer=partial(_guarded, folder, layout.layer))
     for pattern, why in _REFUSED.items():
         if next(folder.glob(pattern), None):
             raise TranscoderError(f"{folder}: is {why}.")
@@ -56,6 +59,18 @@ def read_layout(folder: Path, points: Points) -> Layout:
         f"{folder}: has no config.yaml, and is in none of the layouts {_names(READERS[1:])}; it holds "
         f"{', '.join(sorted(path.name for path in folder.iterdir())) or 'nothing':.200}."
     )
+
+
+def _guarded(folder: Path, call: Callable[..., Any], *args: Any) -> Any:
+    """What is called gives; settings that lack something, or hold something of another type, end in one line."""
+    try:
+        return call(*args)
+    except AttrGraphError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        raise TranscoderError(
+            f"{folder}: its settings or weights are not those of its layout ({type(e).__name__}: {e!s:.200})."
+        ) from e
 
 
 def patterns_of(folder: Path) -> list[str]:

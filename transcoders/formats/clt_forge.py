@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, numbered, settings
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, numbered, settings, wide
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["clt_cfg.json", "*clt_weights.safetensors"]
@@ -37,6 +37,11 @@ def read(folder: Path, points: Points) -> Layout:
         raise TranscoderError(f"{folder}: has no clt_weights.safetensors; download it.")
     shards = [Tensors(path) for path in paths]
     n_layers = len(shards[0].check_shape("W_enc", None, None, None))
+    n_features = sum(shard.check_shape("W_enc", n_layers, None, None).shape[2] for shard in shards)
+    if values.get("d_latent", n_features) != n_features:
+        raise TranscoderError(
+            f"{folder}: holds {n_features} features a layer, clt_cfg.json says {values['d_latent']}; is a file missing?"
+        )
     is_cross_layer = bool(values.get("cross_layer_decoders", True))
     # it is trained with TransformerLens 2
     hooks = points.of(folder, "tl2.ln2.hook_normalized", "hook_mlp_out", likely=("mlp.hook_in", "hook_mlp_out"))
@@ -62,7 +67,7 @@ def read(folder: Path, points: Points) -> Layout:
 def _layer(shards: list[Tensors], is_cross_layer: bool, layer: int) -> LayerWeights:
     def part(name: str, at: Any) -> Tensor:
         # the first axis is gone: layers, or pairs of them
-        return torch.cat([shard[name][at] for shard in shards], dim=_SHARDED[name] - 1)
+        return wide(torch.cat([shard[name][at] for shard in shards], dim=_SHARDED[name] - 1))
 
     n_layers = len(shards[0]["W_enc"])
     reads, writes = (_factors(shards[0], name, n_layers) for name in ("in", "out"))
@@ -78,11 +83,11 @@ def _layer(shards: list[Tensors], is_cross_layer: bool, layer: int) -> LayerWeig
         W_enc=part("W_enc", layer).T * reads[layer],
         b_enc=part("b_enc", layer),
         W_dec=torch.stack(rows, 1),
-        b_dec=shards[0]["b_dec"][into].sum(0) / writes[layer],
+        b_dec=wide(shards[0]["b_dec"][into]).sum(0) / writes[layer],
         threshold=part("log_threshold", layer).exp() if has_threshold else None,
     )
 
 
 def _factors(tensors: Tensors, name: str, n_layers: int) -> Tensor:
     found = tensors.get(_FACTORS[name])
-    return torch.ones(n_layers) if found is None else tensors.check_shape(_FACTORS[name], n_layers)
+    return torch.ones(n_layers) if found is None else wide(tensors.check_shape(_FACTORS[name], n_layers))

@@ -20,7 +20,7 @@ from torch import Tensor
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats import sparsify
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, one_value, refuse_unless, settings
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, k_of, refuse_unless, settings, wide
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = sparsify.PATTERNS
@@ -47,7 +47,7 @@ def read(folder: Path, points: Points) -> Layout:
             secondary_target_tied=[False],
             use_fp8=[False],
         )
-    k = one_value(folder, "k", [values.get("k") for values in configs])
+    k = k_of(folder, [values.get("k") for values in configs])
     hooks = points.of(folder, "mlp.hook_in", "mlp.hook_out", likely=("mlp.hook_in", "mlp.hook_out"))
     paths = [one / "sae.safetensors" for one in folders]
     opened = [Tensors(path) for path in paths]
@@ -79,7 +79,7 @@ def _check_expressible(tensors: Tensors, n_targets: int) -> None:
 
 def _layer(opened: Sequence[Tensors], configs: Sequence[dict[str, Any]], layer: int) -> LayerWeights:
     tensors, n_layers = opened[layer], len(opened)
-    W_enc = tensors["encoder.weight"]
+    W_enc = wide(tensors["encoder.weight"])
     n_features, d_model = W_enc.shape
     reads = sqrt(d_model) / _norm(tensors, "in_norm", configs[layer])
     writes = [_norm(opened[target], "out_norm", configs[target]) / sqrt(d_model) for target in range(n_layers)]
@@ -87,9 +87,9 @@ def _layer(opened: Sequence[Tensors], configs: Sequence[dict[str, Any]], layer: 
         W_enc = W_enc * reads
     rows = [_decoder(opened, configs, layer, target, n_features) * writes[target] for target in range(layer, n_layers)]
     b_dec = torch.stack([_bias(opened, configs, source, layer) for source in range(layer + 1)]).sum(0) * writes[layer]
-    skip = tensors.get("W_skip")
+    skip = _repeated(tensors, "W_skip") if "W_skip" in tensors or "W_skips.0" in tensors else None
     if skip is not None:
-        skip = skip * (writes[layer] * reads)
+        skip = wide(skip) * (writes[layer] * reads)
     return LayerWeights(W_enc, tensors["encoder.bias"], torch.stack(rows, 1), b_dec, W_skip=skip)
 
 
@@ -102,12 +102,17 @@ def _decoder(
     opened: Sequence[Tensors], configs: Sequence[dict[str, Any]], source: int, target: int, n_features: int
 ) -> Tensor:
     if configs[target].get("coalesce_topk") == "per-layer":
-        return torch.unflatten(opened[target]["W_dec"], 0, (-1, n_features))[source]
-    return opened[source][f"W_decs.{target - source}"]
+        return wide(torch.unflatten(opened[target]["W_dec"], 0, (-1, n_features))[source])
+    return wide(_repeated(opened[source], "W_dec", target - source))
 
 
 def _bias(opened: Sequence[Tensors], configs: Sequence[dict[str, Any]], source: int, target: int) -> Tensor:
     if configs[target].get("coalesce_topk") == "per-layer":
-        bias = opened[target]["b_dec"]
+        bias = wide(opened[target]["b_dec"])
         return bias if source == target else torch.zeros_like(bias)
-    return opened[source][f"b_decs.{target - source}"]
+    return wide(_repeated(opened[source], "b_dec", target - source))
+
+
+def _repeated(tensors: Tensors, name: str, offset: int = 0) -> Tensor:
+    """`W_decs.2`; of the own layer, `W_dec` is the same."""
+    return tensors[name if offset == 0 and f"{name}s.0" not in tensors else f"{name}s.{offset}"]

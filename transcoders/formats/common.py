@@ -74,6 +74,11 @@ def read(folder: Path, points: Points) -> Layout:
         raise TranscoderError(f"{folder}: holds no transcoder weights (expected {first}, ...).")
     opened = [[Tensors(path) for path in of] for of in paths]
     is_foreign = [gemma_scope.is_one(of[0]) for of in opened]
+    if config.is_cross_layer and "transcoders" in config.extra and not all(is_foreign):
+        raise TranscoderError(
+            f"{folder}/config.yaml: a cross-layer set can list files in Gemma Scope's layout only; leave the list "
+            "out where W_enc_0.safetensors, W_dec_0.safetensors and so on lie in the folder."
+        )
     changes = ("encoders are transposed views",) if any(is_foreign) else ()
     layer = partial(_layer, opened, is_foreign, config)
     return Layout("common", _with_k(folder, config, opened), [folder / "config.yaml"], paths, layer, changes=changes)

@@ -16,7 +16,7 @@ from torch import Tensor
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats import common
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, wide
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["checkpoint.safetensors"]
@@ -30,13 +30,21 @@ def matches(folder: Path) -> bool:
 
 def read(folder: Path, points: Points) -> Layout:
     parts = _parts(folder)
-    nonlinearity = str(parts.get("nonlinearity", {}).get("class_path", "")).rpartition(".")[2]
+    nonlinearity = str((parts.get("nonlinearity") or {}).get("class_path", "")).rpartition(".")[2]
     if nonlinearity not in _NONLINEARITIES:
         raise TranscoderError(
             f"{folder}/config.yaml: nonlinearity is {nonlinearity!r}, which these graphs cannot express; expected one "
             f"of {', '.join(_NONLINEARITIES)}."
         )
     tensors = Tensors(folder / _FILE)
+    is_folded = common.read_settings(folder)["model"].get("is_folded", False)
+    for side in ("input_standardizer", "output_standardizer"):
+        has_weights = f"{side}.std" in tensors
+        if bool(is_folded and has_weights) or bool(parts.get(side) and not (is_folded or has_weights)):
+            raise TranscoderError(
+                f"{folder}: config.yaml says is_folded: {str(is_folded).lower()}, and the checkpoint has "
+                f"{'an' if has_weights else 'no'} {side}; it cannot be told whether scales are folded."
+            )
     is_cross_layer = "decoder.W" not in tensors
     hooks = points.of(folder, None, None, likely=("mlp.hook_in", "mlp.hook_out"))
     config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, **hooks)
@@ -68,19 +76,19 @@ def _parts(folder: Path) -> dict[str, Any]:
 
 def _layer(tensors: Tensors, is_cross_layer: bool, layer: int) -> LayerWeights:
     n_layers = len(tensors["encoder.W"])
-    W_enc, b_enc = tensors["encoder.W"][layer], tensors["encoder.b"][layer]
+    W_enc, b_enc = wide(tensors["encoder.W"][layer]), wide(tensors["encoder.b"][layer])
     if "input_standardizer.std" in tensors:
-        W_enc = W_enc / tensors["input_standardizer.std"][layer][:, None]
-        b_enc = b_enc - tensors["input_standardizer.mean"][layer] @ W_enc
+        W_enc = W_enc / wide(tensors["input_standardizer.std"][layer])[:, None]
+        b_enc = b_enc - wide(tensors["input_standardizer.mean"][layer]) @ W_enc
     if is_cross_layer:
-        rows = [tensors[f"decoder.W_{target}"][layer] for target in range(layer, n_layers)]
+        rows = [wide(tensors[f"decoder.W_{target}"][layer]) for target in range(layer, n_layers)]
     else:
-        rows = [tensors["decoder.W"][layer]]
-    b_dec = tensors["decoder.b"][layer]
+        rows = [wide(tensors["decoder.W"][layer])]
+    b_dec = wide(tensors["decoder.b"][layer])
     if "output_standardizer.std" in tensors:
-        stds = tensors["output_standardizer.std"]
+        stds = wide(tensors["output_standardizer.std"])
         rows = [row * stds[layer + i] for i, row in enumerate(rows)]
-        b_dec = b_dec * stds[layer] + tensors["output_standardizer.mean"][layer]
+        b_dec = b_dec * stds[layer] + wide(tensors["output_standardizer.mean"][layer])
     return LayerWeights(W_enc.T, b_enc, torch.stack(rows, 1), b_dec, threshold=_threshold(tensors, layer))
 
 

@@ -7,6 +7,7 @@ cross-layer decoders [n_features, n_layers, d_model] with zeros below the featur
 Source: huggingface.co/google/gemma-scope, huggingface.co/google/gemma-scope-2
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, numbered, settings
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, numbered, refuse_unless, settings
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["*params.npz", "*params.safetensors", "*params_layer_*.safetensors"]
@@ -27,6 +28,8 @@ _PER_LAYER = (
     "layer_*/width_*/average_l0_*/params.npz",
 )
 # in Gemma Scope 1 features read after the norm without its weight, in 2 what the MLP takes in
+_READS_AT, _WRITES_AT = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
+_NOT_OF_MLPS = re.compile(r"gemma-scope[^/]*-(res|att|mlp)(/|$)|/(resid_post|attn_out|mlp_out)[^/]*(/|$)")
 _READS = {".npz": "ln2.hook_normalized", ".safetensors": "mlp.hook_in"}
 
 
@@ -35,13 +38,22 @@ def matches(folder: Path) -> bool:
 
 
 def read(folder: Path, points: Points) -> Layout:
-    is_cross_layer = any(next(folder.glob(pattern), None) for pattern in _CLT)
+    kinds = [any(next(folder.glob(pattern), None) for pattern in patterns) for patterns in (_CLT, _PER_LAYER)]
+    if _NOT_OF_MLPS.search(str(folder.resolve())):
+        raise TranscoderError(
+            f"{folder}: autoencoders, which stand for no MLP; graphs need the repositories -transcoders."
+        )
+    if all(kinds):
+        raise TranscoderError(f"{folder}: holds cross-layer and per-layer sets; give the subfolder of one.")
+    is_cross_layer = kinds[0]
     patterns = _CLT if is_cross_layer else _PER_LAYER
     paths = _one_a_layer(folder, [path for pattern in patterns for path in sorted(folder.glob(pattern))])
     if (paths[0].parent / "config.json").is_file():
-        stated = settings(paths[0].parent / "config.json").get("architecture", "jump_relu")
-        if stated != "jump_relu":
-            raise TranscoderError(f"{paths[0].parent}: architecture is {stated!r}; expected jump_relu.")
+        values = settings(paths[0].parent / "config.json")
+        refuse_unless(paths[0].parent / "config.json", values, architecture=["jump_relu"])
+        stated = (values.get("hf_hook_point_in", _READS_AT), values.get("hf_hook_point_out", _WRITES_AT))
+        if _READS_AT not in str(stated[0]) or _WRITES_AT not in str(stated[1]):
+            raise TranscoderError(f"{paths[0].parent}: reads at {stated[0]} and writes at {stated[1]}; not of an MLP.")
     hooks = points.of(folder, _READS[paths[0].suffix], "hook_mlp_out", likely=("mlp.hook_in", "hook_mlp_out"))
     config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, **hooks)
     opened = [Tensors(path) for path in paths]
@@ -95,6 +107,8 @@ def _one_a_layer(folder: Path, paths: Sequence[Path]) -> list[Path]:
         sets[named.name].append(path)
     several = [(name, found) for name, found in sets.items() if len(found) > 1]
     widths = {name.split("_", 2)[-1] for name in sets if name.startswith("layer_") and "width" in name}
+    parents = {path.parent for path in paths if path.name.startswith("params_layer_")}
+    widths |= {str(path.relative_to(folder)) for path in parents} if len(parents) > 1 else set()
     if several or len(widths) > 1:
         names = sorted(widths) or [str(path.relative_to(folder)) for path in several[0][1]]
         raise TranscoderError(

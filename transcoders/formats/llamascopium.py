@@ -24,10 +24,13 @@ from attrgraph.transcoders.formats.reader import (
     Points,
     Tensors,
     hook_name,
-    numbered,
+    in_order,
+    k_of,
+    layer_of,
     one_value,
     refuse_unless,
     settings,
+    wide,
 )
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -49,7 +52,10 @@ def read(folder: Path, points: Points) -> Layout:
     paths = _settings_of(folder)
     is_cross_layer = settings(paths[0]).get("sae_type") == "clt"
     if not is_cross_layer:
-        paths = [one / "config.json" for one in numbered([path.parent for path in paths], where=folder)]
+        layers = {layer_of(settings(path).get("hook_point_in")): path for path in paths}
+        if None in layers or len(layers) < len(paths):
+            raise TranscoderError(f"{folder}: hook_point_in of each folder has to name a layer of its own (blocks.3.).")
+        paths = in_order(folder, {layer: path for layer, path in layers.items() if layer is not None})
     configs = [settings(path) for path in paths]
     for path, values in zip(paths, configs, strict=True):
         _check(path, values)
@@ -57,12 +63,22 @@ def read(folder: Path, points: Points) -> Layout:
     reads, writes = ([side for pair in hooks for side in pair[i]] for i in (0, 1))
     if reads == writes:
         raise TranscoderError(f"{folder}: reads and writes {reads[0]!r}: an autoencoder; graphs need transcoders.")
+    for number, pair in enumerate(zip(reads, writes, strict=True)):
+        if any(layer_of(hook) != number for hook in pair):
+            raise TranscoderError(f"{folder}: layer {number} reads and writes at {pair}; expected hooks of this layer.")
     names = [one_value(folder, "hooks", [hook_name(hook) for hook in side]) for side in (reads, writes)]
     at = points.of(folder, *names, likely=("ln2.hook_normalized", "hook_mlp_out"))
-    k = one_value(folder, "top_k", [v.get("top_k") if v["act_fn"] == "topk" else None for v in configs])
+    activation = one_value(folder, "act_fn", [values["act_fn"] for values in configs])
+    k = k_of(folder, [values.get("top_k") for values in configs]) if activation == "topk" else None
     config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, k=k, **at)
     weights = [path.parent / _FILE for path in paths]
     opened = [Tensors(path) for path in weights]
+    for tensors in opened:
+        if (activation == "jumprelu") != (_THRESHOLD in tensors):
+            raise TranscoderError(f"{tensors.path}: its thresholds do not fit act_fn {activation!r}.")
+        decoders = [f"{name}.{i}" for name in ("W_D", "b_D") for i in range(len(reads))]
+        norms = [f"dataset_average_activation_norm.{hook}" for hook in (*reads, *writes)]
+        tensors.check_all_read(ignored=["W_E", "b_E", "W_D", "b_D", _THRESHOLD, *decoders, *norms])
     layer = partial(_layer, opened, configs, reads, writes)
     by_layer = [weights] * len(reads) if is_cross_layer else [[path] for path in weights]
     return Layout("llamascopium", config, paths, by_layer, layer, is_view=False, changes=_CHANGES)
@@ -100,16 +116,16 @@ def _layer(
     if is_cross_layer:
         W_E, b_E, limit = W_E[layer], b_E[layer], None if limit is None else limit[layer]
         targets = range(layer, n_layers)
-        rows, b_D = torch.stack([own[f"W_D.{target}"][layer] for target in targets], 1), own[f"b_D.{layer}"]
+        rows, b_D = torch.stack([wide(own[f"W_D.{target}"][layer]) for target in targets], 1), own[f"b_D.{layer}"]
     else:
-        targets, rows, b_D = range(layer, layer + 1), own["W_D"][:, None], own["b_D"]
+        targets, rows, b_D = range(layer, layer + 1), wide(own["W_D"])[:, None], own["b_D"]
     scales = torch.stack([_scale(own, values, writes[target]) for target in targets])
     weights = LayerWeights(
-        W_enc=W_E.T * _scale(own, values, reads[layer]),
-        b_enc=b_E,
+        W_enc=wide(W_E).T * _scale(own, values, reads[layer]),
+        b_enc=wide(b_E),
         W_dec=rows / scales[:, None],
-        b_dec=b_D / scales[0],
-        threshold=None if limit is None else limit.exp(),
+        b_dec=wide(b_D) / scales[0],
+        threshold=None if limit is None else wide(limit).exp(),
     )
     return _with_norms(weights, rows) if values.get("sparsity_include_decoder_norm") else weights
 
@@ -124,8 +140,10 @@ def _scale(tensors: Tensors, values: dict[str, Any], hook: str) -> Tensor:
 def _with_norms(weights: LayerWeights, rows: Tensor) -> LayerWeights:
     """Features scaled by the norms of their decoders; a threshold is divided instead, which changes no activation."""
     norms = rows.flatten(1).norm(dim=1)
+    norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)  # of a feature that writes nothing, and never passes
     if weights.threshold is not None:
-        return replace(weights, threshold=weights.threshold / norms)
+        largest = torch.finfo(norms.dtype).max
+        return replace(weights, threshold=(weights.threshold / norms).clamp_max(largest))
     return replace(
         weights,
         W_enc=weights.W_enc * norms[:, None],

@@ -239,6 +239,25 @@ def one_value(folder: Path, name: str, values: Sequence[Any]) -> Any:
     return values[0]
 
 
+def k_of(folder: Path, values: Sequence[Any]) -> int:
+    """The k of a TopK that all layers state."""
+    k = one_value(folder, "k", values)
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise TranscoderError(f"{folder}: its activation is topk with k {k!r:.60}; expected a positive integer.")
+    return k
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, in which scales are folded, unless it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def layer_of(hook: Any) -> int | None:
+    """3 of `blocks.3.ln2.hook_normalized`; None if it names no layer."""
+    found = re.match(r"blocks\.([0-9]+)\.", hook) if isinstance(hook, str) else None
+    return None if found is None else int(found[1])
+
+
 def hook_name(hook: Any) -> str | None:
     """`ln2.hook_normalized` of `blocks.3.ln2.hook_normalized`."""
     return re.sub(r"^blocks\.\d+\.", "", hook) if isinstance(hook, str) else None

@@ -16,6 +16,7 @@ from attrgraph.transcoders.formats.reader import (
     Tensors,
     hook_name,
     in_order,
+    layer_of,
     one_value,
     refuse_unless,
     settings,
@@ -52,7 +53,7 @@ def read(folder: Path, points: Points) -> Layout:
 
 def _check(path: Path, values: dict[str, Any]) -> tuple[int, str | None, str | None]:
     """Layer, and where features read and write; refuses what is no transcoder."""
-    about = values | values.get("metadata", {})
+    about = values | (values.get("metadata") or {})
     architecture, hooks = values.get("architecture"), (about.get("hook_name"), about.get("hook_name_out"))
     if architecture not in _TRANSCODERS or hooks[0] == hooks[1]:
         raise TranscoderError(
@@ -60,10 +61,13 @@ def _check(path: Path, values: dict[str, Any]) -> tuple[int, str | None, str | N
             f"graphs need transcoders ({', '.join(_TRANSCODERS)})."
         )
     refuse_unless(path, values, normalize_activations=["none", None], apply_b_dec_to_input=[False, None])
-    parts = str(hooks[0]).split(".")
-    layer = about.get("hook_layer", int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else None)
-    if not isinstance(layer, int):
-        raise TranscoderError(f"{path}: hook_name is {hooks[0]!r}, which names no layer; expected blocks.3. and so on.")
+    layer = about.get("hook_layer", layer_of(hooks[0]))
+    if not isinstance(layer, int) or layer_of(hooks[1]) not in (None, layer):
+        raise TranscoderError(f"{path}: reads at {hooks[0]!r} and writes at {hooks[1]!r}; expected hooks of one layer.")
+    tensors = Tensors(path.with_name("sae_weights.safetensors"))
+    for name, what in (("threshold", "jumprelu"), ("W_skip", "skip")):
+        if what in architecture and name not in tensors:
+            raise TranscoderError(f"{tensors.path}: has no {name}, which {architecture} needs; download it again.")
     return layer, hook_name(hooks[0]), hook_name(hooks[1])
 
 

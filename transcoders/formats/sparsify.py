@@ -15,8 +15,8 @@ from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
     Tensors,
+    k_of,
     numbered,
-    one_value,
     refuse_unless,
     settings,
 )
@@ -45,11 +45,19 @@ def read(folder: Path, points: Points) -> Layout:
                 f"{one}: transcode is not set: an autoencoder, which stands for no MLP; graphs need transcoders."
             )
         refuse_unless(one / "cfg.json", values, activation=["topk"], signed=[False])
-    k = one_value(folder, "k", [values.get("k") for values in configs])
+        if not one.name.endswith(".mlp"):
+            raise TranscoderError(
+                f"{one}: its hook point is {one.name}, where no MLP reads; graphs need transcoders of .mlp."
+            )
+    k = k_of(folder, [values.get("k") for values in configs])
     hooks = points.of(folder, "mlp.hook_in", "mlp.hook_out", likely=("mlp.hook_in", "mlp.hook_out"))
     paths = [one / "sae.safetensors" for one in folders]
     config = TranscoderConfig(model_kind=PER_LAYER, k=k, **hooks)
-    layer = partial(_layer, [Tensors(path) for path in paths])
+    opened = [Tensors(path) for path in paths]
+    for tensors, values in zip(opened, configs, strict=True):
+        if values.get("skip_connection") and "W_skip" not in tensors:
+            raise TranscoderError(f"{tensors.path}: has no W_skip, but skip_connection is set; download it again.")
+    layer = partial(_layer, opened)
     return Layout("sparsify", config, [one / "cfg.json" for one in folders], [[path] for path in paths], layer)
 
 
