@@ -61,6 +61,10 @@ class Effect:
     # after is what a feature would read, whatever its activation function says
     features: pd.DataFrame
 
+    def __repr__(self) -> str:
+        (before, p), (after, q) = self.top_before[0], self.top_after[0]
+        return f"Effect({self.mode}: {before!r} {p:.3f} -> {after!r} {q:.3f}; KL {self.kl:.3g} nats)"
+
     @property
     def is_flipped(self) -> bool:
         """Whether another token has become the most probable one."""
