@@ -147,7 +147,8 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
 def check_readable(path: Path) -> None:
     """Raise GraphFileError if there is no such file."""
     if not path.is_file():
-        raise GraphFileError(f"{path}: is a folder; give a file name." if path.is_dir() else f"{path}: no such file.")
+        what = "is a device or a pipe; give a file name" if path.exists() else "no such file"
+        raise GraphFileError(f"{path}: {'is a folder; give a file name' if path.is_dir() else what}.")
 
 
 def read_text(path: Path, *, most_bytes: int = 2**28) -> str:
