@@ -27,9 +27,10 @@ _PER_LAYER = (
     "layer_*/params.npz",
     "layer_*/width_*/average_l0_*/params.npz",
 )
-# in Gemma Scope 1 features read after the norm without its weight, in 2 what the MLP takes in
+# the hooks that config.json names, and repositories and folders of autoencoders, which have the same files
 _READS_AT, _WRITES_AT = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
 _NOT_OF_MLPS = re.compile(r"gemma-scope[^/]*-(res|att|mlp)(/|$)|/(resid_post|attn_out|mlp_out)[^/]*(/|$)")
+# in Gemma Scope 1 features read after the norm without its weight, in 2 what the MLP takes in
 _READS = {".npz": "ln2.hook_normalized", ".safetensors": "mlp.hook_in"}
 
 
@@ -40,9 +41,7 @@ def matches(folder: Path) -> bool:
 def read(folder: Path, points: Points) -> Layout:
     kinds = [any(next(folder.glob(pattern), None) for pattern in patterns) for patterns in (_CLT, _PER_LAYER)]
     if _NOT_OF_MLPS.search(str(folder.resolve())):
-        raise TranscoderError(
-            f"{folder}: autoencoders, which stand for no MLP; graphs need the repositories -transcoders."
-        )
+        raise TranscoderError(f"{folder}: autoencoders, which stand for no MLP; graphs need transcoders.")
     if all(kinds):
         raise TranscoderError(f"{folder}: holds cross-layer and per-layer sets; give the subfolder of one.")
     is_cross_layer = kinds[0]
