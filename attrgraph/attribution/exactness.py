@@ -1,7 +1,8 @@
 """Whether a graph is as exact as its precision allows, and if not, where the model's run and the graph's part.
 
 The local replacement model gives the true model's numbers but for rounding. It does not if something else than the
-plain model ran (a hook that changes a stream, another forward pass), or if numbers are so large that sums lose theirs.
+plain model ran (a hook that changes a stream or an embedding, another forward pass), or if numbers are so large that
+sums lose theirs.
 """
 
 import math
@@ -33,8 +34,7 @@ def check_exactness(deviation: Deviation, gap: float, dtype: torch.dtype, *, all
     name, limit = str(dtype).removeprefix("torch."), LIMITS[dtype]
     if not all(map(math.isfinite, (deviation.logits, gap))):
         raise ResultError(f"sums overflow in {name}: weights or activations hold extreme values; try float64.")
-    # logits that are all the same have no spread: then the deviation itself counts
-    is_exact = deviation.logits <= limit * (deviation.spread or 1.0) and gap <= limit
+    is_exact = _agrees(deviation, limit) and gap <= limit
     if not is_exact and not allow_inexact:
         raise ResultError(
             f"the graph is not exact: {_by_how_much(deviation)} and inputs' sums by {gap:.1g} of what nodes read, "
@@ -46,21 +46,35 @@ def check_exactness(deviation: Deviation, gap: float, dtype: torch.dtype, *, all
 
 def check_replacement(deviation: Deviation, dtype: torch.dtype) -> None:
     """Raise ResultError unless the local replacement model gives what the true one gives, as its precision allows."""
-    if not deviation.logits <= LIMITS[dtype] * (deviation.spread or 1.0):
+    if not _agrees(deviation, LIMITS[dtype]):
         raise ResultError(
             f"the run cannot be frozen exactly: {_by_how_much(deviation)}, {_why(deviation, dtype)} Remove it, or "
             "choose mode constrained or free."
         )
 
 
+def _agrees(deviation: Deviation, limit: float) -> bool:
+    # logits that are all the same have no spread: then the deviation itself counts
+    return deviation.logits <= limit * (deviation.spread or 1.0) and _same_embedding(deviation, limit)
+
+
+def _same_embedding(deviation: Deviation, limit: float) -> bool:
+    return deviation.embedding <= min(limit, 0.01)  # it is rounded once, in bfloat16 by 0.004 at most
+
+
 def _by_how_much(deviation: Deviation) -> str:
-    return f"logits differ from the model's by {deviation.logits:.3g} (their spread is {deviation.spread:.3g})"
+    embedding = f"embeddings differ from the weights' by {deviation.embedding:.2g} of their length, "
+    return (
+        f"{embedding if deviation.embedding > 1e-6 else ''}logits differ from the model's by {deviation.logits:.3g} "
+        f"(their spread is {deviation.spread:.3g})"
+    )
 
 
 def _why(deviation: Deviation, dtype: torch.dtype) -> str:
     name, limit = str(dtype).removeprefix("torch."), LIMITS[dtype]
     parts = next((layer for layer, share in enumerate(deviation.reads) if not share <= limit), None)
     where = "after the last layer" if parts is None else f"before the MLP of layer {parts}"
+    where = where if _same_embedding(deviation, limit) else "at the embeddings"
     return (
         f"where {name} allows {limit:g}; the two runs part {where}. Something changes the model's forward pass (a "
         "hook, quantisation), or weights are extreme."

@@ -74,6 +74,7 @@ class Deviation:
     # and of the recomputed ones from those that the model itself gave. The largest of the vocabulary.
     logits: float
     spread: float  # standard deviation of the recomputed logits over the vocabulary
+    embedding: float  # |difference| / |true|: of what enters the first block from what the weights embed
     reads: list[float]  # by layer, of what its transcoder reads at all positions: |difference| / |true|
 
 
@@ -131,7 +132,7 @@ def measure_deviation(local: LocalReplacement, *, with_features: bool = True) ->
 
     logits = run_replaced(local, run.embedding, out_at)
     deviation = float((logits - run.uncapped_logits).abs().max()) + run.unembedding_deviation
-    return Deviation(deviation, float(run.uncapped_logits.std(correction=0)), reads)
+    return Deviation(deviation, float(run.uncapped_logits.std(correction=0)), run.embedding_deviation, reads)
 
 
 def run_replaced(local: LocalReplacement, embedding: Stream, out_at: OutAt) -> Float[Tensor, " d_vocab"]:

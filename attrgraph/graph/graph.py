@@ -43,14 +43,15 @@ class Graph:
             for embeddings and bias, n_layers for logits), `pos` (-1 for bias), `feature` (index in its layer;
             vocabulary id for embeddings and logits; -1 otherwise), `token` (at the node's position, or the logit's
             own), `activation` (of a feature; what a logit reads; 0 otherwise), `probability` (of a logit's token; 0
-            otherwise), `bias_share` (the bias node's part of the sum of |edges| into the node, in the graph as it was
-            traced; NaN in graphs of other tools), `influence` on the weighted logits over all paths,
-            `cumulative_influence` (share held by this node and all more influential ones), `label`.
+            otherwise), `bias_share` (the bias node's part of the sum of |edges| into the node; in a part of a graph as
+            in the whole, after `without` anew, NaN in graphs of other tools), `influence` on the weighted logits over
+            all paths, `cumulative_influence` (share held by this node and all more influential ones), `label`.
         adjacency: float32 CSR `A[target, source]`, in the order of `nodes`: the direct effect of the source on what the
             target reads. With its bias edge a row sums to the target's activation.
         prompt_tokens: the prompt's tokens as text.
         metadata: where the graph comes from: versions, digests, dtype, settings, scores, checks. `checks` has
-            `bias_share` too: the bias node's part of all that the answer comes from, over all paths.
+            `bias_share` too: the bias node's part of all that the answer comes from, over all paths; in a part, of the
+            whole's answer.
     """
 
     nodes: pd.DataFrame

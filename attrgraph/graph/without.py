@@ -11,7 +11,7 @@ from attrgraph.errors import AttrGraphError
 from attrgraph.graph.parts import part_of, with_scores
 from attrgraph.graph.selections import Nodes, Selection, mask_of
 from attrgraph.influence import scores as whole_graph
-from attrgraph.influence.influence import with_influence
+from attrgraph.influence.influence import bias_share, with_influence
 from attrgraph.influence.scores import Scores
 from attrgraph.io.params import supernodes
 from attrgraph.schema import ERROR_KINDS, FEATURE_KINDS, KINDS, node_table, with_names
@@ -25,7 +25,7 @@ _ERROR_OF = dict(zip(FEATURE_KINDS, ERROR_KINDS, strict=True))
 
 
 def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
-    """The graph without some nodes, its influence recomputed; `metadata["without"]` names them.
+    """The graph without some nodes, its influence and bias shares recomputed; `metadata["without"]` names them.
 
     Args:
         mode: `drop` leaves out their edges too. `to_error`, for features, as if their transcoder did not have them:
@@ -44,7 +44,16 @@ def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
     into[gone & (into == np.arange(len(gone)))] = _DROPPED
     folded = graph.replace(adjacency=_fold(graph.adjacency, into).astype(np.float32), metadata=metadata)
     rest = part_of(folded, ~gone)
-    return with_scores(rest.replace(nodes=with_influence(rest.nodes, rest.adjacency)))
+    return with_scores(_with_bias_share(rest.replace(nodes=with_influence(rest.nodes, rest.adjacency))))
+
+
+def _with_bias_share(graph: "Graph") -> "Graph":
+    checks = dict(graph.metadata.get("checks") or {})
+    if checks.pop("bias_share", None) is None:
+        return graph
+    if (graph.nodes["kind"] == "bias").any():
+        checks["bias_share"] = bias_share(graph.nodes, graph.adjacency)
+    return graph.replace(metadata={**graph.metadata, "checks": checks})
 
 
 def scores(graph: "Graph", pinned: Nodes | None = None) -> Scores:

@@ -176,6 +176,7 @@ class FrozenRun:
     logits: Float[Tensor, " d_vocab"]  # of the last position, soft-capped if the model does so
     uncapped_logits: Float[Tensor, " d_vocab"]  # before soft-capping, recomputed from `final_stream`
     pattern_bytes: int  # of attention patterns that are kept in memory
+    embedding_deviation: float  # of `embedding` from what the weights say; see `requirements.embedding_deviation`
     unembedding_deviation: float  # largest difference of the recomputed logits, capped again, from the model's own
 
     @property

@@ -15,7 +15,7 @@ from attrgraph.errors import PromptError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
-from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights
+from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights, embedding_deviation
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
@@ -236,6 +236,7 @@ class LanguageModel:
             logits=widened(logits),
             uncapped_logits=uncapped_logits,
             pattern_bytes=self.pattern_bytes(len(token_ids)) if keep_patterns else 0,
+            embedding_deviation=embedding_deviation(self.hf_model, token_ids, embedding),
             unembedding_deviation=float((self.soft_cap(uncapped_logits) - widened(logits)).abs().max()),
         )
 

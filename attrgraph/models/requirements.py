@@ -1,6 +1,8 @@
 """What a model object must be like, whoever made it: its weights are read as they lie, and each run is as the last."""
 
-from torch import nn
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attrgraph.errors import UnsupportedModelError
@@ -31,6 +33,18 @@ def check_is_in_evaluation_mode(hf_model: PreTrainedModel, family: Family) -> No
             raise UnsupportedModelError(
                 f"{name or 'the model'} is in training mode, where dropout is random; call .eval() on the model."
             )
+
+
+def embedding_deviation(
+    hf_model: PreTrainedModel, token_ids: Int[Tensor, " n_pos"], embedding: Float[Tensor, "n_pos d_model"]
+) -> float:
+    """How far from what the weights say tokens are embedded, |difference| / |expected|: no hook is run for these."""
+    module, config = hf_model.get_input_embeddings(), hf_model.config.get_text_config()
+    plain = type(module).forward(module, token_ids).detach().to(embedding)
+    # some families scale embeddings outside the module, Gemma in transformers 4 by the root of the width
+    factors = {float(getattr(config, "embedding_multiplier", 1.0)), float(config.hidden_size) ** 0.5}
+    least = torch.finfo(embedding.dtype).tiny
+    return min(float((embedding - f * plain).norm() / (f * plain).norm().clamp_min(least)) for f in factors)
 
 
 def _blocks(hf_model: PreTrainedModel, family: Family) -> list[nn.Module]:

@@ -29,6 +29,16 @@ def test_shares_are_those_of_the_dense_edges(
     assert graph.metadata["checks"]["bias_share"] == pytest.approx(of_ends) and 0.01 < of_ends < 0.99
 
 
+def test_the_share_follows_what_is_taken_out(traced_model: Callable[..., LanguageModel], prompt: list[int]) -> None:
+    graph = ag.trace(traced_model(), prompt, max_feature_nodes=20)
+    rest, before = graph.without(graph.nodes.index[:5]), graph.metadata["checks"]["bias_share"]
+    now = rest.metadata["checks"]["bias_share"]
+    assert now == bias_share(rest.nodes, rest.adjacency) != before == graph.metadata["checks"]["bias_share"]
+    assert "bias_share" not in graph.without(graph.select(kind="bias")).metadata["checks"]
+    united = ag.union([graph, rest])
+    assert united.metadata["checks"]["bias_share"] == pytest.approx((now + before) / 2)
+
+
 def test_an_answer_of_features_that_are_off_comes_from_the_bias_alone() -> None:
     """`x and y and z` is false because nothing is active: no token explains the answer, whatever the scores say."""
     graph = ag.trace(make_boolean_toy(is_cross_layer=True), prompt_of(True, False, False))

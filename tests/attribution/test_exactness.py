@@ -44,6 +44,20 @@ def test_a_hook_on_the_last_block_is_found_after_it(traced_model: Build, prompt:
         ag.trace(model, prompt)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_a_hook_on_the_embedding_is_found(family: str, traced_model: Build, prompt: list[int]) -> None:
+    model = traced_model(family)
+    for module in (model.hf_model.get_input_embeddings(), model.layer_modules()[0]):
+        hooked = (
+            module.register_forward_hook(scaled)
+            if module is not model.layer_modules()[0]
+            else module.register_forward_pre_hook(lambda module, args: (args[0] + 0.1, *args[1:]))
+        )
+        with hooked, pytest.raises(ResultError, match=r"not exact: embeddings differ .* part at the embeddings\."):
+            ag.trace(model, prompt)
+    assert ag.trace(model, prompt).metadata["checks"]["is_exact"]
+
+
 def test_a_graph_that_is_allowed_is_marked_in_every_output(
     traced_model: Build, prompt: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

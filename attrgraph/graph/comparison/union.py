@@ -214,7 +214,7 @@ def _edges_among(graph: "Graph", row: Int[np.ndarray, " n_nodes"]) -> tuple[np.n
 
 
 def _shared_metadata(graphs: list["Graph"]) -> dict[str, Any]:
-    """What all graphs say alike about where they come from, and the worst of their checks; of one graph, everything."""
+    """What all graphs say alike of their origin, worst checks and mean bias share; of one graph, everything."""
     first, all_checks = graphs[0].metadata, [graph.metadata.get("checks") or {} for graph in graphs]
     if len(graphs) == 1:
         return first
@@ -229,4 +229,6 @@ def _shared_metadata(graphs: list["Graph"]) -> dict[str, Any]:
             name: max(each[name] for each in all_checks) for name in ("logit_deviation", "input_sum_gap")
         }
         shared["checks"] = {**worst, "is_exact": all(each.get("is_exact", True) for each in all_checks)}
+        if all("bias_share" in each for each in all_checks):
+            shared["checks"]["bias_share"] = sum(each["bias_share"] for each in all_checks) / len(graphs)
     return shared
