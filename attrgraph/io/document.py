@@ -10,8 +10,8 @@ from typing import Any
 from attrgraph.errors import GraphFileError, whole_number
 from attrgraph.files import MAX_JSON_BYTES
 
-# an object takes at least 64 bytes of memory, however few it takes in the file
-_BYTES_PER_OBJECT = 32
+# an object takes at least 64 bytes of memory and a text about as many, however few they take in the file
+_BYTES_PER_OBJECT, _BYTES_PER_VALUE = 96, 24
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MAGIC = {
     b"\x1f\x8b": "is compressed with gzip; unpack it first (gunzip)",
@@ -46,7 +46,7 @@ def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
 
     Args:
         path: of the file.
-        max_bytes: the largest file that is parsed; reading takes 10 times its size in memory, 17 at worst.
+        max_bytes: the largest file that is parsed; the default reads within about 1 GB of memory.
 
     Raises:
         GraphFileError: the file is too large, empty, compressed, a pickle, not UTF-8, not JSON, or nested too deep.
@@ -54,11 +54,15 @@ def read_document(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Document:
     raw = _read(path, max_bytes := whole_number("max_bytes", max_bytes, least=1))
     # those in texts are counted too, which are few
     size, n_objects = len(raw), raw.count(b"{") + raw.count(b"[")
-    if n_objects > max_bytes // _BYTES_PER_OBJECT:
-        raise GraphFileError(
-            f"{path}: holds {n_objects} objects and lists, at most {max_bytes // _BYTES_PER_OBJECT} are parsed, for "
-            f"the memory they take; prune the graph, or raise max_bytes={max_bytes}."
-        )
+    for what, n, each in (
+        ("objects and lists", n_objects, _BYTES_PER_OBJECT),
+        ("values", raw.count(b","), _BYTES_PER_VALUE),
+    ):
+        if n > (most := max_bytes // each):
+            raise GraphFileError(
+                f"{path}: holds {n} {what}, at most {most} are parsed, for the memory they take; prune the graph, or "
+                f"raise max_bytes={max_bytes}."
+            )
     constants: list[str] = []
     repeated: list[str] = []
 
