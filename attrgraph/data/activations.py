@@ -199,7 +199,7 @@ def true_logits(model: LanguageModel, tokens: TokenBatch) -> tuple[Float[Tensor,
 def divergence_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureDictionary) -> Float[Tensor, ""]:
     """Mean KL(model || replacement model) at trained tokens: every MLP there replaced, attention live, gradients on."""
     expected, tokens = true_logits(model, tokens)
-    with replaced_mlps(model, replace_with(dictionary, tokens.is_trained)):
+    with replaced_mlps(model, replace_with(model, dictionary, tokens.is_trained)):
         return divergence(expected, trained_logits(model, tokens)).mean()
 
 
@@ -207,7 +207,7 @@ def divergence_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureD
 def agreement_on(model: LanguageModel, tokens: TokenBatch, dictionary: FeatureDictionary) -> float:
     """Share of trained tokens at which model and replacement model prefer the same next token."""
     expected, tokens = true_logits(model, tokens)
-    with replaced_mlps(model, replace_with(dictionary, tokens.is_trained)):
+    with replaced_mlps(model, replace_with(model, dictionary, tokens.is_trained)):
         return float((expected.argmax(-1) == trained_logits(model, tokens).argmax(-1)).float().mean())
 
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attrgraph.models.frozen import widened
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
-from attrgraph.models.live_replacement import replace_with
+from attrgraph.models.live_replacement import added_by, read_of, replace_with
 from attrgraph.transcoders import Transcoders
 
 
@@ -51,12 +52,12 @@ class TranscoderStandIn:
     """Transcoders in place of the MLPs.
 
     Raises:
-        TranscoderError: they read or write at points where they cannot replace MLPs.
+        TranscoderError: they do not fit the model, or it is not clear where they read.
     """
 
     def __init__(self, model: LanguageModel, transcoders: Transcoders) -> None:
         transcoders.check_fits(n_layers=model.n_layers, d_model=model.d_model)
-        replace_with(transcoders, torch.zeros(0, 0, dtype=torch.bool))  # refuses before any text is read
+        read_of(model, transcoders, 0, torch.zeros(1, model.d_model, device=model.device))  # or refuses
         self._model, self._transcoders = model, transcoders
 
     @property
@@ -79,11 +80,12 @@ class TranscoderStandIn:
         """In at least float32, whatever the model runs in."""
         pending: dict[int, Tensor] = {}  # what lower layers have written into the layers to come
         for layer, read in enumerate(reads):
-            read = read.to(torch.promote_types(read.dtype, torch.float32))
+            read = read_of(self._model, self._transcoders, layer, widened(read))
             for above, part in enumerate(self._transcoders.contributions(layer, read).unbind(1)):
                 pending[layer + above] = pending[layer + above] + part if layer + above in pending else part
             out = pending.pop(layer) + self._transcoders.bias(layer).to(read)
+            out = added_by(self._model, self._transcoders, layer, out)
             yield Reconstruction(out, self._transcoders.encode_layer(layer, read) != 0)
 
     def in_place(self, is_replaced: Tensor) -> AbstractContextManager[None]:
-        return replaced_mlps(self._model, replace_with(self._transcoders, is_replaced))
+        return replaced_mlps(self._model, replace_with(self._model, self._transcoders, is_replaced))

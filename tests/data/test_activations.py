@@ -96,7 +96,7 @@ def test_replacing_mlps_by_their_own_output_changes_nothing(prompt: list[int]) -
     tokens = TokenBatch(token_ids, token_ids != BOS)
     writes = activations_of(model, tokens).writes
     exact, silent = _TrueMlps(writes), _TrueMlps(writes, scale=0.0)
-    with replaced_mlps(model, replace_with(exact, tokens.is_trained)):
+    with replaced_mlps(model, replace_with(model, exact, tokens.is_trained)):
         replaced = model.logits(token_ids)
     assert_close(replaced, model.logits(token_ids))
     assert float(divergence_on(model, tokens, exact)) < 1e-6

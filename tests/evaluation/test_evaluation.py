@@ -1,8 +1,10 @@
 """Evaluation: each number means what it says, however the text is cut into batches."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +116,7 @@ def test_answers_equal_a_plain_computation_row_by_row(name: str) -> None:
     kl, agrees, losses = [], [], []
     for row in rows.rows:
         true = model.hf_model(row[None]).logits[0].double()
-        with replaced_mlps(model, replace_with(transcoders, row[None] != BOS)):
+        with replaced_mlps(model, replace_with(model, transcoders, row[None] != BOS)):
             replaced = model.hf_model(row[None]).logits[0].double()
         with replaced_mlps(model, zero):
             zeroed = model.hf_model(row[None]).logits[0].double()
@@ -127,6 +129,29 @@ def test_answers_equal_a_plain_computation_row_by_row(name: str) -> None:
     ce_model, ce, ce_zero = torch.cat(losses, dim=1).mean(1).tolist()
     assert [found.ce_model, found.ce, found.ce_zero_ablation] == pytest.approx([ce_model, ce, ce_zero], rel=1e-5)
     assert found.ce_recovered == pytest.approx((ce_zero - ce) / (ce_zero - ce_model), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "llama", "gpt_neox"])
+def test_transcoders_of_the_mlp_alone_are_measured_in_its_place(name: str) -> None:
+    """By plain hooks on the MLP modules, whose inputs are read and whose outputs are replaced."""
+    model, rows = make_model(name), make_rows()
+    transcoders = make_transcoders(read_point="mlp.hook_in", write_point="mlp.hook_out", cross_layer=False)
+    found, agrees, kl = evaluate(model, transcoders, rows, n_graphs=0), list[Tensor](), list[Tensor]()
+    for row in rows.rows:
+        true = model.hf_model(row[None]).logits[0].double()
+        with ExitStack() as hooks:
+            for layer in range(N_LAYERS):
+
+                def replaced(_: Any, args: Any, out: Tensor, layer: int = layer) -> Tensor:
+                    new = transcoders.contributions(layer, args[0][0])[:, 0] + transcoders.bias(layer)
+                    return torch.cat([out[:, :1], new[None, 1:]], dim=1)
+
+                hooks.enter_context(model.mlp_inner_module(layer).register_forward_hook(replaced))
+            answers = model.hf_model(row[None]).logits[0].double()
+        agrees.append((true.argmax(-1) == answers.argmax(-1))[1:])
+        kl.append(divergence(true, answers)[1:])
+    assert found.kl == pytest.approx(float(torch.cat(kl).mean()), rel=1e-4)
+    assert found.top1_agreement == pytest.approx(float(torch.cat(agrees).double().mean()), rel=1e-12)
 
 
 def test_active_and_dead_features_by_hand() -> None:
@@ -295,8 +320,8 @@ def test_transcoders_are_checked_before_anything_is_measured() -> None:
 
     with pytest.raises(TranscoderError, match="the model has 3 layers x d_model 24"):
         compare(model, {"a": make_transcoders(), "b": make_transcoders(n_layers=2)}, rows, n_graphs=0, progress=ran)
-    with pytest.raises(TranscoderError, match=r"read mlp\.hook_in and write hook_mlp_out cannot replace MLPs yet"):
-        evaluate(model, make_transcoders(read_point="mlp.hook_in"), rows, progress=ran)
+    with pytest.raises(TranscoderError, match=r"ln2\.hook_normalized is ambiguous"):
+        evaluate(make_model("gpt2"), make_transcoders(read_point="ln2.hook_normalized"), rows, progress=ran)
     with pytest.raises(AttrGraphError, match="there are no transcoders to evaluate"):
         compare(model, {}, rows, n_graphs=0)
 

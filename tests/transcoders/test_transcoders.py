@@ -11,7 +11,6 @@ from tiny import D_MODEL, N_FEATURES, N_LAYERS, make_transcoders
 from torch.testing import assert_close
 
 from attrgraph.errors import ResultError, TranscoderError
-from attrgraph.models.live_replacement import replace_with
 from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
 from attrgraph.transcoders import transcoders as transcoders_module
 
@@ -288,13 +287,6 @@ def test_thresholds_must_be_finite_and_alone(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"activation": "topk", "k": 3}))
     with pytest.raises(TranscoderError, match="both thresholds and k"):
         load_transcoders(folder)
-
-
-@pytest.mark.refusal
-def test_transcoders_of_other_points_do_not_replace_mlps() -> None:
-    elsewhere = make_transcoders(read_point="mlp.hook_in")
-    with pytest.raises(TranscoderError, match=r"read mlp\.hook_in .* cannot replace MLPs yet"):
-        replace_with(elsewhere, torch.ones(1, 3, dtype=torch.bool))
 
 
 @pytest.mark.refusal
