@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
+from attrgraph.files import SAMPLED
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -53,4 +54,5 @@ def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: t
             raise error(
                 f"{what} {ours['id']}: its {key} is {value}; the graph was traced with {recorded[key]}. "
                 f"Take the {what} that the graph was traced with, or trace again."
+                + (" A copy has another time of change; cp -p keeps it." if SAMPLED in str(value) else "")
             )

@@ -334,6 +334,11 @@ def changed(graph: ag.Graph, section: str, **values: Any) -> ag.Graph:
         ({"section": "model", "digest": None}, "graph 2 has no digest, so the model cannot be verified"),
         ({"section": "transcoders", "digest": "sha256:x"}, "traced with different transcoders, by digest"),
         ({"section": "transcoders", "digest": None}, "graph 2 has no digest, so the transcoders cannot be verified"),
+        (
+            {"section": "transcoders", "digest": "sampled-dated-sha256:x"},
+            "are of samples of large files and of the times",
+        ),
+        ({"section": "tokenizer", "digest": "x"}, "traced with different tokenizers, by digest"),
         ({"section": "transcoders", "n_features": [1]}, "differ in transcoders n_features: "),
         ({"section": "settings", "skipped_positions": []}, "differ in settings skipped_positions: [0] (graph 1), []"),
         ({"section": "versions", "torch": "1.0"}, "differ in versions torch: "),
