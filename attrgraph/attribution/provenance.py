@@ -26,6 +26,7 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
     """Where the numbers come from. Nothing here changes between two runs of the same thing."""
     transcoders = model.transcoders
     assert transcoders is not None  # trace has refused before
+    source = transcoders.source
     tokenizer = None if model.tokenizer is None else tokenizer_digest(model.tokenizer)
     return {
         "generator": {"name": "attrgraph", "version": _version("attrgraph")},
@@ -33,10 +34,10 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
         "model": {**model.source, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
         **({} if tokenizer is None else {"tokenizer": {"digest": tokenizer}}),
         "transcoders": {
-            **transcoders.source,
+            **source,
             "kind": transcoders.config.model_kind,
             "scan": transcoders.config.scan,
-            "neuronpedia": neuronpedia_names(transcoders.source["id"]),
+            "neuronpedia": neuronpedia_names(source["id"]),
             "n_features": transcoders.n_features,
             "read_point": transcoders.config.feature_input_hook,
             "write_point": transcoders.config.feature_output_hook,

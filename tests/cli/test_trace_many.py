@@ -252,12 +252,11 @@ def test_what_another_tokenizer_or_other_points_would_change_is_not_kept(
     byte_level("<s>", bos="<s>", template="{{ messages }}").save_pretrained(model)
     capsys.readouterr()
     assert main(arguments) == 1 and "(tokenizer changed)" in capsys.readouterr().err
-    assert main([*arguments, "--force"]) == 0
-    record = tmp_path / "graphs/.prompts/.made-by.json"
-    made_by = json.loads(record.read_text())
-    record.write_text(json.dumps(made_by | {"read_point": "hook_elsewhere"}))
-    assert main(arguments) == 1 and "(read_point changed)" in capsys.readouterr().err
-    record.unlink()  # a record that is lost does not make everything right
+    assert main([*arguments, "--force"]) == 0 == main([*arguments, "--read-point", "hook_resid_mid"])
+    for option, name in (("--read-point", "mlp.hook_in"), ("--write-point", "mlp.hook_out")):
+        assert main([*arguments, option, name]) == 1
+        assert f"({option[2:].replace('-', '_')} changed)" in capsys.readouterr().err
+    (tmp_path / "graphs/.prompts/.made-by.json").unlink()  # a record that is lost does not make everything right
     assert main(arguments) == 1 and "its record of traced prompts cannot be read" in capsys.readouterr().err
 
 

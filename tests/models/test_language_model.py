@@ -159,6 +159,17 @@ def test_the_digest_of_a_tokenizer_is_of_all_that_it_does(model_folder: Path, pr
     assert len({before, digest(), found, digest(tokenizer=given)}) == 4
 
 
+def test_a_tokenizer_that_gives_no_account_of_itself_has_no_digest(prompt: list[int]) -> None:
+    model, tokenizer = make_model("llama"), make_tokenizer()
+
+    class Reversed:
+        def pre_tokenize(self, text: object) -> None: ...
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Reversed())
+    model.tokenizer, model.transcoders = tokenizer, make_transcoders()
+    assert "tokenizer" not in ag.trace(model, prompt, max_feature_nodes=1).metadata
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
