@@ -34,7 +34,7 @@ _SUMMED_TOGETHER = 511
 _MOST_SUMMED_BYTES = 16 * 2**20
 
 
-def digest_files(paths: Iterable[Path], *, most_bytes: float = math.inf) -> str:
+def digest_files(paths: Iterable[Path], *, most_bytes: int | float = math.inf) -> str:
     """Of files that decide what is computed, wherever they are: over their names, sizes and contents.
 
     Above `most_bytes` together they are sampled; see the module.
@@ -109,7 +109,7 @@ class Origin:
         tensors: Callable[[], Mapping[str, Tensor | None]],
         settings: Callable[[], Any],
         *,
-        most_summed: float = math.inf,
+        most_summed: int | float = math.inf,
     ) -> None:
         self._tensors, self._settings, self._most_summed = tensors, settings, most_summed
         self._if_changed = {} if recorded is None else {"changed": "in memory after loading"}
@@ -139,7 +139,7 @@ class Origin:
         return total.hexdigest()
 
 
-def views_of_files(recorded: dict[str, Any] | None) -> float:
+def views_of_files(recorded: dict[str, Any] | None) -> int | float:
     """`most_summed` for weights that may be views of files, as those that say where they are from."""
     return math.inf if recorded is None else _MOST_SUMMED_BYTES
 
