@@ -21,6 +21,8 @@ except ImportError:  # Windows
 
 # how hidden folders are called, and in them the file that is locked and the place of a folder that is being replaced
 _HIDDEN, _LOCK, _REPLACED = ".attrgraph-", ".lock", "replaced"
+# the kind of a digest, before its colon, where not all was read; see `attrgraph.transcoders.digests`
+SAMPLED = "sampled-dated-sha256"
 PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
 # graph files that come back as they were; JSON without the bias node
 GRAPH_FORMATS = (".json", ".safetensors")

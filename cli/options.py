@@ -192,7 +192,7 @@ def _stamp(name: str | None) -> tuple[Any, ...]:
     folder = Path(name or "").expanduser()
     if name is None or not folder.is_dir():
         return ()
-    files = [file for file in sorted(folder.iterdir()) if file.exists()]  # links may lead nowhere
+    files = [file for file in sorted(folder.rglob("*")) if file.exists()]  # links may lead nowhere
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 

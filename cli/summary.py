@@ -5,6 +5,7 @@ from typing import Any
 
 import attrgraph as ag
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
+from attrgraph.files import SAMPLED
 from attrgraph.viz.text import visible
 
 _FEATURES = ["node_id", "kind", "layer", "feature", "pos", "token", "activation", "influence", "label"]
@@ -24,13 +25,18 @@ def as_dict(graph: "ag.Graph", *, n_top: int, files: list[Path]) -> dict[str, An
         "checks": graph.metadata.get("checks", {}),
         "selection": graph.metadata.get("selection", {}),
         "skipped_positions": graph.metadata.get("skipped_positions", []),
-        "notes": graph.metadata.get("notes", []),
+        "notes": [*graph.metadata.get("notes", []), *_sampled(graph)],
         "n_unknown_tokens": graph.metadata.get("n_unknown_tokens", 0),
         "nodes": nodes["kind"].value_counts(sort=False).to_dict(),
         "n_edges": int(graph.adjacency.nnz),
         "features": features[_FEATURES].to_dict("records"),
         "files": files,
     }
+
+
+def _sampled(graph: "ag.Graph") -> list[str]:
+    digest = str(graph.metadata.get("transcoders", {}).get("digest"))
+    return [f"digest of the transcoders by samples and times of change ({SAMPLED})"] if SAMPLED in digest else []
 
 
 def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: list[Path] | None = None) -> None:

@@ -13,13 +13,13 @@ from attrgraph.cli.output import print_json, tell
 from attrgraph.cli.prune import PruneOptions
 from attrgraph.cli.writing import Saving
 from attrgraph.errors import AttrGraphError, GraphFileError
-from attrgraph.files import locked, read_json, write_whole
+from attrgraph.files import SAMPLED, locked, plain, read_json, write_whole
 from attrgraph.progress import Progress
 from attrgraph.prompts.prompt_file import NamedPrompt
 from attrgraph.viz.text import visible
 
 # In the folder of graphs: what they are made from; and of each, by the name of its prompt, which begins with no '.', a
-# digest of the prompt, the answer and the scores.
+# digest of the prompt, the answer, the scores, and digests of the files, once they are all written.
 _RECORDS, _MADE_BY, _LOCK = ".prompts", ".made-by.json", ".lock"
 _MOST_NAMES = 10
 
@@ -81,25 +81,32 @@ class Batch:
                     made = [file for row in prompts for file in files_of(self._file(row))]
                     for file in [*made, *path.parent.glob("*.json")]:
                         file.unlink(missing_ok=True)
-                elif path.exists():
+                elif any(path.parent.glob("*.json")):
                     self._check_same(made_by, _read(path), prompts)
+                    if SAMPLED in str(made_by):
+                        tell(f"attrgraph: transcoders are compared by samples and times of change ({SAMPLED}).")
                     return
                 _write(path, made_by)
         except OSError as e:
             raise GraphFileError(f"{self.folder}: cannot be made ({e}).") from e
 
     def _made_by(self) -> dict[str, Any]:
+        from attrgraph.attribution.provenance import provenance_of
+
         assert self.model.transcoders is not None
-        # graphs do not depend on the memory budget
-        deciding = {name: value for name, value in self.settings.items() if name != "memory_budget"}
-        made_by = {"model": self.model.source, "transcoders": self.model.transcoders.source, **deciding}
+        # what graphs say of themselves, so that nothing is left out; with other versions they are the same but for
+        # rounding, and they do not depend on the memory budget
+        about = provenance_of(self.model)
+        made_by = {name: about.get(name) for name in ("model", "tokenizer", "transcoders", "dtype")}
+        made_by |= {name: about["transcoders"].pop(name) for name in ("read_point", "write_point")}
+        made_by |= {name: value for name, value in self.settings.items() if name != "memory_budget"}
         made_by |= {
             **asdict(self.pruning),
             "names": [self.saving.profile, self.saving.scan, self.saving.source_set],
-            "dtype": str(self.model.hf_model.dtype),
             "labels": sha256(repr(sorted(self.model.transcoders.labels.items())).encode()).hexdigest(),
         }
-        return made_by
+        read_again: dict[str, Any] = plain(made_by)
+        return read_again
 
     def _check_same(self, made_by: dict[str, Any], old: dict[str, Any], prompts: Sequence[NamedPrompt]) -> None:
         if not old:
@@ -120,29 +127,52 @@ class Batch:
 
     def _trace_one(self, row: NamedPrompt) -> dict[str, Any]:
         """What is told of a prompt, whose graph is then in the folder."""
-        answer = self._answered(row)
+        answer, missing = self._answered(row)
         if answer is not None:
             return {"state": "skipped", **answer}
         graph = ag.trace(self.model, row.prompt, targets=row.targets, **self.settings)
         kept = graph if self.ending == ".safetensors" else self.pruning.prune(graph)
         answer = _answer_of(graph)
         with locked(self.folder / _RECORDS / _LOCK):
-            if self._answered(row) is None:  # another run may have been faster
-                _write(self.folder / _RECORDS / f"{row.name}.json", {"digest": row.digest, "answer": answer})
-                replace(self.saving, force=True).write(kept, self._file(row))
-        return {"state": "traced", **answer}
+            if self._answered(row)[0] is None:  # another run may have been faster
+                self._save(row, kept, answer)
+        return {"state": "traced", **answer} | ({"reason": f"{missing} was missing"} if missing else {})
 
-    def _answered(self, row: NamedPrompt) -> dict[str, Any] | None:
-        """Answer and scores of a graph that is in the folder, or None.
+    def _save(self, row: NamedPrompt, graph: "ag.Graph", answer: dict[str, Any]) -> None:
+        from attrgraph.io.exports import files_of
+
+        path, old = self.folder / _RECORDS / f"{row.name}.json", self._record(row)
+        record: dict[str, Any] = {"digest": row.digest, "answer": answer}
+        others = old.get("files", {}) if old.get("digest") == row.digest else {}  # in other formats
+        files = {file.name: file for file in files_of(self._file(row))}
+        kept = {name: digest for name, digest in others.items() if name not in files}
+        _write(path, {**record, "files": kept})  # the files are ours, whenever this run is stopped
+        replace(self.saving, force=True).write(graph, self._file(row))
+        _write(path, {**record, "files": kept | {name: _digest(file) for name, file in files.items()}})
+
+    def _answered(self, row: NamedPrompt) -> tuple[dict[str, Any] | None, str]:
+        """Answer and scores of a graph that is in the folder, or None; and a file that is missing of one that was.
 
         Raises:
-            GraphFileError: a file of this name is there, and is not of this prompt.
+            GraphFileError: a file of this name is there, and is not of this prompt, or not as it was written.
         """
-        record = self._record(row)
+        from attrgraph.io.exports import files_of
+
+        record, files = self._record(row), files_of(self._file(row))
         if record.get("digest") != row.digest:
             self.saving.check(self._file(row))
-            return None
-        return dict(record["answer"]) if os.path.lexists(self._file(row)) else None
+            return None, ""
+        answer, written = record.get("answer"), record.get("files")
+        if not (isinstance(answer, dict) and isinstance(written, dict) and all(file.name in written for file in files)):
+            return None, ""
+        for file in files:
+            if os.path.lexists(file) and not (file.is_file() and _digest(file) == written[file.name]):
+                raise GraphFileError(
+                    f"{file}: is not as it was written: truncated, or changed since; remove it to have this prompt "
+                    "traced again, or pass --force for all."
+                )
+        missing = ", ".join(file.name for file in files if not file.exists())
+        return (None, missing) if missing else (answer, "")
 
 
 def _answer_of(graph: "ag.Graph") -> dict[str, Any]:
@@ -150,6 +180,10 @@ def _answer_of(graph: "ag.Graph") -> dict[str, Any]:
     best = logits.loc[logits["probability"].idxmax()]
     scores = {name: round(value, 4) for name, value in graph.scores()._asdict().items()}
     return {"answer": best["token"], "probability": round(float(best["probability"]), 4), **scores}
+
+
+def _digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -174,5 +208,6 @@ def _tell(name: str, values: dict[str, Any], as_json: bool) -> None:
         print_json({"id": name, **values})
     elif values["state"] != "failed":
         told = "{answer} ({probability:.3f})  replacement {replacement:.3f}, completeness {completeness:.3f}"
-        before = "  (already traced)" if values["state"] == "skipped" else ""
+        again = f"  (traced again: {values['reason']})" if "reason" in values else ""
+        before = "  (already traced)" if values["state"] == "skipped" else again
         print(f"{name}  {visible(told.format(**values))}{before}", flush=True)

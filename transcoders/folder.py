@@ -18,9 +18,10 @@ from attrgraph.errors import TranscoderError
 from attrgraph.files import whole_folder
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.transcoders.config import TranscoderConfig
+from attrgraph.transcoders.digests import digest_transcoders
 from attrgraph.transcoders.formats import Layout, Points, patterns_of, read_layout
 from attrgraph.transcoders.formats.common import CROSS_LAYER_FILES, PER_LAYER_FILES
-from attrgraph.transcoders.hub import digest_files, resolve_folder
+from attrgraph.transcoders.hub import resolve_folder
 from attrgraph.transcoders.labels import Labels, load_labels
 from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
 
@@ -74,7 +75,7 @@ def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tu
     source |= {"format": layout.format} | ({"changes": "; ".join(layout.changes)} if layout.changes else {})
     # files from elsewhere are not those of the commit
     if "revision" not in source or any(not path.is_relative_to(folder) for path in layout.used()):
-        source["digest"] = digest_files(layout.used())
+        source["digest"] = digest_transcoders(layout.used())
     return folder, layout, source
 
 

@@ -1,21 +1,12 @@
-"""Where files come from: a local folder, or a Hugging Face hub repository at a resolved revision; and their digests."""
+"""Where files come from: a local folder, or a Hugging Face hub repository at a resolved revision."""
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from attrgraph.errors import AttrGraphError
 
-# Files and tensors up to this size are hashed whole. Of larger ones (up to 160 GB) only a piece of every stretch is:
-# enough to notice that a whole matrix has changed.
-_HASH_WHOLE_BYTES = 64 * 2**20
-_STRETCH_BYTES = 4 * 2**20
-_PIECE_BYTES = 64 * 2**10
 _SNAPSHOT_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 
 
@@ -77,38 +68,3 @@ def _hub_errors(message: str, error: type[AttrGraphError]) -> Iterator[None]:
         yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         raise error(f"{message} ({type(e).__name__}); check the name, the network, or HF_TOKEN.") from e
-
-
-def digest_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over names, sizes and contents of files; "sampled" if of a file above 64 MiB only pieces were read.
-
-    Files that are given are those that decide what is computed, wherever they are, and no others.
-    """
-    total, kind = hashlib.sha256(), "sha256"
-    for path in paths:
-        size = path.stat().st_size
-        total.update(f"{path.name}:{size}:".encode())
-        stretch, piece = 2**20, 2**20
-        if size > _HASH_WHOLE_BYTES:
-            kind, stretch, piece = "sampled-sha256", _STRETCH_BYTES, _PIECE_BYTES
-        with path.open("rb") as file:
-            for start in range(0, size, stretch):
-                file.seek(start)
-                total.update(file.read(piece))
-    return f"{kind}:{total.hexdigest()}"
-
-
-def digest_tensors(tensors: Mapping[str, Tensor | None]) -> str:
-    """`digest_files` for weights in memory: over names, types, shapes and contents."""
-    total, kind = hashlib.sha256(), "tensors-sha256"
-    for name, tensor in sorted(tensors.items()):
-        if tensor is None:
-            continue
-        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        flat = tensor.detach().reshape(-1)
-        size, stretch, piece = flat.element_size(), max(1, len(flat)), len(flat)
-        if len(flat) * size > _HASH_WHOLE_BYTES:
-            kind, stretch, piece = "sampled-tensors-sha256", _STRETCH_BYTES // size, _PIECE_BYTES // size
-        for start in range(0, len(flat), stretch):
-            total.update(flat[start : start + piece].cpu().view(torch.uint8).numpy().data)
-    return f"{kind}:{total.hexdigest()}"

@@ -13,8 +13,8 @@ from attrgraph.errors import TranscoderError
 from attrgraph.kernels.encode_sparse import active_mask, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
+from attrgraph.transcoders.digests import Origin, views_of_files
 from attrgraph.transcoders.finite import not_finite
-from attrgraph.transcoders.hub import digest_tensors
 from attrgraph.transcoders.paging import release
 
 # of decoder rows that are converted at a time: a choice, not tuned
@@ -129,20 +129,29 @@ class Transcoders:
         layers: Sequence[LayerWeights],
         config: TranscoderConfig,
         *,
-        source: dict[str, str] | None = None,
+        source: dict[str, Any] | None = None,
         labels: dict[tuple[int, int], str] | None = None,
     ) -> None:
         self.layers, self.config, self.labels = tuple(layers), config, labels or {}
-        self.source = source or {"id": config.model_name or "(in memory)", "digest": self._digest()}
+        name = source["id"] if source else config.model_name or "(in memory)"
         for layer, weights in enumerate(self.layers):
-            where, n_targets = f"{self.source['id']}, layer {layer}", self.n_targets(layer)
+            where, n_targets = f"{name}, layer {layer}", self.n_targets(layer)
             check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k)
+        self._origin = Origin(source, name, self._named, self._deciding, most_summed=views_of_files(source))
 
-    def _digest(self) -> str:
-        named = {
+    def _deciding(self) -> list[Any]:
+        """Of the config what decides and stands nowhere else in graphs, as hooks do."""
+        return [self.config.k, self.config.relu_before_topk]
+
+    def _named(self) -> dict[str, Tensor | None]:
+        return {
             f"{name}_{i}": tensor for i, weights in enumerate(self.layers) for name, tensor in vars(weights).items()
         }
-        return digest_tensors(named)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the weights are from, as graphs record it: id, revision, digest. Once they are changed, of those."""
+        return self._origin.now()
 
     def __repr__(self) -> str:
         kind = "cross-layer" if self.config.is_cross_layer else "per-layer"
@@ -174,7 +183,7 @@ class Transcoders:
         """Raise TranscoderError unless the set fits a model of this size."""
         if (self.n_layers, self.d_model) != (n_layers, d_model):
             raise TranscoderError(
-                f"the transcoders ({self.source['id']}) are for {self.n_layers} layers x d_model {self.d_model}, "
+                f"the transcoders ({self._origin.id}) are for {self.n_layers} layers x d_model {self.d_model}, "
                 f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model?"
             )
 

@@ -9,6 +9,7 @@ from typing import Any
 from attrgraph.demo.shipped import SHIPPED
 from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
 from attrgraph.graph.graph import Graph
+from attrgraph.models.identity import tokenizer_digest
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders.known_sets import neuronpedia_names
 
@@ -25,15 +26,18 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
     """Where the numbers come from. Nothing here changes between two runs of the same thing."""
     transcoders = model.transcoders
     assert transcoders is not None  # trace has refused before
+    source = transcoders.source
+    tokenizer = None if model.tokenizer is None else tokenizer_digest(model.tokenizer)
     return {
         "generator": {"name": "attrgraph", "version": _version("attrgraph")},
         "versions": library_versions("torch", "transformers", "numpy", "scipy"),
         "model": {**model.source, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
+        **({} if tokenizer is None else {"tokenizer": {"digest": tokenizer}}),
         "transcoders": {
-            **transcoders.source,
+            **source,
             "kind": transcoders.config.model_kind,
             "scan": transcoders.config.scan,
-            "neuronpedia": neuronpedia_names(transcoders.source["id"]),
+            "neuronpedia": neuronpedia_names(source["id"]),
             "n_features": transcoders.n_features,
             "read_point": transcoders.config.feature_input_hook,
             "write_point": transcoders.config.feature_output_hook,

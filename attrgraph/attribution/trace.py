@@ -79,8 +79,8 @@ def trace(
     checks = check_exactness(measure_deviation(local), gap, model.dtype, allow_inexact=allow_inexact)
     graph = assemble(model, local, logits, rows, checks)
     recorded = _metadata(model, prompt, local, logits.notes, {**asdict(settings), "prepend": prepend})
-    recorded |= {"selection": _selection(local, rows), "scores": graph.scores()._asdict()}
-    return graph.replace(metadata={**graph.metadata, **recorded})
+    graph.metadata.update(recorded, selection=_selection(local, rows), scores=graph.scores()._asdict())  # no copy
+    return graph
 
 
 def _selection(local: LocalReplacement, rows: EdgeRows) -> dict[str, Any]:

@@ -114,15 +114,18 @@ class Graph:
         return part.replace(metadata=self.metadata)
 
     def replace(self, **parts: Any) -> "Graph":
-        """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`, which are copied.
+        """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`.
 
+        All four are copied, those that stay too: what is changed in the new graph changes in no other.
         What metadata say of nodes, edges or prompt is left out if these are others: their scores, the prompt's text.
         """
         tokens = list(parts.get("prompt_tokens", self.prompt_tokens))
         changed = [name for name in parts if name != "prompt_tokens" or tokens != self.prompt_tokens]
         stale = {name for part in changed for name in _FOLLOWING.get(part, ())}
         kept = {name: value for name, value in parts.get("metadata", self.metadata).items() if name not in stale}
-        return replace(self, **{**parts, "prompt_tokens": tokens, "metadata": _copied(kept)})
+        nodes, adjacency = parts.get("nodes", self.nodes), parts.get("adjacency", self.adjacency)
+        copies = {"nodes": nodes.copy(), "adjacency": adjacency.copy()}
+        return replace(self, **{**parts, **copies, "prompt_tokens": tokens, "metadata": _copied(kept)})
 
     # questions to the graph
     scores = without.scores

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import AttrGraphError, ModelLoadError, TranscoderError
+from attrgraph.files import SAMPLED
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -42,6 +43,12 @@ def check_traced_model(graph: "Graph", model: "LanguageModel") -> None:
 
 
 def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: type[AttrGraphError]) -> None:
+    is_known = bool(recorded.get("digest") or recorded.get("revision"))
+    if is_known and "changed" in ours and ours["digest"] != recorded.get("digest"):
+        raise error(
+            f"{what} {ours['id']}: was changed in memory after loading; the graph was traced with other weights. Load "
+            "it again, or trace again."
+        )
     for key, value in ours.items():
         # the same files may lie in two places
         if key == "id" or not recorded.get(key) or not value:
@@ -53,4 +60,5 @@ def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: t
             raise error(
                 f"{what} {ours['id']}: its {key} is {value}; the graph was traced with {recorded[key]}. "
                 f"Take the {what} that the graph was traced with, or trace again."
+                + (" A copy has another time of change; cp -p keeps it." if SAMPLED in str(value) else "")
             )

@@ -106,10 +106,16 @@ def read_parts(path: Path, findings: Findings) -> GraphParts:
                 raise GraphFileError(f"{path}: a safetensors file, but not of a graph.")
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
         content = json.loads(header)
-        if content["format_version"] > FORMAT_VERSION:
-            raise GraphFileError(f"{path}: written by a newer attrgraph (format {content['format_version']}); upgrade.")
-        if content["format_version"] > 1 and tensors.pop(_CHECKSUM).tobytes() != _checksum(tensors, header).tobytes():
+        found, written = content["format_version"], tensors.pop(_CHECKSUM, None)
+        # a flipped bit may have made another version of the number, too
+        if written is not None and written.tobytes() != _checksum(tensors, header).tobytes():
             raise ValueError("its checksum is not that of its content: it was altered after it was written")
+        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+            raise ValueError(f"format_version is {found!r:.40}, expected 1 to {FORMAT_VERSION}")
+        if found > FORMAT_VERSION:
+            raise GraphFileError(f"{path}: written by a newer attrgraph (format {found}); upgrade.")
+        if written is None and (found > 1 or _CONTENT in tensors):
+            raise ValueError("its checksum is missing")
         if _CONTENT in tensors:
             content = json.loads(tensors.pop(_CONTENT).tobytes())
         parts = _parts(tensors, content)

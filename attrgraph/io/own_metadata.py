@@ -4,7 +4,9 @@ from typing import Any
 
 from attrgraph.io.json_values import are_texts
 
-_OBJECTS = "checks selection settings pruning pruned_from selected_from scores model transcoders versions".split()
+_OBJECTS = (
+    "checks selection settings pruning pruned_from selected_from scores model tokenizer transcoders versions".split()
+)
 # this package's have five; Python stops at some hundred
 _MOST_LEVELS = 100
 # of objects that are there, numbers that have to be

@@ -15,11 +15,11 @@ from attrgraph.errors import PromptError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output
+from attrgraph.models.identity import origin_of_model
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights, embedding_deviation
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
-from attrgraph.transcoders.hub import digest_tensors
 
 Message = dict[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
@@ -66,14 +66,18 @@ class LanguageModel:
         check_weights(hf_model, self.family)
         check_is_in_evaluation_mode(hf_model, self.family)
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
-        digest = {} if source else {"digest": digest_tensors(dict(hf_model.named_parameters()))}
-        self.source = source or {"id": hf_model.config.name_or_path or "(in memory)", **digest}
+        self._origin = origin_of_model(hf_model, source)
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         if transcoders is not None:
             transcoders.check_fits(n_layers=self.n_layers, d_model=self.d_model)
 
     def __repr__(self) -> str:
-        return f"LanguageModel({self.family.name}, {self.n_layers} layers x {self.d_model}, {self.source['id']})"
+        return f"LanguageModel({self.family.name}, {self.n_layers} layers x {self.d_model}, {self._origin.id})"
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the weights are from, as graphs record it: id, revision, digest. Once they are changed, of those."""
+        return self._origin.now()
 
     @property
     def n_layers(self) -> int:
@@ -112,8 +116,6 @@ class LanguageModel:
             return self.tokenizer.bos_token_id  # type: ignore[no-any-return]
         bos = self.config.bos_token_id
         return bos if isinstance(bos, int) and bos < self.d_vocab else None
-
-    # -- tokens ------------------------------------------------------------------------------------------------
 
     def tokenize(self, prompt: Prompt, *, prepend: str = "auto") -> Int[Tensor, " n_pos"]:
         """Token ids of a prompt: text, token ids, or chat messages ({"role": ..., "content": ...}).
@@ -194,8 +196,6 @@ class LanguageModel:
         if self.tokenizer is None:
             return "".join(self.token_text(token_id) for token_id in token_ids)
         return text_of(self.tokenizer, token_ids)
-
-    # -- one run -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def run(self, token_ids: Int[Tensor, " n_pos"], *, keep_patterns: bool = True) -> FrozenRun:

@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -22,7 +23,8 @@ from attrgraph.files import read_json
 from attrgraph.models.families import family_of
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders, load_transcoders
-from attrgraph.transcoders.hub import digest_files, resolve_folder
+from attrgraph.transcoders.digests import digest_files
+from attrgraph.transcoders.hub import resolve_folder
 from attrgraph.transcoders.labels import load_labels
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
@@ -83,7 +85,7 @@ def load_model(
         folder, source = _folder_of(model, revision)
         hf_model: PreTrainedModel = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
         if "revision" not in source:
-            source["digest"] = digest_files([folder / "config.json", *_weight_files(folder)])
+            source["digest"] = digest_files([folder / "config.json", *_weight_files(folder, hf_model.config)])
         tokenizer = tokenizer or _load_tokenizer(folder)
     else:
         hf_model = model
@@ -190,12 +192,16 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads a folder's weights from: one, or those that an index names."""
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.is_file() or not index.is_file():
-        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-    return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+def _weight_files(folder: Path, config: PretrainedConfig) -> list[Path]:
+    """The files that transformers reads a folder's weights from: one, or those that an index names.
+
+    It takes the file that the config names, else model.safetensors, else the index, as its `modeling_utils` does.
+    """
+    names = [getattr(config, "transformers_weights", None), "model.safetensors", "model.safetensors.index.json"]
+    first = next(folder / name for name in names if name and (folder / name).is_file())
+    if first.suffix != ".json":
+        return [first]
+    return [folder / name for name in sorted(set(read_json(first)["weight_map"].values()))]
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:

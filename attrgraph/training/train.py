@@ -247,8 +247,9 @@ def _activations_key(
     model: LanguageModel, rows: TokenRows, config: TrainConfig, settings: RunSettings
 ) -> dict[str, str]:
     """What the sequence of rounds depends on."""
+    source = model.source
     return {
-        "model": str(model.source.get("digest", model.source["id"])),
+        "model": str(source.get("digest") or f"{source['id']}@{source.get('revision')}"),
         "rows": rows.digest(),
         "dtype": str(model.dtype),
         "hooks": "hook_resid_mid hook_mlp_out",

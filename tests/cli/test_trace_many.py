@@ -3,15 +3,19 @@
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from subwords import byte_level
+from tiny import make_model, make_transcoders
 
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import PromptError
 from attrgraph.prompts.prompt_file import read_prompts
+from attrgraph.transcoders import save_transcoders
 
 DALLAS = "in the state containing dallas the capital is"
 LINES = (
@@ -198,6 +202,62 @@ def test_a_table_whose_second_file_is_missing_is_written_again(prompts: Path, tm
     assert main(arguments) == 0
     (folder / "00001.csv").unlink()  # as if the run had been killed between the two
     assert main(arguments) == 0 and (folder / "00001.csv").exists()
+
+
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "gone": (lambda file: file.unlink(), "traced"),
+    "emptied": (lambda file: file.write_bytes(b""), "failed"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-1]), "failed"),
+    "a folder": (lambda file: (file.unlink(), file.mkdir()), "failed"),
+    "a link to nothing": (lambda file: (file.unlink(), file.symlink_to("nothing")), "failed"),
+}
+
+
+@pytest.mark.parametrize(("damage", "state"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", ["00001.csv", "00001.nodes.csv"])
+def test_only_whole_files_count_as_done(
+    name: str, damage: Damage, state: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts.write_text(LINES[0] + "\n", encoding="utf-8")
+    folder = tmp_path / "graphs"
+    arguments = ["trace", "--prompts", str(prompts), "-o", str(folder), "--format", ".csv", "--max-feature-nodes", "5"]
+    assert main(arguments) == 0
+    content = (folder / name).read_bytes()
+    damage(folder / name)
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == (state == "failed")
+    out = capsys.readouterr().out
+    told = json.loads(out)
+    assert told["state"] == state and name in told["reason"]
+    if state == "traced":
+        assert (folder / name).read_bytes() == content
+        assert main(arguments) == 0 and "(already traced)" in capsys.readouterr().out
+    else:
+        assert "is not as it was written" in told["reason"] and "--force" in told["reason"]
+
+
+def test_what_another_tokenizer_or_other_points_would_change_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, transcoders, path = tmp_path / "model", tmp_path / "set", tmp_path / "prompts.jsonl"
+    hf_model = make_model("llama")
+    hf_model.hf_model.save_pretrained(model)
+    byte_level("<s>", bos="<s>").save_pretrained(model)
+    save_transcoders(make_transcoders(cross_layer=False), transcoders)
+    path.write_text(json.dumps({"prompt": [1, 5, 7]}))
+    arguments = ["trace", "--prompts", str(path), "-o", str(tmp_path / "graphs"), "--model", str(model)]
+    arguments += ["--transcoders", str(transcoders), "--max-feature-nodes", "5", "--allow-inexact"]
+    assert main(arguments) == 0 == main(arguments)
+    byte_level("<s>", bos="<s>", template="{{ messages }}").save_pretrained(model)
+    capsys.readouterr()
+    assert main(arguments) == 1 and "(tokenizer changed)" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0 == main([*arguments, "--read-point", "hook_resid_mid"])
+    for option, name in (("--read-point", "mlp.hook_in"), ("--write-point", "mlp.hook_out")):
+        assert main([*arguments, option, name]) == 1
+        assert f"({option[2:].replace('-', '_')} changed)" in capsys.readouterr().err
+    (tmp_path / "graphs/.prompts/.made-by.json").unlink()  # a record that is lost does not make everything right
+    assert main(arguments) == 1 and "its record of traced prompts cannot be read" in capsys.readouterr().err
 
 
 def test_separators_inside_a_prompt_end_no_line(tmp_path: Path) -> None:

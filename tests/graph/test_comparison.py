@@ -18,6 +18,7 @@ from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.graph.comparison import union_edges, union_nodes
 from attrgraph.graph.comparison.alignment import align
 from attrgraph.graph.comparison.union import wilson_interval
+from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.viz.diff_dot import draw_diff
 
@@ -334,6 +335,11 @@ def changed(graph: ag.Graph, section: str, **values: Any) -> ag.Graph:
         ({"section": "model", "digest": None}, "graph 2 has no digest, so the model cannot be verified"),
         ({"section": "transcoders", "digest": "sha256:x"}, "traced with different transcoders, by digest"),
         ({"section": "transcoders", "digest": None}, "graph 2 has no digest, so the transcoders cannot be verified"),
+        (
+            {"section": "transcoders", "digest": "sampled-dated-sha256:x"},
+            "are of samples of large files and of the times",
+        ),
+        ({"section": "tokenizer", "digest": "x"}, "traced with different tokenizers, by digest"),
         ({"section": "transcoders", "n_features": [1]}, "differ in transcoders n_features: "),
         ({"section": "settings", "skipped_positions": []}, "differ in settings skipped_positions: [0] (graph 1), []"),
         ({"section": "versions", "torch": "1.0"}, "differ in versions torch: "),
@@ -414,3 +420,18 @@ def test_one_answer_is_one_node_however_long_the_prompts_are(how: str) -> None:
     if how != "tokens":
         both = ag.union([six_nodes(), longer], align=how)
         assert both.nodes.loc[both.nodes["kind"] == "logit", "pos"].tolist() == [2]
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("part", ["model", "transcoders"])
+def test_what_was_changed_in_memory_is_not_what_the_graph_was_traced_on(part: str) -> None:
+    model = ag.load_model("demo")
+    graph = ag.trace(model, "in texas the capital is", max_feature_nodes=5)
+    check_traced_model(graph, model)
+    with torch.no_grad():
+        (model.W_U if part == "model" else model.transcoders.layers[0].b_enc).mul_(1 + 1e-3)  # type: ignore[union-attr]
+    with pytest.raises(AttrGraphError, match=f"{part} demo: was changed in memory after loading"):
+        check_traced_model(graph, model)
+    again = ag.trace(model, "in texas the capital is", max_feature_nodes=5)
+    check_traced_model(again, model)
+    assert f"digests of the {part} are of several kinds" in "; ".join(ag.diff(graph, again).notes)

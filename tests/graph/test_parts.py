@@ -60,6 +60,10 @@ def test_metadata_of_a_part_are_its_own(make: Make, graph: ag.Graph, tmp_path: P
     if part.prompt_tokens != graph.prompt_tokens:
         assert not {"prompt", "token_ids"} & set(part.metadata)
     before = (list(graph.prompt_tokens), graph.replace().metadata)
+    tables = (graph.nodes.copy(), graph.adjacency.copy())
+    part.nodes["activation"] = 9.0
+    part.nodes.loc[part.nodes.index[0], "label"] = "mine"
+    part.adjacency.data[:] = 9
     part.prompt_tokens.append("more")
     part.metadata["new"] = True
     for value in [*part.metadata.values(), part.metadata.get("settings", {}).get("nested", {}).get("list", [])]:
@@ -68,6 +72,7 @@ def test_metadata_of_a_part_are_its_own(make: Make, graph: ag.Graph, tmp_path: P
         elif isinstance(value, list):
             value.append("new")
     assert (graph.prompt_tokens, graph.metadata) == before
+    assert graph.nodes.equals(tables[0]) and (graph.adjacency != tables[1]).nnz == 0
 
 
 def test_scores_of_what_was_pruned_are_those_before_pruning(graph: ag.Graph) -> None:

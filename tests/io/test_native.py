@@ -35,7 +35,40 @@ def test_a_file_with_any_bit_flipped_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(found.value)
 
 
-def as_version_1(path: Path, tensor: str = "", value: object = None, version: int = 1) -> None:
+def with_text(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert content.count(old) == 1 and len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize("version", [b"0", b"1", b"3", b"9", b" "])
+def test_a_checksum_is_verified_whatever_version_the_file_says(
+    version: bytes, is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_large:
+        monkeypatch.setattr("attrgraph.io.native._MAX_HEADER", 10)
+    path, graph = tmp_path / "union.safetensors", ag.union([six_nodes(), six_nodes()])
+    graph.save(path)
+    said = b'format_version\\": '
+    if version != b"3" or not is_large:
+        with_text(path, said + (b"3" if is_large else b"2"), said + version)
+    weight = b'weight_mean"' if is_large else b'weight_mean\\"'
+    with_text(path, weight, weight.replace(b"mean", b"meam"))
+    with pytest.raises(GraphFileError, match=r"checksum is not that of its content|not a whole graph file"):
+        ag.load_graph(path)
+
+
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", 4])
+def test_versions_that_no_file_has_are_refused(version: object, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    six_nodes().save(path)
+    as_version_1(path, version=version)
+    with pytest.raises(GraphFileError, match=r"format_version is .*, expected 1 to 3|written by a newer attrgraph"):
+        ag.load_graph(path)
+
+
+def as_version_1(path: Path, tensor: str = "", value: object = None, version: object = 1) -> None:
     """Write the file as before checksums, with one tensor altered."""
     with safe_open(path, framework="np") as file:
         content = json.loads(file.metadata()["attrgraph-graph"]) | {"format_version": version}

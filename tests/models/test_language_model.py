@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +124,50 @@ def test_digest_depends_on_the_weights(model_folder: Path) -> None:
     weights["model.norm.weight"] += 1
     save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
     assert ag.load_model(model_folder).source["digest"] != before
+
+
+def test_the_digest_is_of_the_file_that_the_config_names(model_folder: Path) -> None:
+    config = model_folder / "config.json"
+    (model_folder / "other.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes())
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"transformers_weights": "other.safetensors"}))
+    before = ag.load_model(model_folder).source["digest"]
+    for name, is_used in (("model.safetensors", False), ("other.safetensors", True)):
+        weights = load_file(model_folder / name)
+        weights["model.norm.weight"] += 1
+        save_file(weights, model_folder / name, metadata={"format": "pt"})
+        model = ag.load_model(model_folder)
+        assert (model.source["digest"] != before) == is_used
+        assert bool((model.final_norm_module().weight == weights["model.norm.weight"]).all()) == is_used
+
+
+def test_the_digest_of_a_tokenizer_is_of_all_that_it_does(model_folder: Path, prompt: list[int]) -> None:
+    def digest(**how: Any) -> str:
+        model = ag.load_model(model_folder, make_transcoders(), **how)
+        found: str = ag.trace(model, prompt, max_feature_nodes=1).metadata["tokenizer"]["digest"]
+        return found
+
+    before, given = digest(), make_tokenizer()
+    assert before == digest(tokenizer=given)  # wherever it is from
+    given(["w1", "w2 w3"], truncation=True, max_length=2)
+    assert before == digest(tokenizer=given)  # whatever it was asked before
+    given.chat_template = "{{ messages }}"
+    given.save_pretrained(model_folder)
+    assert digest() == digest(tokenizer=given) != before
+    given.add_tokens(["new"])
+    found = digest(tokenizer=given)
+    given.add_special_tokens({"eos_token": "w7"})
+    assert len({before, digest(), found, digest(tokenizer=given)}) == 4
+
+
+def test_a_tokenizer_that_gives_no_account_of_itself_has_no_digest(prompt: list[int]) -> None:
+    model, tokenizer = make_model("llama"), make_tokenizer()
+
+    class Reversed:
+        def pre_tokenize(self, text: object) -> None: ...
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Reversed())
+    model.tokenizer, model.transcoders = tokenizer, make_transcoders()
+    assert "tokenizer" not in ag.trace(model, prompt, max_feature_nodes=1).metadata
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attrgraph.files import SAMPLED
+
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
 # of metadata: what decides a graph's numbers
-_SECTIONS = ("model", "transcoders", "settings", "versions", "pruning")
+_SECTIONS = ("model", "tokenizer", "transcoders", "settings", "versions", "pruning")
 _DIGESTS = {
     "model digest": "were traced on different models, by digest",
+    "tokenizer digest": "were traced with different tokenizers, by digest",
     "transcoders digest": "were traced with different transcoders, by digest, so that a feature may not be the same",
 }
 _MOST_CHARACTERS, _MOST_NAMED = 40, 5
@@ -40,6 +43,11 @@ def _unverified(graphs: "Sequence[Graph]", what: str) -> Iterator[str]:
     kinds = {str(each["digest"]).partition(":")[0] for each in about if each.get("digest")}
     if len(kinds) > 1:
         yield f"digests of the {what} are of several kinds ({', '.join(sorted(kinds))}) and cannot be compared"
+    if SAMPLED in kinds:
+        yield (
+            f"digests of the {what} are of samples of large files and of the times when they were changed "
+            f"({SAMPLED}), not of all that they hold"
+        )
 
 
 def _facts(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
