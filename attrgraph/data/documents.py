@@ -29,7 +29,8 @@ class Documents:
         text_field: where the text is in JSON, Parquet and datasets.
 
     Raises:
-        CorpusError: a path is missing or given twice; while iterating: it cannot be read as what its name says.
+        CorpusError: a path is missing, given twice, or a pipe or device; while iterating: it cannot be read as what its
+            name says.
     """
 
     def __init__(self, paths: Sequence[str | Path], text_field: str) -> None:
@@ -39,6 +40,10 @@ class Documents:
         for index, path in enumerate(paths):
             if not real[index].exists():
                 raise CorpusError(f"{path}: no such file or folder.")
+            if not (real[index].is_file() or real[index].is_dir()):
+                raise CorpusError(
+                    f"{path}: is neither a file nor a folder but a pipe or device; save its text to a file."
+                )
             if real[index] in real[:index]:
                 raise CorpusError(f"{path}: is given twice; its documents would count twice.")
 
