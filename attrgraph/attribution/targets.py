@@ -1,5 +1,6 @@
 """What a graph explains: the most probable tokens, chosen tokens, a difference of two, or any direction."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -13,7 +14,10 @@ from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.errors import TargetError
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.tokens import text_ids
+from attrgraph.models.tokens import text_ids, tokens_with_text
+
+# how characters that cannot be seen are written where tokens are printed, as in Python
+_ESCAPE = re.compile(r"\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
 @dataclass(frozen=True)
@@ -113,17 +117,23 @@ def token_id_of(model: LanguageModel, token: str | int, logits: Tensor | None = 
 
 
 def _tokens_written(model: LanguageModel, text: str) -> list[int]:
-    """The tokens that are a text, or the text after a space; one or two."""
+    """The tokens that are called so, or so but for a space; if there is none, what the tokenizer makes of the text."""
     tokenizer = model.tokenizer
+    written = (text,) if text.startswith(" ") else (text, f" {text}", f"{text} ")
+    called = [i for each in written for i in tokens_with_text(tokenizer, each) if i < model.d_vocab]
+    if called:
+        return called
     if tokenizer is None:
         raise TargetError(f"target {text!r}: the model has no tokenizer; give the token's id.")
     found = list[int]()
-    for written in (text, f" {text}", text.lstrip()):
-        ids = text_ids(tokenizer, written, f"target {text!r}")
+    for each in (text, f" {text}", text.lstrip()):
+        ids = text_ids(tokenizer, each, f"target {text!r}")
         if len(ids) == 1 and (ids[0] != tokenizer.unk_token_id or text == tokenizer.unk_token):
             found.append(int(ids[0]))
             if text.startswith(" "):
                 break
+    if not found and (plain := _ESCAPE.sub(lambda escape: escape[0].encode().decode("unicode_escape"), text)) != text:
+        return _tokens_written(model, plain)
     if not found:
         parts = [model.token_text(i) for i in text_ids(tokenizer, text)]
         if tokenizer.unk_token_id is not None and tokenizer.unk_token in parts:

@@ -92,6 +92,8 @@ def _metadata(
 ) -> dict[str, Any]:
     """What was run, and how."""
     token_ids = local.run.token_ids
+    if local.run.n_pos - len(local.why_skipped) == 1:
+        notes = [*notes, "one token has features: there are no others to tell an attention sink from"]
     return {
         **provenance_of(model),
         "prompt": prompt if isinstance(prompt, str) else model.text_of(token_ids.tolist()),

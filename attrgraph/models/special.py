@@ -160,17 +160,14 @@ def sink_ratios(
 
 
 def _beginning(model: LanguageModel, run: FrozenRun, prepend: str) -> dict[int, str]:
-    """What stands before the text."""
-    ids = run.token_ids[:4].tolist()
+    """What stands before a text: of several in a row, each begins with BOS."""
+    ids = run.token_ids.tolist()
     name = model.token_text(ids[0])
-    if ids[0] == model.bos_token_id:
-        out = {0: f"BOS, {name}"}
-    elif ids[0] == model.front_token(prepend):
-        out = {0: f"put in front, {name}"}
+    out = {pos: f"BOS, {model.token_text(i)}" for pos, i in enumerate(ids) if i == model.bos_token_id}
+    if ids[0] == model.front_token(prepend):
+        out.setdefault(0, f"put in front, {name}")
     elif model.is_special(ids[0]):
-        out = {0: f"special token, {name}"}
-    else:
-        return {}
-    if "gemma3_text" in model.family.model_types and tuple(map(model.token_text, ids[1:])) == _GEMMA_3_PREFIX:
+        out.setdefault(0, f"special token, {name}")
+    if 0 in out and "gemma3_text" in model.family.model_types and tuple(map(model.token_text, ids[1:4])) == _GEMMA_3_PREFIX:
         out |= dict.fromkeys((1, 2, 3), "how every prompt of a Gemma 3 begins")
     return out

@@ -18,6 +18,8 @@ from attrgraph.errors import PromptError
 # a byte as tokenizers of SentencePiece's kind name it
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
+# how a byte and a token's number are written; see `token_text`
+_ESCAPED, _NUMBERED = re.compile(rb"\\x([0-9a-f]{2})"), re.compile(r"<([0-9]{1,9})>$")
 # that a token stands for on average; no text comes near to it
 _MOST_CHARACTERS = 100
 
@@ -62,6 +64,25 @@ def _text_of_raw(tokenizer: PreTrainedTokenizerBase, token_id: int, raw: str, ad
     if "BPEDecoder" in kinds:
         return raw.replace("</w>", " ")
     return str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+
+
+def tokens_with_text(tokenizer: PreTrainedTokenizerBase | None, text: str) -> list[int]:
+    """The tokens that `token_text` calls so, whatever a tokenizer would make of the text."""
+    numbered = _NUMBERED.search(text)
+    if tokenizer is None:
+        return [int(numbered[1])] if numbered and numbered[0] == text else []
+    plain = _ESCAPED.sub(lambda byte: bytes([int(byte[1], 16)]), text.encode(errors="replace"))
+    as_letters = {byte: letter for letter, byte in _bytes_of_letters().items()}
+    forms = [text, plain.decode(errors="ignore"), "".join(as_letters[byte] for byte in plain), f"##{text}", text[1:]]
+    forms += [form.replace(" ", _SPACE) for form in forms[:2]]
+    forms += [re.sub(" $", "</w>", text), *(f"<0x{byte:02X}>" for byte in plain[:1])]
+    found: list[Any] = [tokenizer.convert_tokens_to_ids(form) for form in forms if form]
+    found += [int(numbered[1])] if numbered else []
+    return [
+        token_id
+        for token_id in dict.fromkeys(found)
+        if token_id is not None and token_text(tokenizer, token_id) == text
+    ]
 
 
 def check_characters(n_characters: int, n_context: int) -> None:

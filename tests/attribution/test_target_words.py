@@ -1,12 +1,17 @@
 """Targets that are given as text: two tokens may be one word, and a word may be several tokens."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from subwords import byte_level
-from tiny import make_model, make_transcoders
+from subwords import byte_level, sentencepiece, word_pieces
+from tiny import FAMILY_CONFIGS, make_model, make_transcoders
 
 import attrgraph as ag
+from attrgraph.attribution.targets import token_id_of
 from attrgraph.errors import TargetError
+from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 
 
@@ -37,3 +42,22 @@ def test_of_two_tokens_of_one_word_the_more_probable_is_taken_and_said(monkeypat
     assert graph.nodes.query("kind == 'logit'")["feature"].tolist() == [spaced] and "notes" not in graph.metadata
     with pytest.raises(TargetError, match=r"target 'Paris is' is not one token but 2: '<5>', '<6>'"):
         ag.trace(model, [5, 6, 7], targets="Paris is")
+
+
+@pytest.mark.parametrize("make", [sentencepiece, word_pieces])
+def test_a_word_is_looked_for_in_the_vocabulary_too(make: Callable[[], Any]) -> None:
+    """What these tokenizers make of a text alone has a space in front, whatever else the vocabulary has."""
+    kind, config = FAMILY_CONFIGS["llama"]
+    model = LanguageModel(create_hf_model(kind, seed=0, **config | {"vocab_size": 500}), make())
+    word = next(text for i in range(5, 400) if (text := model.token_text(i)).isalpha() and _has(model, f" {text}"))
+    plain, spaced = (next(i for i in range(500) if model.token_text(i) == text) for text in (word, f" {word}"))
+    logits = torch.zeros(500)
+    for likelier in (plain, spaced):
+        logits[likelier] = logits.max() + 1
+        assert token_id_of(model, word, logits) == likelier
+    assert token_id_of(model, f" {word}", logits) == spaced
+    assert token_id_of(model, r"\n") == token_id_of(model, "\n") if make is sentencepiece else True
+
+
+def _has(model: LanguageModel, text: str) -> bool:
+    return any(model.token_text(i) == text for i in range(500))

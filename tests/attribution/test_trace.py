@@ -208,6 +208,7 @@ def test_prompt_of_one_token(skip: str, traced_model: Build) -> None:
     for token in (BOS, 5):
         graph = ag.trace(traced_model(), [token], skip_positions=skip)
         has_features = token != BOS or skip == "none"
+        assert ("no others to tell an attention sink from" in str(graph.metadata.get("notes"))) == has_features
         assert bool((graph.nodes["kind"] == "feature").any()) == has_features
         rows_sum_to_activations(graph)
         graph.prune()
@@ -217,6 +218,9 @@ def test_prompt_of_one_token(skip: str, traced_model: Build) -> None:
 
 def test_prompt_of_only_bos_tokens(traced_model: Build) -> None:
     graph = ag.trace(traced_model("gpt2"), [BOS, BOS, BOS])
+    assert not (graph.nodes["kind"] == "feature").any()
+    rows_sum_to_activations(graph)
+    graph = ag.trace(traced_model("gpt2"), [BOS, BOS, BOS], skip_positions=[0])
     assert set(graph.nodes[graph.nodes["kind"] == "feature"]["pos"]) == {1, 2}
     rows_sum_to_activations(graph)
 

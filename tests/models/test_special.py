@@ -14,7 +14,7 @@ from tiny import BOS, make_model, make_transcoders
 import attrgraph as ag
 from attrgraph.data.corpus import TokenRows
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.special import find_special, sink_ratios
+from attrgraph.models.special import find_special, sink_ratios, text_mask
 
 
 @given(st.lists(arrays(np.float32, st.integers(1, 7), elements=st.floats(1, 9, width=16)), min_size=1, max_size=4))
@@ -102,6 +102,11 @@ def test_what_stands_before_the_text_is_named() -> None:
     assert list(skipped("llama", [9, 7, 8, 9], prepend=tokenizer.decode([9]))) == [0]
     tokenizer.bos_token = "<bos>"
     assert skipped("llama", [2, 9, 9, 9]) == {0: "BOS, <bos>"}
+    # wherever a text begins, as in training and evaluation
+    assert skipped("llama", [9, 2, 9, 2]) == {1: "BOS, <bos>", 3: "BOS, <bos>"}
+    assert text_mask(LanguageModel(make_model("llama").hf_model, tokenizer), torch.tensor([9, 2, 9, 2])).tolist() == [
+        *(True, False, True, False)
+    ]
     tokenizer.unk_token = "<|end|>"
     assert skipped("llama", [0, 9, 9, 9]) == {}  # unknown words are text
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from attrgraph.errors import PromptError
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.tokens import text_of, token_text
+from attrgraph.models.tokens import text_of, token_text, tokens_with_text
 
 STRANGE = "日本語 🐶 é The capital\n"
 
@@ -55,6 +55,26 @@ def test_tokens_of_every_kind_join_to_the_text_and_are_told_apart(tokenizer: Any
     assert (joined if joined.startswith(text[0]) else joined.removeprefix(" ")).removesuffix(" ") == text.removesuffix(
         " "
     )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        byte_level,
+        sentencepiece,
+        unigram,
+        word_pieces,
+        lambda: word_pieces(ends=True),
+        lambda: with_added("  ", "    ", inside=byte_level(more=["a    b\n        c"] * 30)),
+        lambda: with_added("a b\x1b[31m", " the", "日", "<mask>", "\ufffd", "<7>", r"\x61"),
+    ],
+    ids=["bytes", "sentencepiece", "unigram", "word pieces", "word ends", "runs of spaces", "strange contents"],
+)
+def test_every_token_is_found_by_what_it_is_called(make: Any) -> None:
+    tokenizer = make()
+    for token_id in range(len(tokenizer) + 3):
+        assert tokens_with_text(tokenizer, token_text(tokenizer, token_id)) == [token_id]
+    assert tokens_with_text(None, "<12>") == [12] and tokens_with_text(None, "x<12>") == []
 
 
 def test_the_sign_for_what_is_no_character_is_shown_as_bytes() -> None:
