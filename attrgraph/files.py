@@ -23,6 +23,7 @@ except ImportError:  # Windows
 _HIDDEN, _LOCK, _REPLACED = ".attrgraph-", ".lock", "replaced"
 # the kind of a digest, before its colon, where not all was read; see `attrgraph.transcoders.digests`
 SAMPLED = "sampled-dated-sha256"
+_MOST_YAML_NODES = 2**18  # as many as a file of the largest size has without aliases
 PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
 # graph files that come back as they were; JSON without the bias node
 GRAPH_FORMATS = (".json", ".safetensors")
@@ -183,14 +184,29 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file of settings holds; errors as `read_text`, ValueError also for what is no YAML."""
     import yaml
 
-    text = read_text(path, most_bytes=2**20)  # a mebibyte takes a second to parse
+    text = read_text(path, most_bytes=2**18)  # which takes a second or two to parse
     try:
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)  # the one that is written in C breaks at deep nesting
+        node = loader.get_single_node()
+        # aliases and merges of each other could stand for more than any memory holds
+        if node is not None and _n_nodes(node, {}) > _MOST_YAML_NODES:
+            raise ValueError("its aliases stand for too much; write out what is meant")
+        return None if node is None else loader.construct_document(node)
     # dates and numbers that do not exist, keys that are lists, ...
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as e:
         raise ValueError(f"is not YAML: {' '.join(str(e).split()):.200}") from e
     except RecursionError as e:
         raise ValueError("is nested too deep") from e
+
+
+def _n_nodes(node: Any, known: dict[int, int]) -> int:
+    """How many nodes a YAML node stands for, those of aliases each time that they are named."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_YAML_NODES + 1  # for one that holds itself
+        parts = node.value if isinstance(node.value, list) else ()
+        inner = (each for part in parts for each in (part if isinstance(part, tuple) else (part,)))
+        known[id(node)] = 1 + sum(_n_nodes(each, known) for each in inner)
+    return known[id(node)]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ dictionary of its bounds, `min` and `max`. Flags and arguments are `Annotated[ty
 
 import gc
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -156,7 +157,7 @@ class PromptOptions:
 
     def read(self, prompt: str) -> str | list[int]:
         """Text, or the token ids that it spells."""
-        return _numbers(prompt, "--ids", "token ids") if self.ids else prompt
+        return numbers(prompt, "--ids", "token ids") if self.ids else _as_utf8(prompt)
 
     def how(self) -> dict[str, Any]:
         """Arguments of `attrgraph.trace` and its like."""
@@ -165,7 +166,7 @@ class PromptOptions:
 
 def positions(which: str) -> str | list[int]:
     """What --skip-positions says."""
-    return which if which in ("auto", "none") else _numbers(which, "--skip-positions", "positions")
+    return which if which in ("auto", "none") else numbers(which, "--skip-positions", "positions")
 
 
 def load_model(model: str, transcoders: str | None = None, **how: Any) -> "ag.LanguageModel":
@@ -227,8 +228,21 @@ def _declared(annotation: Any) -> Any:
     return Annotated[kind, typer.Option(*names, metavar=metavar, help=text, **bounds)]
 
 
-def _numbers(text: str, option: str, what: str) -> list[int]:
+def numbers(text: str, option: str, what: str) -> list[int]:
+    """Whole numbers in plain digits, separated by spaces or commas; Python's own notation has more forms.
+
+    Raises:
+        PromptError: something else, or none.
+    """
+    found = text.replace(",", " ").split()
+    if not found or not all(re.fullmatch(r"-?[0-9]{1,18}", number) for number in found):
+        raise PromptError(f"{option}: {text!r} is not a list of {what}; write it as 1 5 6 or 1,5,6.")
+    return [int(number) for number in found]
+
+
+def _as_utf8(text: str) -> str:
+    """Text from a shell whose locale has no such letters, if it is UTF-8 as everywhere."""
     try:
-        return [int(number) for number in text.replace(",", " ").split()]
-    except ValueError as e:
-        raise PromptError(f"{option}: {text!r} is not a list of {what}; write it as 1 5 6 or 1,5,6.") from e
+        return text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        return text

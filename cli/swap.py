@@ -66,10 +66,7 @@ def swap(
 
 
 def _places(text: str) -> tuple[int, int]:
-    try:
-        numbers = [int(number) for number in text.replace(",", " ").split()]
-    except ValueError as e:
-        raise typer.BadParameter(f"--at {text!r} is no position; write it as 5, or 5,6.") from e
-    if len(numbers) not in (1, 2):
+    numbers = options.numbers(text, "--at", "positions")
+    if len(numbers) > 2:
         raise typer.BadParameter(f"--at {text!r} has {len(numbers)} positions; expected one, or one for each prompt.")
     return numbers[0], numbers[-1]

@@ -14,7 +14,7 @@ from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.errors import TargetError
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.tokens import text_ids, tokens_with_text
+from attrgraph.models.tokens import check_pairs, text_ids, tokens_with_text
 
 # how characters that cannot be seen are written where tokens are printed, as in Python
 _ESCAPE = re.compile(r"\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
@@ -118,6 +118,7 @@ def token_id_of(model: LanguageModel, token: str | int, logits: Tensor | None = 
 
 def _tokens_written(model: LanguageModel, text: str) -> list[int]:
     """The tokens that are called so, or so but for a space; if there is none, what the tokenizer makes of the text."""
+    check_pairs(text, f"target {text!r}")
     tokenizer = model.tokenizer
     written = (text,) if text.startswith(" ") else (text, f" {text}", f"{text} ")
     called = [i for each in written for i in tokens_with_text(tokenizer, each) if i < model.d_vocab]

@@ -14,6 +14,8 @@ _JSON_LINES = (".jsonl", ".json-lines")
 _FOLDER_SUFFIXES = (".parquet", *_JSON_LINES, ".txt")
 # a line of these is no document, and reading them as text would go unnoticed
 _NOT_TEXT = (".json", ".csv", ".tsv", ".arrow")
+# tokenising a document takes up to 120 times its size in memory
+_MOST_LINE_BYTES = 2**22
 # of Parquet files, decoded at once
 _BATCH_ROWS = 1000
 
@@ -36,7 +38,7 @@ class Documents:
     def __init__(self, paths: Sequence[str | Path], text_field: str) -> None:
         self._digests = {str(path): hashlib.sha256() for path in paths}
         self._text_field = text_field
-        real = [Path(path).expanduser().resolve() for path in paths]
+        real = [Path(path).expanduser() for path in paths]
         for index, path in enumerate(paths):
             if not real[index].exists():
                 raise CorpusError(f"{path}: no such file or folder.")
@@ -44,7 +46,7 @@ class Documents:
                 raise CorpusError(
                     f"{path}: is neither a file nor a folder but a pipe or device; save its text to a file."
                 )
-            if real[index] in real[:index]:
+            if real[index].resolve() in [other.resolve() for other in real[:index]]:
                 raise CorpusError(f"{path}: is given twice; its documents would count twice.")
 
     def sources(self) -> dict[str, str]:
@@ -113,7 +115,12 @@ def _lines(path: Path, update: _Update) -> Iterator[tuple[int, str]]:
     n_bytes = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE_BYTES + 1), b""), start=1):
+                if len(line) > _MOST_LINE_BYTES:
+                    raise CorpusError(
+                        f"{path}: line {number} is longer than {_MOST_LINE_BYTES // 2**20} MiB; a line is a document, "
+                        "so break it into several."
+                    )
                 update(line)
                 try:
                     # some editors mark UTF-8 with a byte-order mark, which is no text

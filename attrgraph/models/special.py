@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -23,7 +24,7 @@ from attrgraph.models.language_model import LanguageModel
 # A sink's stream is at least so many times longer than the median of the text's other tokens, at the input of some MLP.
 # In the demo's model, which has no sink but BOS, no token of a text is longer than 4 times the median.
 SINK_FACTOR = 10.0
-SkipPositions = str | Sequence[int]
+SkipPositions = str | Sequence[int] | np.ndarray | Tensor
 # how instruction-tuned Gemma 3 begins every prompt
 _GEMMA_3_PREFIX = ("<start_of_turn>", "user", "\n")
 
@@ -54,6 +55,7 @@ def find_special(
     Raises:
         PromptError: another text, or a position that the prompt does not have.
     """
+    skip_positions = listed(skip_positions)
     if skip_positions == "auto":
         beginning = _beginning(model, run, prepend)
         lengths = [block.mlp_stream.float().norm(dim=-1)[None] for block in run.blocks]
@@ -66,6 +68,14 @@ def find_special(
     return dict.fromkeys(asked_positions(skip_positions, run.n_pos), "as asked")
 
 
+def listed(skip_positions: SkipPositions) -> str | list[Any]:
+    """Positions as a list of Python's numbers, whatever held them; a text as it is."""
+    if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
+        return skip_positions
+    found: list[Any] = skip_positions.tolist() if hasattr(skip_positions, "tolist") else list(skip_positions)
+    return found
+
+
 def asked_positions(skip_positions: SkipPositions, n_pos: int, *, of_any_length: bool = False) -> list[int]:
     """Positions that were named, of so many, from the end if negative; none with "none".
 
@@ -74,6 +84,7 @@ def asked_positions(skip_positions: SkipPositions, n_pos: int, *, of_any_length:
     Raises:
         PromptError: another text, or a position that there is not.
     """
+    skip_positions = listed(skip_positions)
     if skip_positions == "none":
         return []
     if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
@@ -113,6 +124,7 @@ def text_mask(
         skip_positions: "auto", all but BOS, or, where the tokenizer has none, all but the first, at which most models
             have their sink; "none", all; or positions, all but these, of rows that are so long.
     """
+    skip_positions = listed(skip_positions)
     if skip_positions == "auto" and model.bos_token_id is not None:
         return token_ids != model.bos_token_id
     first = [0] if skip_positions == "auto" else asked_positions(skip_positions, model.n_context, of_any_length=True)
@@ -123,6 +135,7 @@ def text_mask(
 
 def why_left_out(model: LanguageModel, skip_positions: SkipPositions = "auto") -> str:
     """What `text_mask` leaves out, in words."""
+    skip_positions = listed(skip_positions)
     if skip_positions == "auto":
         return "BOS" if model.bos_token_id is not None else "the first of each row, since the tokenizer has no BOS"
     positions = ", ".join(map(str, skip_positions))
@@ -135,7 +148,9 @@ def find_sinks(
     skip_positions: SkipPositions = "auto",
 ) -> Bool[Tensor, "n_rows n_pos"]:
     """Which tokens of rows are attention sinks, by `sink_ratios`; none unless `skip_positions` is "auto"."""
-    return sink_ratios(lengths, is_text) >= SINK_FACTOR if skip_positions == "auto" else torch.zeros_like(is_text)
+    return (
+        sink_ratios(lengths, is_text) >= SINK_FACTOR if listed(skip_positions) == "auto" else torch.zeros_like(is_text)
+    )
 
 
 def sink_ratios(
@@ -168,6 +183,10 @@ def _beginning(model: LanguageModel, run: FrozenRun, prepend: str) -> dict[int, 
         out.setdefault(0, f"put in front, {name}")
     elif model.is_special(ids[0]):
         out.setdefault(0, f"special token, {name}")
-    if 0 in out and "gemma3_text" in model.family.model_types and tuple(map(model.token_text, ids[1:4])) == _GEMMA_3_PREFIX:
+    if (
+        0 in out
+        and "gemma3_text" in model.family.model_types
+        and tuple(map(model.token_text, ids[1:4])) == _GEMMA_3_PREFIX
+    ):
         out |= dict.fromkeys((1, 2, 3), "how every prompt of a Gemma 3 begins")
     return out

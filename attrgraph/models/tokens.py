@@ -71,7 +71,7 @@ def tokens_with_text(tokenizer: PreTrainedTokenizerBase | None, text: str) -> li
     numbered = _NUMBERED.search(text)
     if tokenizer is None:
         return [int(numbered[1])] if numbered and numbered[0] == text else []
-    plain = _ESCAPED.sub(lambda byte: bytes([int(byte[1], 16)]), text.encode(errors="replace"))
+    plain = _ESCAPED.sub(lambda byte: bytes([int(byte[1], 16)]), text.encode())
     as_letters = {byte: letter for letter, byte in _bytes_of_letters().items()}
     forms = [text, plain.decode(errors="ignore"), "".join(as_letters[byte] for byte in plain), f"##{text}", text[1:]]
     forms += [form.replace(" ", _SPACE) for form in forms[:2]]
@@ -97,13 +97,18 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, what: str = "the pro
     """The tokens of a text, and no special ones that it does not have.
 
     Raises:
-        PromptError: half a surrogate pair, which tokenizers do not take; `what` is the text.
+        PromptError: half a surrogate pair; `what` is the text.
     """
+    check_pairs(text, what)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def check_pairs(text: str, what: str) -> None:
+    """Raise PromptError for half a surrogate pair, which tokenizers do not take."""
     try:
         text.encode()
     except UnicodeEncodeError as e:
         raise PromptError(f"{what} holds half a surrogate pair, at character {e.start}.") from e
-    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

@@ -111,6 +111,8 @@ def test_unknown_words_are_mentioned(capsys: pytest.CaptureFixture[str]) -> None
         (["trace", DALLAS, "--target", "atlantis"], "'atlantis' is not in the model's vocabulary"),
         (["trace", DALLAS, "--minus", "boston"], "--minus needs exactly one --target"),
         (["trace", DALLAS, "--ids"], "is not a list of token ids"),
+        (["trace", "1_0 2", "--ids"], "is not a list of token ids"),
+        (["trace", "\u0661 2", "--ids"], "is not a list of token ids"),
         (["trace", DALLAS, "-o", "no/such/folder/g.json"], "does not exist"),
         (["trace", DALLAS, "-o", "g.txt"], "unknown ending '.txt'"),
         (["trace", DALLAS, "-o", "g.json", "--profile", "gephi"], "unknown JSON profile 'gephi'"),

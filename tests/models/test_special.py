@@ -1,6 +1,7 @@
 """Which positions have no features: what stands before a text, and sinks, which are measured."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,3 +129,13 @@ def test_a_graph_is_run_again_as_it_was_traced() -> None:
     logit = graph.nodes.index[graph.nodes["kind"] == "logit"][0]
     (edge, *_) = graph.nodes.index[graph.nodes["kind"] == "embedding"]
     assert len(ag.head_loadings(graph, edge, logit, model=model))
+
+
+@pytest.mark.parametrize(
+    "positions", [np.array([0, 2]), torch.tensor([0, 2]), range(0, 3, 2), (0, np.int64(2)), {0, 2}]
+)
+def test_positions_may_be_held_by_anything(positions: Any) -> None:
+    model = make_model("llama")
+    run = model.run(torch.tensor([5, 6, 7, 8]))
+    assert sorted(find_special(model, run, skip_positions=positions)) == [0, 2]
+    assert text_mask(model, run.token_ids, positions).tolist() == [False, True, False, True]

@@ -47,6 +47,11 @@ def test_transcoders_in_memory_have_a_digest_of_their_weights() -> None:
     assert first == second != other and first.startswith("tensors-sha256:")
 
 
+def _bomb(level: str) -> str:
+    """Forty levels, each of which names the one below several times."""
+    return "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {level.format(i - 1)}\n" for i in range(1, 40))
+
+
 @pytest.mark.refusal
 @pytest.mark.parametrize(
     ("name", "text", "said"),
@@ -55,7 +60,10 @@ def test_transcoders_in_memory_have_a_digest_of_their_weights() -> None:
         ("config.yaml", "scan: 2026-01-01", "scan is a date; expected text"),
         ("config.yaml", "scan: [[x]]", "scan is a list; expected text or a list of texts"),
         ("config.yaml", "scan: 2026-13-45", "is not YAML"),
-        ("config.yaml", "#" * 2**20, "at most 1048576 are read"),
+        ("config.yaml", "#" * 2**18, "at most 262144 are read"),
+        ("config.yaml", _bomb("[*a{0}, *a{0}, *a{0}, *a{0}]"), "its aliases stand for too much"),
+        ("config.yaml", _bomb("{{<<: [*a{0}, *a{0}, *a{0}, *a{0}]}}"), "its aliases stand for too much"),
+        ("config.yaml", "more: &a [*a]", "its aliases stand for too much"),
         ("config.yaml", f"{PLAIN}k: 0x{'f' * 100_000}", "k is a number of 400000 bits"),
         ("config.yaml", f"{PLAIN}transcoders: [{'a' * 5000}.safetensors]", "must be a list of paths"),
         ("config.yaml", f'{PLAIN}transcoders: ["a\\0b.safetensors"]', "must be a list of paths"),
