@@ -14,6 +14,7 @@ import re
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
     if index is not None:
         yield from _of_feature_files(index)
         return
-    jobs = next((found for pattern in _OF_JOBS if (found := sorted(folder.glob(f"**/{pattern}")))), [])
+    jobs = next((those for pattern in _OF_JOBS if (those := sorted(folder.glob(f"**/{pattern}")))), [])
     for job in jobs:
         yield from _pairs(job)
     batches = sorted(folder.glob("**/*.jsonl.gz"))
@@ -152,7 +153,7 @@ def _of_csv(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
 
 def _of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[int, int], Any]]:
     for row in rows:
-        feature = row[next((key for key in _FEATURES if key in row), _FEATURES[0])]
+        feature: Any = row[next((key for key in _FEATURES if key in row), _FEATURES[0])]
         names = [row[key] or "" for key in _NAMES if key in row]
         place = _PLACE.fullmatch(str(feature))
         name = next((name for name in names if not _MADE_UP.match(name)), "") if names else row[_NAMES[0]]
@@ -177,7 +178,7 @@ def _of_sqlite(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
 
 def _of_parquet(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
     try:
-        import pyarrow.parquet as parquet
+        parquet: Any = import_module("pyarrow.parquet")
     except ImportError as e:
         raise ValueError("Parquet needs pyarrow; install it with: pip install pyarrow") from e
     table = parquet.ParquetFile(path)

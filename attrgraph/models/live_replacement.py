@@ -21,6 +21,12 @@ def replace_with(dictionary: FeatureDictionary, is_replaced: Bool[Tensor, "n_row
         TranscoderError: finished transcoders that read or write elsewhere.
     """
     if isinstance(dictionary, Transcoders):
+        if dictionary.missing_layers:
+            layers = ", ".join(map(str, dictionary.missing_layers))
+            raise TranscoderError(
+                f"{dictionary.source['id']}: has no transcoders of layers {layers}, whose MLPs nothing can replace; "
+                "evaluate takes whole sets."
+            )
         points = dictionary.config.feature_input_hook, dictionary.config.feature_output_hook
         if points != ("hook_resid_mid", "hook_mlp_out"):
             raise TranscoderError(

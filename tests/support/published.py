@@ -65,9 +65,10 @@ def _jump(h: Tensor) -> Tensor:
     return h * (h > THETA[:, None])
 
 
-def _top(h: Tensor, k: int) -> Tensor:
-    values, at = h.topk(k, dim=-1)
-    return torch.zeros_like(h).scatter(-1, at, values)
+def _top(h: Tensor, *ks: int) -> Tensor:
+    """The k largest, of all layers or layer by layer."""
+    layers = zip(h, ks * len(h) if len(ks) == 1 else ks, strict=True)
+    return torch.stack([torch.zeros_like(of).scatter(-1, of.topk(k).indices, of.topk(k).values) for of, k in layers])
 
 
 def _own(a: Tensor) -> Tensor:
@@ -117,16 +118,16 @@ def gemma_scope_2_clt(folder: Path) -> Published:
     return Published(folder, lambda x: _jump(_h(x)), lambda a, x: _across(a) + _DIAGONAL_BIAS[:, None])
 
 
-def sparsify(folder: Path) -> Published:
+def sparsify(folder: Path, ks: tuple[int, ...] = (4, 4, 4)) -> Published:
     for i in range(N_LAYERS):
         named = {"encoder.weight": W_ENC[i].T, "encoder.bias": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
         named |= {"W_skip": SKIP[i]}
-        settings = {"activation": "topk", "k": 4, "num_latents": F, "transcode": True, "skip_connection": True}
+        settings = {"activation": "topk", "k": ks[i], "num_latents": F, "transcode": True, "skip_connection": True}
         tensors = {f"h.{i}.mlp/sae.safetensors:{name}": tensor for name, tensor in named.items()}
         _write(folder, tensors, **{f"h.{i}.mlp__cfg": settings})
     return Published(
         folder,
-        lambda x: _top(_relu(_h(x)), 4),
+        lambda x: _top(_relu(_h(x)), *ks),
         lambda a, x: _own(a) + x @ SKIP.transpose(1, 2) + _DIAGONAL_BIAS[:, None],
     )
 
@@ -161,11 +162,11 @@ def clt_training_coalesced(folder: Path) -> Published:
     return Published(folder, lambda x: _top(_relu(_h(x)), 5), lambda a, x: _across(a) + _DIAGONAL_BIAS[:, None])
 
 
-def saelens(folder: Path) -> Published:
+def saelens(folder: Path, read: str = "hook_resid_mid") -> Published:
     for i in range(N_LAYERS):
         named = {"W_enc": W_ENC[i], "b_enc": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
         named |= {"threshold": THETA[i] - 0.2, "W_skip": SKIP[i]}
-        hooks = {"hook_name": f"blocks.{i}.hook_resid_mid", "hook_name_out": f"blocks.{i}.hook_mlp_out"}
+        hooks = {"hook_name": f"blocks.{i}.{read}", "hook_name_out": f"blocks.{i}.hook_mlp_out"}
         settings = {"architecture": "jumprelu_skip_transcoder", "normalize_activations": "none", "metadata": hooks}
         tensors = {f"run_{9 - i}/sae_weights.safetensors:{name}": tensor for name, tensor in named.items()}
         _write(folder, tensors, **{f"run_{9 - i}__cfg": settings})
@@ -239,17 +240,46 @@ def llamascopium(folder: Path) -> Published:
     )
 
 
-def circuit_tracer_topk(folder: Path) -> Published:
+def llamascopium_per_layer(folder: Path, read: str = "ln2.hook_normalized") -> Published:
+    """Without biases of decoders, and with thresholds on activations times their decoders' norms."""
+    for i in range(N_LAYERS):
+        hooks = {"hook_point_in": f"blocks.{i}.{read}", "hook_point_out": f"blocks.{i}.hook_mlp_out"}
+        named = {"W_E": W_ENC[i], "b_E": B_ENC[i], "W_D": W_DEC[i, i]}
+        named |= {"activation_function.log_jumprelu_threshold": THETA[i].log()}
+        for norm, hook in zip((NORM_IN, NORM_OUT), hooks.values(), strict=True):
+            named[f"dataset_average_activation_norm.{hook}"] = norm[i]
+        settings = {"sae_type": "sae", "d_model": D, "expansion_factor": F / D, "act_fn": "jumprelu", **hooks}
+        settings |= {"norm_activation": "dataset-wise", "use_decoder_bias": False, "use_glu_encoder": False}
+        tensors = {f"layer_{i}/sae_weights.safetensors:{name}": tensor for name, tensor in named.items()}
+        _write(folder, tensors, **{f"layer_{i}__config": settings})
+    norms = torch.stack([W_DEC[i, i].norm(dim=1) for i in range(N_LAYERS)])[:, None]
+    reads, writes = sqrt(D) / NORM_IN[:, None, None], sqrt(D) / NORM_OUT[:, None, None]
+    return Published(
+        folder,
+        lambda x: _h(x * reads) * (_h(x * reads) * norms > THETA[:, None]),
+        lambda a, x: _own(a) / writes,
+    )
+
+
+def sparsify_by_layer(folder: Path) -> Published:
+    return sparsify(folder, ks=(3, 20, 5))
+
+
+def circuit_tracer_topk(folder: Path, ks: tuple[int, ...] = (9, 9, 9)) -> Published:
     """With k as a tensor: the k largest, of either sign."""
     tensors = {}
     for i in range(N_LAYERS):
         named = {"W_enc": W_ENC[i].T, "b_enc": B_ENC[i] - 2, "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
         tensors |= {f"layer_{i}.safetensors:{name}": tensor for name, tensor in named.items()}
-        tensors[f"layer_{i}.safetensors:k"] = torch.tensor(9)
+        tensors[f"layer_{i}.safetensors:k"] = torch.tensor(ks[i])
     _write(folder, tensors)
     hooks = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
     (folder / "config.yaml").write_text(yaml.safe_dump({"model_kind": "transcoder_set", **hooks}))
-    return Published(folder, lambda x: _top(_h(x) - 2, 9), lambda a, x: _own(a) + _DIAGONAL_BIAS[:, None])
+    return Published(folder, lambda x: _top(_h(x) - 2, *ks), lambda a, x: _own(a) + _DIAGONAL_BIAS[:, None])
+
+
+def circuit_tracer_topk_by_layer(folder: Path) -> Published:
+    return circuit_tracer_topk(folder, ks=(9, 7, 20))
 
 
 def mixed_list(folder: Path) -> Published:
@@ -265,6 +295,24 @@ def mixed_list(folder: Path) -> Published:
     return Published(folder, lambda x: _jump(_h(x)), lambda a, x: _own(a) + _DIAGONAL_BIAS[:, None])
 
 
+def list_of_layouts(folder: Path) -> Published:
+    """A config.yaml that lists a folder of sparsify's, a file of SAELens's and a folder of Llamascopium's."""
+    of = [
+        sparsify(folder / "a"),
+        saelens(folder / "b", read="mlp.hook_in"),
+        llamascopium_per_layer(folder / "c", read="mlp.hook_in"),
+    ]
+    hooks = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
+    entries = ["a/h.0.mlp", "b/run_8/sae_weights.safetensors", "c/layer_2"]
+    settings = {"model_kind": "transcoder_set", **hooks, "transcoders": entries}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return Published(
+        folder,
+        lambda x: torch.stack([one.encode(x)[i] for i, one in enumerate(of)]),
+        lambda a, x: torch.stack([one.decode(a, x)[i] for i, one in enumerate(of)]),
+    )
+
+
 PUBLISHED = {
     each.__name__: each
     for each in (
@@ -272,6 +320,7 @@ PUBLISHED = {
         gemma_scope_2,
         gemma_scope_2_clt,
         sparsify,
+        sparsify_by_layer,
         clt_training,
         clt_training_coalesced,
         saelens,
@@ -279,7 +328,10 @@ PUBLISHED = {
         clt_forge_shards,
         crosslayer_transcoder,
         llamascopium,
+        llamascopium_per_layer,
         circuit_tracer_topk,
+        circuit_tracer_topk_by_layer,
         mixed_list,
+        list_of_layouts,
     )
 }
