@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from tiny import D_MODEL, N_LAYERS
 from torch import Tensor
 
+from attrgraph.transcoders import Transcoders
+
 D, F = D_MODEL, 20  # of the tiny models, which have three layers
 
 
@@ -162,6 +164,62 @@ def clt_training_coalesced(folder: Path) -> Published:
     return Published(folder, lambda x: _top(_relu(_h(x)), 5), lambda a, x: _across(a) + _DIAGONAL_BIAS[:, None])
 
 
+def clt_training_set(
+    folder: Path,
+    *,
+    n_targets: int = N_LAYERS,
+    ks: tuple[int, ...] = (5, 5, 5),
+    coalesce_topk: str = "none",
+    **switches: bool,
+) -> Published:
+    """Decoders into the next `n_targets` layers, written and run as the maker's trainer and runner do.
+
+    Args:
+        switches: per_source_tied, divide_cross_layer, post_encoder_scale.
+    """
+    is_coalesced = coalesce_topk != "none"
+    reach = [max(1, min(n_targets, N_LAYERS - i)) for i in range(N_LAYERS)]
+    # the trainer counts a source once too often where it has just ended
+    n_blocks = [sum(s + reach[s] >= t for s in range(t + 1)) for t in range(N_LAYERS)]
+    blocks = [draw(n_blocks[t], F, D, seed=20 + t) for t in range(N_LAYERS)]
+    scale = draw(N_LAYERS, N_LAYERS, F, seed=23) if switches.get("post_encoder_scale") else torch.ones(3, 3, F)
+    for i in range(N_LAYERS):
+        several = [f".{to}" for to in range(reach[i])] if n_targets else []
+        named = {"encoder.weight": W_ENC[i].T, "encoder.bias": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
+        named |= {f"post_encs{to}": torch.zeros(F) for to in several} or {"post_enc": torch.zeros(F)}
+        if switches.get("post_encoder_scale"):
+            named |= {f"post_enc_scales.{to}": scale[i, to] for to in range(reach[i])}
+        if coalesce_topk == "per-layer":
+            named["W_dec"] = blocks[i].flatten(0, 1)
+        elif not is_coalesced and several:
+            named |= {f"b_decs.{to}": B_DEC[i, i + to] for to in range(reach[i])}
+            if not switches.get("per_source_tied"):
+                named |= {f"W_decs.{to}": W_DEC[i, i + to] for to in range(reach[i])}
+        settings = {"activation": "topk", "k": ks[i], "transcode": True, "d_in": D, "num_latents": F, "dtype": "none"}
+        settings |= {"n_targets": reach[i] if n_targets else 0, "n_sources": n_blocks[i], "normalize_io": False}
+        settings |= {"coalesce_topk": coalesce_topk, "topk_coalesced": False, "train_post_encoder": True, **switches}
+        tensors = {f"layers.{i}.mlp/sae.safetensors:{name}": tensor for name, tensor in named.items()}
+        _write(folder, tensors, **{f"layers.{i}.mlp__cfg": settings})
+
+    def decode(a: Tensor, x: Tensor) -> Tensor:
+        alive: list[int] = []
+        out = []
+        for t in range(N_LAYERS):
+            alive = [s for s in [*alive, t] if s + reach[s] > t]
+            acts = {s: a[s] * scale[s, t - s] for s in alive}
+            if is_coalesced:
+                decoders = blocks[t] if coalesce_topk == "per-layer" else [W_DEC[t, t]] * len(alive)
+                out.append(sum(acts[s] @ W for s, W in zip(alive, decoders, strict=False)) + B_DEC[t, t])
+                continue
+            W = {s: W_DEC[s, s] if switches.get("per_source_tied") else W_DEC[s, t] for s in alive}
+            below = sum((acts[s] @ W[s] + B_DEC[s, t] for s in alive if s != t), torch.zeros(D))
+            divide_by = max(1, len(alive) - 1) if switches.get("divide_cross_layer") else 1
+            out.append(acts[t] @ W[t] + B_DEC[t, t] + below / divide_by)
+        return torch.stack(out)  # type: ignore[arg-type]
+
+    return Published(folder, lambda x: _top(_relu(_h(x)), *ks), decode)
+
+
 def saelens(folder: Path, read: str = "hook_resid_mid") -> Published:
     for i in range(N_LAYERS):
         named = {"W_enc": W_ENC[i], "b_enc": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
@@ -203,19 +261,31 @@ def clt_forge_shards(folder: Path) -> Published:
     return clt_forge(folder, n_shards=2)
 
 
-def crosslayer_transcoder(folder: Path) -> Published:
-    means, stds = draw(2, N_LAYERS, D, seed=9), draw(2, N_LAYERS, D, seed=10).abs() + 0.5
-    named = {"encoder.W": W_ENC, "encoder.b": B_ENC, "decoder.b": _DIAGONAL_BIAS, "nonlinearity.theta": THETA[None]}
+def crosslayer_transcoder(folder: Path, by: str = "Dimension", k: int | None = None) -> Published:
+    """With standardisers by dimension or by layer, and thresholds or a k of each layer."""
+    size = (2, N_LAYERS, D) if by == "Dimension" else (2, N_LAYERS)
+    means, stds = draw(*size, seed=9), draw(*size, seed=10).abs() + 0.5
+    named = {"encoder.W": W_ENC, "encoder.b": B_ENC, "decoder.b": _DIAGONAL_BIAS}
     named |= {f"decoder.W_{t}": W_DEC[: t + 1, t] for t in range(N_LAYERS)}
+    if k is None:
+        named["nonlinearity.theta"] = THETA[None]
     for i, side in enumerate(("input", "output")):
         named |= {f"{side}_standardizer.mean": means[i], f"{side}_standardizer.std": stds[i]}
     _write(folder, {f"checkpoint.safetensors:{name}": tensor for name, tensor in named.items()})
-    parts = {"nonlinearity": {"class_path": "crosslayer_transcoder.model.jumprelu.JumpReLU"}}
+    name = "jumprelu.JumpReLU" if k is None else "topk.PerLayerTopK"
+    parts: dict[str, Any] = {"nonlinearity": {"class_path": f"crosslayer_transcoder.model.{name}"}}
+    parts["nonlinearity"]["init_args"] = {} if k is None else {"k": k, "e": None, "n_layers": None}
+    parts["encoder"] = {"init_args": {"d_acts": D, "d_features": F, "n_layers": N_LAYERS}}
+    for side in ("input", "output"):
+        path = f"crosslayer_transcoder.model.standardize.{by}wise{side.title()}Standardizer"
+        parts[f"{side}_standardizer"] = {"class_path": path, "init_args": {"n_layers": N_LAYERS}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": parts}}))
+    means, stds = (of.reshape(2, N_LAYERS, 1, -1) for of in (means, stds))
+    activate = _jump if k is None else lambda h: _top(_relu(h), k)
     return Published(
         folder,
-        lambda x: _jump(_h((x - means[0][:, None]) / stds[0][:, None])),
-        lambda a, x: (_across(a) + _DIAGONAL_BIAS[:, None]) * stds[1][:, None] + means[1][:, None],
+        lambda x: activate(_h((x - means[0]) / stds[0])),
+        lambda a, x: (_across(a) + _DIAGONAL_BIAS[:, None]) * stds[1] + means[1],
     )
 
 
@@ -335,3 +405,28 @@ PUBLISHED = {
         list_of_layouts,
     )
 }
+
+
+READS = draw(N_LAYERS, 40, D, seed=11)
+# for a layout that does not say where its features read
+POINTS = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
+
+
+def check_numbers(found: Transcoders, maker: Published) -> None:
+    """A set as it was opened against what the maker's code gives."""
+    expected = maker.encode(READS)
+    active = found.encode(list(READS), torch.zeros(READS.shape[1], dtype=torch.bool))
+    activations = torch.zeros_like(expected)
+    activations[active.layer, active.pos, active.feature] = active.activation
+    assert ((activations != 0) == (expected != 0)).all() and (expected != 0).any()
+    # folded scales round differently
+    torch.testing.assert_close(activations, expected, rtol=1e-5, atol=1e-5)
+    rebuilt = torch.stack([found.bias(layer) for layer in range(N_LAYERS)])[:, None].expand_as(READS).clone()
+    for layer in range(N_LAYERS):
+        for i, part in enumerate(found.contributions(layer, READS[layer]).unbind(1)):
+            rebuilt[layer + i] += part
+    torch.testing.assert_close(rebuilt, maker.decode(expected, READS), rtol=1e-4, atol=1e-4)
+
+
+def set_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -7,33 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from published import PUBLISHED, D, Published, draw, saelens, sparsify
+from published import POINTS, PUBLISHED, D, Published, check_numbers, saelens, set_json, sparsify
 from safetensors.torch import load_file, save_file
 from tiny import N_LAYERS, make_model
 
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import TranscoderError
-from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.known_sets import KNOWN_SETS
-
-READS = draw(N_LAYERS, 40, D, seed=11)
-POINTS = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
-
-
-def check_numbers(found: Transcoders, maker: Published) -> None:
-    expected = maker.encode(READS)
-    active = found.encode(list(READS), torch.zeros(READS.shape[1], dtype=torch.bool))
-    activations = torch.zeros_like(expected)
-    activations[active.layer, active.pos, active.feature] = active.activation
-    assert ((activations != 0) == (expected != 0)).all() and (expected != 0).any()
-    # folded scales round differently
-    torch.testing.assert_close(activations, expected, rtol=1e-5, atol=1e-5)
-    rebuilt = torch.stack([found.bias(layer) for layer in range(N_LAYERS)])[:, None].expand_as(READS).clone()
-    for layer in range(N_LAYERS):
-        for i, part in enumerate(found.contributions(layer, READS[layer]).unbind(1)):
-            rebuilt[layer + i] += part
-    torch.testing.assert_close(rebuilt, maker.decode(expected, READS), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", PUBLISHED)
@@ -103,10 +84,6 @@ def test_where_features_read_is_asked_for(tmp_path: Path) -> None:
         ag.load_transcoders(folder)
     with pytest.raises(TranscoderError, match=r"feature_input_hook is 'mlp\.in'; expected one of hook_resid_mid"):
         ag.load_transcoders(folder, read_point="mlp.in", write_point="hook_mlp_out")
-
-
-def set_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def hooks(read: int, write: int) -> dict[str, str]:

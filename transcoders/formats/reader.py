@@ -48,6 +48,11 @@ class Points(NamedTuple):
                 f"{folder}: does not say where its features read and write; pass --read-point and --write-point "
                 f"(read_point=, write_point=), most likely {likely[0]} and {likely[1]}."
             )
+        if found[0] == "hook_mlp_in":
+            raise TranscoderError(
+                f"{folder}: reads at hook_mlp_in, which is ambiguous: in TransformerLens 2 it lies before the MLP's norm, "
+                "in 3 after it; pass --read-point (read_point=) hook_resid_mid if it lay before, mlp.hook_in if after."
+            )
         names = ("feature_input_hook", "feature_output_hook")
         for name, point, allowed in zip(names, found, (READ_POINTS, WRITE_POINTS), strict=True):
             if point not in allowed:
