@@ -138,8 +138,9 @@ def write_layer(folder: Path, layer: int, weights: LayerWeights, *, is_cross_lay
 
 def write_settings(folder: Path, config: TranscoderConfig, n_layers: int, labels: Labels) -> None:
     """`config.yaml`, and `labels.json` if features have names."""
-    if "transcoders" in config.extra:  # which names files elsewhere
-        extra = {name: value for name, value in config.extra.items() if name != "transcoders"}
+    if "transcoders" in config.extra:  # which names files elsewhere, and maybe how another tool is to read them
+        elsewhere = ("transcoders", "special_load_fn")
+        extra = {name: value for name, value in config.extra.items() if name not in elsewhere}
         if not config.is_cross_layer:
             extra["transcoders"] = [f"layer_{layer}.safetensors" for layer in range(n_layers)]
         config = replace(config, extra=extra)

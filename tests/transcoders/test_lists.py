@@ -89,7 +89,9 @@ def test_activations_may_differ_by_layer(tmp_path: Path) -> None:
     folder = write_list(tmp_path / "list", entries, feature_output_hook="hook_mlp_out")
     found = ag.load_transcoders(folder)
     assert found.config.k == (3, None, 5)
+    write_list(folder, entries, feature_output_hook="hook_mlp_out", special_load_fn="mine", a_switch=2)
     described = ag.describe_transcoders(folder)
+    assert "settings that are not known are ignored: a_switch, special_load_fn" in described["changes"]
     assert (described["k"], described["activation"]) == ([3, None, 5], "topk and jumprelu")
     ag.convert_transcoders(folder, tmp_path / "ours")
     again = ag.load_transcoders(tmp_path / "ours")

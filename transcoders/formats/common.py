@@ -19,7 +19,7 @@ from attrgraph.errors import TranscoderError
 from attrgraph.files import read_yaml
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.formats import gemma_scope, llamascopium, saelens, sparsify
-from attrgraph.transcoders.formats.reader import Layout, One, Points, Tensors, numbered, together
+from attrgraph.transcoders.formats.reader import Layout, One, Points, Tensors, check_settings, numbered, together
 from attrgraph.transcoders.hub import fetch_uri, resolve_folder, split_uri
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -38,7 +38,13 @@ PER_LAYER_FILES = {
     }
 }
 _OPTIONAL = ("threshold", "W_skip")
-_THRESHOLD = PER_LAYER_FILES["layer_{layer}.safetensors"]["threshold"]
+# settings that are read, or that say where a set came from
+_KNOWN = (
+    *("model_kind", "model_name", "feature_input_hook", "feature_output_hook", "scan", "activation", "k"),
+    *("relu_before_topk", "transcoders", "repo_id", "revision", "subfolder", "scan_name"),
+)
+# loaders of circuit-tracer for files that are known by what they hold
+_LOADERS = ("gemma-scope", "gemma-scope-2")
 # of the layouts whose layers lie each for itself, and what their files are called in a folder that is listed
 _READERS = (sparsify, saelens, llamascopium, gemma_scope)
 _FILES = tuple(dict.fromkeys((sparsify.FILE, saelens.FILE, llamascopium.FILE, *gemma_scope.FILES)))
@@ -77,6 +83,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def read(folder: Path, points: Points) -> Layout:
     values = read_settings(folder)
+    loader = ("special_load_fn",) if values.get("special_load_fn") in _LOADERS else ()
+    said = check_settings(folder / "config.yaml", values, [*_KNOWN, *loader])
     hooks = (values.get("feature_input_hook"), values.get("feature_output_hook"))
     values |= points.of(folder, *hooks, likely=("hook_resid_mid", "hook_mlp_out"))
     config = TranscoderConfig.from_dict(values, str(folder / "config.yaml"))
@@ -101,7 +109,8 @@ def read(folder: Path, points: Points) -> Layout:
     extra = {name: value for name, value in config.extra.items() if k is None or name != "activation"}
     files = dict.fromkeys([folder / "config.yaml", *layout.files])
     n_layers = max(layout.n_layers, len(config.extra.get("transcoders") or ()))
-    return replace(layout, config=replace(layout.config, extra=extra), files=list(files), n_layers=n_layers)
+    config = replace(layout.config, extra=extra)
+    return replace(layout, config=config, files=list(files), n_layers=n_layers, changes=(*layout.changes, *said))
 
 
 def _across(paths: Mapping[int, Sequence[Path]], config: TranscoderConfig) -> Layout:
@@ -122,8 +131,6 @@ def _one(path: Path, config: TranscoderConfig, layer: int) -> One:
         return one
     tensors = Tensors(path)
     k = _count(tensors) if "k" in tensors else None
-    if config.extra.get("activation") == "relu" and ("k" in tensors or _THRESHOLD in tensors):
-        raise TranscoderError(f"{path}: has a k or thresholds, but config.yaml says activation: relu; correct it.")
     relu = config.relu_before_topk and k is None
     weights = partial(_layer, {layer: [tensors]}, config, layer)
     return One(path, weights, k=config.k_of(layer) if k is None else k, relu_before_topk=relu)
@@ -161,6 +168,10 @@ def _layer(opened: Mapping[int, Sequence[Tensors]], config: TranscoderConfig, la
             if field.startswith("W_d") or field == "W_enc":
                 tensors.check_is_matrix(name)
         tensors.check_all_read(ignored=["k"])
+        if config.extra.get("activation") == "relu" and ("k" in tensors or weights.get("threshold") is not None):
+            raise TranscoderError(
+                f"{tensors.path}: has a k or thresholds, but config.yaml says activation: relu; correct it."
+            )
     if not config.is_cross_layer:
         weights["W_dec"] = weights["W_dec"].unsqueeze(1)
     return LayerWeights(**weights)

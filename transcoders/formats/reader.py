@@ -50,7 +50,7 @@ class Points(NamedTuple):
             )
         if found[0] == "hook_mlp_in":
             raise TranscoderError(
-                f"{folder}: reads at hook_mlp_in, which is ambiguous: in TransformerLens 2 it lies before the MLP's norm, "
+                f"{folder}: reads at hook_mlp_in, which is ambiguous: in TransformerLens 2 it lies before the norm, "
                 "in 3 after it; pass --read-point (read_point=) hook_resid_mid if it lay before, mlp.hook_in if after."
             )
         names = ("feature_input_hook", "feature_output_hook")

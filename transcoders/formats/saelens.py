@@ -76,7 +76,7 @@ def one(path: Path) -> One:
         activation_fn_kwargs=[{}, None],
     )
     layer = about.get("hook_layer", layer_of(hooks[0]))
-    if not isinstance(layer, int) or layer_of(hooks[1]) not in (None, layer):
+    if not isinstance(layer, int) or {layer_of(hooks[1]), about.get("hook_layer_out")} - {None, layer}:
         raise TranscoderError(f"{file}: reads at {hooks[0]!r} and writes at {hooks[1]!r}; expected hooks of one layer.")
     tensors = Tensors(path)
     for name, what in (("threshold", "jumprelu"), ("W_skip", "skip")):
