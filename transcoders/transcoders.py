@@ -191,10 +191,11 @@ class Transcoders:
     def check_fits(self, *, n_layers: int, d_model: int) -> None:
         """Raise TranscoderError unless the set fits a model of this size."""
         if (self.n_layers, self.d_model) != (n_layers, d_model):
+            is_part = not self.config.is_cross_layer and self.n_layers < n_layers
+            hint = " If layers are missing, pass --allow-missing-layers (allow_missing_layers=True)." if is_part else ""
             raise TranscoderError(
                 f"the transcoders ({self.source['id']}) are for {self.n_layers} layers x d_model {self.d_model}, "
-                f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model? If layers "
-                "are missing, --allow-missing-layers (allow_missing_layers=True) leaves their MLPs to the errors."
+                f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model?{hint}"
             )
 
     def encode_layer(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos n_features"]:

@@ -162,7 +162,7 @@ def test_a_k_that_is_no_count_is_refused(k: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "path", "name", "said"),
     [
-        (sparsify, "h.1.mlp/sae.safetensors", "W_skip", "has no W_skip, but skip_connection is set"),
+        (sparsify, "h.1.mlp/sae.safetensors", "W_skip", "has no W_skip, but skip_connection is True"),
         (saelens, "run_8/sae_weights.safetensors", "threshold", "has no threshold, which jumprelu_skip_transcoder"),
         (saelens, "run_8/sae_weights.safetensors", "W_skip", "has no W_skip, which jumprelu_skip_transcoder"),
         (PUBLISHED["clt_training"], "layers.1.mlp/sae.safetensors", "encoder.bias", "has no tensor encoder.bias"),

@@ -87,6 +87,7 @@ _SAE, _SPARSIFY, _OF_LAYER = "run_8/cfg.json", "h.1.mlp/cfg.json", "layer_1/conf
         (sparsify, _SPARSIFY, {"embed_skip": True}, "embed_skip is True, which these graphs cannot express"),
         (sparsify, _SPARSIFY, {"gram_lookup": True}, "gram_lookup is True"),
         (sparsify, _SPARSIFY, {"signed": True}, "signed is True"),
+        (sparsify, _SPARSIFY, {"skip_connection": False}, "has a W_skip, but skip_connection is False"),
         (sparsify, _SPARSIFY, {"num_latents": 21}, r"encoder.weight has shape \[20, 24\], expected \[21, any\]"),
         (sparsify, _SPARSIFY, {"num_latents": 0, "d_in": 24, "expansion_factor": 2}, r"expected \[48, 24\]"),
         (saelens, _SAE, {"apply_b_dec_to_input": True}, "apply_b_dec_to_input is True"),
@@ -120,7 +121,12 @@ _SAE, _SPARSIFY, _OF_LAYER = "run_8/cfg.json", "h.1.mlp/cfg.json", "layer_1/conf
         (clt_training_set, "layers.1.mlp/cfg.json", {"activation": "batchtopk"}, "activation is 'batchtopk'"),
         (clt_training_set, "layers.1.mlp/cfg.json", {"coalesce_topk": "group"}, "coalesce_topk is 'group'"),
         (clt_training_set, "layers.1.mlp/cfg.json", {"secondary_target_tied": True}, "secondary_target_tied is True"),
-        (clt_training_set, "layers.1.mlp/cfg.json", {"skip_connection": True}, "has no W_skip, but skip_connection"),
+        (
+            clt_training_set,
+            "layers.1.mlp/cfg.json",
+            {"skip_connection": True},
+            "has no W_skip, but skip_connection is True",
+        ),
         (clt_training_set, "config.json", {"hookpoints_in": ["layers.0.ln"]}, "does not say where its features read"),
     ],
 )

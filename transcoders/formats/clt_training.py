@@ -129,8 +129,7 @@ class _Set(NamedTuple):
         names = ["encoder.weight", "encoder.bias", "W_dec", "b_dec", "W_skip", "post_enc", "post_enc_scale"]
         numbered = [f"{name}.{i}" for name in several for i in range(n_targets)]
         tensors.check_all_read(ignored=[*names, "in_norm", "out_norm", *numbered])
-        if values.get("skip_connection") and not any(name.startswith("W_skip") for name in tensors):
-            raise TranscoderError(f"{tensors.path}: has no W_skip, but skip_connection is set; download it again.")
+        sparsify.check_skip(tensors, values)
         after, skips = "moves activations after encoding", "skips layers"
         refused = [("post_enc", after), *((f"post_encs.{i}", after) for i in range(n_targets))]
         for name, why in [*refused, *((f"W_skips.{i}", skips) for i in range(1, n_targets))]:
@@ -143,7 +142,7 @@ class _Set(NamedTuple):
     def weights(self, place: int, end: int) -> LayerWeights:
         """Of the layer at a place, which writes into layers before `end`."""
         tensors, layer = self.opened[place], self.layers[place]
-        sparsify.check_encoder(tensors, dict(self.configs[place]))
+        sparsify.check_encoder(tensors, self.configs[place])
         W_enc = wide(tensors["encoder.weight"])
         reads = sqrt(W_enc.shape[1]) / self.norm("in_norm", place)
         writes = {to: self.norm("out_norm", self.layers.index(to)) / sqrt(W_enc.shape[1]) for to in self.layers}

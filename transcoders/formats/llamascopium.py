@@ -52,11 +52,13 @@ _KNOWN = (
 
 def _settings_of(folder: Path) -> list[Path]:
     one = folder / "config.json"
-    return [one] if one.is_file() and "sae_type" in settings(one) else sorted(folder.glob("*/config.json"))
+    return [
+        path for path in (one, *sorted(folder.glob("*/config.json"))) if path.is_file() and "sae_type" in settings(path)
+    ]
 
 
 def matches(folder: Path) -> bool:
-    return any("sae_type" in settings(path) for path in _settings_of(folder))
+    return bool(_settings_of(folder))
 
 
 def read(folder: Path, points: Points) -> Layout:

@@ -5,6 +5,7 @@ Features read what the MLP takes in and write what it returns.
 Source: github.com/EleutherAI/sparsify, `SparseCoder`
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,7 @@ def one(path: Path) -> One:
         n_targets=[0],
     )
     tensors = Tensors(path)
-    if values.get("skip_connection") and "W_skip" not in tensors:
-        raise TranscoderError(f"{path}: has no W_skip, but skip_connection is set; download it again.")
+    check_skip(tensors, values)
     return One(
         path,
         partial(_layer, tensors, values),
@@ -94,7 +94,17 @@ def one(path: Path) -> One:
     )
 
 
-def check_encoder(tensors: Tensors, values: dict[str, Any]) -> None:
+def check_skip(tensors: Tensors, values: Mapping[str, Any]) -> None:
+    """Raise unless there is a skip where settings say so, and only there."""
+    has_skip = any(name.startswith("W_skip") for name in tensors)
+    if values.get("skip_connection", has_skip) != has_skip:
+        raise TranscoderError(
+            f"{tensors.path}: has {'a' if has_skip else 'no'} W_skip, but skip_connection is "
+            f"{values['skip_connection']!r}; download it again."
+        )
+
+
+def check_encoder(tensors: Tensors, values: Mapping[str, Any]) -> None:
     """Raise unless the encoder has the size that settings state."""
     d_in = values.get("d_in")
     n_features = values.get("num_latents") or (d_in or 0) * values.get("expansion_factor", 0)
