@@ -19,7 +19,15 @@ from attrgraph.errors import TranscoderError
 from attrgraph.files import read_yaml
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.formats import gemma_scope, llamascopium, saelens, sparsify
-from attrgraph.transcoders.formats.reader import Layout, One, Points, Tensors, check_settings, numbered, together
+from attrgraph.transcoders.formats.reader import (
+    Layout,
+    Points,
+    SingleLayer,
+    Tensors,
+    check_settings,
+    join_layers,
+    numbered,
+)
 from attrgraph.transcoders.hub import fetch_uri, resolve_folder, split_uri
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -94,10 +102,10 @@ def read(folder: Path, points: Points) -> Layout:
         raise TranscoderError(f"{folder}: holds no transcoder weights (expected {first}, ...).")
     if not config.is_cross_layer:
         ones = {layer: _one(of[0], config, layer) for layer, of in paths.items()}
-        layout = together("common", folder, ones, points, config)
+        layout = join_layers("common", folder, ones, points, config)
     elif "transcoders" not in config.extra:
         layout = _across(paths, config)
-    elif all(gemma_scope.is_one(of[0]) for of in paths.values()):
+    elif all(gemma_scope.is_layer(of[0]) for of in paths.values()):
         layout = gemma_scope.across(folder, {layer: of[0] for layer, of in paths.items()}, config)
     else:
         raise TranscoderError(
@@ -123,17 +131,17 @@ def _across(paths: Mapping[int, Sequence[Path]], config: TranscoderConfig) -> La
     return Layout("common", config, [], paths, n_layers, layer)
 
 
-def _one(path: Path, config: TranscoderConfig, layer: int) -> One:
+def _one(path: Path, config: TranscoderConfig, layer: int) -> SingleLayer:
     """A layer's file of any layout, told by the file and by settings beside it."""
-    reader = next((reader for reader in _READERS if reader.is_one(path)), None)
+    reader = next((reader for reader in _READERS if reader.is_layer(path)), None)
     if reader is not None:
-        one: One = reader.one(path)
+        one: SingleLayer = reader.read_layer(path)
         return one
     tensors = Tensors(path)
     k = _count(tensors) if "k" in tensors else None
     relu = config.relu_before_topk and k is None
     weights = partial(_layer, {layer: [tensors]}, config, layer)
-    return One(path, weights, k=config.k_of(layer) if k is None else k, relu_before_topk=relu)
+    return SingleLayer(path, weights, k=config.k_of(layer) if k is None else k, relu_before_topk=relu)
 
 
 def _count(tensors: Tensors) -> int:
@@ -167,7 +175,7 @@ def _layer(opened: Mapping[int, Sequence[Tensors]], config: TranscoderConfig, la
             weights[field] = tensors.get(name) if field in _OPTIONAL else tensors[name]
             if field.startswith("W_d") or field == "W_enc":
                 tensors.check_is_matrix(name)
-        tensors.check_all_read(ignored=["k"])
+        tensors.check_all_read(ignored=[] if config.is_cross_layer else ["k"])
         if config.extra.get("activation") == "relu" and ("k" in tensors or weights.get("threshold") is not None):
             raise TranscoderError(
                 f"{tensors.path}: has a k or thresholds, but config.yaml says activation: relu; correct it."

@@ -19,13 +19,13 @@ from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats.reader import (
     Layout,
-    One,
     Points,
+    SingleLayer,
     Tensors,
     check_settings,
+    join_layers,
     numbered,
     settings,
-    together,
 )
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -61,7 +61,7 @@ def read(folder: Path, points: Points) -> Layout:
     first = next(iter(paths.values()))
     name = f"gemma-scope-{1 if first.suffix == '.npz' else 2}{'-clt' if kinds[0] else ''}"
     if not kinds[0]:
-        return together(name, folder, {layer: one(path) for layer, path in paths.items()}, points)
+        return join_layers(name, folder, {layer: read_layer(path) for layer, path in paths.items()}, points)
     hooks = points.of(folder, _READS[first.suffix], "hook_mlp_out", likely=("mlp.hook_in", "hook_mlp_out"))
     layout = across(folder, paths, TranscoderConfig(model_kind=CROSS_LAYER, **hooks))
     said = check_folder(Tensors(first))
@@ -81,16 +81,16 @@ def across(folder: Path, paths: Mapping[int, Path], config: TranscoderConfig) ->
     return Layout("common", config, [folder / "config.yaml"], by_layer, n_layers, weights, changes=_CHANGES)
 
 
-def is_one(path: Path) -> bool:
+def is_layer(path: Path) -> bool:
     """Whether a file of a layer is in this layout."""
     return path.suffix == ".npz" or (path.suffix == ".safetensors" and path.is_file() and "w_enc" in Tensors(path))
 
 
-def one(path: Path) -> One:
+def read_layer(path: Path) -> SingleLayer:
     tensors = Tensors(path)
     said = check_folder(tensors)
     beside = path.with_name("config.json")
-    return One(
+    return SingleLayer(
         path,
         partial(_one_layer, tensors),
         settings=(beside,) if beside.is_file() else (),

@@ -21,17 +21,17 @@ from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats.reader import (
     Layout,
-    One,
     Points,
+    SingleLayer,
     Tensors,
     check_settings,
     hook_name,
+    join_layers,
     k_of,
     layer_of,
     one_value,
     settings,
     settings_beside,
-    together,
     wide,
 )
 from attrgraph.transcoders.transcoders import LayerWeights
@@ -68,15 +68,15 @@ def read(folder: Path, points: Points) -> Layout:
     layers = {layer_of(settings(path).get("hook_point_in")): path for path in paths}
     if None in layers or len(layers) < len(paths):
         raise TranscoderError(f"{folder}: hook_point_in of each folder has to name a layer of its own (blocks.3.).")
-    ones = {layer: one(path.with_name(FILE)) for layer, path in layers.items() if layer is not None}
-    return together("llamascopium", folder, ones, points)
+    ones = {layer: read_layer(path.with_name(FILE)) for layer, path in layers.items() if layer is not None}
+    return join_layers("llamascopium", folder, ones, points)
 
 
-def is_one(path: Path) -> bool:
+def is_layer(path: Path) -> bool:
     return path.name == FILE and settings_beside(path, "config.json", "sae_type") is not None
 
 
-def one(path: Path) -> One:
+def read_layer(path: Path) -> SingleLayer:
     file = path.with_name("config.json")
     values = settings(file)
     said = _check(file, values, "sae")
@@ -88,7 +88,7 @@ def one(path: Path) -> One:
         raise TranscoderError(f"{file}: reads at {reads!r} and writes at {writes!r}; expected hooks of one layer.")
     tensors = Tensors(path)
     _check_tensors(tensors, values, ["W_E", "b_E", "W_D", "b_D"], [reads, writes])
-    return One(
+    return SingleLayer(
         path,
         partial(_one_layer, tensors, values, reads, writes),
         settings=(file,),

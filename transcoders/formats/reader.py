@@ -1,7 +1,7 @@
 """What a reader of a published layout gives, and what readers share: tensors as views of files, layer numbers, hooks.
 
 A reader is a module with `matches(folder)` and `read(folder, points)`; one whose layers lie each for itself also has
-`is_one(path)` and `one(path)`, and `together` makes a set of such layers.
+`is_layer(path)` and `read_layer(path)`, and `join_layers` makes a set of such layers.
 
 Weights are views of memory-mapped files where the layout allows it: a transposed encoder is a view too, read in stripes
 of thousands of features. Where it does not (decoders stored by target, scales to be folded), a layer's weights are
@@ -90,7 +90,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class One:
+class SingleLayer:
     """The transcoder of one layer in a folder or a file of its own; only settings have been read.
 
     Attributes:
@@ -117,8 +117,8 @@ class One:
     changes: tuple[str, ...] = ()
 
 
-def together(
-    name: str, folder: Path, ones: Mapping[int, One], points: Points, config: TranscoderConfig | None = None
+def join_layers(
+    name: str, folder: Path, ones: Mapping[int, SingleLayer], points: Points, config: TranscoderConfig | None = None
 ) -> Layout:
     """A per-layer set of layers that lie each for itself.
 

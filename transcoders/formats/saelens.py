@@ -10,15 +10,15 @@ from typing import Any
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.formats.reader import (
     Layout,
-    One,
     Points,
+    SingleLayer,
     Tensors,
     check_settings,
     hook_name,
+    join_layers,
     layer_of,
     settings,
     settings_beside,
-    together,
 )
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -38,20 +38,20 @@ def matches(folder: Path) -> bool:
 
 
 def read(folder: Path, points: Points) -> Layout:
-    ones: dict[int, One] = {}
+    ones: dict[int, SingleLayer] = {}
     for path in sorted(folder.glob("*/cfg.json")):
-        found = one(path.with_name(FILE))
+        found = read_layer(path.with_name(FILE))
         if found.layer is None or found.layer in ones:
             raise TranscoderError(f"{folder}: {path.parent.name} is of layer {found.layer}, as another folder is.")
         ones[found.layer] = found
-    return together("saelens", folder, ones, points)
+    return join_layers("saelens", folder, ones, points)
 
 
-def is_one(path: Path) -> bool:
+def is_layer(path: Path) -> bool:
     return path.name == FILE and settings_beside(path, "cfg.json", "architecture") is not None
 
 
-def one(path: Path) -> One:
+def read_layer(path: Path) -> SingleLayer:
     file = path.with_name("cfg.json")
     values = settings(file)
     about = values | (values.get("metadata") or {})
@@ -83,7 +83,7 @@ def one(path: Path) -> One:
         if (what in architecture) != (name in tensors):
             has, needs = ("no", "needs") if what in architecture else ("a", "has not")
             raise TranscoderError(f"{path}: has {has} {name}, which {architecture} {needs}; download it again.")
-    return One(
+    return SingleLayer(
         path,
         partial(_layer, tensors, values),
         settings=(file,),

@@ -13,15 +13,15 @@ from typing import Any
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.formats.reader import (
     Layout,
-    One,
     Points,
+    SingleLayer,
     Tensors,
     check_settings,
+    join_layers,
     k_of,
     numbered,
     settings,
     settings_beside,
-    together,
 )
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -57,15 +57,15 @@ def matches(folder: Path) -> bool:
 
 
 def read(folder: Path, points: Points) -> Layout:
-    ones = {layer: one(path / FILE) for layer, path in folders_of(folder).items()}
-    return together("sparsify", folder, ones, points)
+    ones = {layer: read_layer(path / FILE) for layer, path in folders_of(folder).items()}
+    return join_layers("sparsify", folder, ones, points)
 
 
-def is_one(path: Path) -> bool:
+def is_layer(path: Path) -> bool:
     return path.name == FILE and settings_beside(path, "cfg.json", "num_latents", "expansion_factor") is not None
 
 
-def one(path: Path) -> One:
+def read_layer(path: Path) -> SingleLayer:
     values = settings(path.with_name("cfg.json"))
     if not values.get("transcode", False):
         raise TranscoderError(
@@ -84,7 +84,7 @@ def one(path: Path) -> One:
     )
     tensors = Tensors(path)
     check_skip(tensors, values)
-    return One(
+    return SingleLayer(
         path,
         partial(_layer, tensors, values),
         settings=(path.with_name("cfg.json"),),
