@@ -25,7 +25,7 @@ class TranscoderConfig:
     # features that a token may have active, of every layer or by layer; None where the activation is not TopK
     k: int | tuple[int | None, ...] | None = None
     # TopK: whether only positive pre-activations are active; circuit-tracer's keeps the k largest whatever their sign
-    relu_before_topk: bool = True
+    relu_before_topk: bool | tuple[bool, ...] = True
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -38,6 +38,12 @@ class TranscoderConfig:
         if isinstance(self.k, tuple):
             return self.k[layer] if layer < len(self.k) else None
         return self.k
+
+    def has_relu(self, layer: int) -> bool:
+        """Whether only positive pre-activations of a layer are active: always, unless it is a TopK of either sign."""
+        relu = self.relu_before_topk
+        is_first = relu[layer : layer + 1] != (False,) if isinstance(relu, tuple) else relu
+        return self.k_of(layer) is None or is_first
 
     @property
     def is_cross_layer(self) -> bool:
@@ -73,8 +79,13 @@ class TranscoderConfig:
                 "of them, one per layer), others none."
             )
         relu_before_topk = values.pop("relu_before_topk", activation != "topk")
-        if not isinstance(relu_before_topk, bool):
-            raise TranscoderError(f"{where}: relu_before_topk is {relu_before_topk!r}; expected true or false.")
+        relu_before_topk = tuple(relu_before_topk) if isinstance(relu_before_topk, list) else relu_before_topk
+        signs = relu_before_topk if isinstance(relu_before_topk, tuple) else (relu_before_topk,)
+        if not all(isinstance(one, bool) for one in signs):
+            raise TranscoderError(
+                f"{where}: relu_before_topk is {relu_before_topk!r:.60}; expected true or false, or a list of them, "
+                "one per layer."
+            )
         names = ("model_kind", "feature_input_hook", "feature_output_hook", "scan")
         known: dict[str, Any] = {name: values.pop(name, None) for name in names}
         model_name = str(values.pop("model_name", ""))
@@ -87,8 +98,7 @@ class TranscoderConfig:
         """The mapping to write, without keys that are not set."""
         without = ("extra",) if self.k is not None else ("extra", "relu_before_topk")
         values = {name: value for name, value in vars(self).items() if name not in without and value is not None}
-        if isinstance(self.k, tuple):
-            values["k"] = list(self.k)
+        values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
         return {**values, **self.extra} if self.k is None else {**values, **self.extra, "activation": "topk"}
 
 

@@ -75,7 +75,7 @@ def _checked(layout: Layout, layer: int, name: str) -> LayerWeights:
 def _activation(layout: Layout, weights: LayerWeights, layer: int) -> str:
     if layout.config.k_of(layer) is None:
         return "relu" if weights.threshold is None else "jumprelu"
-    return "topk" if layout.config.relu_before_topk else "topk of either sign"
+    return "topk" if layout.config.has_relu(layer) else "topk of either sign"
 
 
 def convert_transcoders(

@@ -208,7 +208,7 @@ class Transcoders:
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         self._check_finite(layer, torch.isfinite(h).all(), h.dtype)
         if weights.threshold is None:
-            k, only_positive = self.config.k_of(layer), self.config.relu_before_topk
+            k, only_positive = self.config.k_of(layer), self.config.has_relu(layer)
             return h.relu() if k is None else h * active_mask(h, None, k, only_positive)
         return h * active_mask(h, weights.threshold.to(h), None)
 
@@ -242,8 +242,7 @@ class Transcoders:
     ) -> ActiveFeatures:
         """`encode` for one layer."""
         positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
-        k = self.config.k_of(layer)
-        how: dict[str, Any] = {"k": k, "only_positive": k is None or self.config.relu_before_topk}
+        how: dict[str, Any] = {"k": self.config.k_of(layer), "only_positive": self.config.has_relu(layer)}
         found = encode_sparse(read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
         self._check_finite(layer, found.is_finite, read.dtype)
         release(weights.W_enc)

@@ -9,13 +9,14 @@ import pytest
 import torch
 import yaml
 from huggingface_hub.errors import EntryNotFoundError
-from published import PUBLISHED, draw, llamascopium_per_layer, saelens, sparsify
+from published import PUBLISHED, circuit_tracer_topk, draw, llamascopium_per_layer, saelens, sparsify
 from tiny import D_MODEL, N_LAYERS, make_model
 
 import attrgraph as ag
 from attrgraph.errors import TranscoderError
 
 HOOKS = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_out"}
+BOTH = {"activation": "topk", "feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
 READS = draw(N_LAYERS, 30, D_MODEL, seed=12)
 
 
@@ -103,6 +104,23 @@ def test_activations_may_differ_by_layer(tmp_path: Path) -> None:
     assert ag.trace(model, [1, 7, 12, 33]).metadata["checks"]["is_exact"]
 
 
+@pytest.mark.parametrize("k", [4, 7])
+def test_a_topk_of_either_sign_may_stand_beside_one_after_relu(k: int, tmp_path: Path) -> None:
+    """circuit-tracer's keeps the k largest whatever their sign, sparsify's positive ones only."""
+    theirs, others = sparsify(tmp_path / "a"), circuit_tracer_topk(tmp_path / "c", ks=(k, k, k))
+    entries: list[str | None] = ["../a/h.0.mlp", "../c/layer_1.safetensors", "../a/h.2.mlp"]
+    ag.convert_transcoders(write_list(tmp_path / "list", entries), tmp_path / "ours")
+    reads = READS * torch.tensor([1.0, 0.1, 1.0])[:, None, None]  # so that biases decide, which are below zero
+    for name in ("list", "ours"):
+        found = ag.load_transcoders(tmp_path / name)
+        assert found.config.relu_before_topk == (True, False, True)
+        for layer, maker in enumerate((theirs, others, theirs)):
+            expected = maker.encode(reads)[layer]
+            torch.testing.assert_close(found.encode_layer(layer, reads[layer]), expected)
+            assert bool((expected < 0).any()) == (layer == 1)
+    assert ag.describe_transcoders(tmp_path / "ours")["activation"] == "topk and topk of either sign"
+
+
 @pytest.mark.refusal
 @pytest.mark.parametrize(
     ("entries", "settings", "said"),
@@ -110,6 +128,7 @@ def test_activations_may_differ_by_layer(tmp_path: Path) -> None:
         (["a/h.0.mlp", "b/run_7", "a/h.2.mlp"], {}, "says that it is of layer 2; expected layer 1"),
         (["a/h.0.mlp", "b/run_8", "a/h.2.mlp"], {}, r"at .*hook_resid_mid.*, config\.yaml says .*mlp\.hook_in"),
         (["a/h.0.mlp", "a/h.1.mlp", "a/h.2.mlp"], {"activation": "topk", "k": 6}, r"its k is 4, config\.yaml says 6"),
+        (["a/h.0.mlp", "b/run_8", "a/h.2.mlp"], {**BOTH, "k": 4}, r"run_8.*: its k is None, config\.yaml says 4"),
         (["a/h.0.mlp", "a/h.1.mlp", "a"], {}, r"/a: holds h\.0\.mlp, .*; expected one of .*sae\.safetensors"),
         (["a/h.0.mlp", "gone.safetensors", "a/h.2.mlp"], {}, r"gone\.safetensors: is missing"),
         (["a/h.0.mlp", None, "a/h.2.mlp"], {}, r"layer 1 is missing .* --allow-missing-layers"),

@@ -248,6 +248,8 @@ def test_of_several_widths_one_has_to_be_chosen(tmp_path: Path) -> None:
         (torch.tensor(9), {"activation": "relu"}, r"has a k or thresholds, but config\.yaml says activation: relu"),
         (torch.tensor(9), {"activation": "topk", "k": 8}, r"its k is 9, config\.yaml says 8"),
         (torch.tensor(9), {"activation": "topk", "k": [9, 9]}, "k has 2 entries; expected one for each of 3 layers"),
+        (torch.tensor(9), {"relu_before_topk": [True]}, "relu_before_topk has 1 entries; expected one for each of 3"),
+        (torch.tensor(9), {"relu_before_topk": ["yes"]}, "expected true or false, or a list of them"),
         (torch.tensor(9), {"activation": "topk", "k": [9, "9", 9]}, "topk needs a positive integer k .or a list"),
     ],
 )

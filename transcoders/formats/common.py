@@ -139,7 +139,7 @@ def _one(path: Path, config: TranscoderConfig, layer: int) -> SingleLayer:
         return one
     tensors = Tensors(path)
     k = _count(tensors) if "k" in tensors else None
-    relu = config.relu_before_topk and k is None
+    relu = k is None and config.has_relu(layer)
     weights = partial(_layer, {layer: [tensors]}, config, layer)
     return SingleLayer(path, weights, k=config.k_of(layer) if k is None else k, relu_before_topk=relu)
 
@@ -161,10 +161,12 @@ def _check_k(folder: Path, config: TranscoderConfig, layout: Layout) -> None:
             f"{folder}/config.yaml: topk needs a positive integer k, and layers {', '.join(map(str, lacking)):.200} "
             "have none, nor does it say one for all; add k (for facebook/crv-8b-instruct-transcoders: 128)."
         )
-    if isinstance(config.k, tuple) and len(config.k) != layout.n_layers:
-        raise TranscoderError(
-            f"{folder}/config.yaml: k has {len(config.k)} entries; expected one for each of {layout.n_layers} layers."
-        )
+    for name, values in (("k", config.k), ("relu_before_topk", config.relu_before_topk)):
+        if isinstance(values, tuple) and len(values) != layout.n_layers:
+            raise TranscoderError(
+                f"{folder}/config.yaml: {name} has {len(values)} entries; expected one for each of {layout.n_layers} "
+                "layers."
+            )
 
 
 def _layer(opened: Mapping[int, Sequence[Tensors]], config: TranscoderConfig, layer: int) -> LayerWeights:

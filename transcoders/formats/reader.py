@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 class Points(NamedTuple):
-    """What the caller says: where features read and write, None where the folder has to; whether layers may lack."""
+    """What the caller says: where features read and write (None: the folder has to), and whether layers may be missing."""
 
     read: str | None = None
     write: str | None = None
@@ -143,14 +143,16 @@ def join_layers(
                 raise TranscoderError(
                     f"{one.path}: its features read and write at {one.hooks}, config.yaml says {stated}; correct it."
                 )
-    ks = {layer: one.k or config.k_of(layer) for layer, one in ones.items()}
     for layer, one in ones.items():
-        if config.k_of(layer) not in (None, ks[layer]):
+        if config.k_of(layer) not in (None, one.k):
             raise TranscoderError(f"{one.path}: its k is {one.k}, config.yaml says {config.k_of(layer)}; correct one.")
-    relu = one_value(folder, "relu_before_topk", [one.relu_before_topk for one in of if one.k] or [True])
+    k = k_by_layer({layer: one.k for layer, one in ones.items()})
+    signs = {layer: one.relu_before_topk for layer, one in ones.items() if one.k}
+    same = len(set(signs.values())) < 2
+    relu = next(iter(signs.values()), True) if same else tuple(signs.get(layer, True) for layer in range(max(ones) + 1))
     return Layout(
         name,
-        replace(config, k=k_by_layer(ks), relu_before_topk=relu),
+        replace(config, k=k, relu_before_topk=relu),
         list(dict.fromkeys(path for one in of for path in one.settings)),
         {layer: [one.path] for layer, one in sorted(ones.items())},
         max(ones) + 1,
