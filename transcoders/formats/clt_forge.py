@@ -21,7 +21,7 @@ from attrgraph.transcoders.transcoders import LayerWeights
 PATTERNS = ["clt_cfg.json", "*clt_weights.safetensors"]
 # in files of several processes: along which axis their features stand side by side
 _SHARDED = {"W_enc": 2, "b_enc": 1, "W_dec": 1, "log_threshold": 1}
-_NOT_WEIGHTS = ("feature_count", "layer_mask")
+_NOT_WEIGHTS = ("feature_count", "layer_mask", "l_idx", "k_idx")
 _KNOWN = (
     *("model_name", "d_in", "d_latent", "n_layers", "cross_layer_decoders", "world_size", "is_sharded"),
     # how it was trained, and how it computes
