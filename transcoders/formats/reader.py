@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 class Points(NamedTuple):
-    """What the caller says: where features read and write, None where the folder does; whether layers may be missing."""
+    """What the caller says: where features read and write, where a folder does not; whether layers may be missing."""
 
     read: str | None = None
     write: str | None = None
