@@ -91,6 +91,7 @@ _SAE, _SPARSIFY, _OF_LAYER = "run_8/cfg.json", "h.1.mlp/cfg.json", "layer_1/conf
         (sparsify, _SPARSIFY, {"num_latents": 21}, r"encoder.weight has shape \[20, 24\], expected \[21, any\]"),
         (sparsify, _SPARSIFY, {"num_latents": 0, "d_in": 24, "expansion_factor": 2}, r"expected \[48, 24\]"),
         (saelens, _SAE, {"apply_b_dec_to_input": True}, "apply_b_dec_to_input is True"),
+        (saelens, _SAE, {"k": 5}, "k is 5, which these graphs cannot express"),
         (saelens, _SAE, {"reshape_activations": "hook_z"}, "reshape_activations is 'hook_z'"),
         (saelens, _SAE, {"normalize_activations": "constant_norm_rescale"}, "is 'constant_norm_rescale'"),
         (saelens, _SAE, {"finetuning_scaling_factor": True}, "finetuning_scaling_factor is True"),
@@ -161,6 +162,15 @@ def test_settings_that_are_not_known_are_named(layout: str, file: str, tmp_path:
     assert "not known" not in ag.describe_transcoders(folder).get("changes", "")
     set_json(folder / file, a_new_switch=0.5, another=None)
     assert "settings that are not known are ignored: a_new_switch" in ag.describe_transcoders(folder)["changes"]
+
+
+def test_parts_that_are_not_known_are_named(tmp_path: Path) -> None:
+    folder = crosslayer_transcoder(tmp_path / "there").folder
+    assert "not known" not in ag.describe_transcoders(folder, **POINTS)["changes"]
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values["model"]["init_args"]["gate"] = {"class_path": "crosslayer_transcoder.model.gate.Gate"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert ag.describe_transcoders(folder, **POINTS)["changes"].endswith("not known are ignored: gate")
 
 
 @pytest.mark.refusal

@@ -17,7 +17,7 @@ from torch import Tensor
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats import common
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, k_of, wide
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, check_settings, k_of, wide
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["checkpoint.safetensors"]
@@ -26,6 +26,10 @@ _NONLINEARITIES = ("ReLU", "JumpReLU", "PerLayerTopK")
 _STANDARDIZERS = (
     *(f"{by}wise{side}Standardizer" for by in ("Dimension", "Layer") for side in ("Input", "Output")),
     "Standardizer",
+)
+_KNOWN = (
+    *("class_path", "init_args", "is_folded"),
+    *("encoder", "decoder", "nonlinearity", "input_standardizer", "output_standardizer"),
 )
 _FILE = "checkpoint.safetensors"
 
@@ -38,8 +42,9 @@ def read(folder: Path, points: Points) -> Layout:
     parts = _parts(folder)
     nonlinearity = _class_of(folder, parts, "nonlinearity", _NONLINEARITIES)
     k = k_of(folder / "config.yaml", _sizes(parts, "nonlinearity").get("k")) if nonlinearity == "PerLayerTopK" else None
-    tensors = Tensors(folder / _FILE)
-    is_folded = common.read_settings(folder)["model"].get("is_folded", False)
+    tensors, model = Tensors(folder / _FILE), common.read_settings(folder)["model"]
+    is_folded = model.get("is_folded", False)
+    said = check_settings(folder / "config.yaml", model | parts, _KNOWN)
     for side in ("input_standardizer", "output_standardizer"):
         has_weights = f"{side}.std" in tensors
         scales = parts.get(side) is not None and _class_of(folder, parts, side, _STANDARDIZERS) != "Standardizer"
@@ -68,7 +73,7 @@ def read(folder: Path, points: Points) -> Layout:
         n_layers,
         partial(_layer, tensors, is_cross_layer),
         is_view=False,
-        changes=("decoders are put together by source", "standardisers, if any, are folded"),
+        changes=("decoders are put together by source", "standardisers, if any, are folded", *said),
     )
 
 

@@ -26,7 +26,7 @@ PATTERNS = ["*cfg.json", "*sae_weights.safetensors"]
 FILE = "sae_weights.safetensors"
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _KNOWN = (
-    *("architecture", "metadata", "d_in", "d_out", "d_sae", "dtype", "device", "k"),
+    *("architecture", "metadata", "d_in", "d_out", "d_sae", "dtype", "device"),
     *("hook_name", "hook_name_out", "hook_layer", "hook_layer_out", "model_name", "model_class_name"),
     *("sae_lens_version", "sae_lens_training_version", "neuronpedia_id", "dataset_path", "dataset_trust_remote_code"),
     *("context_size", "prepend_bos", "seqpos_slice", "exclude_special_tokens", "disable_concat_sequences"),
@@ -71,6 +71,7 @@ def read_layer(path: Path) -> SingleLayer:
         finetuning_scaling_factor=[False, None],
         rescale_acts_by_decoder_norm=[False, None],
         hook_head_index=[None],
+        k=[None],
         activation_fn=["relu", None],
         activation_fn_str=["relu", None],
         activation_fn_kwargs=[{}, None],
