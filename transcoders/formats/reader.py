@@ -26,6 +26,8 @@ from attrgraph.transcoders.config import PER_LAYER, READ_POINTS, WRITE_POINTS, T
 from attrgraph.transcoders.transcoders import LayerWeights
 
 _NUMBER = re.compile(r"[0-9]+")
+# the deepest models have 126
+_MOST_LAYERS = 1000
 
 
 class Points(NamedTuple):
@@ -131,8 +133,9 @@ def join_layers(
     """
     of = list(ones.values())
     for layer, one in ones.items():
-        if one.layer not in (None, layer):
-            raise TranscoderError(f"{one.path}: says that it is of layer {one.layer}; expected layer {layer}.")
+        if one.layer not in (None, layer) or not 0 <= layer < _MOST_LAYERS:
+            expected = f"layer {layer}" if 0 <= layer < _MOST_LAYERS else f"a layer below {_MOST_LAYERS}"
+            raise TranscoderError(f"{one.path}: says that it is of layer {one.layer}; expected {expected}.")
     if config is None:
         hooks = one_value(folder, "hooks", [(one.hooks[0] or one.usual[0], one.hooks[1] or one.usual[1]) for one in of])
         config = TranscoderConfig(PER_LAYER, **points.of(folder, *hooks, likely=("mlp.hook_in", "hook_mlp_out")))
@@ -312,7 +315,7 @@ def numbered(paths: Iterable[Path], *, where: Path) -> dict[int, Path]:
     for path in paths:
         number = _NUMBER.search(path.name)
         layer = -1 if number is None else int(number[0])
-        if layer in found or layer < 0:
+        if layer in found or not 0 <= layer < _MOST_LAYERS:
             raise TranscoderError(f"{where}: {path.name} and {found.get(layer, path).name} do not name one layer each.")
         found[layer] = path
     return dict(sorted(found.items()))
