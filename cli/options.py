@@ -61,6 +61,10 @@ ReadPoint = Annotated[
 WritePoint = Annotated[
     str | None, "HOOK", "Where they write, if their folder does not say it: hook_mlp_out or mlp.hook_out."
 ]
+AllowMissingLayers = Annotated[
+    bool,
+    flag("Take a set that lacks layers: what their MLPs write is error.", "--allow-missing-layers"),
+]
 Dtype = Annotated[str, "DTYPE", "float32, float64, bfloat16 or float16."]
 Device = Annotated[str, "DEVICE", "auto, cpu, cuda or cuda:N."]
 TEXT_HELP = "Text (a document a line), JSON lines, Parquet, or a Hugging Face datasets folder. Repeatable."
@@ -84,6 +88,7 @@ class ModelOptions:
     revision: Revision = None
     read_point: ReadPoint = None
     write_point: WritePoint = None
+    allow_missing_layers: AllowMissingLayers = False
     labels: Annotated[
         list[Path] | None,
         "FILE",
@@ -112,6 +117,7 @@ class ModelOptions:
                 revision=self.revision,
                 read_point=self.read_point,
                 write_point=self.write_point,
+                allow_missing_layers=self.allow_missing_layers,
                 labels=tuple(self.labels or ()),
             )
         from attrgraph.attribution.provenance import origin_of

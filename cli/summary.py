@@ -25,6 +25,7 @@ def as_dict(graph: "ag.Graph", *, n_top: int, files: list[Path]) -> dict[str, An
         "checks": graph.metadata.get("checks", {}),
         "selection": graph.metadata.get("selection", {}),
         "skipped_positions": graph.metadata.get("skipped_positions", []),
+        "missing_layers": graph.metadata.get("transcoders", {}).get("missing_layers", []),
         "notes": [*graph.metadata.get("notes", []), *_sampled(graph)],
         "n_unknown_tokens": graph.metadata.get("n_unknown_tokens", 0),
         "nodes": nodes["kind"].value_counts(sort=False).to_dict(),
@@ -73,6 +74,9 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
         print_text(f"exactness    logits to {of_logits:.1e}, input sums to {of_sums:.1e}{judged}")
     for one in values["skipped_positions"]:
         print_text(f"skipped      position {one['pos']}: {visible(one['why'])}")
+    if values["missing_layers"]:
+        layers = ", ".join(map(str, values["missing_layers"]))
+        print_text(f"missing      no transcoder for layers {layers}: what their MLPs write is error")
     for note in values["notes"]:
         print_text(f"note         {visible(note)}")
     if values["n_unknown_tokens"]:

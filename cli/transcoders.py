@@ -1,7 +1,7 @@
 """`attrgraph transcoders`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrgraph as ag
 from attrgraph.cli import options
@@ -14,6 +14,7 @@ def transcoders(
     read_point: options.ReadPoint = None,
     write_point: options.WritePoint = None,
     revision: options.Revision = None,
+    allow_missing_layers: options.AllowMissingLayers = False,
     as_json: options.AsJson = False,
     force: options.Force = False,
 ) -> None:
@@ -26,7 +27,8 @@ def transcoders(
     if source is None:
         _list_known(as_json=as_json)
         return
-    how = {"read_point": read_point, "write_point": write_point, "revision": revision}
+    how: dict[str, Any] = {"read_point": read_point, "write_point": write_point, "revision": revision}
+    how |= {"allow_missing_layers": allow_missing_layers}
     if output is None:
         found = ag.describe_transcoders(source, **how)
         (print_json if as_json else _print)(found)
@@ -57,13 +59,15 @@ def _print(found: dict[str, object]) -> None:
     from attrgraph.memory import in_words
 
     sizes = found["n_features"]
-    assert isinstance(sizes, list)
+    missing = found["missing_layers"]
+    assert isinstance(sizes, list) and isinstance(missing, list)
     same = f"{found['n_layers']} x {sizes[0]}" if len(set(sizes)) == 1 else ", ".join(map(str, sizes))
     rows = {
         "layout": found["format"],
         "kind": found["kind"],
         "model": found["model"] or "(not said)",
         "features": f"{same}, d_model {found['d_model']}",
+        **({"missing": f"layers {', '.join(map(str, missing))}"} if missing else {}),
         "activation": found["activation"] if found["k"] is None else f"{found['activation']}, k {found['k']}",
         "reads": found["read_point"],
         "writes": found["write_point"],

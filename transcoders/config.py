@@ -22,14 +22,28 @@ class TranscoderConfig:
     feature_input_hook: str = "hook_resid_mid"
     feature_output_hook: str = "hook_mlp_out"
     scan: str | list[str] | None = None
-    k: int | None = None  # features that a token may have active; None unless the activation is TopK
+    # features that a token may have active, of every layer or by layer; None where the activation is not TopK
+    k: int | tuple[int | None, ...] | None = None
     # TopK: whether only positive pre-activations are active; circuit-tracer's keeps the k largest whatever their sign
-    relu_before_topk: bool = True
+    relu_before_topk: bool | tuple[bool, ...] = True
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.k is not None and (not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1):
+        every = self.k if isinstance(self.k, tuple) else (self.k,)
+        if not all(k is None or is_count(k) for k in every):
             raise TranscoderError(f"k is {self.k!r:.60}; topk needs a positive integer k.")
+
+    def k_of(self, layer: int) -> int | None:
+        """Of one layer; None if its activation is not TopK."""
+        if isinstance(self.k, tuple):
+            return self.k[layer] if layer < len(self.k) else None
+        return self.k
+
+    def has_relu(self, layer: int) -> bool:
+        """Whether only positive pre-activations of a layer are active: always, unless it is a TopK of either sign."""
+        relu = self.relu_before_topk
+        is_first = relu[layer : layer + 1] != (False,) if isinstance(relu, tuple) else relu
+        return self.k_of(layer) is None or is_first
 
     @property
     def is_cross_layer(self) -> bool:
@@ -56,27 +70,41 @@ class TranscoderConfig:
         activation, k = values.pop("activation", None), values.pop("k", None)
         if activation not in (None, "relu", "topk"):
             raise TranscoderError(f"{where}: activation is {activation!r}; expected relu or topk, or no such key.")
-        is_count = isinstance(k, int) and not isinstance(k, bool) and k > 0
-        if k is not None and not (activation == "topk" and is_count):  # a k that is missing may be with the weights
+        k = tuple(k) if isinstance(k, list) else k
+        every = k if isinstance(k, tuple) else (k,)
+        is_right = activation == "topk" and all(one is None or is_count(one) for one in every)
+        if k is not None and not is_right:  # a k that is missing may be with the weights
             raise TranscoderError(
-                f"{where}: activation is {activation!r} with k {k!r}; topk needs a positive integer k, others none."
+                f"{where}: activation is {activation!r} with k {k!r:.60}; topk needs a positive integer k (or a list "
+                "of them, one per layer), others none."
             )
         relu_before_topk = values.pop("relu_before_topk", activation != "topk")
-        if not isinstance(relu_before_topk, bool):
-            raise TranscoderError(f"{where}: relu_before_topk is {relu_before_topk!r}; expected true or false.")
+        relu_before_topk = tuple(relu_before_topk) if isinstance(relu_before_topk, list) else relu_before_topk
+        signs = relu_before_topk if isinstance(relu_before_topk, tuple) else (relu_before_topk,)
+        if not all(isinstance(one, bool) for one in signs):
+            raise TranscoderError(
+                f"{where}: relu_before_topk is {relu_before_topk!r:.60}; expected true or false, or a list of them, "
+                "one per layer."
+            )
         names = ("model_kind", "feature_input_hook", "feature_output_hook", "scan")
         known: dict[str, Any] = {name: values.pop(name, None) for name in names}
         model_name = str(values.pop("model_name", ""))
         is_said = activation == "relu" or (activation == "topk" and k is None)
         extra = {**values, "activation": activation} if is_said else values
-        topk = {"k": k, "relu_before_topk": relu_before_topk}
+        topk: dict[str, Any] = {"k": k, "relu_before_topk": relu_before_topk}
         return TranscoderConfig(**known, model_name=model_name, extra=extra, **topk)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping to write, without keys that are not set."""
         without = ("extra",) if self.k is not None else ("extra", "relu_before_topk")
         values = {name: value for name, value in vars(self).items() if name not in without and value is not None}
+        values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
         return {**values, **self.extra} if self.k is None else {**values, **self.extra, "activation": "topk"}
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _are_texts(value: Any) -> bool:

@@ -13,15 +13,21 @@ from attrgraph.transcoders.transcoders import LayerWeights, check_layer
 
 
 def describe_transcoders(
-    name: str | Path, *, read_point: str | None = None, write_point: str | None = None, revision: str | None = None
+    name: str | Path,
+    *,
+    read_point: str | None = None,
+    write_point: str | None = None,
+    revision: str | None = None,
+    allow_missing_layers: bool = False,
 ) -> dict[str, Any]:
     """What a folder of transcoders is, in any layout: values that JSON can hold.
 
-    `format`, `kind`, `model`, `n_layers`, `n_features` by layer, `d_model`, `activation`, `k`, `read_point`,
-    `write_point`, `has_skip`, `dtype`, `bytes` of its files, and `changes`, what opening it changes.
+    `format`, `kind`, `model`, `n_layers`, `n_features` by layer, `missing_layers`, `d_model`, `activation`, `k` (a list
+    if layers differ), `read_point`, `write_point`, `has_skip`, `dtype`, `bytes` of its files, and `changes`, what
+    opening it changes.
 
     Args:
-        name, read_point, write_point, revision: as for `load_transcoders`.
+        name, read_point, write_point, revision, allow_missing_layers: as for `load_transcoders`.
 
     Raises:
         TranscoderError: as for `load_transcoders`.
@@ -32,11 +38,12 @@ def describe_transcoders(
         >>> ag.describe_transcoders(shipped_folder("cross_layer"))["activation"]
         'topk'
     """
-    _, layout, source = open_layout(name, Points(read_point, write_point), revision=revision)
+    points = Points(read_point, write_point, allow_missing_layers)
+    _, layout, source = open_layout(name, points, revision=revision)
     config, shapes, has_skip = layout.config, [], False
     for layer in range(layout.n_layers):
         weights = _checked(layout, layer, source["id"])
-        shapes.append((len(weights.W_enc), weights.W_enc.shape[1], _activation(layout, weights)))
+        shapes.append((len(weights.W_enc), weights.W_enc.shape[1], _activation(layout, weights, layer)))
         has_skip |= weights.W_skip is not None
     return {
         **source,
@@ -44,9 +51,10 @@ def describe_transcoders(
         "model": config.model_name or None,
         "n_layers": layout.n_layers,
         "n_features": [shape[0] for shape in shapes],
+        "missing_layers": [layer for layer, shape in enumerate(shapes) if shape[0] == 0],
         "d_model": shapes[0][1],
-        "activation": shapes[0][2],
-        "k": config.k,
+        "activation": " and ".join(dict.fromkeys(shape[2] for shape in shapes if shape[0])),
+        "k": list(config.k) if isinstance(config.k, tuple) else config.k,
         "read_point": config.feature_input_hook,
         "write_point": config.feature_output_hook,
         "has_skip": has_skip,
@@ -60,14 +68,14 @@ def _checked(layout: Layout, layer: int, name: str) -> LayerWeights:
     weights, config = layout.layer(layer), layout.config
     n_targets = layout.n_layers - layer if config.is_cross_layer else 1
     d_model = weights.W_enc.shape[1]
-    check_layer(f"{name}, layer {layer}", weights, d_model=d_model, n_targets=n_targets, k=config.k)
+    check_layer(f"{name}, layer {layer}", weights, d_model=d_model, n_targets=n_targets, k=config.k_of(layer))
     return weights
 
 
-def _activation(layout: Layout, weights: LayerWeights) -> str:
-    if layout.config.k is None:
+def _activation(layout: Layout, weights: LayerWeights, layer: int) -> str:
+    if layout.config.k_of(layer) is None:
         return "relu" if weights.threshold is None else "jumprelu"
-    return "topk" if layout.config.relu_before_topk else "topk of either sign"
+    return "topk" if layout.config.has_relu(layer) else "topk of either sign"
 
 
 def convert_transcoders(
@@ -77,6 +85,7 @@ def convert_transcoders(
     read_point: str | None = None,
     write_point: str | None = None,
     revision: str | None = None,
+    allow_missing_layers: bool = False,
     overwrite: bool = True,
     progress: Progress | None = None,
 ) -> None:
@@ -86,7 +95,8 @@ def convert_transcoders(
     next run goes on after it if the source is still the same.
 
     Args:
-        name, read_point, write_point, revision: as for `load_transcoders`.
+        name, read_point, write_point, revision, allow_missing_layers: as for `load_transcoders`. Layers that are
+            missing are written as layers without features.
         folder: a new folder, or one that holds transcoders, which are replaced.
         overwrite: False refuses a folder that exists.
         progress: told how many layers are done.
@@ -96,7 +106,8 @@ def convert_transcoders(
     """
     output, report = Path(folder), progress or silent
     check_replaceable(output, overwrite=overwrite)
-    origin, layout, source = open_layout(name, Points(read_point, write_point), revision=revision)
+    points = Points(read_point, write_point, allow_missing_layers)
+    origin, layout, source = open_layout(name, points, revision=revision)
     partial = output.with_name(f"{output.name}.partial")
     try:
         begun = _begun(partial, json.dumps(source, sort_keys=True))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -39,6 +40,7 @@ def load_transcoders(
     labels: Iterable[str | Path] = (),
     revision: str | None = None,
     device: str | torch.device = "cpu",
+    allow_missing_layers: bool = False,
 ) -> Transcoders:
     """Open a folder of transcoders in any layout that `attrgraph.transcoders.formats` knows.
 
@@ -54,12 +56,15 @@ def load_transcoders(
         labels: files with names of features, besides `labels.json` in the folder; see `load_labels`.
         revision: branch, tag or commit on the hub.
         device: where to put the weights.
+        allow_missing_layers: open a set of which single layers are missing: they have no features, and what their MLPs
+            write is error, but for what features of other layers write there. `missing_layers` says which they are.
 
     Raises:
         TranscoderError: the folder or a file is missing or damaged, shapes do not fit, or the layout is not known or
             holds what graphs cannot express.
     """
-    folder, layout, source = open_layout(name, Points(read_point, write_point), revision=revision)
+    points = Points(read_point, write_point, allow_missing_layers)
+    folder, layout, source = open_layout(name, points, revision=revision)
     _check_memory(folder, layout)
     layers = [layout.layer(layer).map(lambda tensor: tensor.to(device)) for layer in range(layout.n_layers)]
     return Transcoders(layers, layout.config, source=source, labels=labels_of(folder) | load_labels(*labels))
@@ -67,10 +72,11 @@ def load_transcoders(
 
 def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tuple[Path, Layout, dict[str, str]]:
     """The folder, its layout, and where it is from, as graphs record it; no weights are read but for the digest."""
-    folder, source = resolve_folder(str(name), revision=revision, patterns=_SETTINGS, error=TranscoderError)
+    how: dict[str, Any] = {"error": TranscoderError}
+    folder, source = resolve_folder(str(name), revision=revision, patterns=_SETTINGS, may_lack=True, **how)
     if "revision" in source:
         patterns = [*_SETTINGS, *patterns_of(folder)]
-        folder, _ = resolve_folder(source["id"], revision=source["revision"], patterns=patterns, error=TranscoderError)
+        folder, _ = resolve_folder(source["id"], revision=source["revision"], patterns=patterns, **how)
     layout = read_layout(folder, points)
     source |= {"format": layout.format} | ({"changes": "; ".join(layout.changes)} if layout.changes else {})
     # files from elsewhere are not those of the commit
@@ -133,8 +139,9 @@ def write_layer(folder: Path, layer: int, weights: LayerWeights, *, is_cross_lay
 
 def write_settings(folder: Path, config: TranscoderConfig, n_layers: int, labels: Labels) -> None:
     """`config.yaml`, and `labels.json` if features have names."""
-    if "transcoders" in config.extra:  # which names files elsewhere
-        extra = {name: value for name, value in config.extra.items() if name != "transcoders"}
+    if "transcoders" in config.extra:  # which names files elsewhere, and maybe how another tool is to read them
+        elsewhere = ("transcoders", "special_load_fn")
+        extra = {name: value for name, value in config.extra.items() if name not in elsewhere}
         if not config.is_cross_layer:
             extra["transcoders"] = [f"layer_{layer}.safetensors" for layer in range(n_layers)]
         config = replace(config, extra=extra)

@@ -3,7 +3,8 @@
 `labels.json` ({layer: {feature: name}}) or {"3/458": name}; CSV with `layer`, `feature`, `label`; Neuronpedia's
 explanations (`batch-0.jsonl.gz`) and answers of its API saved as JSON; circuit-tracer's feature files
 (`index.json.gz` and `layer_3.bin`), whose features are named by the tokens that they promote; delphi's folder of
-explanations; tables of SQLite with such columns, as CLT-Forge keeps; labels typed into graphs (`clerp`).
+explanations; tables of SQLite or Parquet with such columns, and CLT-Forge's of features (`features.db`, `job_0.db`,
+`job_0.parquet`, `job_0.json`, or its folder); labels typed into graphs (`clerp`).
 """
 
 import csv
@@ -13,6 +14,7 @@ import re
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ _PLACE = re.compile(r"(\d+)[/_](\d+)(?:[@_]\d+)?")
 _DELPHI = re.compile(r"(?:^|\D)(\d+)\D.*?(?:latent|feature)(\d+)\.(?:txt|json)$")
 _NAMES = ("label", "description", "explanation", "name", "text")
 _FEATURES = ("feature", "feature_idx", "feature_id", "feature_index", "index", "latent")
-# labels that this package and others make up themselves
-_MADE_UP = re.compile(r"(?:L\d+ feature \d+|)$")
+# labels that this package and others make up themselves; CLT-Forge's of features that nothing explained
+_MADE_UP = re.compile(r"(?:L\d+ feature \d+|Unknown|No explanation generated|)$")
+_OF_JOBS = ("features.db", "job_*.db", "*.parquet", "layer_*/job_*.json")
 _MOST_BYTES = 2**30
 _N_PROMOTED = 3
 
@@ -70,6 +73,7 @@ def _pairs(path: Path) -> Iterable[tuple[tuple[int, int], Any]]:
         ".db": _of_sqlite,
         ".sqlite": _of_sqlite,
         ".sqlite3": _of_sqlite,
+        ".parquet": _of_parquet,
         ".json": lambda path: _of_json(read_json(path)),
     }
     if path.suffix not in readers:
@@ -84,6 +88,9 @@ def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
     if index is not None:
         yield from _of_feature_files(index)
         return
+    jobs = next((those for pattern in _OF_JOBS if (those := sorted(folder.glob(f"**/{pattern}")))), [])
+    for job in jobs:
+        yield from _pairs(job)
     batches = sorted(folder.glob("**/*.jsonl.gz"))
     for batch in batches:
         yield from _of_lines(batch)
@@ -91,8 +98,11 @@ def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
     for found, path in named:
         text = read_text(path).strip()
         yield (int(found[1]), int(found[2])), json.loads(text) if text.startswith('"') else text
-    if not batches and not named:
-        raise ValueError("no index.json.gz, no *.jsonl.gz, and no file of a feature such as layers.3.mlp_latent458.txt")
+    if not (batches or named or jobs):
+        raise ValueError(
+            f"no index.json.gz, no *.jsonl.gz, none of {', '.join(_OF_JOBS)}, and no file of a feature such as "
+            "layers.3.mlp_latent458.txt"
+        )
 
 
 def _of_json(value: Any) -> Iterator[tuple[tuple[int, int], Any]]:
@@ -106,6 +116,8 @@ def _of_json(value: Any) -> Iterator[tuple[tuple[int, int], Any]]:
                 yield (int(place[1]), int(place[2])), label
     elif "index" in value:
         yield from _of_record(value)
+    elif value and all(isinstance(each, dict) and "feature_index" in each for each in value.values()):
+        yield from _of_rows(value.values())
     else:
         for key, name in value.items():
             place = _PLACE.fullmatch(key)
@@ -141,9 +153,11 @@ def _of_csv(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
 
 def _of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[int, int], Any]]:
     for row in rows:
-        name, feature = (next((key for key in keys if key in row), keys[0]) for keys in (_NAMES, _FEATURES))
-        place = _PLACE.fullmatch(str(row[feature]))
-        yield (int(place[1]), int(place[2])) if place else (int(row["layer"]), int(row[feature])), row[name] or ""
+        feature: Any = row[next((key for key in _FEATURES if key in row), _FEATURES[0])]
+        names = [row[key] or "" for key in _NAMES if key in row]
+        place = _PLACE.fullmatch(str(feature))
+        name = next((name for name in names if not _MADE_UP.match(name)), "") if names else row[_NAMES[0]]
+        yield (int(place[1]), int(place[2])) if place else (int(row["layer"]), int(feature)), name
 
 
 def _of_sqlite(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
@@ -154,11 +168,32 @@ def _of_sqlite(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
         tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             quoted = table.replace('"', '""')
-            columns = {row["name"] for row in database.execute(f'PRAGMA table_info("{quoted}")')}
-            if "layer" in columns and columns & set(_NAMES) and columns & set(_FEATURES):
-                yield from _of_rows(dict(row) for row in database.execute(f'SELECT * FROM "{quoted}"'))
+            columns = _columns(row["name"] for row in database.execute(f'PRAGMA table_info("{quoted}")'))
+            if columns:
+                rows = database.execute(f'SELECT {", ".join(columns)} FROM "{quoted}"')
+                yield from _of_rows(dict(row) for row in rows)
     finally:
         database.close()
+
+
+def _of_parquet(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+    try:
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError as e:
+        raise ValueError("Parquet needs pyarrow; install it with: pip install pyarrow") from e
+    table = parquet.ParquetFile(path)
+    columns = _columns(table.schema_arrow.names)
+    if not columns:
+        raise ValueError(f"no columns layer, {_FEATURES[0]} and {_NAMES[0]}; it has {table.schema_arrow.names}")
+    for batch in table.iter_batches(columns=columns):
+        yield from _of_rows(batch.to_pylist())
+
+
+def _columns(names: Iterable[str]) -> list[str]:
+    """Those of a table that say which features have which names; none if one of the three is lacking."""
+    held = set(names)
+    found = [[name for name in some if name in held] for some in (("layer",), _FEATURES, _NAMES)]
+    return [name for some in found for name in some] if all(found) else []
 
 
 def _of_feature_files(index: Path) -> Iterator[tuple[tuple[int, int], Any]]:

@@ -45,6 +45,12 @@ class LayerWeights:
         changed: dict[str, Any] = {name: None if w is None else change(w) for name, w in vars(self).items()}
         return LayerWeights(**changed)
 
+    def without_features(self, n_targets: int) -> "LayerWeights":
+        """Of a layer that has no transcoder: an MLP output is error altogether."""
+        d_model = self.W_enc.shape[1]
+        new = self.W_enc.new_zeros
+        return LayerWeights(new(0, d_model), new(0), new(0, n_targets, d_model), new(d_model))
+
 
 @dataclass(frozen=True)
 class ActiveFeatures:
@@ -136,7 +142,7 @@ class Transcoders:
         name = source["id"] if source else config.model_name or "(in memory)"
         for layer, weights in enumerate(self.layers):
             where, n_targets = f"{name}, layer {layer}", self.n_targets(layer)
-            check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k)
+            check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k_of(layer))
         self._origin = Origin(source, name, self._named, self._deciding, most_summed=views_of_files(source))
 
     def _deciding(self) -> list[Any]:
@@ -155,7 +161,7 @@ class Transcoders:
 
     def __repr__(self) -> str:
         kind = "cross-layer" if self.config.is_cross_layer else "per-layer"
-        return f"Transcoders({kind}, {self.n_layers} layers x {self.n_features[0]} features, d_model {self.d_model})"
+        return f"Transcoders({kind}, {self.n_layers} layers x {max(self.n_features)} features, d_model {self.d_model})"
 
     @property
     def n_layers(self) -> int:
@@ -171,6 +177,18 @@ class Transcoders:
         return [len(weights.W_enc) for weights in self.layers]
 
     @property
+    def missing_layers(self) -> list[int]:
+        """Those without a transcoder: their MLPs' outputs are errors."""
+        return [layer for layer, n_features in enumerate(self.n_features) if n_features == 0]
+
+    def up_to(self, n_layers: int) -> "Transcoders":
+        """The same for a model with layers above, where no transcoder is; a cross-layer set cannot be extended."""
+        if self.n_layers >= n_layers or self.config.is_cross_layer:
+            return self
+        above = [self.layers[0].without_features(1)] * (n_layers - self.n_layers)
+        return Transcoders([*self.layers, *above], self.config, source=self.source, labels=self.labels)
+
+    @property
     def n_bytes(self) -> int:
         """Of all weights."""
         return sum(w.nbytes for weights in self.layers for w in vars(weights).values() if w is not None)
@@ -182,9 +200,11 @@ class Transcoders:
     def check_fits(self, *, n_layers: int, d_model: int) -> None:
         """Raise TranscoderError unless the set fits a model of this size."""
         if (self.n_layers, self.d_model) != (n_layers, d_model):
+            is_part = not self.config.is_cross_layer and self.n_layers < n_layers
+            hint = " If layers are missing, pass --allow-missing-layers (allow_missing_layers=True)." if is_part else ""
             raise TranscoderError(
                 f"the transcoders ({self._origin.id}) are for {self.n_layers} layers x d_model {self.d_model}, "
-                f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model?"
+                f"the model has {n_layers} layers x d_model {d_model}; were they trained on another model?{hint}"
             )
 
     def encode_layer(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos n_features"]:
@@ -197,7 +217,7 @@ class Transcoders:
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         self._check_finite(layer, torch.isfinite(h).all(), h.dtype)
         if weights.threshold is None:
-            k, only_positive = self.config.k, self.config.relu_before_topk
+            k, only_positive = self.config.k_of(layer), self.config.has_relu(layer)
             return h.relu() if k is None else h * active_mask(h, None, k, only_positive)
         return h * active_mask(h, weights.threshold.to(h), None)
 
@@ -231,7 +251,7 @@ class Transcoders:
     ) -> ActiveFeatures:
         """`encode` for one layer."""
         positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
-        how: dict[str, Any] = {"k": self.config.k, "only_positive": self.config.relu_before_topk}
+        how: dict[str, Any] = {"k": self.config.k_of(layer), "only_positive": self.config.has_relu(layer)}
         found = encode_sparse(read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
         self._check_finite(layer, found.is_finite, read.dtype)
         release(weights.W_enc)
@@ -347,5 +367,10 @@ def check_layer(where: str, weights: LayerWeights, *, d_model: int, n_targets: i
             raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
     if weights.threshold is not None and not bool(torch.isfinite(weights.threshold).all()):
         raise TranscoderError(f"{where}: a threshold is not finite.")
+    if k is not None and 0 < n_features < k:
+        raise TranscoderError(
+            f"{where}: k is {k}, but there are {n_features} features; expected a k of at most {n_features}: was it "
+            "made for another width?"
+        )
     if weights.threshold is not None and k is not None:
         raise TranscoderError(f"{where}: has both thresholds and k; expected one.")

@@ -39,6 +39,7 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
             "scan": transcoders.config.scan,
             "neuronpedia": neuronpedia_names(source["id"]),
             "n_features": transcoders.n_features,
+            **({"missing_layers": transcoders.missing_layers} if transcoders.missing_layers else {}),
             "read_point": transcoders.config.feature_input_hook,
             "write_point": transcoders.config.feature_output_hook,
         },
@@ -62,6 +63,7 @@ def origin_of(graph: Graph) -> dict[str, Any]:
         "revision": revision,
         "read_point": graph.metadata["transcoders"].get("read_point"),
         "write_point": graph.metadata["transcoders"].get("write_point"),
+        "allow_missing_layers": bool(graph.metadata["transcoders"].get("missing_layers")),
     }
 
 

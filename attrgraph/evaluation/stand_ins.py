@@ -57,7 +57,9 @@ class TranscoderStandIn:
 
     def __init__(self, model: LanguageModel, transcoders: Transcoders) -> None:
         transcoders.check_fits(n_layers=model.n_layers, d_model=model.d_model)
-        read_of(model, transcoders, 0, torch.zeros(1, model.d_model, device=model.device))  # or refuses
+        # either refuses before any text is read
+        replace_with(model, transcoders, torch.zeros(0, 0, dtype=torch.bool))
+        read_of(model, transcoders, 0, torch.zeros(1, model.d_model, device=model.device))
         self._model, self._transcoders = model, transcoders
 
     @property

@@ -180,7 +180,7 @@ def _split(
             if not 0 <= layer < len(n_features) or not 0 <= feature < n_features[layer]:
                 raise InterventionError(
                     f"feature {feature} of layer {layer} does not exist; there are {len(n_features)} layers of "
-                    f"{n_features[0]} features."
+                    f"{max(n_features)} features."
                 )
             if not any(pos in positions for pos in range(n_total)):
                 raise InterventionError(f"{node}: the text does not reach any of these positions.")

@@ -235,6 +235,8 @@ def _check(local: LocalReplacement, key: FeatureKey, *, is_skipped: bool) -> Non
             f"{local.run.n_pos} positions."
         )
     n_features = local.transcoders.n_features[layer]
+    if feature != -1 and n_features == 0:
+        raise InterventionError(f"layer {layer} has no features: its transcoder is missing; change {layer}_-1_{pos}.")
     if not -1 <= feature < n_features:
         raise InterventionError(f"layer {layer} has features 0 to {n_features - 1}; got {feature}.")
     if feature != -1 and is_skipped:

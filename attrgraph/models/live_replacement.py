@@ -3,6 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attrgraph.errors import TranscoderError
 from attrgraph.models.frozen import norm_before, widened
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import ReplaceMlp
@@ -19,7 +20,16 @@ def replace_with(
         model: whose MLPs.
         dictionary: finished or trainable transcoders.
         is_replaced: positions whose MLPs are replaced; others (such as BOS) keep their true output.
+
+    Raises:
+        TranscoderError: finished transcoders that lack layers.
     """
+    if isinstance(dictionary, Transcoders) and dictionary.missing_layers:
+        layers = ", ".join(map(str, dictionary.missing_layers))
+        raise TranscoderError(
+            f"{dictionary.source['id']}: has no transcoders of layers {layers}, whose MLPs nothing can replace; "
+            "evaluate takes whole sets."
+        )
     parts: dict[int, Tensor] = {}
 
     def replace(layer: int, stream: Tensor, out: Tensor) -> Tensor:

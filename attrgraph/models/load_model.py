@@ -44,6 +44,7 @@ def load_model(
     read_point: str | None = None,
     write_point: str | None = None,
     labels: Iterable[str | Path] = (),
+    allow_missing_layers: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """A language model ready to trace.
@@ -60,6 +61,7 @@ def load_model(
         revision: branch, tag or commit of the model on the hub.
         read_point, write_point: of transcoders whose folder does not say them; see `load_transcoders`.
         labels: files with names of features; see `load_labels`.
+        allow_missing_layers: trace with a set of which layers are missing, at the top too; see `load_transcoders`.
         chat_template_kwargs: for the tokenizer's chat template, such as {"enable_thinking": False}.
 
     Raises:
@@ -75,12 +77,8 @@ def load_model(
         raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
     source, is_named = None, isinstance(model, str | Path)
     where = _resolve_device(device) if is_named else _device_of(model, dtype, device, revision)
-    if str(model) == "demo" and transcoders is None:
-        transcoders = "demo"
-    if isinstance(transcoders, str | Path):
-        transcoders = named_transcoders(transcoders, where, read_point=read_point, write_point=write_point)
-    if transcoders is not None:
-        transcoders.labels |= load_labels(*labels)
+    points = {"read_point": read_point, "write_point": write_point, "allow_missing_layers": allow_missing_layers}
+    opened = _opened("demo" if str(model) == "demo" and transcoders is None else transcoders, where, labels, points)
     if isinstance(model, str | Path):
         folder, source = _folder_of(model, revision)
         hf_model: PreTrainedModel = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
@@ -91,8 +89,23 @@ def load_model(
         hf_model = model
     if chat_template_kwargs and (tokenizer is None or tokenizer.chat_template is None):
         raise ModelLoadError(f"the model has no chat template that could take {', '.join(chat_template_kwargs)}.")
+    if allow_missing_layers and opened is not None:
+        opened = opened.up_to(hf_model.config.get_text_config().num_hidden_layers)
     how: dict[str, Any] = {"source": source, "chat_template_kwargs": chat_template_kwargs}
-    return LanguageModel(hf_model, tokenizer, transcoders=transcoders, **how)
+    return LanguageModel(hf_model, tokenizer, transcoders=opened, **how)
+
+
+def _opened(
+    transcoders: str | Path | Transcoders | None,
+    device: torch.device,
+    labels: Iterable[str | Path],
+    points: Mapping[str, Any],
+) -> Transcoders | None:
+    """The set, from where it is named, with names of features."""
+    opened = named_transcoders(transcoders, device, **points) if isinstance(transcoders, str | Path) else transcoders
+    if opened is not None:
+        opened.labels |= load_labels(*labels)
+    return opened
 
 
 def _folder_of(model: str | Path, revision: str | None) -> tuple[Path, dict[str, str]]:

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from tiny import D_MODEL, N_LAYERS
 from torch import Tensor
 
+from attrgraph.transcoders import Transcoders
+
 D, F = D_MODEL, 20  # of the tiny models, which have three layers
 
 
@@ -65,9 +67,10 @@ def _jump(h: Tensor) -> Tensor:
     return h * (h > THETA[:, None])
 
 
-def _top(h: Tensor, k: int) -> Tensor:
-    values, at = h.topk(k, dim=-1)
-    return torch.zeros_like(h).scatter(-1, at, values)
+def _top(h: Tensor, *ks: int) -> Tensor:
+    """The k largest, of all layers or layer by layer."""
+    layers = zip(h, ks * len(h) if len(ks) == 1 else ks, strict=True)
+    return torch.stack([torch.zeros_like(of).scatter(-1, of.topk(k).indices, of.topk(k).values) for of, k in layers])
 
 
 def _own(a: Tensor) -> Tensor:
@@ -117,16 +120,16 @@ def gemma_scope_2_clt(folder: Path) -> Published:
     return Published(folder, lambda x: _jump(_h(x)), lambda a, x: _across(a) + _DIAGONAL_BIAS[:, None])
 
 
-def sparsify(folder: Path) -> Published:
+def sparsify(folder: Path, ks: tuple[int, ...] = (4, 4, 4)) -> Published:
     for i in range(N_LAYERS):
         named = {"encoder.weight": W_ENC[i].T, "encoder.bias": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
         named |= {"W_skip": SKIP[i]}
-        settings = {"activation": "topk", "k": 4, "num_latents": F, "transcode": True, "skip_connection": True}
+        settings = {"activation": "topk", "k": ks[i], "num_latents": F, "transcode": True, "skip_connection": True}
         tensors = {f"h.{i}.mlp/sae.safetensors:{name}": tensor for name, tensor in named.items()}
         _write(folder, tensors, **{f"h.{i}.mlp__cfg": settings})
     return Published(
         folder,
-        lambda x: _top(_relu(_h(x)), 4),
+        lambda x: _top(_relu(_h(x)), *ks),
         lambda a, x: _own(a) + x @ SKIP.transpose(1, 2) + _DIAGONAL_BIAS[:, None],
     )
 
@@ -161,11 +164,67 @@ def clt_training_coalesced(folder: Path) -> Published:
     return Published(folder, lambda x: _top(_relu(_h(x)), 5), lambda a, x: _across(a) + _DIAGONAL_BIAS[:, None])
 
 
-def saelens(folder: Path) -> Published:
+def clt_training_set(
+    folder: Path,
+    *,
+    n_targets: int = N_LAYERS,
+    ks: tuple[int, ...] = (5, 5, 5),
+    coalesce_topk: str = "none",
+    **switches: bool,
+) -> Published:
+    """Decoders into the next `n_targets` layers, written and run as the maker's trainer and runner do.
+
+    Args:
+        switches: per_source_tied, divide_cross_layer, post_encoder_scale.
+    """
+    is_coalesced = coalesce_topk != "none"
+    reach = [max(1, min(n_targets, N_LAYERS - i)) for i in range(N_LAYERS)]
+    # the trainer counts a source once too often where it has just ended
+    n_blocks = [sum(s + reach[s] >= t for s in range(t + 1)) for t in range(N_LAYERS)]
+    blocks = [draw(n_blocks[t], F, D, seed=20 + t) for t in range(N_LAYERS)]
+    scale = draw(N_LAYERS, N_LAYERS, F, seed=23) if switches.get("post_encoder_scale") else torch.ones(3, 3, F)
+    for i in range(N_LAYERS):
+        several = [f".{to}" for to in range(reach[i])] if n_targets else []
+        named = {"encoder.weight": W_ENC[i].T, "encoder.bias": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
+        named |= {f"post_encs{to}": torch.zeros(F) for to in several} or {"post_enc": torch.zeros(F)}
+        if switches.get("post_encoder_scale"):
+            named |= {f"post_enc_scales.{to}": scale[i, to] for to in range(reach[i])}
+        if coalesce_topk == "per-layer":
+            named["W_dec"] = blocks[i].flatten(0, 1)
+        elif not is_coalesced and several:
+            named |= {f"b_decs.{to}": B_DEC[i, i + to] for to in range(reach[i])}
+            if not switches.get("per_source_tied"):
+                named |= {f"W_decs.{to}": W_DEC[i, i + to] for to in range(reach[i])}
+        settings = {"activation": "topk", "k": ks[i], "transcode": True, "d_in": D, "num_latents": F, "dtype": "none"}
+        settings |= {"n_targets": reach[i] if n_targets else 0, "n_sources": n_blocks[i], "normalize_io": False}
+        settings |= {"coalesce_topk": coalesce_topk, "topk_coalesced": False, "train_post_encoder": True, **switches}
+        tensors = {f"layers.{i}.mlp/sae.safetensors:{name}": tensor for name, tensor in named.items()}
+        _write(folder, tensors, **{f"layers.{i}.mlp__cfg": settings})
+
+    def decode(a: Tensor, x: Tensor) -> Tensor:
+        alive: list[int] = []
+        out = []
+        for t in range(N_LAYERS):
+            alive = [s for s in [*alive, t] if s + reach[s] > t]
+            acts = {s: a[s] * scale[s, t - s] for s in alive}
+            if is_coalesced:
+                decoders = blocks[t] if coalesce_topk == "per-layer" else [W_DEC[t, t]] * len(alive)
+                out.append(sum(acts[s] @ W for s, W in zip(alive, decoders, strict=False)) + B_DEC[t, t])
+                continue
+            W = {s: W_DEC[s, s] if switches.get("per_source_tied") else W_DEC[s, t] for s in alive}
+            below = sum((acts[s] @ W[s] + B_DEC[s, t] for s in alive if s != t), torch.zeros(D))
+            divide_by = max(1, len(alive) - 1) if switches.get("divide_cross_layer") else 1
+            out.append(acts[t] @ W[t] + B_DEC[t, t] + below / divide_by)
+        return torch.stack(out)  # type: ignore[arg-type]
+
+    return Published(folder, lambda x: _top(_relu(_h(x)), *ks), decode)
+
+
+def saelens(folder: Path, read: str = "hook_resid_mid") -> Published:
     for i in range(N_LAYERS):
         named = {"W_enc": W_ENC[i], "b_enc": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
         named |= {"threshold": THETA[i] - 0.2, "W_skip": SKIP[i]}
-        hooks = {"hook_name": f"blocks.{i}.hook_resid_mid", "hook_name_out": f"blocks.{i}.hook_mlp_out"}
+        hooks = {"hook_name": f"blocks.{i}.{read}", "hook_name_out": f"blocks.{i}.hook_mlp_out"}
         settings = {"architecture": "jumprelu_skip_transcoder", "normalize_activations": "none", "metadata": hooks}
         tensors = {f"run_{9 - i}/sae_weights.safetensors:{name}": tensor for name, tensor in named.items()}
         _write(folder, tensors, **{f"run_{9 - i}__cfg": settings})
@@ -202,19 +261,31 @@ def clt_forge_shards(folder: Path) -> Published:
     return clt_forge(folder, n_shards=2)
 
 
-def crosslayer_transcoder(folder: Path) -> Published:
-    means, stds = draw(2, N_LAYERS, D, seed=9), draw(2, N_LAYERS, D, seed=10).abs() + 0.5
-    named = {"encoder.W": W_ENC, "encoder.b": B_ENC, "decoder.b": _DIAGONAL_BIAS, "nonlinearity.theta": THETA[None]}
+def crosslayer_transcoder(folder: Path, by: str = "Dimension", k: int | None = None) -> Published:
+    """With standardisers by dimension or by layer, and thresholds or a k of each layer."""
+    size = (2, N_LAYERS, D) if by == "Dimension" else (2, N_LAYERS)
+    means, stds = draw(*size, seed=9), draw(*size, seed=10).abs() + 0.5
+    named = {"encoder.W": W_ENC, "encoder.b": B_ENC, "decoder.b": _DIAGONAL_BIAS}
     named |= {f"decoder.W_{t}": W_DEC[: t + 1, t] for t in range(N_LAYERS)}
+    if k is None:
+        named["nonlinearity.theta"] = THETA[None]
     for i, side in enumerate(("input", "output")):
         named |= {f"{side}_standardizer.mean": means[i], f"{side}_standardizer.std": stds[i]}
     _write(folder, {f"checkpoint.safetensors:{name}": tensor for name, tensor in named.items()})
-    parts = {"nonlinearity": {"class_path": "crosslayer_transcoder.model.jumprelu.JumpReLU"}}
+    name = "jumprelu.JumpReLU" if k is None else "topk.PerLayerTopK"
+    parts: dict[str, Any] = {"nonlinearity": {"class_path": f"crosslayer_transcoder.model.{name}"}}
+    parts["nonlinearity"]["init_args"] = {} if k is None else {"k": k, "e": None, "n_layers": None}
+    parts["encoder"] = {"init_args": {"d_acts": D, "d_features": F, "n_layers": N_LAYERS}}
+    for side in ("input", "output"):
+        path = f"crosslayer_transcoder.model.standardize.{by}wise{side.title()}Standardizer"
+        parts[f"{side}_standardizer"] = {"class_path": path, "init_args": {"n_layers": N_LAYERS}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": parts}}))
+    means, stds = (of.reshape(2, N_LAYERS, 1, -1) for of in (means, stds))
+    activate = _jump if k is None else lambda h: _top(_relu(h), k)
     return Published(
         folder,
-        lambda x: _jump(_h((x - means[0][:, None]) / stds[0][:, None])),
-        lambda a, x: (_across(a) + _DIAGONAL_BIAS[:, None]) * stds[1][:, None] + means[1][:, None],
+        lambda x: activate(_h((x - means[0]) / stds[0])),
+        lambda a, x: (_across(a) + _DIAGONAL_BIAS[:, None]) * stds[1] + means[1],
     )
 
 
@@ -239,17 +310,46 @@ def llamascopium(folder: Path) -> Published:
     )
 
 
-def circuit_tracer_topk(folder: Path) -> Published:
+def llamascopium_per_layer(folder: Path, read: str = "ln2.hook_normalized") -> Published:
+    """Without biases of decoders, and with thresholds on activations times their decoders' norms."""
+    for i in range(N_LAYERS):
+        hooks = {"hook_point_in": f"blocks.{i}.{read}", "hook_point_out": f"blocks.{i}.hook_mlp_out"}
+        named = {"W_E": W_ENC[i], "b_E": B_ENC[i], "W_D": W_DEC[i, i]}
+        named |= {"activation_function.log_jumprelu_threshold": THETA[i].log()}
+        for norm, hook in zip((NORM_IN, NORM_OUT), hooks.values(), strict=True):
+            named[f"dataset_average_activation_norm.{hook}"] = norm[i]
+        settings = {"sae_type": "sae", "d_model": D, "expansion_factor": F / D, "act_fn": "jumprelu", **hooks}
+        settings |= {"norm_activation": "dataset-wise", "use_decoder_bias": False, "use_glu_encoder": False}
+        tensors = {f"layer_{i}/sae_weights.safetensors:{name}": tensor for name, tensor in named.items()}
+        _write(folder, tensors, **{f"layer_{i}__config": settings})
+    norms = torch.stack([W_DEC[i, i].norm(dim=1) for i in range(N_LAYERS)])[:, None]
+    reads, writes = sqrt(D) / NORM_IN[:, None, None], sqrt(D) / NORM_OUT[:, None, None]
+    return Published(
+        folder,
+        lambda x: _h(x * reads) * (_h(x * reads) * norms > THETA[:, None]),
+        lambda a, x: _own(a) / writes,
+    )
+
+
+def sparsify_by_layer(folder: Path) -> Published:
+    return sparsify(folder, ks=(3, 20, 5))
+
+
+def circuit_tracer_topk(folder: Path, ks: tuple[int, ...] = (9, 9, 9)) -> Published:
     """With k as a tensor: the k largest, of either sign."""
     tensors = {}
     for i in range(N_LAYERS):
         named = {"W_enc": W_ENC[i].T, "b_enc": B_ENC[i] - 2, "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
         tensors |= {f"layer_{i}.safetensors:{name}": tensor for name, tensor in named.items()}
-        tensors[f"layer_{i}.safetensors:k"] = torch.tensor(9)
+        tensors[f"layer_{i}.safetensors:k"] = torch.tensor(ks[i])
     _write(folder, tensors)
     hooks = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
     (folder / "config.yaml").write_text(yaml.safe_dump({"model_kind": "transcoder_set", **hooks}))
-    return Published(folder, lambda x: _top(_h(x) - 2, 9), lambda a, x: _own(a) + _DIAGONAL_BIAS[:, None])
+    return Published(folder, lambda x: _top(_h(x) - 2, *ks), lambda a, x: _own(a) + _DIAGONAL_BIAS[:, None])
+
+
+def circuit_tracer_topk_by_layer(folder: Path) -> Published:
+    return circuit_tracer_topk(folder, ks=(9, 7, 20))
 
 
 def mixed_list(folder: Path) -> Published:
@@ -265,6 +365,24 @@ def mixed_list(folder: Path) -> Published:
     return Published(folder, lambda x: _jump(_h(x)), lambda a, x: _own(a) + _DIAGONAL_BIAS[:, None])
 
 
+def list_of_layouts(folder: Path) -> Published:
+    """A config.yaml that lists a folder of sparsify's, a file of SAELens's and a folder of Llamascopium's."""
+    of = [
+        sparsify(folder / "a"),
+        saelens(folder / "b", read="mlp.hook_in"),
+        llamascopium_per_layer(folder / "c", read="mlp.hook_in"),
+    ]
+    hooks = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
+    entries = ["a/h.0.mlp", "b/run_8/sae_weights.safetensors", "c/layer_2"]
+    settings = {"model_kind": "transcoder_set", **hooks, "transcoders": entries}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return Published(
+        folder,
+        lambda x: torch.stack([one.encode(x)[i] for i, one in enumerate(of)]),
+        lambda a, x: torch.stack([one.decode(a, x)[i] for i, one in enumerate(of)]),
+    )
+
+
 PUBLISHED = {
     each.__name__: each
     for each in (
@@ -272,6 +390,7 @@ PUBLISHED = {
         gemma_scope_2,
         gemma_scope_2_clt,
         sparsify,
+        sparsify_by_layer,
         clt_training,
         clt_training_coalesced,
         saelens,
@@ -279,7 +398,35 @@ PUBLISHED = {
         clt_forge_shards,
         crosslayer_transcoder,
         llamascopium,
+        llamascopium_per_layer,
         circuit_tracer_topk,
+        circuit_tracer_topk_by_layer,
         mixed_list,
+        list_of_layouts,
     )
 }
+
+
+READS = draw(N_LAYERS, 40, D, seed=11)
+# for a layout that does not say where its features read
+POINTS = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
+
+
+def check_numbers(found: Transcoders, maker: Published) -> None:
+    """A set as it was opened against what the maker's code gives."""
+    expected = maker.encode(READS)
+    active = found.encode(list(READS), torch.zeros(READS.shape[1], dtype=torch.bool))
+    activations = torch.zeros_like(expected)
+    activations[active.layer, active.pos, active.feature] = active.activation
+    assert ((activations != 0) == (expected != 0)).all() and (expected != 0).any()
+    # folded scales round differently
+    torch.testing.assert_close(activations, expected, rtol=1e-5, atol=1e-5)
+    rebuilt = torch.stack([found.bias(layer) for layer in range(N_LAYERS)])[:, None].expand_as(READS).clone()
+    for layer in range(N_LAYERS):
+        for i, part in enumerate(found.contributions(layer, READS[layer]).unbind(1)):
+            rebuilt[layer + i] += part
+    torch.testing.assert_close(rebuilt, maker.decode(expected, READS), rtol=1e-4, atol=1e-4)
+
+
+def set_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

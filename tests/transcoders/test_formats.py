@@ -7,33 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from published import PUBLISHED, D, Published, draw, saelens, sparsify
+from published import POINTS, PUBLISHED, D, Published, check_numbers, saelens, set_json, sparsify
 from safetensors.torch import load_file, save_file
 from tiny import N_LAYERS, make_model
 
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import TranscoderError
-from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.known_sets import KNOWN_SETS
-
-READS = draw(N_LAYERS, 40, D, seed=11)
-POINTS = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
-
-
-def check_numbers(found: Transcoders, maker: Published) -> None:
-    expected = maker.encode(READS)
-    active = found.encode(list(READS), torch.zeros(READS.shape[1], dtype=torch.bool))
-    activations = torch.zeros_like(expected)
-    activations[active.layer, active.pos, active.feature] = active.activation
-    assert ((activations != 0) == (expected != 0)).all() and (expected != 0).any()
-    # folded scales round differently
-    torch.testing.assert_close(activations, expected, rtol=1e-5, atol=1e-5)
-    rebuilt = torch.stack([found.bias(layer) for layer in range(N_LAYERS)])[:, None].expand_as(READS).clone()
-    for layer in range(N_LAYERS):
-        for i, part in enumerate(found.contributions(layer, READS[layer]).unbind(1)):
-            rebuilt[layer + i] += part
-    torch.testing.assert_close(rebuilt, maker.decode(expected, READS), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", PUBLISHED)
@@ -105,10 +86,6 @@ def test_where_features_read_is_asked_for(tmp_path: Path) -> None:
         ag.load_transcoders(folder, read_point="mlp.in", write_point="hook_mlp_out")
 
 
-def set_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def hooks(read: int, write: int) -> dict[str, str]:
     return {"hook_name": f"blocks.{read}.hook_resid_mid", "hook_name_out": f"blocks.{write}.hook_mlp_out"}
 
@@ -119,17 +96,19 @@ def hooks(read: int, write: int) -> dict[str, str]:
     [
         (sparsify, "h.1.mlp/cfg.json", {"transcode": False}, "an autoencoder, which stands for no MLP"),
         (sparsify, "h.1.mlp/cfg.json", {"activation": "groupmax"}, "activation is 'groupmax', which these graphs"),
-        (sparsify, "h.1.mlp/cfg.json", {"k": 7}, "layers differ in k"),
+        (sparsify, "h.1.mlp/cfg.json", {"k": 21}, r"layer 1: k is 21, but there are 20 features; .* at most 20"),
         (saelens, "run_8/cfg.json", {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
         (saelens, "run_8/cfg.json", {"architecture": "topk"}, "an autoencoder, which stands for no MLP"),
-        (sparsify, "h.1.mlp/cfg.json", {"k": None}, "layers differ in k"),
+        (sparsify, "h.1.mlp/cfg.json", {"k": None}, "topk with k None"),
         (saelens, "run_8/cfg.json", {"metadata": None}, "an autoencoder"),
         (saelens, "run_8/cfg.json", {"metadata": hooks(1, 2)}, "expected hooks of one layer"),
         (PUBLISHED["clt_forge"], "clt_cfg.json", {"d_latent": 40}, "holds 20 features a layer, clt_cfg.json says 40"),
         (PUBLISHED["llamascopium"], "config.json", {"act_fn": "topk", "top_k": None}, "topk with k None"),
         (PUBLISHED["llamascopium"], "config.json", {"act_fn": "relu"}, "its thresholds do not fit act_fn 'relu'"),
         (PUBLISHED["llamascopium"], "config.json", {"hook_points_out": ["blocks.2.hook_mlp_out"] * 3}, "of this layer"),
-        (PUBLISHED["llamascopium"], "config.json", {"d_model": "x"}, "settings or weights are not those of its layout"),
+        (PUBLISHED["llamascopium"], "config.json", {"d_model": "x"}, r"W_E has shape \[3, 24, 20\], expected"),
+        (PUBLISHED["llamascopium"], "config.json", {"act_fn": []}, "act_fn is \\[\\], which these graphs"),
+        (PUBLISHED["llamascopium"], "config.json", {"hook_points_in": 3}, "settings or weights are not those of its"),
         (PUBLISHED["clt_training"], "layers.0.mlp/cfg.json", {"topk_coalesced": True}, "topk_coalesced is True"),
         (PUBLISHED["llamascopium"], "config.json", {"act_fn": "batchtopk"}, "act_fn is 'batchtopk'"),
         (PUBLISHED["llamascopium"], "config.json", {"use_glu_encoder": True}, "use_glu_encoder is True"),
@@ -183,7 +162,7 @@ def test_a_k_that_is_no_count_is_refused(k: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "path", "name", "said"),
     [
-        (sparsify, "h.1.mlp/sae.safetensors", "W_skip", "has no W_skip, but skip_connection is set"),
+        (sparsify, "h.1.mlp/sae.safetensors", "W_skip", "has no W_skip, but skip_connection is True"),
         (saelens, "run_8/sae_weights.safetensors", "threshold", "has no threshold, which jumprelu_skip_transcoder"),
         (saelens, "run_8/sae_weights.safetensors", "W_skip", "has no W_skip, which jumprelu_skip_transcoder"),
         (PUBLISHED["clt_training"], "layers.1.mlp/sae.safetensors", "encoder.bias", "has no tensor encoder.bias"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from published import saelens, set_json
 from safetensors.torch import load_file, save_file
 from tiny import make_transcoders
 
@@ -96,6 +97,18 @@ def test_other_digits_are_no_numbers_of_layers(folder: Path) -> None:
     (folder / "layer_\u00b2.safetensors").write_bytes(b"")
     (folder / "layer_\u0663.safetensors").write_bytes(b"")
     assert load_transcoders(folder).n_layers == 3
+
+
+@pytest.mark.refusal
+def test_numbers_of_layers_that_no_model_has_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "layer_2.safetensors").rename(folder / "layer_999999999999.safetensors")
+    with pytest.raises(TranscoderError, match="do not name one layer each"):
+        load_transcoders(folder, allow_missing_layers=True)
+    sets = saelens(tmp_path / "saelens").folder
+    names = {"hook_name": "blocks.99999999999.hook_resid_mid", "hook_name_out": "blocks.99999999999.hook_mlp_out"}
+    set_json(sets / "run_8" / "cfg.json", metadata=names)
+    with pytest.raises(TranscoderError, match="says that it is of layer 99999999999; expected a layer below 1000"):
+        load_transcoders(sets, allow_missing_layers=True)
 
 
 @pytest.mark.refusal

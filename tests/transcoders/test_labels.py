@@ -64,13 +64,59 @@ def delphi(path: Path) -> Path:
 
 
 def sqlite(path: Path) -> Path:
-    database = sqlite3.connect(path / "features.db")
+    database = sqlite3.connect(path / "names.sqlite")
     database.execute("CREATE TABLE features (layer INTEGER, feature_idx INTEGER, explanation TEXT)")
     database.executemany("INSERT INTO features VALUES (?, ?, ?)", [(3, 458, "Say Austin"), (0, 7, "texas")])
     database.execute("CREATE TABLE runs (id INTEGER)")
     database.commit()
     database.close()
-    return path / "features.db"
+    return path / "names.sqlite"
+
+
+# CLT-Forge: (layer, feature, description, explanation); what nothing explained keeps these words
+_FORGED = [
+    (3, 458, "Say Austin", "It is active before Austin."),
+    (0, 7, "Unknown", "texas"),
+    (0, 8, "Unknown", "No explanation generated"),
+]
+_EXAMPLES = ("top_examples", "top_examples_tks", "top_activating_tokens")
+
+
+def clt_forge(path: Path) -> Path:
+    texts = (*_EXAMPLES, "description", "explanation", "raw_explanation")
+    columns = ["layer INTEGER", "feature_id INTEGER", "average_activation REAL", *(f"{name} TEXT" for name in texts)]
+    for job, rows in enumerate((_FORGED[:1], _FORGED[1:])):
+        database = sqlite3.connect(path / f"job_{job}.db")
+        database.execute(f"CREATE TABLE features ({', '.join(columns)}, PRIMARY KEY (layer, feature_id))")
+        for layer, feature, description, explanation in rows:
+            values = (layer, feature, 0.5, "[]", "[]", "[]", description, explanation, "")
+            database.execute("INSERT INTO features VALUES (?,?,?,?,?,?,?,?,?)", values)
+        database.commit()
+        database.close()
+    return path
+
+
+def clt_forge_parquet(path: Path) -> Path:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    (path / "parquet").mkdir()
+    names = ("layer", "feature_id", "description", "explanation")
+    rows = [dict(zip(names, row, strict=True)) | dict.fromkeys(_EXAMPLES, "[]") for row in _FORGED]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path / "parquet" / "job_0.parquet", compression="zstd")
+    return path
+
+
+def clt_forge_json(path: Path) -> Path:
+    for layer in (0, 3):
+        of = {
+            str(feature): {"layer": layer, "feature_index": feature, "description": said, "explanation": more}
+            for at, feature, said, more in _FORGED
+            if at == layer
+        }
+        (path / f"features/layer_{layer}").mkdir(parents=True)
+        (path / f"features/layer_{layer}/job_0.json").write_text(json.dumps(of))
+    return path
 
 
 def graph_file(path: Path) -> Path:
@@ -89,6 +135,9 @@ FORMS = [
     neuronpedia_answers,
     delphi,
     sqlite,
+    clt_forge,
+    clt_forge_parquet,
+    clt_forge_json,
     graph_file,
 ]
 

@@ -20,6 +20,7 @@ from attrgraph.transcoders.formats import (
 )
 from attrgraph.transcoders.formats.reader import Layout as Layout
 from attrgraph.transcoders.formats.reader import Points as Points
+from attrgraph.transcoders.transcoders import LayerWeights
 
 # the first that matches: sparsify's folders are also in clt-training's layout
 READERS: tuple[ModuleType, ...] = (
@@ -51,7 +52,8 @@ def read_layout(folder: Path, points: Points) -> Layout:
     for reader in READERS:
         if reader.matches(folder):
             layout: Layout = _guarded(folder, reader.read, folder, points)
-            return replace(layout, layer=partial(_guarded, folder, layout.layer))
+            _check_layers(folder, layout, points)
+            return replace(layout, layer=partial(_layer, folder, layout))
     for pattern, why in _REFUSED.items():
         if next(folder.glob(pattern), None):
             raise TranscoderError(f"{folder}: is {why}.")
@@ -59,6 +61,25 @@ def read_layout(folder: Path, points: Points) -> Layout:
         f"{folder}: has no config.yaml, and is in none of the layouts {_names(READERS[1:])}; it holds "
         f"{', '.join(sorted(path.name for path in folder.iterdir())) or 'nothing':.200}."
     )
+
+
+def _check_layers(folder: Path, layout: Layout, points: Points) -> None:
+    """Raise for layers that are missing, unless they may be."""
+    missing = [layer for layer in range(layout.n_layers) if layer not in layout.weights]
+    if missing and not points.allow_missing_layers:
+        found = ", ".join(map(str, layout.weights))
+        raise TranscoderError(
+            f"{folder}: layer {missing[0]} is missing (found layers {found:.200}); download it, or pass "
+            "--allow-missing-layers (allow_missing_layers=True), which leaves its MLP to the errors."
+        )
+
+
+def _layer(folder: Path, layout: Layout, layer: int) -> LayerWeights:
+    if layer not in layout.weights:  # it may be missing
+        n_targets = layout.n_layers - layer if layout.config.is_cross_layer else 1
+        return _layer(folder, layout, next(iter(layout.weights))).without_features(n_targets)
+    weights: LayerWeights = _guarded(folder, layout.layer, layer)
+    return weights
 
 
 def _guarded(folder: Path, call: Callable[..., Any], *args: Any) -> Any:

@@ -15,13 +15,20 @@ from torch import Tensor
 
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, numbered, settings, wide
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, check_settings, numbered, settings, wide
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["clt_cfg.json", "*clt_weights.safetensors"]
 # in files of several processes: along which axis their features stand side by side
 _SHARDED = {"W_enc": 2, "b_enc": 1, "W_dec": 1, "log_threshold": 1}
-_NOT_WEIGHTS = ("feature_count", "layer_mask")
+_NOT_WEIGHTS = ("feature_count", "layer_mask", "l_idx", "k_idx")
+_KNOWN = (
+    *("model_name", "d_in", "d_latent", "n_layers", "cross_layer_decoders", "world_size", "is_sharded"),
+    # how it was trained, and how it computes
+    *("device", "dtype", "seed", "debug", "jumprelu_bandwidth", "jumprelu_init_threshold", "normalize_decoder"),
+    *("dead_feature_window", "context_size", "functional_loss", "k", "l0_coefficient", "sparse_decode"),
+    *("sparse_threshold", "ddp", "fsdp", "feature_sharding", "dead_penalty_coef", "l0_warm_up_steps"),
+)
 _FACTORS = {"in": "estimated_norm_scaling_factor_in", "out": "estimated_norm_scaling_factor_out"}
 
 
@@ -32,11 +39,13 @@ def matches(folder: Path) -> bool:
 def read(folder: Path, points: Points) -> Layout:
     values = settings(folder / "clt_cfg.json")
     whole = folder / "clt_weights.safetensors"
-    paths = [whole] if whole.is_file() else numbered(folder.glob("rank*_clt_weights.safetensors"), where=folder)
+    ranks = folder.glob("rank*_clt_weights.safetensors")
+    paths = [whole] if whole.is_file() else list(numbered(ranks, where=folder).values())
     if not paths:
         raise TranscoderError(f"{folder}: has no clt_weights.safetensors; download it.")
     shards = [Tensors(path) for path in paths]
-    n_layers = len(shards[0].check_shape("W_enc", None, None, None))
+    said = check_settings(folder / "clt_cfg.json", values, _KNOWN, activation_fn=["jumprelu"])
+    n_layers = len(shards[0].check_shape("W_enc", values.get("n_layers"), values.get("d_in"), None))
     n_features = sum(shard.check_shape("W_enc", n_layers, None, None).shape[2] for shard in shards)
     if values.get("d_latent", n_features) != n_features:
         raise TranscoderError(
@@ -57,10 +66,11 @@ def read(folder: Path, points: Points) -> Layout:
         "clt-forge",
         config,
         [folder / "clt_cfg.json"],
-        [paths] * n_layers,
+        {layer: paths for layer in range(n_layers)},
+        n_layers,
         partial(_layer, shards, is_cross_layer),
         is_view=False,
-        changes=("norms of inputs and outputs are folded", "decoders are put together by source"),
+        changes=("norms of inputs and outputs are folded", "decoders are put together by source", *said),
     )
 
 

@@ -3,22 +3,32 @@
 Cross-layer: `W_enc_{l}.safetensors` (`W_enc_{l}`, `b_enc_{l}`, `b_dec_{l}`, optional `threshold_{l}`, `W_skip_{l}`)
 and `W_dec_{l}.safetensors` (`W_dec_{l}` [n_features, n_layers - l, d_model]). Per layer: `layer_{l}.safetensors`
 (`W_enc`, `W_dec` [n_features, d_model], `b_enc`, `b_dec`, optional `activation_function.threshold`, `W_skip`, `k`).
-`config.yaml` may list files elsewhere instead, each in this layout or in Gemma Scope's.
+`config.yaml` may list files elsewhere instead, of any layout whose layers lie each for itself.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attrgraph.errors import TranscoderError
 from attrgraph.files import read_yaml
 from attrgraph.transcoders.config import TranscoderConfig
-from attrgraph.transcoders.formats import gemma_scope
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, numbered, one_value
-from attrgraph.transcoders.hub import fetch_uri
+from attrgraph.transcoders.formats import gemma_scope, llamascopium, saelens, sparsify
+from attrgraph.transcoders.formats.reader import (
+    Layout,
+    Points,
+    SingleLayer,
+    Tensors,
+    check_settings,
+    join_layers,
+    numbered,
+)
+from attrgraph.transcoders.hub import fetch_uri, resolve_folder, split_uri
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["*.safetensors", "*.npz"]
@@ -36,6 +46,22 @@ PER_LAYER_FILES = {
     }
 }
 _OPTIONAL = ("threshold", "W_skip")
+# settings that are read, or that say where a set came from
+_KNOWN = (
+    *("model_kind", "model_name", "feature_input_hook", "feature_output_hook", "scan", "activation", "k"),
+    *("relu_before_topk", "transcoders", "repo_id", "revision", "subfolder", "scan_name"),
+)
+# loaders of circuit-tracer for files that are known by what they hold
+_LOADERS = ("gemma-scope", "gemma-scope-2")
+# of the layouts whose layers lie each for itself, and what their files are called in a folder that is listed
+_READERS = (sparsify, saelens, llamascopium, gemma_scope)
+_FILES = tuple(dict.fromkeys((sparsify.FILE, saelens.FILE, llamascopium.FILE, *gemma_scope.FILES)))
+# and the settings that lie beside them
+_BESIDE = {
+    sparsify.FILE: ("cfg.json",),
+    saelens.FILE: ("cfg.json", "config.json"),
+    "params.safetensors": ("config.json",),
+}
 _MOST_BITS, _LONGEST_PATH = 64, 1000
 
 
@@ -65,6 +91,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def read(folder: Path, points: Points) -> Layout:
     values = read_settings(folder)
+    loader = ("special_load_fn",) if values.get("special_load_fn") in _LOADERS else ()
+    said = check_settings(folder / "config.yaml", values, [*_KNOWN, *loader])
     hooks = (values.get("feature_input_hook"), values.get("feature_output_hook"))
     values |= points.of(folder, *hooks, likely=("hook_resid_mid", "hook_mlp_out"))
     config = TranscoderConfig.from_dict(values, str(folder / "config.yaml"))
@@ -72,38 +100,76 @@ def read(folder: Path, points: Points) -> Layout:
     if not paths:
         first = next(iter(files_of(config))).format(layer=0)
         raise TranscoderError(f"{folder}: holds no transcoder weights (expected {first}, ...).")
-    opened = [[Tensors(path) for path in of] for of in paths]
-    is_foreign = [gemma_scope.is_one(of[0]) for of in opened]
-    if config.is_cross_layer and "transcoders" in config.extra and not all(is_foreign):
+    if not config.is_cross_layer:
+        ones = {layer: _one(of[0], config, layer) for layer, of in paths.items()}
+        layout = join_layers("common", folder, ones, points, config)
+    elif "transcoders" not in config.extra:
+        layout = _across(paths, config)
+    elif all(gemma_scope.is_layer(of[0]) for of in paths.values()):
+        layout = gemma_scope.across(folder, {layer: of[0] for layer, of in paths.items()}, config)
+    else:
         raise TranscoderError(
             f"{folder}/config.yaml: a cross-layer set can list files in Gemma Scope's layout only; leave the list "
             "out where W_enc_0.safetensors, W_dec_0.safetensors and so on lie in the folder."
         )
-    changes = ("encoders are transposed views",) if any(is_foreign) else ()
-    layer = partial(_layer, opened, is_foreign, config)
-    return Layout("common", _with_k(folder, config, opened), [folder / "config.yaml"], paths, layer, changes=changes)
-
-
-def _with_k(folder: Path, config: TranscoderConfig, opened: Sequence[Sequence[Tensors]]) -> TranscoderConfig:
-    """With the k that layers hold as a tensor, as circuit-tracer writes it."""
-    stated = [int(of[0]["k"]) for of in opened if "k" in of[0]]
-    if stated and len(stated) < len(opened):
-        raise TranscoderError(f"{folder}: only {len(stated)} of {len(opened)} layers have a k.")
-    k = one_value(folder, "k", [*stated, *([] if config.k is None else [config.k])]) if stated else config.k
-    if k is None and config.extra.get("activation") == "topk":
-        raise TranscoderError(
-            f"{folder}/config.yaml: topk needs a positive integer k, and neither it nor the layers say one; add k (for "
-            "facebook/crv-8b-instruct-transcoders: 128)."
-        )
+    k = layout.config.k
+    _check_k(folder, config, layout)
     extra = {name: value for name, value in config.extra.items() if k is None or name != "activation"}
-    return replace(config, k=k, relu_before_topk=config.relu_before_topk and not stated, extra=extra)
+    files = dict.fromkeys([folder / "config.yaml", *layout.files])
+    n_layers = max(layout.n_layers, len(config.extra.get("transcoders") or ()))
+    config = replace(layout.config, extra=extra)
+    return replace(layout, config=config, files=list(files), n_layers=n_layers, changes=(*layout.changes, *said))
 
 
-def _layer(
-    opened: Sequence[Sequence[Tensors]], is_foreign: Sequence[bool], config: TranscoderConfig, layer: int
-) -> LayerWeights:
-    if is_foreign[layer]:
-        return gemma_scope.weights_of(opened[layer][0], layer, len(opened), is_cross_layer=config.is_cross_layer)
+def _across(paths: Mapping[int, Sequence[Path]], config: TranscoderConfig) -> Layout:
+    opened = {layer: [Tensors(path) for path in of] for layer, of in paths.items()}
+    first = next(iter(opened))
+    decoders = opened[first][1]
+    decoders.check_is_matrix(f"W_dec_{first}")
+    n_layers = max(max(opened) + 1, first + decoders[f"W_dec_{first}"].shape[1])
+    layer = partial(_layer, opened, config)
+    return Layout("common", config, [], paths, n_layers, layer)
+
+
+def _one(path: Path, config: TranscoderConfig, layer: int) -> SingleLayer:
+    """A layer's file of any layout, told by the file and by settings beside it."""
+    reader = next((reader for reader in _READERS if reader.is_layer(path)), None)
+    if reader is not None:
+        one: SingleLayer = reader.read_layer(path)
+        return one
+    tensors = Tensors(path)
+    k = _count(tensors) if "k" in tensors else None
+    relu = k is None and config.has_relu(layer)
+    weights = partial(_layer, {layer: [tensors]}, config, layer)
+    return SingleLayer(path, weights, k=config.k_of(layer) if k is None else k, relu_before_topk=relu)
+
+
+def _count(tensors: Tensors) -> int:
+    """The k that a layer holds as a tensor, as circuit-tracer writes it."""
+    k = tensors["k"]
+    if k.numel() != 1 or k.is_floating_point() or k.dtype == torch.bool or int(k) < 1:
+        shown = k.tolist() if k.numel() == 1 else f"of shape {list(k.shape)}"
+        raise TranscoderError(f"{tensors.path}: its k is {shown}; expected one positive integer.")
+    return int(k)
+
+
+def _check_k(folder: Path, config: TranscoderConfig, layout: Layout) -> None:
+    """Raise for a TopK without a k, and for numbers that are of other layers."""
+    lacking = [layer for layer in layout.weights if layout.config.k_of(layer) is None]
+    if config.extra.get("activation") == "topk" and lacking:
+        raise TranscoderError(
+            f"{folder}/config.yaml: topk needs a positive integer k, and layers {', '.join(map(str, lacking)):.200} "
+            "have none, nor does it say one for all; add k (for facebook/crv-8b-instruct-transcoders: 128)."
+        )
+    for name, values in (("k", config.k), ("relu_before_topk", config.relu_before_topk)):
+        if isinstance(values, tuple) and len(values) != layout.n_layers:
+            raise TranscoderError(
+                f"{folder}/config.yaml: {name} has {len(values)} entries; expected one for each of {layout.n_layers} "
+                "layers."
+            )
+
+
+def _layer(opened: Mapping[int, Sequence[Tensors]], config: TranscoderConfig, layer: int) -> LayerWeights:
     weights: dict[str, Any] = {}
     for tensors, names in zip(opened[layer], files_of(config).values(), strict=True):
         for field, pattern in names.items():
@@ -111,24 +177,59 @@ def _layer(
             weights[field] = tensors.get(name) if field in _OPTIONAL else tensors[name]
             if field.startswith("W_d") or field == "W_enc":
                 tensors.check_is_matrix(name)
-        tensors.check_all_read(ignored=["k"])
+        tensors.check_all_read(ignored=[] if config.is_cross_layer else ["k"])
+        if config.extra.get("activation") == "relu" and ("k" in tensors or weights.get("threshold") is not None):
+            raise TranscoderError(
+                f"{tensors.path}: has a k or thresholds, but config.yaml says activation: relu; correct it."
+            )
     if not config.is_cross_layer:
         weights["W_dec"] = weights["W_dec"].unsqueeze(1)
     return LayerWeights(**weights)
 
 
-def _paths_by_layer(folder: Path, config: TranscoderConfig) -> list[list[Path]]:
+def _paths_by_layer(folder: Path, config: TranscoderConfig) -> dict[int, list[Path]]:
     """The files of each layer, in the order of the layout."""
     named = config.extra.get("transcoders")
     if named is None:
         first, *others = (file.partition("{")[0] for file in files_of(config))
         found = (path for path in folder.iterdir() if re.fullmatch(f"{first}[0-9]+\\.safetensors", path.name))
         paths = numbered(found, where=folder)
-        return [[path, *(path.with_name(path.name.replace(first, other)) for other in others)] for path in paths]
-    if not isinstance(named, list) or not all(isinstance(name, str) and _is_path(name) for name in named):
-        raise TranscoderError(f"{folder}/config.yaml: transcoders must be a list of paths, one per layer.")
-    return [[fetch_uri(name, error=TranscoderError) if name.startswith("hf://") else folder / name] for name in named]
+        return {
+            layer: [path, *(path.with_name(path.name.replace(first, other)) for other in others)]
+            for layer, path in paths.items()
+        }
+    if not isinstance(named, list) or not all(name is None or _is_path(name) for name in named):
+        raise TranscoderError(
+            f"{folder}/config.yaml: transcoders must be a list of paths, one per layer (null for a layer without one)."
+        )
+    return {layer: [_listed(folder, name)] for layer, name in enumerate(named) if name is not None}
 
 
-def _is_path(name: str) -> bool:
-    return 0 < len(name) <= _LONGEST_PATH and name.isprintable()
+def _listed(folder: Path, name: str) -> Path:
+    """The file of weights that a list names: a file or a folder here, or on the hub."""
+    uri, _, _ = name.partition("?")
+    is_file = uri.endswith((".safetensors", ".npz"))
+    if name.startswith("hf://") and is_file:
+        return fetch_uri(name, beside=_BESIDE.get(uri.rpartition("/")[2], ()), error=TranscoderError)
+    patterns = [*_FILES, *dict.fromkeys(each for beside in _BESIDE.values() for each in beside)]
+    if name.startswith("hf://"):
+        repo, inside, revision = split_uri(name, error=TranscoderError)
+        return _file_in(
+            resolve_folder(f"{repo}/{inside}", revision=revision, patterns=patterns, error=TranscoderError)[0]
+        )
+    path = folder / name
+    if not is_file and not path.exists():
+        path, _ = resolve_folder(name, revision=None, patterns=patterns, error=TranscoderError)
+    return _file_in(path) if path.is_dir() else path
+
+
+def _file_in(folder: Path) -> Path:
+    found = [folder / name for name in _FILES if (folder / name).exists()]
+    if len(found) != 1:
+        held = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise TranscoderError(f"{folder}: holds {held:.200}; expected one of {', '.join(_FILES)}, or name the file.")
+    return found[0]
+
+
+def _is_path(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _LONGEST_PATH and name.isprintable()

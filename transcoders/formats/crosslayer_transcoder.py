@@ -6,6 +6,7 @@ or `decoder.W` of a per-layer set. Standardisers of inputs and outputs are folde
 Source: github.com/Goreg12345/crosslayer-transcoder, `model/standardize.py`
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,20 @@ from torch import Tensor
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats import common
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, wide
+from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, check_settings, k_of, wide
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["checkpoint.safetensors"]
-_NONLINEARITIES = ("ReLU", "JumpReLU")
+_NONLINEARITIES = ("ReLU", "JumpReLU", "PerLayerTopK")
+# what scales activations: by numbers that are stored; the last changes nothing
+_STANDARDIZERS = (
+    *(f"{by}wise{side}Standardizer" for by in ("Dimension", "Layer") for side in ("Input", "Output")),
+    "Standardizer",
+)
+_KNOWN = (
+    *("class_path", "init_args", "is_folded"),
+    *("encoder", "decoder", "nonlinearity", "input_standardizer", "output_standardizer"),
+)
 _FILE = "checkpoint.safetensors"
 
 
@@ -30,27 +40,27 @@ def matches(folder: Path) -> bool:
 
 def read(folder: Path, points: Points) -> Layout:
     parts = _parts(folder)
-    nonlinearity = str((parts.get("nonlinearity") or {}).get("class_path", "")).rpartition(".")[2]
-    if nonlinearity not in _NONLINEARITIES:
-        raise TranscoderError(
-            f"{folder}/config.yaml: nonlinearity is {nonlinearity!r}, which these graphs cannot express; expected one "
-            f"of {', '.join(_NONLINEARITIES)}."
-        )
-    tensors = Tensors(folder / _FILE)
-    is_folded = common.read_settings(folder)["model"].get("is_folded", False)
+    nonlinearity = _class_of(folder, parts, "nonlinearity", _NONLINEARITIES)
+    k = k_of(folder / "config.yaml", _sizes(parts, "nonlinearity").get("k")) if nonlinearity == "PerLayerTopK" else None
+    tensors, model = Tensors(folder / _FILE), common.read_settings(folder)["model"]
+    is_folded = model.get("is_folded", False)
+    said = check_settings(folder / "config.yaml", model | parts, _KNOWN)
     for side in ("input_standardizer", "output_standardizer"):
         has_weights = f"{side}.std" in tensors
-        if bool(is_folded and has_weights) or bool(parts.get(side) and not (is_folded or has_weights)):
+        scales = parts.get(side) is not None and _class_of(folder, parts, side, _STANDARDIZERS) != "Standardizer"
+        if bool(is_folded and has_weights) or (scales and not (is_folded or has_weights)):
             raise TranscoderError(
                 f"{folder}: config.yaml says is_folded: {str(is_folded).lower()}, and the checkpoint has "
                 f"{'an' if has_weights else 'no'} {side}; it cannot be told whether scales are folded."
             )
     is_cross_layer = "decoder.W" not in tensors
     hooks = points.of(folder, None, None, likely=("mlp.hook_in", "mlp.hook_out"))
-    config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, **hooks)
-    n_layers = len(tensors.check_shape("encoder.W", None, None, None))
+    config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, k=k, **hooks)
+    stated = _sizes(parts, "encoder")
+    sizes = [stated.get(name) for name in ("n_layers", "d_acts", "d_features")]
+    n_layers = len(tensors.check_shape("encoder.W", *sizes))
     decoders = [f"decoder.W_{target}" for target in range(n_layers)] if is_cross_layer else ["decoder.W"]
-    _ = [tensors[name] for name in ("encoder.b", "decoder.b", *decoders)]
+    _ = [tensors[name] for name in ("encoder.b", *decoders)], tensors.get("decoder.b")
     _ = [tensors.get(f"{side}_standardizer.{name}") for side in ("input", "output") for name in ("mean", "std")]
     if (nonlinearity == "JumpReLU") != (tensors.get("nonlinearity.theta") is not None):
         raise TranscoderError(f"{tensors.path}: nonlinearity.theta does not fit {nonlinearity}.")
@@ -59,10 +69,11 @@ def read(folder: Path, points: Points) -> Layout:
         "crosslayer-transcoder",
         config,
         [folder / "config.yaml"],
-        [[folder / _FILE]] * n_layers,
+        {layer: [folder / _FILE] for layer in range(n_layers)},
+        n_layers,
         partial(_layer, tensors, is_cross_layer),
         is_view=False,
-        changes=("decoders are put together by source", "standardisers, if any, are folded"),
+        changes=("decoders are put together by source", "standardisers, if any, are folded", *said),
     )
 
 
@@ -74,17 +85,34 @@ def _parts(folder: Path) -> dict[str, Any]:
     return parts
 
 
+def _class_of(folder: Path, parts: dict[str, Any], part: str, expected: Sequence[str]) -> str:
+    """The name of a part's class, which must be one of those expected."""
+    name = str((parts.get(part) or {}).get("class_path", "")).rpartition(".")[2]
+    if name not in expected:
+        raise TranscoderError(
+            f"{folder}/config.yaml: {part} is {name!r}, which these graphs cannot express; expected one of "
+            f"{', '.join(expected)}."
+        )
+    return name
+
+
+def _sizes(parts: dict[str, Any], part: str) -> dict[str, Any]:
+    return (parts.get(part) or {}).get("init_args") or {}
+
+
 def _layer(tensors: Tensors, is_cross_layer: bool, layer: int) -> LayerWeights:
     n_layers = len(tensors["encoder.W"])
     W_enc, b_enc = wide(tensors["encoder.W"][layer]), wide(tensors["encoder.b"][layer])
     if "input_standardizer.std" in tensors:
-        W_enc = W_enc / wide(tensors["input_standardizer.std"][layer])[:, None]
-        b_enc = b_enc - wide(tensors["input_standardizer.mean"][layer]) @ W_enc
+        # a number a dimension, or one for all
+        mean, std = (wide(tensors[f"input_standardizer.{name}"][layer]).expand(len(W_enc)) for name in ("mean", "std"))
+        W_enc = W_enc / std[:, None]
+        b_enc = b_enc - mean @ W_enc
     if is_cross_layer:
         rows = [wide(tensors[f"decoder.W_{target}"][layer]) for target in range(layer, n_layers)]
     else:
         rows = [wide(tensors["decoder.W"][layer])]
-    b_dec = wide(tensors["decoder.b"][layer])
+    b_dec = wide(tensors["decoder.b"][layer]) if "decoder.b" in tensors else rows[0].new_zeros(rows[0].shape[1])
     if "output_standardizer.std" in tensors:
         stds = wide(tensors["output_standardizer.std"])
         rows = [row * stds[layer + i] for i, row in enumerate(rows)]

@@ -9,16 +9,28 @@ Source: huggingface.co/google/gemma-scope, huggingface.co/google/gemma-scope-2
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from attrgraph.errors import TranscoderError
-from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, numbered, refuse_unless, settings
+from attrgraph.transcoders.config import CROSS_LAYER, TranscoderConfig
+from attrgraph.transcoders.formats.reader import (
+    Layout,
+    Points,
+    SingleLayer,
+    Tensors,
+    check_settings,
+    join_layers,
+    numbered,
+    settings,
+)
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["*params.npz", "*params.safetensors", "*params_layer_*.safetensors"]
+FILES = ("params.npz", "params.safetensors")
 # where files lie below the folder that is given
 _CLT = ("params_layer_*.safetensors", "width_*/params_layer_*.safetensors", "clt/width_*/params_layer_*.safetensors")
 _PER_LAYER = (
@@ -32,6 +44,8 @@ _READS_AT, _WRITES_AT = "pre_feedforward_layernorm.output", "post_feedforward_la
 _NOT_OF_MLPS = re.compile(r"gemma-scope[^/]*-(res|att|mlp)(/|$)|/(resid_post|attn_out|mlp_out)[^/]*(/|$)")
 # in Gemma Scope 1 features read after the norm without its weight, in 2 what the MLP takes in
 _READS = {".npz": "ln2.hook_normalized", ".safetensors": "mlp.hook_in"}
+_KNOWN = ("affine_connection", "hf_hook_point_in", "hf_hook_point_out", "model_name", "width", "l0", "type")
+_CHANGES = ("encoders are transposed views",)
 
 
 def matches(folder: Path) -> bool:
@@ -40,45 +54,81 @@ def matches(folder: Path) -> bool:
 
 def read(folder: Path, points: Points) -> Layout:
     kinds = [any(next(folder.glob(pattern), None) for pattern in patterns) for patterns in (_CLT, _PER_LAYER)]
-    if _NOT_OF_MLPS.search(str(folder.resolve())):
-        raise TranscoderError(f"{folder}: autoencoders, which stand for no MLP; graphs need transcoders.")
     if all(kinds):
         raise TranscoderError(f"{folder}: holds cross-layer and per-layer sets; give the subfolder of one.")
-    is_cross_layer = kinds[0]
-    patterns = _CLT if is_cross_layer else _PER_LAYER
+    patterns = _CLT if kinds[0] else _PER_LAYER
     paths = _one_a_layer(folder, [path for pattern in patterns for path in sorted(folder.glob(pattern))])
-    if (paths[0].parent / "config.json").is_file():
-        values = settings(paths[0].parent / "config.json")
-        refuse_unless(paths[0].parent / "config.json", values, architecture=["jump_relu"])
-        stated = (values.get("hf_hook_point_in", _READS_AT), values.get("hf_hook_point_out", _WRITES_AT))
-        if _READS_AT not in str(stated[0]) or _WRITES_AT not in str(stated[1]):
-            raise TranscoderError(f"{paths[0].parent}: reads at {stated[0]} and writes at {stated[1]}; not of an MLP.")
-    hooks = points.of(folder, _READS[paths[0].suffix], "hook_mlp_out", likely=("mlp.hook_in", "hook_mlp_out"))
-    config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, **hooks)
-    opened = [Tensors(path) for path in paths]
-    layer = partial(_layer, opened, is_cross_layer)
-    name = f"gemma-scope-{1 if paths[0].suffix == '.npz' else 2}{'-clt' if is_cross_layer else ''}"
-    changes = ("encoders are transposed views",)
-    return Layout(name, config, [], [[path] for path in paths], layer, changes=changes)
+    first = next(iter(paths.values()))
+    name = f"gemma-scope-{1 if first.suffix == '.npz' else 2}{'-clt' if kinds[0] else ''}"
+    if not kinds[0]:
+        return join_layers(name, folder, {layer: read_layer(path) for layer, path in paths.items()}, points)
+    hooks = points.of(folder, _READS[first.suffix], "hook_mlp_out", likely=("mlp.hook_in", "hook_mlp_out"))
+    layout = across(folder, paths, TranscoderConfig(model_kind=CROSS_LAYER, **hooks))
+    said = check_folder(Tensors(first))
+    return Layout(name, layout.config, [], *(layout.weights, layout.n_layers, layout.layer), changes=(*_CHANGES, *said))
 
 
-def is_one(tensors: Tensors) -> bool:
+def across(folder: Path, paths: Mapping[int, Path], config: TranscoderConfig) -> Layout:
+    """A cross-layer set of files, by layer."""
+    opened = {layer: Tensors(path) for layer, path in paths.items()}
+    n_layers = next(iter(opened.values())).check_shape("w_dec", None, None, None).shape[1]
+
+    def weights(layer: int) -> LayerWeights:
+        W_dec = opened[layer].check_shape("w_dec", None, n_layers, None)[:, layer:]
+        return _weights(opened[layer], W_dec)
+
+    by_layer = {layer: [path] for layer, path in paths.items()}
+    return Layout("common", config, [folder / "config.yaml"], by_layer, n_layers, weights, changes=_CHANGES)
+
+
+def is_layer(path: Path) -> bool:
     """Whether a file of a layer is in this layout."""
-    return tensors.path.suffix == ".npz" or "w_enc" in tensors
+    return path.suffix == ".npz" or (path.suffix == ".safetensors" and path.is_file() and "w_enc" in Tensors(path))
 
 
-def weights_of(tensors: Tensors, layer: int, n_layers: int, *, is_cross_layer: bool) -> LayerWeights:
-    """One layer's weights."""
-    small = "w_" if "w_enc" in tensors else "W_"
-    W_enc = tensors.check_shape(f"{small}enc", None, None).T
-    W_dec = tensors[f"{small}dec"]
-    if is_cross_layer:
-        W_dec = tensors.check_shape(f"{small}dec", None, n_layers, None)[:, layer:]
-    else:
-        W_dec = tensors.check_shape(f"{small}dec", None, None)[:, None]
+def read_layer(path: Path) -> SingleLayer:
+    tensors = Tensors(path)
+    said = check_folder(tensors)
+    beside = path.with_name("config.json")
+    return SingleLayer(
+        path,
+        partial(_one_layer, tensors),
+        settings=(beside,) if beside.is_file() else (),
+        usual=(_READS[path.suffix], "hook_mlp_out"),
+        changes=(*_CHANGES, *said),
+    )
+
+
+def check_folder(tensors: Tensors) -> tuple[str, ...]:
+    """Raise for a file of an autoencoder, told by its place or by the config.json beside it."""
+    folder = tensors.path.parent
+    if _NOT_OF_MLPS.search(str(folder.resolve())):
+        raise TranscoderError(f"{folder}: autoencoders, which stand for no MLP; graphs need transcoders.")
+    path = folder / "config.json"
+    if not path.is_file():
+        return ()
+    values = settings(path)
+    said = check_settings(path, values, _KNOWN, architecture=["jump_relu"])
+    hooks = (values.get("hf_hook_point_in", _READS_AT), values.get("hf_hook_point_out", _WRITES_AT))
+    if _READS_AT not in str(hooks[0]) or _WRITES_AT not in str(hooks[1]):
+        raise TranscoderError(f"{folder}: reads at {hooks[0]} and writes at {hooks[1]}; not of an MLP.")
+    has_skip = "affine_skip_connection" in tensors
+    if values.get("affine_connection", has_skip) != has_skip:
+        raise TranscoderError(
+            f"{path}: affine_connection is {values['affine_connection']!r}, but {tensors.path.name} has "
+            f"{'an' if has_skip else 'no'} affine_skip_connection; download both again."
+        )
+    return said
+
+
+def _one_layer(tensors: Tensors) -> LayerWeights:
+    return _weights(tensors, tensors.check_shape("w_dec" if "w_enc" in tensors else "W_dec", None, None)[:, None])
+
+
+def _weights(tensors: Tensors, W_dec: Tensor) -> LayerWeights:
     skip = tensors.get("affine_skip_connection")
     weights = LayerWeights(
-        W_enc=W_enc,
+        W_enc=tensors.check_shape("w_enc" if "w_enc" in tensors else "W_enc", None, None).T,
         b_enc=tensors["b_enc"],
         W_dec=W_dec,
         b_dec=tensors["b_dec"],
@@ -89,12 +139,8 @@ def weights_of(tensors: Tensors, layer: int, n_layers: int, *, is_cross_layer: b
     return weights
 
 
-def _layer(opened: Sequence[Tensors], is_cross_layer: bool, layer: int) -> LayerWeights:
-    return weights_of(opened[layer], layer, len(opened), is_cross_layer=is_cross_layer)
-
-
-def _one_a_layer(folder: Path, paths: Sequence[Path]) -> list[Path]:
-    """The files of layers 0, 1, 2, ...; of several sets in one folder the caller has to choose one."""
+def _one_a_layer(folder: Path, paths: Sequence[Path]) -> dict[int, Path]:
+    """The files by layer; of several sets in one folder the caller has to choose one."""
     by_place: dict[Path, Path] = {}
     sets = defaultdict(list)
     for path in paths:
@@ -114,6 +160,5 @@ def _one_a_layer(folder: Path, paths: Sequence[Path]) -> list[Path]:
             f"{folder}: holds several sets ({', '.join(names):.200}); write a config.yaml that lists one file a layer "
             "under transcoders, or give a folder with one set."
         )
-    ordered = numbered([by_place[path] for path in paths], where=folder)
     of_place = {place: path for path, place in by_place.items()}
-    return [of_place[place] for place in ordered]
+    return {layer: of_place[place] for layer, place in numbered(of_place, where=folder).items()}

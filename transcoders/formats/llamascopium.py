@@ -18,123 +18,192 @@ import torch
 from torch import Tensor
 
 from attrgraph.errors import TranscoderError
-from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
+from attrgraph.transcoders.config import CROSS_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
+    SingleLayer,
     Tensors,
+    check_settings,
     hook_name,
-    in_order,
+    join_layers,
     k_of,
     layer_of,
     one_value,
-    refuse_unless,
     settings,
+    settings_beside,
     wide,
 )
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["*config.json", "*sae_weights.safetensors"]
-_FILE, _THRESHOLD = "sae_weights.safetensors", "activation_function.log_jumprelu_threshold"
-_CHANGES = ("norms of inputs and outputs are folded", "decoders are put together by source")
+FILE, _THRESHOLD = "sae_weights.safetensors", "activation_function.log_jumprelu_threshold"
+_NORM = "dataset_average_activation_norm"
+_CHANGES = ("norms of inputs and outputs are folded",)
+_KNOWN = (
+    *("d_model", "expansion_factor", "top_k", "sparsity_include_decoder_norm"),
+    *("hook_point_in", "hook_point_out", "hook_points_in", "hook_points_out"),
+    # how it was trained, and how fast it computes
+    *("use_triton_kernel", "sparsity_threshold_for_triton_spmm_kernel", "jumprelu_threshold_window", "device", "dtype"),
+    *("init_cross_layer_decoder_all_zero", "decode_with_csr", "sparsity_threshold_for_csr", "promote_act_fn_dtype"),
+    *("sae_pretrained_name_or_path", "strict_loading", "force_unit_decoder_norm"),
+)
 
 
 def _settings_of(folder: Path) -> list[Path]:
     one = folder / "config.json"
-    return [one] if one.is_file() and "sae_type" in settings(one) else sorted(folder.glob("*/config.json"))
+    return [
+        path for path in (one, *sorted(folder.glob("*/config.json"))) if path.is_file() and "sae_type" in settings(path)
+    ]
 
 
 def matches(folder: Path) -> bool:
-    return any("sae_type" in settings(path) for path in _settings_of(folder))
+    return bool(_settings_of(folder))
 
 
 def read(folder: Path, points: Points) -> Layout:
     paths = _settings_of(folder)
-    is_cross_layer = settings(paths[0]).get("sae_type") == "clt"
-    if not is_cross_layer:
-        layers = {layer_of(settings(path).get("hook_point_in")): path for path in paths}
-        if None in layers or len(layers) < len(paths):
-            raise TranscoderError(f"{folder}: hook_point_in of each folder has to name a layer of its own (blocks.3.).")
-        paths = in_order(folder, {layer: path for layer, path in layers.items() if layer is not None})
-    configs = [settings(path) for path in paths]
-    for path, values in zip(paths, configs, strict=True):
-        _check(path, values)
-    hooks = [_hooks(values) for values in configs]
-    reads, writes = ([side for pair in hooks for side in pair[i]] for i in (0, 1))
+    if settings(paths[0]).get("sae_type") == "clt":
+        return _across(folder, paths[0], points)
+    layers = {layer_of(settings(path).get("hook_point_in")): path for path in paths}
+    if None in layers or len(layers) < len(paths):
+        raise TranscoderError(f"{folder}: hook_point_in of each folder has to name a layer of its own (blocks.3.).")
+    ones = {layer: read_layer(path.with_name(FILE)) for layer, path in layers.items() if layer is not None}
+    return join_layers("llamascopium", folder, ones, points)
+
+
+def is_layer(path: Path) -> bool:
+    return path.name == FILE and settings_beside(path, "config.json", "sae_type") is not None
+
+
+def read_layer(path: Path) -> SingleLayer:
+    file = path.with_name("config.json")
+    values = settings(file)
+    said = _check(file, values, "sae")
+    reads, writes = values["hook_point_in"], values.get("hook_point_out", values["hook_point_in"])
     if reads == writes:
-        raise TranscoderError(f"{folder}: reads and writes {reads[0]!r}: an autoencoder; graphs need transcoders.")
+        raise TranscoderError(f"{file}: reads and writes {reads!r}: an autoencoder; graphs need transcoders.")
+    layer = layer_of(reads)
+    if layer is None or layer_of(writes) != layer:
+        raise TranscoderError(f"{file}: reads at {reads!r} and writes at {writes!r}; expected hooks of one layer.")
+    tensors = Tensors(path)
+    _check_tensors(tensors, values, ["W_E", "b_E", "W_D", "b_D"], [reads, writes])
+    return SingleLayer(
+        path,
+        partial(_one_layer, tensors, values, reads, writes),
+        settings=(file,),
+        layer=layer,
+        hooks=(hook_name(reads), hook_name(writes)),
+        k=k_of(file, values.get("top_k")) if values["act_fn"] == "topk" else None,
+        is_view=False,
+        changes=(*_CHANGES, *said),
+    )
+
+
+def _across(folder: Path, file: Path, points: Points) -> Layout:
+    """A cross-layer set, which is one folder."""
+    values = settings(file)
+    said = _check(file, values, "clt")
+    reads, writes = list(values["hook_points_in"]), list(values["hook_points_out"])
     for number, pair in enumerate(zip(reads, writes, strict=True)):
         if any(layer_of(hook) != number for hook in pair):
             raise TranscoderError(f"{folder}: layer {number} reads and writes at {pair}; expected hooks of this layer.")
     names = [one_value(folder, "hooks", [hook_name(hook) for hook in side]) for side in (reads, writes)]
     at = points.of(folder, *names, likely=("ln2.hook_normalized", "hook_mlp_out"))
-    activation = one_value(folder, "act_fn", [values["act_fn"] for values in configs])
-    k = k_of(folder, [values.get("top_k") for values in configs]) if activation == "topk" else None
-    config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, k=k, **at)
-    weights = [path.parent / _FILE for path in paths]
-    opened = [Tensors(path) for path in weights]
-    for tensors in opened:
-        if (activation == "jumprelu") != (_THRESHOLD in tensors):
-            raise TranscoderError(f"{tensors.path}: its thresholds do not fit act_fn {activation!r}.")
-        decoders = [f"{name}.{i}" for name in ("W_D", "b_D") for i in range(len(reads))]
-        norms = [f"dataset_average_activation_norm.{hook}" for hook in (*reads, *writes)]
-        tensors.check_all_read(ignored=["W_E", "b_E", "W_D", "b_D", _THRESHOLD, *decoders, *norms])
-    layer = partial(_layer, opened, configs, reads, writes)
-    by_layer = [weights] * len(reads) if is_cross_layer else [[path] for path in weights]
-    return Layout("llamascopium", config, paths, by_layer, layer, is_view=False, changes=_CHANGES)
+    k = k_of(file, values.get("top_k")) if values["act_fn"] == "topk" else None
+    tensors = Tensors(file.with_name(FILE))
+    decoders = [f"{name}.{i}" for name in ("W_D", "b_D") for i in range(len(reads))]
+    _check_tensors(tensors, values, ["W_E", "b_E", *decoders], [*reads, *writes])
+    return Layout(
+        "llamascopium",
+        TranscoderConfig(model_kind=CROSS_LAYER, k=k, **at),
+        [file],
+        {layer: [tensors.path] for layer in range(len(reads))},
+        len(reads),
+        partial(_layer_across, tensors, values, reads, writes),
+        is_view=False,
+        changes=(*_CHANGES, "decoders are put together by source", *said),
+    )
 
 
-def _check(path: Path, values: dict[str, Any]) -> None:
-    refuse_unless(
-        path,
+def _check(file: Path, values: dict[str, Any], kind: str) -> tuple[str, ...]:
+    return check_settings(
+        file,
         {"sae_type": None, "act_fn": None, **values},
-        sae_type=["sae", "clt"],
+        _KNOWN,
+        sae_type=[kind],
         act_fn=["relu", "jumprelu", "topk"],
         norm_activation=["dataset-wise", "inference"],
         use_glu_encoder=[False],
-        use_decoder_bias=[True],
+        apply_decoder_bias_to_pre_encoder=[False],
+        # a transcoder of one layer has no bias then, those across layers have one all the same
+        use_decoder_bias=[True, False],
     )
 
 
-def _hooks(values: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    if values["sae_type"] == "clt":
-        return list(values["hook_points_in"]), list(values["hook_points_out"])
-    return [values["hook_point_in"]], [values["hook_point_out"]]
+def _check_tensors(tensors: Tensors, values: dict[str, Any], names: Sequence[str], hooks: Sequence[str]) -> None:
+    if (values["act_fn"] == "jumprelu") != (_THRESHOLD in tensors):
+        raise TranscoderError(f"{tensors.path}: its thresholds do not fit act_fn {values['act_fn']!r}.")
+    tensors.check_all_read(ignored=[*names, _THRESHOLD, *(f"{_NORM}.{hook}" for hook in hooks)])
 
 
-def _layer(
-    opened: Sequence[Tensors],
-    configs: Sequence[dict[str, Any]],
-    reads: Sequence[str],
-    writes: Sequence[str],
-    layer: int,
+def _sizes(values: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Those stated: d_model, and the number of features."""
+    d_model, factor = values.get("d_model"), values.get("expansion_factor")
+    return d_model, None if d_model is None or factor is None else int(d_model * factor)
+
+
+def _one_layer(tensors: Tensors, values: dict[str, Any], reads: str, writes: str) -> LayerWeights:
+    d_model, d_sae = _sizes(values)
+    rows = wide(tensors.check_shape("W_D", d_sae, d_model))[:, None]
+    has_bias = values.get("use_decoder_bias", True)
+    if not has_bias and "b_D" in tensors:
+        raise TranscoderError(f"{tensors.path}: has a b_D, but use_decoder_bias is false; correct config.json.")
+    b_D = tensors["b_D"] if has_bias else rows.new_zeros(rows.shape[2])
+    W_E, b_E, limit = tensors.check_shape("W_E", d_model, d_sae), tensors["b_E"], tensors.get(_THRESHOLD)
+    return _folded((W_E, b_E, limit), rows, b_D, [_scale(tensors, values, hook) for hook in (reads, writes)], values)
+
+
+def _layer_across(
+    tensors: Tensors, values: dict[str, Any], reads: Sequence[str], writes: Sequence[str], layer: int
 ) -> LayerWeights:
-    n_layers = len(reads)
-    is_cross_layer = configs[0]["sae_type"] == "clt"
-    own, values = (opened[0], configs[0]) if is_cross_layer else (opened[layer], configs[layer])
-    W_E, b_E, limit = own["W_E"], own["b_E"], own.get(_THRESHOLD)
-    if is_cross_layer:
-        W_E, b_E, limit = W_E[layer], b_E[layer], None if limit is None else limit[layer]
-        targets = range(layer, n_layers)
-        rows, b_D = torch.stack([wide(own[f"W_D.{target}"][layer]) for target in targets], 1), own[f"b_D.{layer}"]
-    else:
-        targets, rows, b_D = range(layer, layer + 1), wide(own["W_D"])[:, None], own["b_D"]
-    scales = torch.stack([_scale(own, values, writes[target]) for target in targets])
+    d_model, d_sae = _sizes(values)
+    W_E, b_E = tensors.check_shape("W_E", len(reads), d_model, d_sae)[layer], tensors["b_E"][layer]
+    limit = tensors.get(_THRESHOLD)
+    targets = range(layer, len(reads))
+    decoders = [wide(tensors.check_shape(f"W_D.{to}", to + 1, d_sae, d_model)[layer]) for to in targets]
+    rows, b_D = torch.stack(decoders, 1), tensors[f"b_D.{layer}"]
+    scales = [_scale(tensors, values, hook) for hook in (reads[layer], *(writes[to] for to in targets))]
+    return _folded((W_E, b_E, None if limit is None else limit[layer]), rows, b_D, scales, values)
+
+
+def _folded(
+    encoder: tuple[Tensor, Tensor, Tensor | None],
+    rows: Tensor,
+    b_D: Tensor,
+    scales: Sequence[Tensor],
+    values: dict[str, Any],
+) -> LayerWeights:
+    """With the scales of what is read and of each stream that is written into, in this order."""
+    W_E, b_E, limit = encoder
+    written = torch.stack(list(scales[1:]))
     weights = LayerWeights(
-        W_enc=wide(W_E).T * _scale(own, values, reads[layer]),
+        W_enc=wide(W_E).T * scales[0],
         b_enc=wide(b_E),
-        W_dec=rows / scales[:, None],
-        b_dec=wide(b_D) / scales[0],
+        W_dec=rows / written[:, None],
+        b_dec=wide(b_D) / written[0],
         threshold=None if limit is None else wide(limit).exp(),
     )
-    return _with_norms(weights, rows) if values.get("sparsity_include_decoder_norm") else weights
+    # norms count unless settings say otherwise; what is above zero is so at any scale
+    has_norms = values.get("sparsity_include_decoder_norm", True) and values["act_fn"] != "relu"
+    return _with_norms(weights, rows) if has_norms else weights
 
 
 def _scale(tensors: Tensors, values: dict[str, Any], hook: str) -> Tensor:
     """What a stream is multiplied by so that its average norm is sqrt(d_model)."""
     if values.get("norm_activation") == "inference":
         return torch.tensor(1.0)
-    return torch.tensor(sqrt(values["d_model"]) / tensors.scalar(f"dataset_average_activation_norm.{hook}"))
+    return torch.tensor(sqrt(values["d_model"]) / tensors.scalar(f"{_NORM}.{hook}"))
 
 
 def _with_norms(weights: LayerWeights, rows: Tensor) -> LayerWeights:
