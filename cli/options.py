@@ -91,12 +91,11 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         if self.model not in (None, "demo") and self.transcoders is None:
-            from attrgraph.transcoders.known_sets import sets_for
+            from attrgraph.transcoders.known_sets import known_for
 
-            known = ", ".join(known.name for known in sets_for(self.model))
             raise TranscoderError(
                 f"{self.model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub"
-                f"{'; known for it: ' + known if known else ''})."
+                f"{known_for(self.model)})."
             )
 
     def load(self, graph: "ag.Graph | None" = None) -> "ag.LanguageModel":

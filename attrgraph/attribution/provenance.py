@@ -33,7 +33,7 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
             **transcoders.source,
             "kind": transcoders.config.model_kind,
             "scan": transcoders.config.scan,
-            "neuronpedia": neuronpedia_names(transcoders.source["id"]),
+            "neuronpedia": neuronpedia_names(transcoders.source["id"], str(model.source.get("id"))),
             "n_features": transcoders.n_features,
             "read_point": transcoders.config.feature_input_hook,
             "write_point": transcoders.config.feature_output_hook,

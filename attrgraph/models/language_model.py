@@ -20,6 +20,7 @@ from attrgraph.models.tokens import chat_text, check_characters, front_token, is
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.hub import digest_tensors
+from attrgraph.transcoders.known_sets import no_transcoders
 
 Message = dict[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
@@ -113,7 +114,11 @@ class LanguageModel:
         bos = self.config.bos_token_id
         return bos if isinstance(bos, int) and bos < self.d_vocab else None
 
-    # -- tokens ------------------------------------------------------------------------------------------------
+    def need_transcoders(self) -> Transcoders:
+        """The transcoders; without them TranscoderError, which says which published sets are known for the model."""
+        if self.transcoders is None:
+            raise no_transcoders(str(self.source.get("id")))
+        return self.transcoders
 
     def tokenize(self, prompt: Prompt, *, prepend: str = "auto") -> Int[Tensor, " n_pos"]:
         """Token ids of a prompt: text, token ids, or chat messages ({"role": ..., "content": ...}).
@@ -173,8 +178,7 @@ class LanguageModel:
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
         ids: Any = prompt
         if len(ids) and isinstance(ids[0], Mapping):
-            chat = chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs)
-            return self._token_ids(chat)
+            return self._token_ids(chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs))
         for item in ids:
             if not isinstance(item, Integral) or isinstance(item, bool):
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")
@@ -194,8 +198,6 @@ class LanguageModel:
         if self.tokenizer is None:
             return "".join(self.token_text(token_id) for token_id in token_ids)
         return text_of(self.tokenizer, token_ids)
-
-    # -- one run -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def run(self, token_ids: Int[Tensor, " n_pos"], *, keep_patterns: bool = True) -> FrozenRun:

@@ -36,6 +36,20 @@ def test_known_sets_have_neuronpedias_names(tmp_path: Path) -> None:
     of_set("owner/clt").to_json(tmp_path / "h.json")
 
 
+@pytest.mark.parametrize(
+    ("transcoders", "model", "names"),
+    [
+        ("mwhanna/qwen3-4b-transcoders", "Qwen/Qwen3-4B", ["qwen3-4b", "transcoder-hp"]),
+        ("mwhanna/qwen3-4b-transcoders-lowl0", "Qwen/Qwen3-4B", ["qwen3-4b"]),
+        ("mwhanna/gemma-scope-2-4b-it/transcoder_all/width_16k_l0_big", "google/gemma-3-4b-it", ["gemma-3-4b-it"]),
+        ("mntss/clt-gemma-2-2b-426k", "google/gemma-2-2b", ["gemma-2-2b"]),
+        ("owner/clt", "owner/model", []),
+    ],
+)
+def test_only_the_very_set_has_pages_and_its_model_has_a_name(transcoders: str, model: str, names: list[str]) -> None:
+    assert list(neuronpedia_names(transcoders, model).values()) == names
+
+
 def test_names_that_are_given_go_before_all_others_also_in_files_of_other_tools(tmp_path: Path) -> None:
     graph = of_set("mntss/clt-gemma-2-2b-2.5M")
     graph.to_json(tmp_path / "g.json", scan="qwen3-4b", source_set="mine")
