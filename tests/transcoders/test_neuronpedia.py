@@ -1,8 +1,9 @@
-"""Names from Neuronpedia: asked for only with `online`, kept, and never worth a trace. The server here is a local one."""
+"""Names from Neuronpedia: asked for only with `online`, kept, never worth a trace. The server here is a local one."""
 
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -46,10 +47,8 @@ def send(handler: BaseHTTPRequestHandler, content: bytes, status: int = 200, **h
     for name, value in headers.items():
         handler.send_header(name, value)
     handler.end_headers()
-    try:
+    with suppress(OSError):  # the client has given up
         handler.wfile.write(content)
-    except OSError:  # the client has given up
-        pass
 
 
 def names(handler: BaseHTTPRequestHandler, body: list[dict[str, Any]]) -> None:
