@@ -52,7 +52,7 @@ def misfits(labels: Labels, n_features: object) -> list[str]:
         return []
     wrong = [f"{layer}/{feature}" for layer, feature in labels if feature >= sizes.get(layer, 0)]
     return [
-        f"{len(wrong)} of {len(labels)} names are of features that the transcoders do not have, such as {place}: is "
+        f"{len(wrong)} names are of features that the transcoders do not have, such as {place}: is "
         "their file for another set?"
         for place in wrong[:1]
     ]
