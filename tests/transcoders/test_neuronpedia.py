@@ -183,3 +183,7 @@ def test_verbs_ask_with_online_only(server: Server, tmp_path: Path, capsys: pyte
     assert "3_458_8" in shown.out and "features asked for are from Neuronpedia (a-model, a-set)" in shown.err
     assert main(["trace", DALLAS, "--online"]) == 0
     assert "note         names of " in capsys.readouterr().out
+    (tmp_path / "q.jsonl").write_text(f'{{"prompt": "{DALLAS}", "id": "a"}}\n{{"prompt": "{DALLAS}", "id": "b"}}\n')
+    assert main(["trace", "--prompts", str(tmp_path / "q.jsonl"), "-o", str(tmp_path / "graphs"), "--online"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attrgraph: a: names of ")
