@@ -17,7 +17,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.files import read_json, write_whole
+from attrgraph.files import locked, read_json, write_whole
 from attrgraph.transcoders.labels import Labels
 
 _SERVER, _VARIABLE = "https://www.neuronpedia.org", "ATTRGRAPH_NEURONPEDIA"
@@ -52,8 +52,10 @@ def ask(names: Mapping[str, str], places: Sequence[Place]) -> tuple[Labels, str]
         known |= found
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({f"{layer}/{feature}": name for (layer, feature), name in sorted(known.items())})
-            write_whole(file, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
+            with locked(file.parent):
+                rows = sorted((_read_cache(file) | found).items())  # another process may have added some
+                text = json.dumps({f"{layer}/{feature}": name for (layer, feature), name in rows})
+                write_whole(file, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
         except (OSError, AttrGraphError) as e:
             problem = problem or f"they cannot be kept in {file} ({e})"
     return {place: known[place] for place in places if known.get(place)}, problem

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import GraphFileError
-from attrgraph.files import PROFILES, read_json, write_whole
+from attrgraph.files import PROFILES, locked, read_json, write_whole
 from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair
 from attrgraph.io.json_values import from_numpy
 from attrgraph.io.networkx_graph import without_own_bias
@@ -74,7 +74,8 @@ def write_json(
         raise GraphFileError(f"{path}: the graph holds what JSON cannot ({e}).") from e
     write_whole(path, lambda temporary: temporary.write_bytes(content), overwrite=overwrite)
     if has_page:
-        _enter(in_list, path.with_name(LISTING))
+        with locked(path.absolute().parent):
+            _enter(in_list, path.with_name(LISTING))
     return repairs
 
 

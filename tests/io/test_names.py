@@ -1,6 +1,7 @@
 """Names under which other tools find features, and the list of graphs that circuit-tracer's page reads."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,14 @@ def test_the_page_is_told_where_features_are_on_the_hub(
     found = metadata_of(tmp_path / "g.json")
     assert (found["scan"], found["transcoder_list"]) == (scan, by_layer)
     assert found["feature_details"] == {}  # no source set is made up
+
+
+def test_graphs_that_are_written_at_one_time_are_all_in_the_list(tmp_path: Path) -> None:
+    graph = of_set("owner/clt")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: graph.to_json(tmp_path / f"{i}.json", "circuit-tracer"), range(24)))
+    listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
+    assert sorted(int(one["slug"]) for one in listed) == list(range(24))
 
 
 @pytest.mark.refusal
