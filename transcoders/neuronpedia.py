@@ -7,6 +7,7 @@ The environment variable ATTRGRAPH_NEURONPEDIA names another server.
 
 import json
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,8 +63,9 @@ def ask(names: Mapping[str, str], places: Sequence[Place]) -> tuple[Labels, str]
 
 
 def _cache_file(names: Mapping[str, str]) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "attrgraph" / "neuronpedia" / f"{names['model']}-{names['source_set']}.json"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "attrgraph" / "neuronpedia"
+    other = os.environ.get(_VARIABLE, "")  # whose answers are not mixed with Neuronpedia's
+    return folder / re.sub(r"\W+", "-", other) / f"{names['model']}-{names['source_set']}.json"
 
 
 def _read_cache(file: Path) -> Labels:
