@@ -120,7 +120,7 @@ def _lock(descriptor: int, how: int) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """While the body runs, nobody else is in one with the same folder or file (which is made). Without locks: no wait."""
+    """While the body runs, nobody else is in one with the same folder or file, which is made; if there are locks."""
     if fcntl is None:
         yield
         return
