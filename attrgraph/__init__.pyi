@@ -38,6 +38,7 @@ from .transcoders.conversion import describe_transcoders as describe_transcoders
 from .transcoders.folder import load_transcoders as load_transcoders
 from .transcoders.folder import save_transcoders as save_transcoders
 from .transcoders.labels import load_labels as load_labels
+from .transcoders.naming import name_features as name_features
 from .transcoders.training.train_config import TrainConfig as TrainConfig
 from .transcoders.transcoders import Transcoders as Transcoders
 from .validation.result import Validation as Validation

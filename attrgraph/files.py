@@ -122,10 +122,16 @@ def _lock(descriptor: int, how: int) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """While the body runs, no other process is in a body with the same file, which is made; without locks, nothing."""
-    with path.open("ab") as file:
-        _lock(file.fileno(), fcntl.LOCK_EX if fcntl else 0)
+    """While the body runs, nobody else is in one with the same folder or file, which is made; if there are locks."""
+    if fcntl is None:
         yield
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(path: str | Path, *, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from attrgraph.files import MAX_JSON_BYTES
 def convert(
     graph: options.GraphFile,
     output: Annotated[Path, options.output(f"One of {' '.join(ENDINGS)}.")],
+    names: options.NamedGraph,
     saving: Saving,
     max_bytes: Annotated[
         str, "SIZE", "Largest JSON that is read; reading takes 10 to 17 times its size."
@@ -30,6 +31,10 @@ def convert(
     from attrgraph.memory import parse_bytes
 
     limit = parse_bytes(max_bytes, name="--max-bytes")
-    for repair in ag.convert_graph(graph, output, **saving.how(), max_bytes=limit):
+
+    def change(read: ag.Graph) -> ag.Graph:
+        return names.load(graph, read)
+
+    for repair in ag.convert_graph(graph, output, **saving.how(), max_bytes=limit, change=change):
         tell(f"repaired: {repair}")
     print_text(str(output))

@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 import attrgraph as ag
+from attrgraph.cli.output import tell
 from attrgraph.errors import PromptError, TranscoderError
 
 
@@ -48,10 +49,16 @@ Force = Annotated[bool, flag("Overwrite existing outputs.", "--force")]
 Profile = Annotated[str, "NAME", "Of JSON: neuronpedia, circuit-tracer or anthropic."]
 Top = Annotated[int, "N", "Rows of the table.", {"min": 0}]
 MemoryBudget = Annotated[str | None, "SIZE", "For edges or batches, such as 8G. Default: half of what is free."]
+Online = Annotated[bool, flag("Ask Neuronpedia for names of features that have none.", "--online")]
 Align = Annotated[str, "WAY", "Positions are counted from the end or from the start."]
 Mode = Annotated[str, "MODE", "How much may respond: frozen, frozen-attention, constrained or free."]
 UptoLayer = Annotated[
     int | None, "LAYER", "Mode constrained: MLPs are held up to this layer. Default: the highest layer that you change."
+]
+Labels = Annotated[
+    list[Path] | None,
+    "FILE",
+    "Names of features: JSON, CSV, Neuronpedia's or circuit-tracer's files, a graph. Repeatable; a later one's win.",
 ]
 Model = Annotated[str, argument("MODEL", "demo, a folder, or owner/repo.")]
 Revision = Annotated[str | None, "NAME", "Branch, tag or commit of the model on the hub."]
@@ -89,20 +96,15 @@ class ModelOptions:
     read_point: ReadPoint = None
     write_point: WritePoint = None
     allow_missing_layers: AllowMissingLayers = False
-    labels: Annotated[
-        list[Path] | None,
-        "FILE",
-        "Names of features: JSON, CSV, Neuronpedia's or circuit-tracer's files, a graph. Repeatable.",
-    ] = None
+    labels: Labels = None
 
     def __post_init__(self) -> None:
         if self.model not in (None, "demo") and self.transcoders is None:
-            from attrgraph.transcoders.known_sets import sets_for
+            from attrgraph.transcoders.known_sets import known_for
 
-            known = ", ".join(known.name for known in sets_for(self.model))
             raise TranscoderError(
                 f"{self.model}: name its transcoders with --transcoders (a folder, or owner/repo on the hub"
-                f"{'; known for it: ' + known if known else ''})."
+                f"{known_for(self.model)})."
             )
 
     def load(self, graph: "ag.Graph | None" = None) -> "ag.LanguageModel":
@@ -143,6 +145,24 @@ class GraphModelOptions(ModelOptions):
         """Raise BadParameter for options that say nothing where a graph names the model."""
         if self.model is None and self != GraphModelOptions():
             raise typer.BadParameter("with a graph, options of a model need a --model.")
+
+
+@dataclass(frozen=True)
+class NamedGraph:
+    """Names for the features of a graph that is read."""
+
+    labels: Labels = None
+    online: Online = False
+
+    def load(self, path: Path, graph: "ag.Graph | None" = None) -> "ag.Graph":
+        """The graph of the file, or the given one, with the names; what is to be said of them is a line on stderr."""
+        graph = ag.load_graph(path) if graph is None else graph
+        if not (self.labels or self.online):
+            return graph
+        named = ag.name_features(graph, *(self.labels or ()), online=self.online)
+        for note in named.metadata.get("notes", [])[len(graph.metadata.get("notes", [])) :]:
+            tell(f"attrgraph: {path}: {note}")
+        return named
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def prune(
     graph: options.GraphFile,
     output: Annotated[Path, options.output("Where to write the pruned graph.")],
     pruning: PruneOptions,
+    names: options.NamedGraph,
     saving: Saving,
     as_json: options.AsJson = False,
 ) -> None:
@@ -39,6 +40,6 @@ def prune(
       attrgraph prune dallas.safetensors -o small.json --node-threshold 0.6
     """
     saving.check(output)
-    pruned = pruning.prune(ag.load_graph(graph))
+    pruned = names.load(graph, pruning.prune(ag.load_graph(graph)))
     saving.write(pruned, output)
     print_summary(pruned, as_json=as_json, files=[output])

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table
 from attrgraph.cli.writing import Saving
@@ -18,6 +17,7 @@ def query(
         options.argument("EXPRESSION", "Filter over the node columns: comparisons, in [..], and, or, not, + - * /."),
     ],
     saving: Saving,
+    names: options.NamedGraph,
     output: Annotated[Path | None, options.output("Write these nodes and the edges among them as a graph.")] = None,
     as_json: options.AsJson = False,
     as_csv: options.AsCsv = False,
@@ -33,7 +33,7 @@ def query(
     check_one_form(as_json=as_json, as_csv=as_csv)
     files = [] if output is None else [output]
     saving.check(*files)
-    found = ag.load_graph(graph).query(expression)
+    found = names.load(graph).query(expression)
     nodes = found.nodes.reset_index()
     if output is not None:
         saving.write(found.subgraph(), output)

@@ -14,6 +14,7 @@ from attrgraph.cli.writing import check_picture
 def render(
     graph: options.GraphFile,
     output: Annotated[Path, options.output("One of .svg .png .pdf .dot.")],
+    names: options.NamedGraph,
     node_threshold: Annotated[float | None, options.share("Prune first: share of influence to keep.")] = None,
     edge_threshold: Annotated[float | None, options.share("Prune first: share of edge influence to keep.")] = None,
     min_share: Annotated[float, options.share("Leave out edges that are less of their target's input.")] = 0.0,
@@ -34,7 +35,7 @@ def render(
     thresholds = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
     asked = {name: value for name, value in thresholds.items() if value is not None}
     loaded = ag.load_graph(graph)
-    pruned = loaded.prune(**asked) if asked else loaded
+    pruned = names.load(graph, loaded.prune(**asked) if asked else loaded)
     ag.draw_graph(pruned, output, groups=groups, min_share=min_share, caption=caption, overwrite=force)
     print_text(str(output))
 

@@ -48,6 +48,7 @@ def trace(
     allow_inexact: Annotated[
         bool, options.flag("Write a graph whose own checks fail, and mark it.", "--allow-inexact")
     ] = False,
+    online: options.Online = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
@@ -84,7 +85,13 @@ def trace(
 
     with progress_bar() as progress:
         model = choice.load()
-        how = {"memory_budget": memory_budget, "allow_inexact": allow_inexact, **asdict(settings), **tokens}
+        how = {
+            "memory_budget": memory_budget,
+            "allow_inexact": allow_inexact,
+            "online": online,
+            **asdict(settings),
+            **tokens,
+        }
         if rows is not None:
             batch = Batch(model, outputs[0], kept_as, how, pruning, saving)
             batch.trace(rows, as_json=as_json, progress=progress)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Batch:
     settings: dict[str, Any]  # of `trace`
     pruning: PruneOptions
     saving: Saving
+    told: set[str] = field(default_factory=set)  # notes of graphs, of which each is told once
 
     def trace(self, prompts: Sequence[NamedPrompt], *, as_json: bool, progress: Progress) -> None:
         """Trace every prompt that has no graph in the folder yet; one that cannot be traced does not stop the others.
@@ -131,6 +132,10 @@ class Batch:
         if answer is not None:
             return {"state": "skipped", **answer}
         graph = ag.trace(self.model, row.prompt, targets=row.targets, **self.settings)
+        for note in graph.metadata.get("notes", []):
+            if note not in self.told:
+                self.told.add(note)
+                tell(f"attrgraph: {row.name}: {note}")
         kept = graph if self.ending == ".safetensors" else self.pruning.prune(graph)
         answer = _answer_of(graph)
         with locked(self.folder / _RECORDS / _LOCK):

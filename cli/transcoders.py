@@ -7,6 +7,8 @@ import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
 
+_KINDS = {"cross-layer": "CLT", "per-layer": "PLT", "both": "both"}
+
 
 def transcoders(
     source: Annotated[str | None, options.argument("SOURCE", "A folder of any layout, or owner/repo.")] = None,
@@ -46,13 +48,23 @@ def transcoders(
 def _list_known(*, as_json: bool) -> None:
     import pandas as pd
 
-    from attrgraph.transcoders.known_sets import KNOWN_SETS
+    from attrgraph.transcoders.known_sets import AS_OF, KNOWN_SETS, sets_for
 
-    table = pd.DataFrame(KNOWN_SETS)
     if as_json:
-        print_json(table.to_dict("records"))
+        print_json([known._asdict() for known in KNOWN_SETS])
         return
-    print_table(table[["name", "model", "kind", "about"]])
+    rows = []
+    for model in dict.fromkeys(known.model for known in KNOWN_SETS):
+        rows.append((model, "", "", "", ""))
+        for known in sets_for(model):
+            name = f"- {known.name}{known.short and f' ({known.short})'}"
+            rows.append((name, _KINDS[known.kind], known.features, known.layout, known.size))
+    print_table(pd.DataFrame(rows, columns=["model and sets", "kind", "features", "layout", "size"]))
+    print_text(
+        f"\nAs of {AS_OF}, from what others wrote. CLT: cross-layer, PLT: per-layer. Features: layers\n"
+        "x features a layer. In brackets: a short name. Of gemma-scope-2 and Llama-Scope-2\n"
+        "name a folder, too: mwhanna/gemma-scope-2-1b-pt/transcoder_all/width_16k_l0_small_affine."
+    )
 
 
 def _print(found: dict[str, object]) -> None:

@@ -23,6 +23,7 @@ from attrgraph.transcoders.digests import digest_transcoders
 from attrgraph.transcoders.formats import Layout, Points, patterns_of, read_layout
 from attrgraph.transcoders.formats.common import CROSS_LAYER_FILES, PER_LAYER_FILES
 from attrgraph.transcoders.hub import resolve_folder
+from attrgraph.transcoders.known_sets import full_name
 from attrgraph.transcoders.labels import Labels, load_labels
 from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
 
@@ -50,7 +51,8 @@ def load_transcoders(
     Encoders that were written transposed are noticed by their shape, but not if they are square.
 
     Args:
-        name: path of a folder, or `owner/repo[/subfolder][@revision]` on the Hugging Face hub.
+        name: path of a folder, `owner/repo[/subfolder][@revision]` on the Hugging Face hub, or one of circuit-tracer's
+            short names for these, "gemma" and "llama".
         read_point: where features read, for folders that do not say it; see `config.READ_POINTS`.
         write_point: where they write; see `config.WRITE_POINTS`.
         labels: files with names of features, besides `labels.json` in the folder; see `load_labels`.
@@ -73,7 +75,8 @@ def load_transcoders(
 def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tuple[Path, Layout, dict[str, str]]:
     """The folder, its layout, and where it is from, as graphs record it; no weights are read but for the digest."""
     how: dict[str, Any] = {"error": TranscoderError}
-    folder, source = resolve_folder(str(name), revision=revision, patterns=_SETTINGS, may_lack=True, **how)
+    named = str(name) if Path(name).is_dir() else full_name(str(name))
+    folder, source = resolve_folder(named, revision=revision, patterns=_SETTINGS, may_lack=True, **how)
     if "revision" in source:
         patterns = [*_SETTINGS, *patterns_of(folder)]
         folder, _ = resolve_folder(source["id"], revision=source["revision"], patterns=patterns, **how)

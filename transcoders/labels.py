@@ -4,7 +4,7 @@
 explanations (`batch-0.jsonl.gz`) and answers of its API saved as JSON; circuit-tracer's feature files
 (`index.json.gz` and `layer_3.bin`), whose features are named by the tokens that they promote; delphi's folder of
 explanations; tables of SQLite or Parquet with such columns, and CLT-Forge's of features (`features.db`, `job_0.db`,
-`job_0.parquet`, `job_0.json`, or its folder); labels typed into graphs (`clerp`).
+`job_0.parquet`, `job_0.json`, or its folder); saved graphs: groups, labels of nodes, and those typed in, which win.
 """
 
 import csv
@@ -13,16 +13,23 @@ import json
 import re
 import sqlite3
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import TranscoderError
 from attrgraph.files import read_json, read_text
+from attrgraph.graph.load_graph import load_graph
+from attrgraph.io.flavours import FEATURE_TYPES, feature_index
+from attrgraph.io.json_values import integer
+from attrgraph.io.json_writing import to_document
+from attrgraph.io.params import own_labels, supernodes
 
 Labels = dict[tuple[int, int], str]
-# a feature's layer and index: 3/458, 3_458, 3_458_7
+# a feature's layer and index: 3/458, 3_458, 3_458_7, 3/458@7
 _PLACE = re.compile(r"(\d+)[/_](\d+)(?:[@_]\d+)?")
 # delphi's names of files: layers.3.mlp_latent458.txt
 _DELPHI = re.compile(r"(?:^|\D)(\d+)\D.*?(?:latent|feature)(\d+)\.(?:txt|json)$")
@@ -31,6 +38,10 @@ _FEATURES = ("feature", "feature_idx", "feature_id", "feature_index", "index", "
 # labels that this package and others make up themselves; CLT-Forge's of features that nothing explained
 _MADE_UP = re.compile(r"(?:L\d+ feature \d+|Unknown|No explanation generated|)$")
 _OF_JOBS = ("features.db", "job_*.db", "*.parquet", "layer_*/job_*.json")
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, OSError, RecursionError),
+    *(sqlite3.Error, csv.Error, struct.error, zlib.error),
+)
 _MOST_BYTES = 2**30
 _N_PROMOTED = 3
 
@@ -50,11 +61,11 @@ def load_labels(*paths: str | Path) -> Labels:
     found: Labels = {}
     for path in map(Path, paths):
         try:
-            names = {place: " ".join(str(name).split()) for place, name in _pairs(path)}
+            names = {place: _text(name) for place, name in _pairs(path)}
             "".join(names.values()).encode()  # half a surrogate pair could be written nowhere
         except FileNotFoundError as e:
             raise TranscoderError(f"{path}: no such file of labels.") from e
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError, OSError, sqlite3.Error) as e:
+        except _UNREADABLE as e:
             raise TranscoderError(
                 f"{path}: holds no labels of features that can be read ({type(e).__name__}: {e}); a plain form is "
                 'JSON such as {"3/458": "name"}.'
@@ -63,11 +74,21 @@ def load_labels(*paths: str | Path) -> Labels:
     return found
 
 
+def _text(name: Any) -> str:
+    """A name in one line; empty for none."""
+    if isinstance(name, Mapping):
+        name = next((name[key] for key in _NAMES if name.get(key)), name)
+    if not isinstance(name, str | int | float | None):
+        raise ValueError(f"a name is a {type(name).__name__}, expected text")
+    return "" if name is None else " ".join(str(name).split())
+
+
 def _pairs(path: Path) -> Iterable[tuple[tuple[int, int], Any]]:
     if path.is_dir():
         return _of_folder(path)
     readers: Mapping[str, Callable[[Path], Iterable[tuple[tuple[int, int], Any]]]] = {
         ".csv": _of_csv,
+        ".tsv": _of_csv,
         ".jsonl": _of_lines,
         ".gz": _of_lines,
         ".db": _of_sqlite,
@@ -75,6 +96,7 @@ def _pairs(path: Path) -> Iterable[tuple[tuple[int, int], Any]]:
         ".sqlite3": _of_sqlite,
         ".parquet": _of_parquet,
         ".json": lambda path: _of_json(read_json(path)),
+        ".safetensors": lambda path: _of_graph(to_document(load_graph(path), "neuronpedia")[0]),
     }
     if path.suffix not in readers:
         raise ValueError(f"unknown ending {path.suffix!r}; expected one of {', '.join(readers)}, or a folder")
@@ -92,9 +114,10 @@ def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
     for job in jobs:
         yield from _pairs(job)
     batches = sorted(folder.glob("**/*.jsonl.gz"))
-    for batch in batches:
-        yield from _of_lines(batch)
-    named = [(found, path) for path in sorted(folder.iterdir()) if (found := _DELPHI.search(path.name))]
+    yield from _of_records(record for batch in batches for record in _lines(batch))
+    inner = folder / "explanations"  # of delphi's results, beside its scores
+    files = sorted((inner if inner.is_dir() else folder).iterdir())
+    named = [(found, path) for path in files if (found := _DELPHI.search(path.name))]
     for found, path in named:
         text = read_text(path).strip()
         yield (int(found[1]), int(found[2])), json.loads(text) if text.startswith('"') else text
@@ -107,15 +130,11 @@ def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
 
 def _of_json(value: Any) -> Iterator[tuple[tuple[int, int], Any]]:
     if isinstance(value, list):
-        for each in value:
-            yield from _of_json(each)
+        yield from _of_records(value)
     elif "nodes" in value:
-        for node in value["nodes"]:
-            place, label = _PLACE.fullmatch(str(node["node_id"])), node.get("clerp")
-            if place and isinstance(label, str) and not _MADE_UP.match(label):
-                yield (int(place[1]), int(place[2])), label
-    elif "index" in value:
-        yield from _of_record(value)
+        yield from _of_graph(value)
+    elif "layer" in value and any(key in value for key in _FEATURES):
+        yield from _of_records([value])
     elif value and all(isinstance(each, dict) and "feature_index" in each for each in value.values()):
         yield from _of_rows(value.values())
     else:
@@ -127,16 +146,45 @@ def _of_json(value: Any) -> Iterator[tuple[tuple[int, int], Any]]:
                 yield from (((int(key), int(feature)), each) for feature, each in name.items())
 
 
-def _of_record(record: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], Any]]:
-    """A feature of Neuronpedia's: one of its explanations' lines, or an answer of its API."""
-    layer = re.match(r"\d+", str(record["layer"]))
-    explanations = record.get("explanations") or [record]
-    name = next((one[key] for one in explanations for key in _NAMES if one.get(key)), None)
-    if layer and name:
-        yield (int(layer[0]), int(record["index"])), name
+def _of_graph(document: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Of a saved graph's features: the labels of their groups, their own, and those that somebody gave last."""
+    schema, params = (document.get("metadata") or {}).get("schema_version"), document.get("qParams") or {}
+    places, own = dict[str, tuple[int, int]](), list[tuple[tuple[int, int], str]]()
+    for node in document["nodes"]:
+        if node.get("feature_type", FEATURE_TYPES["feature"]) != FEATURE_TYPES["feature"]:
+            continue
+        stated, by_id = integer(node.get("layer")), _PLACE.fullmatch(str(node["node_id"]))
+        if stated is not None:
+            place = stated, feature_index(node, stated, schema)
+        elif by_id:
+            place = int(by_id[1]), int(by_id[2])
+        else:
+            continue
+        places |= {str(node.get(name)): place for name in ("feature", "jsNodeId", "node_id")[schema != 1 :]}
+        if isinstance(label := node.get("clerp"), str) and not _MADE_UP.match(label):
+            own.append((place, label))
+    for label, *members in supernodes(params.get("supernodes")):
+        yield from ((places[member], label) for member in members if member in places)
+    yield from own
+    yield from ((places[name], label) for name, label in own_labels(params.get("clerps")) or [] if name in places)
 
 
-def _of_lines(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_records(records: Iterable[Any]) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Features of Neuronpedia's, lines of explanations or answers of its API; or rows with a layer."""
+    sets = set[str]()
+    for record in records:
+        layer, _, source_set = str(record.get("layer", "")).partition("-")
+        said = (record["explanations"] or []) if "explanations" in record else [record]
+        named = [one for one in said if any(key in one for key in _NAMES)]
+        if "explanations" in record and not (layer.isdigit() and named):
+            continue
+        sets.add(source_set)
+        if len(sets) > 1:
+            raise ValueError(f"names of several sets ({', '.join(sorted(sets))}); give those of one")
+        yield from _of_rows([{**record, **(named or said)[0], "layer": layer}])
+
+
+def _lines(path: Path) -> Iterator[Any]:
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         n_bytes = 0
         for line in lines:
@@ -144,11 +192,20 @@ def _of_lines(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
             if n_bytes > _MOST_BYTES:
                 raise ValueError(f"more than {_MOST_BYTES} bytes")
             if line.strip():
-                yield from _of_record(json.loads(line))
+                yield json.loads(line)
+
+
+def _of_lines(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+    yield from _of_records(_lines(path))
 
 
 def _of_csv(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
-    yield from _of_rows(csv.DictReader(read_text(path).splitlines()))
+    text = read_text(path)
+    heading = text.partition("\n")[0]
+    delimiter = next((mark for mark in "\t;" if mark in heading and "," not in heading), ",")  # as spreadsheets write
+    rows = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter)
+    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+    yield from _of_rows(rows)
 
 
 def _of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[int, int], Any]]:
@@ -209,7 +266,6 @@ def _of_feature_files(index: Path) -> Iterator[tuple[tuple[int, int], Any]]:
                 (size,) = struct.unpack("<I", records.read(4))
                 record = json.loads(gzip.decompress(records.read(min(size, end - begin - 4))))
                 name = next((record[key] for key in _NAMES if record.get(key)), None)
-                promoted = ", ".join(json.dumps(str(one), ensure_ascii=False) for one in record.get("top_logits", []))
-                if name or promoted:
-                    short = ", ".join(promoted.split(", ")[:_N_PROMOTED])
-                    yield (int(layer), int(record.get("index", feature))), name or f"promotes {short}"
+                tokens = [json.dumps(str(one), ensure_ascii=False) for one in record.get("top_logits") or []]
+                if name or tokens:
+                    yield (int(layer), feature), name or f"promotes {', '.join(tokens[:_N_PROMOTED])}"

@@ -6,7 +6,6 @@ from typing import Unpack
 import torch
 
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
-from attrgraph.errors import TranscoderError
 from attrgraph.memory import budget_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions, find_special, mask_of
@@ -27,13 +26,12 @@ def prepare(
         TranscoderError: the model was loaded without transcoders.
         AttrGraphError: the memory budget is not a size.
     """
-    if model.transcoders is None:
-        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
+    transcoders = model.need_transcoders()
     memory = budget_bytes(memory_budget, torch.device(model.device))
     token_ids = model.tokenize(prompt, prepend=options.get("prepend", "auto"))
     run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
     skipped = find_special(model, run, **options)
-    local = build_replacement(run, model.transcoders, mask_of(skipped, run))
+    local = build_replacement(run, transcoders, mask_of(skipped, run))
     return replace(local, why_skipped=skipped), memory
 
 

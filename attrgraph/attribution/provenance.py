@@ -37,7 +37,7 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
             **source,
             "kind": transcoders.config.model_kind,
             "scan": transcoders.config.scan,
-            "neuronpedia": neuronpedia_names(source["id"]),
+            "neuronpedia": neuronpedia_names(source["id"], str(model.source.get("id"))),
             "n_features": transcoders.n_features,
             **({"missing_layers": transcoders.missing_layers} if transcoders.missing_layers else {}),
             "read_point": transcoders.config.feature_input_hook,

@@ -29,7 +29,7 @@ from attrgraph.attribution.prepare import keeps_patterns
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
-from attrgraph.errors import AttrGraphError, ResultError, TranscoderError, UnsupportedModelError
+from attrgraph.errors import AttrGraphError, ResultError, UnsupportedModelError
 from attrgraph.memory import budget_bytes
 from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
@@ -168,8 +168,7 @@ def explain_attention(
         >>> found.deviation < 1e-5
         True
     """
-    if model.transcoders is None:
-        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
+    transcoders = model.need_transcoders()
     token_ids = model.tokenize(prompt, prepend=options.get("prepend", "auto"))
     query, key = (counted(pos, len(token_ids), name) for name, pos in (("query", query), ("key", key)))
     _check(model, layer, head, query, key)
@@ -180,7 +179,7 @@ def explain_attention(
     scores = HeadScores.of(model, layer, head, seen.rotary)
     weights, first = run.blocks[layer].attention.pattern[head, query], _first_key(model, layer, query)
     own_scores, pattern_deviation = _own_scores(model, scores, seen.stream, weights, first, query)
-    local = _below(run, model.transcoders, layer, mask_of(find_special(model, run, **options), run))
+    local = _below(run, transcoders, layer, mask_of(find_special(model, run, **options), run))
     edges = EdgeSweep(local, memory_bytes=memory).edges(_reads(scores, seen.stream, layer, query, key))
     sources = source_table(model, local)
     columns = np.flatnonzero(sources["pos"] <= query)

@@ -18,6 +18,7 @@ from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import SkipPositions
 from attrgraph.progress import Progress, silent
+from attrgraph.transcoders.naming import misfits, name_features
 
 
 @torch.no_grad()
@@ -33,6 +34,7 @@ def trace(
     prepend: str = "auto",
     skip_positions: SkipPositions = "auto",
     allow_inexact: bool = False,
+    online: bool = False,
     progress: Progress | None = None,
 ) -> Graph:
     """The attribution graph of a model's answer to one prompt.
@@ -44,14 +46,13 @@ def trace(
             or directions [n, d_model] read after the final norm.
         max_n_logits, desired_logit_prob, max_feature_nodes: see `TraceSettings`. Features that are not chosen count to
             the bias node.
-        memory_budget: bytes, or text such as "8G", for edges and what computes them; by default half of what is free.
-            The graph does not depend on it.
+        memory_budget: for edges; no graph depends on it: bytes or text such as "8G"; by default half of what is free.
         prepend: the token put in front of a prompt that does not begin with it: "auto", the tokenizer's BOS if it has
             one; "none"; "circuit-tracer", as that tool does, BOS or else the padding or end token; or a token's text.
-        skip_positions: positions without features and errors: a list, "none", or "auto": BOS, a token put in front or
-            another special token at the beginning, Gemma 3's chat prefix, and attention sinks, which are measured; see
-            `models.special`. `metadata["skipped_positions"]` says which were skipped, and why.
+        skip_positions: positions without features and errors: a list, "none", or "auto": BOS, special tokens in front,
+            Gemma 3's chat prefix, attention sinks; see `models.special`. `metadata["skipped_positions"]` says which.
         allow_inexact: give a graph that is less exact than its precision allows, and mark it, instead of refusing it.
+        online: ask Neuronpedia for names of features; see `name_features`.
         progress: called as `progress(phase, done, total)`.
 
     Returns:
@@ -80,7 +81,7 @@ def trace(
     graph = assemble(model, local, logits, rows, checks)
     recorded = _metadata(model, prompt, local, logits.notes, {**asdict(settings), "prepend": prepend})
     graph.metadata.update(recorded, selection=_selection(local, rows), scores=graph.scores()._asdict())  # no copy
-    return graph
+    return name_features(graph, online=online)
 
 
 def _selection(local: LocalReplacement, rows: EdgeRows) -> dict[str, Any]:
@@ -91,9 +92,10 @@ def _metadata(
     model: LanguageModel, prompt: Prompt, local: LocalReplacement, notes: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """What was run, and how."""
-    token_ids = local.run.token_ids
+    token_ids, transcoders = local.run.token_ids, local.transcoders
+    notes = [*notes, *misfits(transcoders.labels, transcoders.n_features)]
     if local.run.n_pos - len(local.why_skipped) == 1:
-        notes = [*notes, "one token has features: there are no others to tell an attention sink from"]
+        notes.append("one token has features: there are no others to tell an attention sink from")
     return {
         **provenance_of(model),
         "prompt": prompt if isinstance(prompt, str) else model.text_of(token_ids.tolist()),

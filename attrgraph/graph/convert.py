@@ -1,5 +1,6 @@
 """From a graph file of any kind to a file of any kind."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from attrgraph.files import MAX_JSON_BYTES, check_readable
@@ -20,6 +21,7 @@ def convert_graph(
     source_set: str | None = None,
     overwrite: bool = True,
     max_bytes: int = MAX_JSON_BYTES,
+    change: Callable[[Graph], Graph] | None = None,
 ) -> list[str]:
     """Write a graph file as another, repaired as far as possible.
 
@@ -33,6 +35,7 @@ def convert_graph(
         profile, scan, source_set: of JSON, as in `Graph.to_json`.
         overwrite: whether an existing file may be replaced.
         max_bytes: the largest JSON file that is read; see `load_graph`.
+        change: what to do to the graph before it is written, such as naming its features.
 
     Returns:
         What was repaired, one sentence each.
@@ -57,4 +60,5 @@ def convert_graph(
         say_repaired(repairs, new, "id", "given to nodes that the file calls otherwise")
     else:
         graph = load_graph(source)
+    graph = change(graph) if change else graph
     return repairs + export_graph(graph, output, profile=profile, scan=scan, source_set=source_set, overwrite=overwrite)

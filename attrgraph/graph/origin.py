@@ -17,9 +17,8 @@ def check_traced_model(graph: "Graph", model: "LanguageModel") -> None:
         TranscoderError: the model has no transcoders, or others.
         ModelLoadError: it is another model, or runs in another precision.
     """
-    if model.transcoders is None:
-        raise TranscoderError("the model has no transcoders; load it with load_model(..., transcoders=...).")
-    config = model.transcoders.config
+    transcoders = model.need_transcoders()
+    config = transcoders.config
     ours: dict[str, Any] = {
         **model.source,
         "family": model.family.name,
@@ -33,9 +32,9 @@ def check_traced_model(graph: "Graph", model: "LanguageModel") -> None:
         recorded["dtype"] = graph.metadata["dtype"]
     _compare("model", ours, recorded, ModelLoadError)
     theirs: dict[str, Any] = {
-        **model.transcoders.source,
+        **transcoders.source,
         "kind": config.model_kind,
-        "n_features": model.transcoders.n_features,
+        "n_features": transcoders.n_features,
         "read_point": config.feature_input_hook,
         "write_point": config.feature_output_hook,
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import GraphFileError
-from attrgraph.files import PROFILES, read_json, write_whole
+from attrgraph.files import PROFILES, locked, read_json, write_whole
 from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair
 from attrgraph.io.json_values import from_numpy
 from attrgraph.io.networkx_graph import without_own_bias
@@ -58,20 +58,24 @@ def write_json(
     """
     if not (graph.nodes["kind"] == "logit").any():
         raise GraphFileError(f"{path}: no reader opens JSON without a logit; write .safetensors.")
-    path = Path(path)
+    path, has_page = Path(path), profile == "circuit-tracer"
+    if has_page and path.name == LISTING:
+        raise GraphFileError(f"{path}: is where circuit-tracer's page has its list of graphs; choose another name.")
     document, repairs = to_document(graph, profile, scan=scan, source_set=source_set)
-    if profile == "circuit-tracer" and not graph.metadata.get(
-        "file_metadata"
-    ):  # its page looks for a file of this name
-        document["metadata"]["slug"] = path.stem
+    in_list = {**document["metadata"], "slug": path.stem}  # the page looks for a file of this name
+    if has_page and not graph.metadata.get("file_metadata"):
+        document["metadata"] = in_list
+    if has_page and not SAFE_NAME.fullmatch(path.stem):
+        repairs.append(f"circuit-tracer's page may not find a file named {path.name!r}: use A-Z a-z 0-9 . _ - only")
     try:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=from_numpy)
         content = text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as e:
         raise GraphFileError(f"{path}: the graph holds what JSON cannot ({e}).") from e
     write_whole(path, lambda temporary: temporary.write_bytes(content), overwrite=overwrite)
-    if profile == "circuit-tracer":
-        _enter(document["metadata"], path.with_name(LISTING))
+    if has_page:
+        with locked(path.absolute().parent):
+            _enter(in_list, path.with_name(LISTING))
     return repairs
 
 
@@ -172,6 +176,11 @@ def _metadata(graph: "Graph", profile: str, repairs: list[str]) -> dict[str, Any
         elif type(written["node_threshold"]) not in (int, float):
             repairs.append(f"node_threshold {written['node_threshold']!r:.60} became 1.0")
             written["node_threshold"] = 1.0
+    elif profile == "neuronpedia" and _is_unknown_there(graph.metadata):
+        repairs.append(
+            f"no model of Neuronpedia's is known for these transcoders, scan is {written['scan']!r:.60}: an upload is "
+            "refused without one that is there (--scan, --source-set; scan=, source_set=)"
+        )
     for name in ("slug", "scan"):
         stated = written[name]
         if not isinstance(stated, str) or (profile == "neuronpedia" and not SAFE_NAME.fullmatch(stated)):
@@ -188,18 +197,24 @@ def _own_metadata(graph: "Graph", profile: str) -> dict[str, Any]:
     ours = graph.metadata
     transcoders, names = _dict(ours, "transcoders"), ours["names"]
     known = _dict(transcoders, "neuronpedia") if profile == "neuronpedia" else {}
-    scan = names.get("scan") or known.get("model") or transcoders.get("scan") or _dict(ours, "model").get("id")
-    scan = "-".join(map(str, scan)) if isinstance(scan, list) else str(scan or "unknown")
-    if profile != "circuit-tracer" or "/" not in scan:  # which finds features by the transcoders' name on the hub
+    has_page = profile == "circuit-tracer"
+    theirs = (has_page and _name_on_hub(transcoders)) or transcoders.get("scan")
+    stated = names.get("scan") or known.get("model") or theirs or _dict(ours, "model").get("id")
+    by_layer = list(map(str, stated)) if isinstance(stated, list) else []
+    scan = "-".join(by_layer) if by_layer else str(stated or "unknown")
+    if by_layer and has_page:  # whose page then takes the name of each layer's from the list
+        scan = f"custom-{_slug(scan, 'set')}"
+    elif not has_page or "/" not in scan:  # the page finds features by the transcoders' name on the hub
         scan = _slug(scan, "unknown")
-    source_set = names.get("source_set") or known.get("source_set") or scan
+    source_set = names.get("source_set") or known.get("source_set")
+    at_neuronpedia = {"neuronpedia_source_set": source_set} if source_set else {}
     pruning = ours.get("pruning", {"node_threshold": 1.0, "edge_threshold": 1.0})
     settings = _dict(ours, "settings")
     prompt = str(ours.get("prompt") or "".join(graph.prompt_tokens))
     return {
-        "slug": _slug(prompt, "graph"),
+        "slug": _slug(prompt.replace(".", " "), "graph"),  # Neuronpedia has refused dots, too
         "scan": scan,
-        "transcoder_list": [],
+        "transcoder_list": by_layer,
         "prompt_tokens": graph.prompt_tokens,
         "prompt": prompt,
         "node_threshold": pruning["node_threshold"],
@@ -208,15 +223,26 @@ def _own_metadata(graph: "Graph", profile: str) -> dict[str, Any]:
             "creator_name": "attrgraph",
             "source_urls": [],
             "generator": {**ours.get("generator", {"name": "attrgraph", "version": ""}), "url": ""},
-            "neuronpedia_source_set": source_set,
+            **at_neuronpedia,
         },
         "generation_settings": {
             key: settings[key] for key in ("max_n_logits", "desired_logit_prob", "max_feature_nodes") if key in settings
         },
         "pruning_settings": pruning,
-        "feature_details": {"neuronpedia_source_set": source_set},
+        "feature_details": at_neuronpedia,
         "attrgraph": {name: value for name, value in ours.items() if name not in _ELSEWHERE},
     }
+
+
+def _is_unknown_there(ours: dict[str, Any]) -> bool:
+    """Whether nothing says which of Neuronpedia's models and sets these are; the demo's, without a slash, are none."""
+    transcoders = _dict(ours, "transcoders")
+    return "/" in str(transcoders.get("id")) and not (ours["names"].get("scan") or transcoders.get("neuronpedia"))
+
+
+def _name_on_hub(transcoders: dict[str, Any]) -> str:
+    """As circuit-tracer writes it: owner/repo, or owner/repo//subfolder; empty if they are not from the hub."""
+    return re.sub(r"^([^/]+/[^/]+)/", r"\1//", str(transcoders["id"])) if transcoders.get("revision") else ""
 
 
 def _state_source_set(metadata: dict[str, Any], asked: str | None) -> None:

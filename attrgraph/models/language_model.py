@@ -20,6 +20,7 @@ from attrgraph.models.requirements import check_is_in_evaluation_mode, check_wei
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
+from attrgraph.transcoders.known_sets import no_transcoders
 
 Message = dict[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
@@ -117,6 +118,12 @@ class LanguageModel:
         bos = self.config.bos_token_id
         return bos if isinstance(bos, int) and bos < self.d_vocab else None
 
+    def need_transcoders(self) -> Transcoders:
+        """The transcoders; without them TranscoderError, which says which published sets are known for the model."""
+        if self.transcoders is None:
+            raise no_transcoders(str(self.source.get("id")))
+        return self.transcoders
+
     def tokenize(self, prompt: Prompt, *, prepend: str = "auto") -> Int[Tensor, " n_pos"]:
         """Token ids of a prompt: text, token ids, or chat messages ({"role": ..., "content": ...}).
 
@@ -175,8 +182,7 @@ class LanguageModel:
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
         ids: Any = prompt
         if len(ids) and isinstance(ids[0], Mapping):
-            chat = chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs)
-            return self._token_ids(chat)
+            return self._token_ids(chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs))
         for item in ids:
             if not isinstance(item, Integral) or isinstance(item, bool):
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")

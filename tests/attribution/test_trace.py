@@ -275,6 +275,10 @@ def test_bad_targets_are_refused(targets: object, message: str, traced_model: Bu
 def test_bad_settings_are_refused(traced_model: Build, prompt: list[int]) -> None:
     with pytest.raises(TranscoderError, match="has no transcoders"):
         ag.trace(make_model("llama"), prompt)
+    model = make_model("llama")
+    model.source["id"] = "google/gemma-2-2b"
+    with pytest.raises(TranscoderError, match=r"has no transcoders;.*known for it: mntss/clt-gemma-2-2b-426k, "):
+        ag.trace(model, prompt)
     with pytest.raises(PromptError, match="skip_positions is 'eos'"):
         ag.trace(traced_model(), prompt, skip_positions="eos")
     with pytest.raises(PromptError, match="a position to skip is 9; expected 0 to 8, or -1, the last, to -9"):

@@ -1,6 +1,7 @@
 """Names under which other tools find features, and the list of graphs that circuit-tracer's page reads."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,25 @@ def test_known_sets_have_neuronpedias_names(tmp_path: Path) -> None:
     found = metadata_of(tmp_path / "g.json")
     assert found["scan"] == "gemma-2-2b"
     assert found["info"]["neuronpedia_source_set"] == found["feature_details"]["neuronpedia_source_set"] == "clt-hp"
+    told = "no model of Neuronpedia's is known for these transcoders, scan is 'owner-clt'"
+    for how, is_told in (({}, True), ({"scan": "gpt2-small"}, False), ({"profile": "anthropic"}, False)):
+        repairs = of_set("owner/clt").to_json(tmp_path / "i.json", **how)
+        assert any(line.startswith(told) for line in repairs) == is_told
     of_set("owner/clt").to_json(tmp_path / "h.json")
-    assert metadata_of(tmp_path / "h.json")["scan"] == "owner-clt"
+
+
+@pytest.mark.parametrize(
+    ("transcoders", "model", "names"),
+    [
+        ("mwhanna/qwen3-4b-transcoders", "Qwen/Qwen3-4B", ["qwen3-4b", "transcoder-hp"]),
+        ("mwhanna/qwen3-4b-transcoders-lowl0", "Qwen/Qwen3-4B", ["qwen3-4b"]),
+        ("mwhanna/gemma-scope-2-4b-it/transcoder_all/width_16k_l0_big", "google/gemma-3-4b-it", ["gemma-3-4b-it"]),
+        ("mntss/clt-gemma-2-2b-426k", "google/gemma-2-2b", ["gemma-2-2b"]),
+        ("owner/clt", "owner/model", []),
+    ],
+)
+def test_only_the_very_set_has_pages_and_its_model_has_a_name(transcoders: str, model: str, names: list[str]) -> None:
+    assert list(neuronpedia_names(transcoders, model).values()) == names
 
 
 def test_names_that_are_given_go_before_all_others_also_in_files_of_other_tools(tmp_path: Path) -> None:
@@ -54,6 +72,50 @@ def test_circuit_tracers_page_finds_features_by_slash_and_graphs_in_a_list(tmp_p
     listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
     assert [(one["slug"], one["scan"]) for one in listed] == [("second", "owner/sets//clt"), ("first", "owner/new")]
     assert listed[1] == metadata_of(tmp_path / "first.json")
+
+
+def test_the_page_finds_files_of_other_tools_and_is_told_of_names_that_it_cannot_open(tmp_path: Path) -> None:
+    of_set("owner/clt").to_json(tmp_path / "g.json")
+    theirs = json.loads((tmp_path / "g.json").read_text())
+    del theirs["metadata"]["attrgraph"]
+    (tmp_path / "theirs.json").write_text(json.dumps(theirs))
+    (tmp_path / "page").mkdir()
+    for name in ("one", "two", "a b"):
+        repairs = ag.load_graph(tmp_path / "theirs.json").to_json(tmp_path / f"page/{name}.json", "circuit-tracer")
+        assert [line for line in repairs if "may not find a file named 'a b.json'" in line] == repairs[: name == "a b"]
+    listed = json.loads((tmp_path / "page/graph-metadata.json").read_text())["graphs"]
+    assert [one["slug"] for one in listed] == ["one", "two", "a b"]
+    with pytest.raises(GraphFileError, match="is where circuit-tracer's page has its list of graphs"):
+        of_set("owner/clt").to_json(tmp_path / "page/graph-metadata.json", "circuit-tracer")
+
+
+@pytest.mark.parametrize(
+    ("transcoders", "profile", "scan", "by_layer"),
+    [
+        ({"id": "owner/sets/clt/a", "revision": "0" * 40, "scan": None}, "circuit-tracer", "owner/sets//clt/a", []),
+        ({"id": "owner/clt", "revision": "0" * 40, "scan": "other"}, "circuit-tracer", "owner/clt", []),
+        ({"id": "x", "scan": ["a/0", "a/1"]}, "circuit-tracer", "custom-a-0-a-1", ["a/0", "a/1"]),
+        ({"id": "x", "scan": ["a/0", "a/1"]}, "neuronpedia", "a-0-a-1", ["a/0", "a/1"]),
+        ({"id": "x", "scan": "./data/features"}, "circuit-tracer", "./data/features", []),
+    ],
+)
+def test_the_page_is_told_where_features_are_on_the_hub(
+    transcoders: dict[str, Any], profile: str, scan: str, by_layer: list[str], tmp_path: Path
+) -> None:
+    graph = six_nodes()
+    graph = graph.replace(metadata={**graph.metadata, "transcoders": transcoders})
+    graph.to_json(tmp_path / "g.json", profile)
+    found = metadata_of(tmp_path / "g.json")
+    assert (found["scan"], found["transcoder_list"]) == (scan, by_layer)
+    assert found["feature_details"] == {}  # no source set is made up
+
+
+def test_graphs_that_are_written_at_one_time_are_all_in_the_list(tmp_path: Path) -> None:
+    graph = of_set("owner/clt")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: graph.to_json(tmp_path / f"{i}.json", "circuit-tracer"), range(24)))
+    listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
+    assert sorted(int(one["slug"]) for one in listed) == list(range(24))
 
 
 @pytest.mark.refusal

@@ -14,7 +14,7 @@ from tiny import N_LAYERS, make_model
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import TranscoderError
-from attrgraph.transcoders.known_sets import KNOWN_SETS
+from attrgraph.transcoders.known_sets import KNOWN_SETS, full_name, known_for
 
 
 @pytest.mark.parametrize("layout", PUBLISHED)
@@ -248,5 +248,12 @@ def test_the_verb_describes_converts_and_lists(tmp_path: Path, capsys: pytest.Ca
     assert "exists; choose another name or pass --force" in capsys.readouterr().err
     assert main(["transcoders", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(KNOWN_SETS)
+    assert main(["transcoders"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert "- mwhanna/gemma-scope-transcoders (gemma)  PLT   26 x 16k   Gemma Scope   8 GB" in table
     assert main(["trace", "a", "--model", "google/gemma-2-2b"]) == 1
     assert "known for it: mntss/clt-gemma-2-2b-426k" in capsys.readouterr().err
+    assert full_name("gemma") == "mwhanna/gemma-scope-transcoders"
+    assert full_name("owner/clt") == "owner/clt"
+    assert known_for("google/gemma-3-270m") == "; known for it: mwhanna/gemma-scope-2-270m-pt"

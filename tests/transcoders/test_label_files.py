@@ -1,0 +1,180 @@
+"""Files with names of features as their tools write them, through Python and through the verbs."""
+
+import gzip
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import attrgraph as ag
+from attrgraph.cli.main import main
+from attrgraph.errors import TranscoderError
+
+DALLAS = "in the state containing dallas the capital is"
+EXPECTED = {(3, 458): "say austin", (1, 1023): "texas"}
+
+
+def neuronpedia_answers(path: Path) -> Path:
+    """Of POST /api/features: numbers as text, features that nobody explained."""
+    records: list[dict[str, Any]] = [
+        {"modelId": "m", "layer": "3-set", "index": "458", "explanations": [{"description": "say austin"}]},
+        {
+            "modelId": "m",
+            "layer": "1-set",
+            "index": "1023",
+            "explanations": [{"typeName": "x"}, {"description": "texas"}],
+        },
+        {"modelId": "m", "layer": "1-set", "index": "7", "explanations": []},
+    ]
+    (path / "answers.json").write_text(json.dumps(records))
+    return path / "answers.json"
+
+
+def rows(path: Path) -> Path:
+    records = [{"layer": 3, "feature": 458, "label": "say austin"}, {"layer": 1, "feature": 1023, "label": "texas"}]
+    (path / "rows.json").write_text(json.dumps(records))
+    return path / "rows.json"
+
+
+def lines(path: Path) -> Path:
+    (path / "rows.jsonl").write_text(
+        '{"layer": 3, "feature": 458, "label": "say austin"}\n{"feature": "1/1023", "label": "texas"}\n'
+    )
+    return path / "rows.jsonl"
+
+
+def spreadsheet(path: Path) -> Path:
+    (path / "names.csv").write_bytes('\ufeffLayer;Feature;Label\r\n3;458;"say\r\naustin"\r\n1;1023;texas\r\n'.encode())
+    return path / "names.csv"
+
+
+def tabs(path: Path) -> Path:
+    (path / "names.tsv").write_text("feature\tlabel\n3/458\tsay austin\n1/1023\ttexas\n")
+    return path / "names.tsv"
+
+
+def with_nulls(path: Path) -> Path:
+    (path / "names.json").write_text('{"3/458": {"label": "say austin"}, "1/1023": "texas", "0/0": null}')
+    return path / "names.json"
+
+
+def delphi(path: Path) -> Path:
+    for folder, texts in (("explanations", ('"say austin"', "texas\n")), ("scores/detection", ("[]", "[]"))):
+        (path / folder).mkdir(parents=True)
+        for name, text in zip(("model.layers.3.mlp_latent458", "model.layers.1.mlp_latent1023"), texts, strict=True):
+            (path / folder / f"{name}.txt").write_text(text)
+    return path
+
+
+def saved_graph(path: Path) -> Path:
+    """As a page saves it: a group, and a label that somebody typed; errors and logits are no features."""
+    kinds = {
+        "3_458_8": "cross layer transcoder",
+        "1_1023_5": "cross layer transcoder",
+        "0_2_1": "mlp reconstruction error",
+    }
+    nodes = [
+        {"node_id": name, "jsNodeId": name, "layer": name[0], "ctx_idx": 1, "feature_type": kind, "clerp": "old"}
+        for name, kind in {**kinds, "5_45_8": "logit"}.items()
+    ]
+    nodes[0]["feature"], nodes[1]["clerp"] = (3 + 458) * (3 + 458 + 1) // 2 + 458, ""
+    params = {
+        "supernodes": '[["texas", "1_1023_5", "3_458_8", "5_45_8"]]',
+        "clerps": f'[["{nodes[0]["feature"]}", "say austin"]]',
+    }
+    content = {"metadata": {"schema_version": 1}, "qParams": params, "nodes": nodes, "links": []}
+    (path / "saved.json").write_text(json.dumps(content))
+    return path / "saved.json"
+
+
+def our_graph(path: Path) -> Path:
+    (path / "names.json").write_text('{"3/458": "say austin", "1/1023": "texas"}')
+    graph = ag.trace(ag.load_model("demo"), DALLAS).prune()
+    ag.name_features(graph, path / "names.json").save(path / "named.safetensors")
+    return path / "named.safetensors"
+
+
+FORMS = [neuronpedia_answers, rows, lines, spreadsheet, tabs, with_nulls, delphi, saved_graph, our_graph]
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_every_form_gives_the_same_names(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    found = ag.load_labels(write(tmp_path))
+    assert {place: found[place] for place in EXPECTED} == EXPECTED
+    assert len(found) == len(EXPECTED) or write is our_graph
+
+
+def test_a_token_with_a_comma_is_one_token_and_the_place_in_the_file_is_the_feature(tmp_path: Path) -> None:
+    packed = gzip.compress(json.dumps({"index": 105_491, "top_logits": [", ", "b", "c", "d"]}).encode())
+    (tmp_path / "layer_3.bin").write_bytes(struct.pack("<I", len(packed)) + packed)
+    index = {"3": {"filename": "layer_3.bin", "offsets": [0, 0, 4 + len(packed)]}}
+    (tmp_path / "index.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
+    assert ag.load_labels(tmp_path) == {(3, 1): 'promotes ", ", "b", "c"'}
+    (tmp_path / "layer_3.bin").write_bytes(struct.pack("<I", len(packed)) + packed[:10] + b"x" * (len(packed) - 10))
+    with pytest.raises(TranscoderError, match="holds no labels of features that can be read"):
+        ag.load_labels(tmp_path)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "x.jsonl",
+            '{"layer": "3-a", "index": 1, "description": "x"}\n{"layer": "3-b", "index": 1, "description": "y"}',
+            "several sets",
+        ),
+        ("x.json", '{"3/458": ["a", "b"]}', "a name is a list"),
+        ("x.jsonl", "[" * 100_000, "RecursionError"),
+        (
+            "x.json",
+            '{"nodes": [{"node_id": "1_2_3", "layer": "1", "clerp": "x", "feature": 1}], "qParams": 3}',
+            "Error",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_told_in_one_line(name: str, content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(TranscoderError, match=f"holds no labels of features that can be read.*{said}") as found:
+        ag.load_labels(tmp_path / name)
+    assert "\n" not in str(found.value)
+
+
+def test_names_of_features_that_the_set_lacks_are_told(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"3/458": "say austin", "9/1": "x", "0/2048": "y"}')
+    note = "2 names are of features that the transcoders do not have, such as 9/1: is their file for another set?"
+    graph = ag.trace(ag.load_model("demo", labels=[tmp_path / "other.json"]), DALLAS)
+    assert graph.metadata["notes"] == [note]
+    assert graph.nodes.loc["3_458_8", "label"] == "say austin"
+    plain = ag.trace(ag.load_model("demo"), DALLAS)
+    assert ag.name_features(plain, tmp_path / "other.json").metadata["notes"] == [note]
+    (tmp_path / "other.json").write_text('{"3/0": "x"}')
+    none = ag.name_features(plain, tmp_path / "other.json")
+    assert none.metadata["notes"] == ["none of 1 names is of a feature in this graph"]
+    assert "notes" not in plain.metadata and none.nodes.equals(plain.nodes)
+
+
+@pytest.mark.doors
+def test_the_verbs_take_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.json").write_text('{"3/458": "first", "1/1023": "texas"}')
+    Path("b.csv").write_text("feature,label\n3/458,say austin\n")
+    names = ["--labels", "a.json", "--labels", "b.csv"]
+    assert main(["trace", DALLAS, "-o", "plain.safetensors"]) == 0
+    assert main(["prune", "plain.safetensors", "-o", "small.json", *names]) == 0
+    assert main(["convert", "plain.safetensors", "-o", "all.json", *names]) == 0
+    assert main(["render", "plain.safetensors", "-o", "plain.dot", "--node-threshold", "0.3", *names]) == 0
+    for file in ("small.json", "all.json"):
+        assert ag.load_graph(file).nodes.loc[["3_458_8", "1_1023_5"], "label"].tolist() == ["say austin", "texas"]
+    assert "say austin" in Path("plain.dot").read_text()
+    capsys.readouterr()
+    assert main(["query", "plain.safetensors", "label == 'say austin'", *names]) == 0
+    shown = capsys.readouterr()
+    assert "3_458_8" in shown.out and shown.err == ""
+    assert main(["query", "plain.safetensors", "layer == 9", "--labels", "nowhere.csv"]) == 1
+    assert capsys.readouterr().err == "attrgraph: nowhere.csv: no such file of labels.\n"
