@@ -7,6 +7,7 @@ import typer
 import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.intervene import print_effect
+from attrgraph.errors import PromptError
 from attrgraph.viz.text import visible
 
 
@@ -66,7 +67,10 @@ def swap(
 
 
 def _places(text: str) -> tuple[int, int]:
-    numbers = options.numbers(text, "--at", "positions")
+    try:
+        numbers = options.numbers(text, "--at", "positions")
+    except PromptError as e:
+        raise typer.BadParameter(str(e)) from e
     if len(numbers) > 2:
         raise typer.BadParameter(f"--at {text!r} has {len(numbers)} positions; expected one, or one for each prompt.")
     return numbers[0], numbers[-1]
