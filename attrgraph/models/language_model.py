@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from attrgraph.errors import PromptError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
-from attrgraph.models.hooks import on_call, on_input, on_output
+from attrgraph.models.hooks import on_call, on_input, on_output, rows
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.transcoders import Transcoders
@@ -259,13 +259,13 @@ class LanguageModel:
             inputs: `position_ids` [n_rows, n_pos] and `attention_mask` [n_rows, 1, n_pos, n_pos], where a row is more
                 than one text from its beginning.
         """
-        with self.eager():
+        with self.eager(), rows(len(token_ids)):
             called = self.hf_model(input_ids=token_ids, use_cache=False, logits_to_keep=logits_to_keep, **inputs)
         return called.logits  # type: ignore[no-any-return]
 
     def run_body(self, token_ids: Int[Tensor, "n_rows n_pos"], **inputs: Tensor | None) -> None:
         """Run the blocks for whoever observes them, with inputs as for `logits`; no logits are computed."""
-        with self.eager():
+        with self.eager(), rows(len(token_ids)):
             self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
 
     @contextmanager
@@ -375,6 +375,7 @@ class LanguageModel:
             is_parallel=family.is_parallel(self.config),
             mlp_stream=seen.mlp_streams[layer],
             mlp_out=seen.mlp_outs[layer],
+            residual_scale=family.residual_scale(self.config),
         )
 
     def frozen_norm(self, module: nn.Module, x: Float[Tensor, "n d"]) -> FrozenNorm:
@@ -383,16 +384,16 @@ class LanguageModel:
         weight, bias = (None if part is None else widened(part.detach()) for part in (weight, bias))
         if weight is not None and self.family.adds_one_to_weight:
             weight = 1.0 + weight
-        eps = float(getattr(self.config, self.family.eps))
+        eps = self.family.norm_eps(self.config)
         return FrozenNorm.of(widened(x), weight, bias, is_centered=not self.family.is_rms, eps=eps)
 
     def _norm(self, layer: int, name: str | None, x: Float[Tensor, "n d"]) -> FrozenNorm:
         """A block's norm for `x`; without one, that changes nothing."""
-        return self._optional_norm(layer, name, x) or FrozenNorm(widened(x).new_ones(len(x), 1), None, None, False)
+        return self._optional_norm(layer, name, x) or FrozenNorm.times(1.0, widened(x))
 
     def _optional_norm(self, layer: int, name: str | None, x: Tensor) -> FrozenNorm | None:
         return None if name is None else self.frozen_norm(self._block_part(layer, name), x)
 
     def _position_embedding(self, n_pos: int) -> Tensor | None:
-        name = self.family.position_embedding
-        return None if name is None else widened(self._body_part(name).get_parameter("weight").detach()[:n_pos])
+        name, first = self.family.position_embedding, self.family.first_position
+        return None if name is None else widened(self._body_part(name).get_parameter("weight").detach()[first:][:n_pos])

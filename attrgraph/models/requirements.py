@@ -19,6 +19,19 @@ def check_weights(hf_model: PreTrainedModel, family: Family) -> None:
         raise UnsupportedModelError(
             f"the model has {n_layers} layers, its configuration says num_hidden_layers={said}; set it to {n_layers}."
         )
+    for layer, block in enumerate(_blocks(hf_model, family)):
+        there = dict(block.named_modules())
+        for name in (family.attention, family.attention_norm, family.mlp_norm, family.mlp):
+            if name is not None and name not in there:
+                raise UnsupportedModelError(
+                    f"layer {layer} has no {name}, where other models of the family {family.name} have it; its "
+                    "configuration asks for what is not supported, or the model was changed."
+                )
+    kind = type(_blocks(hf_model, family)[0].get_submodule(family.attention)).__name__
+    if kind.endswith("FlashAttention2"):
+        raise UnsupportedModelError(
+            f'attention is a {kind}, which gives no patterns; load the model with attn_implementation="eager".'
+        )
     plain_weights(hf_model.get_output_embeddings(), "the unembedding")
 
 
