@@ -15,7 +15,7 @@ from attrgraph.errors import PromptError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import on_call, on_input, on_output, rows
-from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights
+from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
@@ -63,7 +63,7 @@ class LanguageModel:
     ) -> None:
         self.family: Family = family_of(hf_model.config)
         self.config = hf_model.config.get_text_config()  # a wrapper's is one for images too
-        check_weights(hf_model, self.family)
+        check_model(hf_model, self.family)
         check_is_in_evaluation_mode(hf_model, self.family)
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
         digest = {} if source else {"digest": digest_tensors(dict(hf_model.named_parameters()))}

@@ -37,7 +37,7 @@ def load_model(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: str | torch.dtype = "float32",
-    device: str = "auto",
+    device: str | torch.device = "auto",
     revision: str | None = None,
     read_point: str | None = None,
     write_point: str | None = None,
@@ -112,26 +112,31 @@ def named_transcoders(name: str | Path, device: str | torch.device, **points: An
     return shipped
 
 
-def _resolve_device(device: str) -> torch.device:
+def _resolve_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as e:
-        raise AttrGraphError(f"device {device!r} is not available here; use auto, cpu, or cuda:N.") from e
+        raise AttrGraphError(f"device {str(device)!r} is not available here; use auto, cpu, or cuda:N.") from e
     return where
 
 
-def _device_of(model: object, dtype: str, device: str, revision: str | None) -> torch.device:
+def _device_of(model: object, dtype: str, device: str | torch.device, revision: str | None) -> torch.device:
     """Of a model that is given, which is taken as it is."""
     if not isinstance(model, PreTrainedModel):
+        ways = {
+            "merge_and_unload": ": pass model.merge_and_unload(), or copy.deepcopy(model).merge_and_unload()",
+            "_orig_mod": ": pass model._orig_mod, the model that was compiled",
+            "module": ": pass model.module, the model inside",
+        }
         raise ModelLoadError(
             f"model is a {type(model).__module__}.{type(model).__name__}; expected a folder, a name, or a model of "
-            "transformers (merge adapters first)."
+            f"transformers{next((way for name, way in ways.items() if hasattr(model, name)), '')}."
         )
     have = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device), "revision": None}
-    asked = {"dtype": dtype, "device": device, "revision": revision}
+    asked = {"dtype": dtype, "device": str(device), "revision": revision}
     # what was not asked for is left as it is
     for name, default in (("dtype", "float32"), ("device", "auto"), ("revision", None)):
         if asked[name] not in (default, have[name]):
@@ -146,8 +151,9 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     # transformers applies it or leaves it out, by what is installed
     for adapter in (*folder.glob("adapter_config.json"), *folder.glob("adapter_model.*")):
         raise UnsupportedModelError(
-            f"{adapter}: an adapter would not be applied; merge it into its model (merge_and_unload of peft), save "
-            "that, and load its folder. To load a model without it, take the files adapter_* away."
+            f"{adapter}: an adapter would not be applied; merge it: peft.AutoPeftModelForCausalLM.from_pretrained("
+            f'"{folder}").merge_and_unload().save_pretrained("MERGED"), and load MERGED. To load a model without it, '
+            "take the files adapter_* away."
         )
     for path in folder.iterdir():  # whoever reads a pipe waits
         if path.exists() and not (path.is_file() or path.is_dir()):

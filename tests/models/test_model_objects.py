@@ -89,6 +89,9 @@ def test_a_model_object_is_taken_as_it_is() -> None:
 @pytest.mark.refusal
 def test_what_is_asked_of_a_model_object_it_must_have() -> None:
     hf_model = hf_model_of("llama")
+    assert ag.load_model(hf_model, device=torch.device("cpu"), dtype="torch.float32").hf_model is hf_model
+    with pytest.raises(UnsupportedModelError, match="a LlamaModel gives no logits; load the model with AutoModelFor"):
+        ag.load_model(hf_model.model)
     for how, said in (
         ({"dtype": torch.float64}, "dtype is float64, and the model that is given has float32"),
         ({"device": "cuda"}, "device is cuda, and the model that is given has cpu"),
@@ -99,6 +102,30 @@ def test_what_is_asked_of_a_model_object_it_must_have() -> None:
             ag.load_model(hf_model, **how)  # type: ignore[arg-type]
     with pytest.raises(ModelLoadError, match=r"model is a torch\.nn\.modules\.linear\.Linear; expected a folder"):
         ag.load_model(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def _adapted(hf_model: Any) -> torch.nn.Linear:
+    """The class of a linear layer as peft makes it."""
+    kind = type("Linear", (torch.nn.Linear,), {"__module__": "peft.tuners.lora.layer"})
+    hf_model.transformer.h[1].mlp.c_fc = kind(D_MODEL, 4 * D_MODEL)
+    return hf_model  # type: ignore[no-any-return]
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("merge_and_unload", r"pass model\.merge_and_unload\(\), or copy\.deepcopy\(model\)\.merge_and_unload"),
+        ("_orig_mod", r"pass model\._orig_mod"),
+        ("module", r"pass model\.module"),
+    ],
+)
+def test_a_model_inside_another_is_refused_with_what_to_type(name: str, said: str) -> None:
+    wrapper = torch.nn.Module()
+    setattr(wrapper, name, hf_model_of("gpt2"))
+    with pytest.raises(ModelLoadError, match=rf"model is a torch.*: {said}") as found:
+        ag.load_model(wrapper)  # type: ignore[arg-type]
+    assert "\n" not in str(found.value)
 
 
 def _train_one_attention(hf_model: PreTrainedModel) -> None:
@@ -125,6 +152,9 @@ def _drop_a_layer(hf_model: PreTrainedModel) -> None:
         (_train_one_attention, r"transformer\.h\.1\.attn is in training mode"),
         (_train_one_dropout, r"transformer\.drop is in training mode"),
         (_offload, "the model's weights lie on cpu and meta; load the whole model on one device"),
+        (_adapted, r"transformer\.h\.1\.mlp\.c_fc has an adapter .*merged weights: peft_model\.merge_and_unload"),
+        (lambda hf_model: hf_model.transformer.ln_f.double(), r"float32 \(.*\) and float64 \(transformer\.ln_f\.bias"),
+        (lambda hf_model: setattr(hf_model.config, "return_dict", False), r"set model\.config\.return_dict = True"),
         (_drop_a_layer, "the model has 2 layers, its configuration says num_hidden_layers=3"),
     ],
 )
