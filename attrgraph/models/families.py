@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from attrgraph.errors import UnsupportedModelError
 from attrgraph.models.frozen import widened
+from attrgraph.models.weights import Projection, plain_weights
 
-# weight and bias, None without one
-Projection = tuple[Tensor, Tensor | None]
 # places in `Family.query_key_value`
 QUERY, KEY, VALUE = range(3)
 
@@ -300,19 +298,6 @@ def family_of(config: Any) -> Family:
     raise UnsupportedModelError(
         f"model_type {config.model_type!r} is not supported; the supported families are {known}."
     )
-
-
-def plain_weights(module: nn.Module, name: str) -> Projection:
-    """Weight [d_out, d_in] and bias of a projection."""
-    # Falcon's own class of linear layers is not imported: that reads a module of transformers at every start
-    if type(module) not in (nn.Linear, Conv1D) and type(module).__name__ != "FalconLinear":
-        raise UnsupportedModelError(
-            f"{name} is a {type(module).__module__}.{type(module).__name__}; expected a plain Linear or Conv1D. "
-            "Quantised or adapted weights are not supported: merge or dequantise the model first."
-        )
-    parameters = dict(module.named_parameters(recurse=False))
-    weight, bias = parameters["weight"].detach(), parameters.get("bias")
-    return weight.T if isinstance(module, Conv1D) else weight, None if bias is None else bias.detach()
 
 
 def head_projection(attention: nn.Module, family: Family, config: Any, part: int) -> Projection:

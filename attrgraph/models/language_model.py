@@ -17,6 +17,7 @@ from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, Fr
 from attrgraph.models.hooks import on_call, on_input, on_output, rows
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
+from attrgraph.models.weights import home_device, plain_weights, precision_of, stored_weights, weight_of
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.hub import digest_tensors
@@ -64,9 +65,9 @@ class LanguageModel:
         self.family: Family = family_of(hf_model.config)
         self.config = hf_model.config.get_text_config()  # a wrapper's is one for images too
         check_model(hf_model, self.family)
-        check_is_in_evaluation_mode(hf_model, self.family)
+        self.precision = precision_of(hf_model)  # by which exactness is judged
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
-        digest = {} if source else {"digest": digest_tensors(dict(hf_model.named_parameters()))}
+        digest = {} if source else {"digest": digest_tensors(stored_weights(hf_model))}
         self.source = source or {"id": hf_model.config.name_or_path or "(in memory)", **digest}
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         if transcoders is not None:
@@ -85,7 +86,7 @@ class LanguageModel:
 
     @property
     def d_vocab(self) -> int:
-        return len(self.W_U)
+        return int(self.hf_model.get_output_embeddings().out_features)
 
     @property
     def n_context(self) -> int:
@@ -94,16 +95,12 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.hf_model.device
+        return home_device(self.hf_model)
 
     @property
     def dtype(self) -> torch.dtype:
         """In which the model runs."""
         return self.hf_model.dtype
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_vocab d_model"]:
-        return self.hf_model.get_output_embeddings().weight.detach()  # type: ignore[no-any-return]
 
     @property
     def bos_token_id(self) -> int | None:
@@ -216,7 +213,9 @@ class LanguageModel:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = seen.streams[self.n_layers]
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
-            raise not_finite("the model's activations", "the model", self.hf_model.parameters(), logits.dtype)
+            raise not_finite(
+                "the model's activations", "the model", stored_weights(self.hf_model).values(), logits.dtype
+            )
         position_embedding = self._position_embedding(len(token_ids))
         embedding = seen.streams[0] if position_embedding is None else seen.streams[0] - position_embedding
         final_norm = self.frozen_norm(self.final_norm_module(), final_stream)
@@ -240,8 +239,9 @@ class LanguageModel:
         )
 
     def _unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
-        bias, scale = getattr(self.hf_model.get_output_embeddings(), "bias", None), self.family.logit_scale(self.config)
-        return scale * widened(self.W_U), None if bias is None else scale * widened(bias.detach())
+        weight, bias = plain_weights(self.hf_model.get_output_embeddings(), "the unembedding")
+        scale = self.family.logit_scale(self.config)
+        return scale * widened(weight), None if bias is None else scale * widened(bias)
 
     def soft_cap(self, uncapped_logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
         """Logits as the model gives them: soft-capped if it does so."""
@@ -380,8 +380,7 @@ class LanguageModel:
 
     def frozen_norm(self, module: nn.Module, x: Float[Tensor, "n d"]) -> FrozenNorm:
         """A norm of the model with its scales held at what they are for `x`; at least in float32."""
-        weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
-        weight, bias = (None if part is None else widened(part.detach()) for part in (weight, bias))
+        weight, bias = (widened(weight_of(module, name)) for name in ("weight", "bias"))
         if weight is not None and self.family.adds_one_to_weight:
             weight = 1.0 + weight
         eps = self.family.norm_eps(self.config)
@@ -396,4 +395,5 @@ class LanguageModel:
 
     def _position_embedding(self, n_pos: int) -> Tensor | None:
         name, first = self.family.position_embedding, self.family.first_position
-        return None if name is None else widened(self._body_part(name).get_parameter("weight").detach()[first:][:n_pos])
+        weight = None if name is None else weight_of(self._body_part(name), "weight")
+        return None if weight is None else widened(weight[first:][:n_pos])

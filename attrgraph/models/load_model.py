@@ -21,6 +21,7 @@ from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelErr
 from attrgraph.files import read_json
 from attrgraph.models.families import family_of
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.weights import home_device
 from attrgraph.transcoders import Transcoders, load_transcoders
 from attrgraph.transcoders.hub import digest_files, resolve_folder
 from attrgraph.transcoders.labels import load_labels
@@ -48,7 +49,7 @@ def load_model(
 
     Args:
         model: "demo" for the shipped model; a folder in Hugging Face format; `owner/repo` on the hub; or a model of
-            transformers, which stays as it is.
+            transformers, which stays as it is: it may be offloaded by accelerate, or quantised by bitsandbytes.
         transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`) in any published layout, "demo"
             (cross-layer, the default for the demo), "demo-per-layer", or a set already in memory; None: none.
         tokenizer: in place of the folder's; with a model of transformers, its own.
@@ -135,7 +136,7 @@ def _device_of(model: object, dtype: str, device: str | torch.device, revision: 
             f"model is a {type(model).__module__}.{type(model).__name__}; expected a folder, a name, or a model of "
             f"transformers{next((way for name, way in ways.items() if hasattr(model, name)), '')}."
         )
-    have = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device), "revision": None}
+    have = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(home_device(model)), "revision": None}
     asked = {"dtype": dtype, "device": str(device), "revision": revision}
     # what was not asked for is left as it is
     for name, default in (("dtype", "float32"), ("device", "auto"), ("revision", None)):
@@ -144,7 +145,7 @@ def _device_of(model: object, dtype: str, device: str | torch.device, revision: 
                 f"{name} is {asked[name]}, and the model that is given has {have[name]}; it is taken as it is: leave "
                 f"{name} out, or change the model first."
             )
-    return model.device
+    return home_device(model)
 
 
 def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -4,7 +4,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from attrgraph.errors import UnsupportedModelError
-from attrgraph.models.families import Family, plain_weights
+from attrgraph.models.families import Family
+from attrgraph.models.weights import check_projection, running_device
 
 
 def check_model(hf_model: PreTrainedModel, family: Family) -> None:
@@ -19,6 +20,7 @@ def check_model(hf_model: PreTrainedModel, family: Family) -> None:
         )
     _check_parts(hf_model, family)
     _check_weights(hf_model, family)
+    check_is_in_evaluation_mode(hf_model, family)
 
 
 def _check_parts(hf_model: PreTrainedModel, family: Family) -> None:
@@ -51,11 +53,20 @@ def _check_weights(hf_model: PreTrainedModel, family: Family) -> None:
                 f"{name} has an adapter (peft's {type(module).__name__}); pass a model with merged weights: "
                 "peft_model.merge_and_unload()."
             )
-    devices = sorted({str(parameter.device) for parameter in hf_model.parameters()})
+    devices = {
+        str(running_device(module) or parameter.device)
+        for module in hf_model.modules()
+        for parameter in module.parameters(recurse=False)
+    }
     if len(devices) > 1 or "meta" in devices:
         raise UnsupportedModelError(
-            f"the model's weights lie on {' and '.join(devices)}; load the whole model on one device."
+            f"the model's weights lie on {' and '.join(sorted(devices))}; load the whole model on one device: what is "
+            "too large for it may be offloaded, as accelerate.cpu_offload(model) does."
         )
+    check_projection(hf_model.get_output_embeddings(), "the unembedding")
+    for block in _blocks(hf_model, family):
+        for name in (*family.query_key_value, family.attention_out):
+            check_projection(block.get_submodule(family.attention).get_submodule(name), name)
     kept = (hf_model._keep_in_fp32_modules or (), hf_model._keep_in_fp32_modules_strict or ())
     names = {
         parameter.dtype: name
@@ -68,10 +79,6 @@ def _check_weights(hf_model: PreTrainedModel, family: Family) -> None:
             f"the model's weights are {mixed}, which transformers cannot run together; give all one type, as "
             f"model.to({hf_model.dtype}) does."
         )
-    plain_weights(hf_model.get_output_embeddings(), "the unembedding")
-    for block in _blocks(hf_model, family):
-        for name in (*family.query_key_value, family.attention_out):
-            plain_weights(block.get_submodule(family.attention).get_submodule(name), name)
 
 
 def check_is_in_evaluation_mode(hf_model: PreTrainedModel, family: Family) -> None:
