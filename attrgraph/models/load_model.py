@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from attrgraph.demo.shipped import SHIPPED, shipped_folder
 from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelError
@@ -173,12 +174,11 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise UnsupportedModelError(
             f"{folder}/config.json: says {n_layers!r:.30} layers; expected 1 to {_MOST_LAYERS}."
         )
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(f"{folder}: quantised weights are not supported; load the model unquantised.")
+    how = _dequantised(folder, config)
     if not any(folder.glob("*.safetensors")):
         raise ModelLoadError(f"{folder}: holds no *.safetensors; convert the weights (pickled ones are never opened).")
     try:
-        with _no_progress_bar():
+        with _silently():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -187,6 +187,7 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **how,
             )
     except Exception as e:  # as above: bad sizes, unknown activations, truncated files
         raise ModelLoadError(f"{folder}: its weights cannot be read ({_first_line(e)}).") from e
@@ -195,6 +196,21 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     if wrong:
         raise ModelLoadError(f"{folder}: weights are missing or of the wrong shape: {', '.join(sorted(wrong)[:5])}.")
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _dequantised(folder: Path, config: Any) -> dict[str, Any]:
+    """Arguments with which transformers dequantises what is quantised in the folder, if anything is."""
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return {}
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    if method == "mxfp4":
+        return {"quantization_config": Mxfp4Config(dequantize=True)}
+    arguments = {"bitsandbytes": "", "fp8": ", quantization_config=FineGrainedFP8Config(dequantize=True)"}
+    way = "load the model that it was made from"
+    if method in arguments:
+        way = f'give load_model what AutoModelForCausalLM.from_pretrained("{folder}"{arguments[method]}) returns'
+    raise UnsupportedModelError(f"{folder}: its weights are quantised ({method or quantised!s:.60}); {way}.")
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -228,12 +244,14 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing its own bar on stderr."""
-    was_on = transformers_logging.is_progress_bar_enabled()
+def _silently() -> Iterator[None]:
+    """Keep transformers from drawing its own bar on stderr, and from saying how else weights could be loaded."""
+    was_on, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if was_on:
             transformers_logging.enable_progress_bar()
