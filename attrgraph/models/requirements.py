@@ -16,7 +16,8 @@ def check_model(hf_model: PreTrainedModel, family: Family) -> None:
         )
     if not all(config.return_dict for config in (hf_model.config, hf_model.config.get_text_config())):
         raise UnsupportedModelError(
-            "the model's configuration says return_dict=False; set model.config.return_dict = True."
+            "the model's configuration says return_dict=False; take that out of config.json, or set "
+            "model.config.return_dict = True."
         )
     _check_parts(hf_model, family)
     _check_weights(hf_model, family)

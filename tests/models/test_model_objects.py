@@ -203,6 +203,11 @@ def test_a_model_inside_another_is_refused_with_what_to_type(name: str, said: st
     assert "\n" not in str(found.value)
 
 
+def _without_patterns(hf_model: Any) -> None:
+    attention = hf_model.transformer.h[1].attn
+    attention.__class__ = type("GPT2FlashAttention2", (type(attention),), {})
+
+
 def _train_one_attention(hf_model: PreTrainedModel) -> None:
     hf_model.transformer.h[1].attn.train()
 
@@ -230,6 +235,10 @@ def _drop_a_layer(hf_model: PreTrainedModel) -> None:
         (_adapted, r"transformer\.h\.1\.mlp\.c_fc has an adapter .*merged weights: peft_model\.merge_and_unload"),
         (lambda hf_model: hf_model.transformer.ln_f.double(), r"float32 \(.*\) and float64 \(transformer\.ln_f\.bias"),
         (lambda hf_model: setattr(hf_model.config, "return_dict", False), r"set model\.config\.return_dict = True"),
+        (
+            _without_patterns,
+            'a GPT2FlashAttention2, which gives no patterns; load .*attn_implementation="eager"',
+        ),
         (_drop_a_layer, "the model has 2 layers, its configuration says num_hidden_layers=3"),
     ],
 )
