@@ -91,7 +91,7 @@ def head_loadings(graph: Graph, source: str, target: str, *, model: LanguageMode
     written = _written(local, graph.nodes.loc[source], source)
     read = _read(model, local, graph.nodes.loc[target], target)
     rows, total, size = _split(local, int(graph.nodes.loc[source, "pos"]), written, read)
-    is_half = torch.finfo(model.dtype).bits < 32
+    is_half = torch.finfo(model.precision).bits < 32
     allowed = (_HALF_TOLERANCE if is_half else _TOLERANCE) * size
     if not all(abs(effect - edge) <= allowed for effect in (total, *rows.groupby("layer")["effect"].sum())):
         raise ResultError(

@@ -229,7 +229,7 @@ def _own_scores(
     deviation = float((softmax - weights[first : query + 1].double()).abs().max())
     # a score is rounded to the model's precision, relative to its size, and a weight moves by no more than its score;
     # the model's softmax is float32 whatever its type
-    eps = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
+    eps = max(torch.finfo(model.precision).eps, torch.finfo(torch.float32).eps)
     if not deviation <= _ROUNDINGS * eps * (1 + float(row[first:].abs().max())):
         raise ResultError(
             f"the scores computed for query {query} give attention weights that differ from the model's own by "
@@ -242,7 +242,7 @@ def _own_scores(
 def _deviation(model: LanguageModel, layer: int, at_query: Tensor, at_key: Tensor, score: float) -> float:
     """How far the sum over all pairs is from the score."""
     query, key = (side.double().sum(0) for side in (at_query, at_key))
-    deviation, allowed = abs(float(query @ key) - score), LIMITS[model.dtype] * float(query.norm() * key.norm())
+    deviation, allowed = abs(float(query @ key) - score), LIMITS[model.precision] * float(query.norm() * key.norm())
     if not deviation <= allowed:
         raise ResultError(
             f"the sum over pairs is {deviation:.2g} from the score, where rounding explains {allowed:.2g}. Something "

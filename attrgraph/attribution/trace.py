@@ -77,7 +77,7 @@ def trace(
     report("run", 1, 1)
     rows = compute_rows(local, logits, max_feature_nodes, report, memory_bytes=memory)
     gap = input_sum_gap(local, logits, rows)
-    checks = check_exactness(measure_deviation(local), gap, model.dtype, allow_inexact=allow_inexact)
+    checks = check_exactness(measure_deviation(local), gap, model.precision, allow_inexact=allow_inexact)
     graph = assemble(model, local, logits, rows, checks)
     recorded = _metadata(model, prompt, local, logits.notes, {**asdict(settings), "prepend": prepend})
     graph.metadata.update(recorded, selection=_selection(local, rows), scores=graph.scores()._asdict())  # no copy

@@ -14,6 +14,7 @@ from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence, replace_with
 from attrgraph.models.special import SkipPositions, find_sinks, text_mask
+from attrgraph.models.weights import stored_weights
 from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.training.parameters import FeatureDictionary
 from attrgraph.transcoders.training.shards import Shards
@@ -84,7 +85,7 @@ def activations_of(model: LanguageModel, tokens: TokenBatch) -> Activations:
     found = Activations(torch.stack(reads), torch.stack(writes))
     # float64 holds the sum of any number of float32 values
     if not all(bool(torch.isfinite(x.sum(dtype=torch.float64))) for x in (found.reads, found.writes)):
-        raise not_finite("the model's activations", "the model", model.hf_model.parameters(), model.dtype)
+        raise not_finite("the model's activations", "the model", stored_weights(model.hf_model).values(), model.dtype)
     is_kept = tokens.without_sinks(lengths).is_trained[tokens.is_trained]
     return found if bool(is_kept.all()) else replace(found.at(is_kept), n_sinks=int((~is_kept).sum()))
 

@@ -13,6 +13,7 @@ from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import CorpusError
 from attrgraph.models.cached_run import CachedRun
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.weights import stored_weights
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders.finite import not_finite
 
@@ -113,7 +114,7 @@ def _sample(
             read = CachedRun(model)
             logits = read(torch.stack(columns, dim=1).to(model.device))
         if not bool(torch.isfinite(logits).all()):
-            raise not_finite("the model's logits", "the model", model.hf_model.parameters(), logits.dtype)
+            raise not_finite("the model's logits", "the model", stored_weights(model.hf_model).values(), logits.dtype)
         columns.append(_draw(logits.float(), top_p, draws[len(columns)]))
         made(len(columns) - 1)
         is_over |= torch.isin(columns[-1], ends)

@@ -21,6 +21,7 @@ from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.live_replacement import divergence
 from attrgraph.models.special import SkipPositions, text_mask, why_left_out
+from attrgraph.models.weights import stored_weights
 from attrgraph.progress import Progress
 from attrgraph.transcoders.finite import not_finite
 
@@ -171,7 +172,7 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
     }
     for name, what in _MUST_BE_FINITE.items():
         if not bool(np.isfinite(sums[name]).all()):
-            weights = [*model.hf_model.parameters(), *stand_in.weights]
+            weights = [*stored_weights(model.hf_model).values(), *stand_in.weights]
             raise not_finite(what, "the model or stand-in", weights, model.dtype)
     return sums
 

@@ -18,10 +18,10 @@ from attrgraph.data.activations import batches_of_similar_length, stream_lengths
 from attrgraph.data.corpus import TokenRows
 from attrgraph.errors import AttrGraphError, PromptError
 from attrgraph.evaluation.stand_ins import Reconstruction
-from attrgraph.models.families import plain_weights
 from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions
+from attrgraph.models.weights import plain_weights
 
 NEURONS = "top-k neurons"
 # rows whose tokens the neurons' means are taken over; more change the means by less than they differ between texts

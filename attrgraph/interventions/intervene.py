@@ -166,7 +166,7 @@ def effects_of(
     if mode not in MODES:
         raise InterventionError(f"mode is {mode!r}; expected one of {', '.join(MODES)}.")
     if mode.startswith("frozen") and not allow_inexact:
-        check_replacement(local.frozen_deviation, model.dtype)
+        check_replacement(local.frozen_deviation, model.precision)
     held = ((one, held_layers(local.run.n_layers, one.layers, mode, upto_layer)) for one in changes)
     if mode == "frozen":
         yield from (_frozen_effect(model, local, one) for one, _ in held)

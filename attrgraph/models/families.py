@@ -4,17 +4,15 @@ A specification names submodules as Hugging Face transformers does (versions 4.5
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from attrgraph.errors import UnsupportedModelError
 from attrgraph.models.frozen import widened
+from attrgraph.models.weights import Projection, plain_weights
 
-# weight and bias, None without one
-Projection = tuple[Tensor, Tensor | None]
 # places in `Family.query_key_value`
 QUERY, KEY, VALUE = range(3)
 
@@ -43,6 +41,29 @@ def _one_after_another(x: Tensor, part: int, config: Any) -> Tensor:
     return parts[part].unflatten(0, (n_heads[part], -1))  # type: ignore[no-any-return]
 
 
+def _in_groups(x: Tensor, part: int, config: Any) -> Tensor:
+    """Heads of a module in which the queries that share a key and a value lie side by side with them."""
+    n_heads = config.num_attention_heads
+    n_groups = config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else n_heads
+    groups = x.unflatten(0, (n_groups, n_heads // n_groups + 2, -1))
+    return groups[:, :-2].flatten(0, 1) if part == QUERY else groups[:, part - 3]  # type: ignore[no-any-return]
+
+
+def _falcon_names(config: Any) -> dict[str, Any]:
+    if config.new_decoder_architecture and config.num_ln_in_parallel_attn != 1:
+        return {"attention_norm": "ln_attn", "mlp_norm": "ln_mlp"}
+    is_parallel = config.new_decoder_architecture or config.parallel_attn
+    return {"mlp_norm": "input_layernorm"} if is_parallel else {}
+
+
+def _opt_refusals(config: Any) -> str | None:
+    if not config.do_layer_norm_before or config._remove_final_layer_norm:
+        return "do_layer_norm_before=False or _remove_final_layer_norm=True"
+    if config.word_embed_proj_dim != config.hidden_size:
+        return f"word_embed_proj_dim={config.word_embed_proj_dim} and hidden_size={config.hidden_size}"
+    return None
+
+
 def _gpt2_score_scale(attention: nn.Module, config: Any) -> float:
     scale = (config.hidden_size // config.num_attention_heads) ** -0.5 if config.scale_attn_weights else 1.0
     n_divided: Any = attention.layer_idx + 1 if config.scale_attn_by_inverse_layer_idx else 1  # type: ignore[operator]
@@ -64,7 +85,7 @@ class Family:
     mlp: str = "mlp"
     # the MLP's last linear map: its inputs are the neurons; None for experts, which have none in common
     mlp_out: str | None = "mlp.down_proj"
-    eps: str = "rms_norm_eps"  # the config's field
+    eps: str | float = "rms_norm_eps"  # the config's field, or what it always is
     is_rms: bool = True
     # in the attention module; one module may hold all three
     query_key_value: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
@@ -74,6 +95,7 @@ class Family:
     attention_post_norm: str | None = None
     mlp_post_norm: str | None = None
     position_embedding: str | None = None
+    first_position: int = 0  # the row of that embedding which the prompt's first token gets
     query_norm: str | None = None  # in the attention module, over the dimensions of a head
     key_norm: str | None = None
     # what multiplies the product of query and key
@@ -82,8 +104,14 @@ class Family:
     # a query sees this many keys, its own included; None: all up to its own
     window: Callable[[nn.Module, Any], int | None] = lambda module, config: getattr(module, "sliding_window", None)
     is_parallel: Callable[[Any], bool] = lambda config: False
+    names_for: Callable[[Any], dict[str, Any]] = lambda config: {}  # of the fields above, those that differ by config
+    # what attention and the MLP return is multiplied by on its way to the stream
+    residual_scale: Callable[[Any], float] = lambda config: 1.0
     logit_scale: Callable[[Any], float] = lambda config: 1.0  # what logits are multiplied by, besides the unembedding
     refusals: Callable[[Any], str | None] = lambda config: None  # what about this config is not supported, if anything
+
+    def norm_eps(self, config: Any) -> float:
+        return self.eps if isinstance(self.eps, float) else float(getattr(config, self.eps))
 
 
 _GEMMA_NORMS: dict[str, Any] = {
@@ -150,7 +178,31 @@ FAMILIES = (
         window=lambda module, config: config.sliding_window,
     ),
     Family("OLMo-2 / OLMo-3", ("olmo2", "olmo3"), **_ONLY_POST_NORMS),
+    Family(
+        "Granite",
+        ("granite",),
+        residual_scale=lambda config: float(config.residual_multiplier),
+        logit_scale=lambda config: 1 / float(config.logits_scaling),
+    ),
     Family("SmolLM3", ("smollm3",)),
+    Family("GLM", ("glm",)),
+    Family(
+        "OLMo",
+        ("olmo",),
+        eps=1e-5,
+        is_rms=False,
+        refusals=lambda config: f"clip_qkv={config.clip_qkv}" if config.clip_qkv is not None else None,
+    ),
+    Family(
+        "Phi",
+        ("phi",),
+        **_LAYER_NORM,
+        final_norm="final_layernorm",
+        mlp_norm="input_layernorm",
+        mlp_out="mlp.fc2",
+        attention_out="dense",
+        is_parallel=lambda config: True,
+    ),
     Family(
         "GLM-4",
         ("glm4",),
@@ -161,18 +213,20 @@ FAMILIES = (
         "StableLM",
         ("stablelm",),
         **_LAYER_NORM,
-        refusals=lambda config: "use_parallel_residual=True" if config.use_parallel_residual else None,
+        is_parallel=lambda config: config.use_parallel_residual,
+        names_for=lambda config: {"mlp_norm": "input_layernorm"} if config.use_parallel_residual else {},
     ),
     Family("StarCoder2", ("starcoder2",), eps="norm_epsilon", is_rms=False, mlp_out="mlp.c_proj"),
     Family(
         "Cohere",
-        ("cohere",),
+        ("cohere", "cohere2"),
         **_LAYER_NORM,
         mlp_norm="input_layernorm",
         is_parallel=lambda config: True,
         logit_scale=lambda config: float(config.logit_scale),
     ),
     Family("Mixtral", ("mixtral",), mlp_out=None, window=lambda module, config: config.sliding_window),
+    Family("Qwen2-MoE", ("qwen2_moe",), mlp_out=None),
     Family("Qwen3-MoE", ("qwen3_moe",), mlp_out=None, **_HEAD_NORMS),
     Family("GPT-OSS", ("gpt_oss",), mlp_out=None),
     Family(
@@ -195,6 +249,40 @@ FAMILIES = (
         position_embedding="wpe",
         score_scale=lambda module, config: 1.0,
         window=lambda module, config: config.window_size if module.attention_type == "local" else None,
+    ),
+    Family(
+        "Falcon",
+        ("falcon",),
+        body="transformer",
+        layers="h",
+        final_norm="ln_f",
+        attention="self_attention",
+        mlp_out="mlp.dense_4h_to_h",
+        eps="layer_norm_epsilon",
+        is_rms=False,
+        query_key_value=("query_key_value",) * 3,
+        split_heads=_in_groups,
+        attention_out="dense",
+        score_scale=lambda module, config: float(module.inv_norm_factor),  # type: ignore[arg-type]
+        is_parallel=lambda config: config.new_decoder_architecture or config.parallel_attn,
+        names_for=_falcon_names,
+        refusals=lambda config: "alibi=True" if config.alibi else None,
+    ),
+    Family(
+        "OPT",
+        ("opt",),
+        body="model.decoder",
+        final_norm="final_layer_norm",
+        attention_norm="self_attn_layer_norm",
+        mlp_norm="final_layer_norm",
+        mlp="fc2",  # the MLP is no module of its own: what it returns is what its last map does
+        mlp_out="fc2",
+        eps=1e-5,
+        is_rms=False,
+        attention_out="out_proj",
+        position_embedding="embed_positions",
+        first_position=2,
+        refusals=_opt_refusals,
     ),
     Family(
         "GPT-NeoX / Pythia",
@@ -224,23 +312,11 @@ def family_of(config: Any) -> Family:
             refused = family.refusals(config)
             if refused is not None:
                 raise UnsupportedModelError(f"{family.name} with {refused} is not supported.")
-            return family
+            return replace(family, **family.names_for(config))
     known = ", ".join(f"{family.name} ({', '.join(family.model_types)})" for family in FAMILIES)
     raise UnsupportedModelError(
         f"model_type {config.model_type!r} is not supported; the supported families are {known}."
     )
-
-
-def plain_weights(module: nn.Module, name: str) -> Projection:
-    """Weight [d_out, d_in] and bias of a projection."""
-    if type(module) not in (nn.Linear, Conv1D):
-        raise UnsupportedModelError(
-            f"{name} is a {type(module).__module__}.{type(module).__name__}; expected a plain Linear or Conv1D. "
-            "Quantised or adapted weights are not supported: merge or dequantise the model first."
-        )
-    parameters = dict(module.named_parameters(recurse=False))
-    weight, bias = parameters["weight"].detach(), parameters.get("bias")
-    return weight.T if isinstance(module, Conv1D) else weight, None if bias is None else bias.detach()
 
 
 def head_projection(attention: nn.Module, family: Family, config: Any, part: int) -> Projection:
@@ -254,4 +330,7 @@ def head_projection(attention: nn.Module, family: Family, config: Any, part: int
 def output_projection(attention: nn.Module, family: Family, config: Any) -> Projection:
     """From what heads mix back to the stream: weight [n_heads, d_model, d_head], bias [d_model]; widened."""
     weight, bias = plain_weights(attention.get_submodule(family.attention_out), family.attention_out)
-    return widened(weight.unflatten(1, (config.num_attention_heads, -1)).permute(1, 0, 2)), widened(bias)
+    weight, bias, factor = widened(weight), widened(bias), family.residual_scale(config)
+    if factor != 1:
+        weight, bias = factor * weight, None if bias is None else factor * bias
+    return weight.unflatten(1, (config.num_attention_heads, -1)).permute(1, 0, 2), bias

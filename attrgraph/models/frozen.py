@@ -62,6 +62,11 @@ class FrozenNorm:
         gradient = gradient * self.scale[positions]
         return gradient - gradient.mean(-1, keepdim=True) if self.is_centered else gradient
 
+    @staticmethod
+    def times(factor: float, like: Float[Tensor, "n_pos d_model"]) -> "FrozenNorm":
+        """Nothing but a scale that is the same at every position."""
+        return FrozenNorm(like.new_full((len(like), 1), factor), None, None, False)
+
     def without_scale(self) -> "FrozenNorm":
         """The norm with a scale of 1 at every position."""
         return replace(self, scale=self.scale.new_ones(1, 1))
@@ -130,6 +135,7 @@ class FrozenBlock:
     is_parallel: bool
     mlp_stream: Float[Tensor, "n_pos d_model"]  # what enters the MLP's norm
     mlp_out: Float[Tensor, "n_pos d_model"]  # what the MLP returns, before the post-norm if there is one
+    residual_scale: float = 1.0  # multiplies what the MLP returns on its way to the stream, after both write points
 
     def read_norm(self, point: str) -> FrozenNorm | None:
         """What lies between the stream and a read point; see `norm_before`."""
@@ -142,6 +148,8 @@ class FrozenBlock:
 
     def write_norm(self, point: str) -> FrozenNorm | None:
         """What lies between a write point of `transcoders.config.WRITE_POINTS` and the stream."""
+        if self.residual_scale != 1:
+            return FrozenNorm.times(self.residual_scale, self.mlp_stream)
         return None if point == "hook_mlp_out" else self.mlp_post_norm
 
     def written(self, point: str) -> Float[Tensor, "n_pos d_model"]:

@@ -2,11 +2,29 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+# of the batch that is run: OPT's blocks put its rows one after the other for the MLP and the norm in front of it
+_n_rows: ContextVar[int] = ContextVar("n_rows", default=1)
+
+
+@contextmanager
+def rows(n_rows: int) -> Iterator[None]:
+    """While the context lasts, batches that are run have so many rows."""
+    token = _n_rows.set(n_rows)
+    try:
+        yield
+    finally:
+        _n_rows.reset(token)
+
+
+def _by_row(x: Tensor) -> Tensor:
+    return x.unflatten(0, (_n_rows.get(), -1)) if x.ndim == 2 else x
 
 
 def on_input(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> AbstractContextManager[None]:
@@ -16,9 +34,11 @@ def on_input(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor |
     """
 
     def hook(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        changed = see(index, args[0] if args else kwargs["hidden_states"])
+        stream = args[0] if args else kwargs["hidden_states"]
+        changed = see(index, _by_row(stream))
         if changed is None:
             return None
+        changed = changed.reshape(stream.shape)
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     return _attached(m.register_forward_pre_hook(partial(hook, i), with_kwargs=True) for i, m in enumerate(modules))
@@ -31,10 +51,13 @@ def on_output(modules: Sequence[nn.Module], see: Callable[[int, Any], Tensor | N
     """
 
     def first(index: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if not isinstance(output, tuple):
-            return see(index, output)
-        changed = see(index, output[0])
-        return None if changed is None else (changed, *output[1:])
+        outputs = output if isinstance(output, tuple) else (output,)
+        # Falcon's blocks add to what the MLP returns in place: neither may be what somebody keeps
+        changed = see(index, _by_row(outputs[0].clone()))
+        if changed is None:
+            return None
+        changed = changed.reshape(outputs[0].shape).clone()
+        return (changed, *outputs[1:]) if isinstance(output, tuple) else changed
 
     return on_call(modules, first)
 

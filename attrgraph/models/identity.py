@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from attrgraph.models.weights import stored_weights
 from attrgraph.transcoders.digests import Origin
 
 # of configurations, at every level: names, and what decides how results are given, not which
@@ -37,7 +38,7 @@ def _tensors(hf_model: PreTrainedModel) -> dict[str, Tensor]:
         if any(kind in str(getattr(module, "rope_type", "")) for kind in _BY_LENGTH)
         for buffer in module._buffers
     }
-    found: dict[str, Tensor] = {**dict(hf_model.named_parameters()), **dict(hf_model.named_buffers())}
+    found: dict[str, Tensor] = {**stored_weights(hf_model), **dict(hf_model.named_buffers())}
     return {name: tensor for name, tensor in found.items() if name not in follow}
 
 

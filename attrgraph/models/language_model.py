@@ -1,8 +1,7 @@
 """A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -14,28 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from attrgraph.errors import PromptError, UnsupportedModelError
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
-from attrgraph.models.hooks import on_call, on_input, on_output
+from attrgraph.models.hooks import rows
 from attrgraph.models.identity import origin_of_model
-from attrgraph.models.requirements import check_is_in_evaluation_mode, check_weights, embedding_deviation
+from attrgraph.models.recording import Recording, recording
+from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model, embedding_deviation
 from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
+from attrgraph.models.weights import home_device, plain_weights, precision_of, stored_weights, weight_of
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.known_sets import no_transcoders
 
 Message = dict[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
-
-
-@dataclass(frozen=True)
-class _Recording:
-    """What the hooks saw in one forward pass, by layer; widened."""
-
-    streams: dict[int, Tensor] = field(default_factory=dict)
-    mlp_streams: dict[int, Tensor] = field(default_factory=dict)
-    patterns: dict[int, Callable[[], Tensor]] = field(default_factory=dict)
-    looks_ahead: list[int] = field(default_factory=list)  # layers whose attention is not causal
-    attention_outs: dict[int, Tensor] = field(default_factory=dict)
-    mlp_outs: dict[int, Tensor] = field(default_factory=dict)
 
 
 class LanguageModel:
@@ -64,8 +53,8 @@ class LanguageModel:
     ) -> None:
         self.family: Family = family_of(hf_model.config)
         self.config = hf_model.config.get_text_config()  # a wrapper's is one for images too
-        check_weights(hf_model, self.family)
-        check_is_in_evaluation_mode(hf_model, self.family)
+        check_model(hf_model, self.family)
+        self.precision = precision_of(hf_model)  # by which exactness is judged
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
         self._origin = origin_of_model(hf_model, source)
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
@@ -90,7 +79,7 @@ class LanguageModel:
 
     @property
     def d_vocab(self) -> int:
-        return len(self.W_U)
+        return int(self.hf_model.get_output_embeddings().out_features)
 
     @property
     def n_context(self) -> int:
@@ -99,16 +88,12 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.hf_model.device
+        return home_device(self.hf_model)
 
     @property
     def dtype(self) -> torch.dtype:
         """In which the model runs."""
         return self.hf_model.dtype
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_vocab d_model"]:
-        return self.hf_model.get_output_embeddings().weight.detach()  # type: ignore[no-any-return]
 
     @property
     def bos_token_id(self) -> int | None:
@@ -218,11 +203,13 @@ class LanguageModel:
             UnsupportedModelError: attention is not causal, or part of the model is in training mode.
         """
         check_is_in_evaluation_mode(self.hf_model, self.family)
-        with self._recording(keep_patterns) as seen:
+        with recording(self, keep_patterns=keep_patterns) as seen:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = seen.streams[self.n_layers]
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
-            raise not_finite("the model's activations", "the model", self.hf_model.parameters(), logits.dtype)
+            raise not_finite(
+                "the model's activations", "the model", stored_weights(self.hf_model).values(), logits.dtype
+            )
         position_embedding = self._position_embedding(len(token_ids))
         embedding = seen.streams[0] if position_embedding is None else seen.streams[0] - position_embedding
         final_norm = self.frozen_norm(self.final_norm_module(), final_stream)
@@ -247,8 +234,9 @@ class LanguageModel:
         )
 
     def _unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
-        bias, scale = getattr(self.hf_model.get_output_embeddings(), "bias", None), self.family.logit_scale(self.config)
-        return scale * widened(self.W_U), None if bias is None else scale * widened(bias.detach())
+        weight, bias = plain_weights(self.hf_model.get_output_embeddings(), "the unembedding")
+        scale = self.family.logit_scale(self.config)
+        return scale * widened(weight), None if bias is None else scale * widened(bias)
 
     def soft_cap(self, uncapped_logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
         """Logits as the model gives them: soft-capped if it does so."""
@@ -266,13 +254,13 @@ class LanguageModel:
             inputs: `position_ids` [n_rows, n_pos] and `attention_mask` [n_rows, 1, n_pos, n_pos], where a row is more
                 than one text from its beginning.
         """
-        with self.eager():
+        with self.eager(), rows(len(token_ids)):
             called = self.hf_model(input_ids=token_ids, use_cache=False, logits_to_keep=logits_to_keep, **inputs)
         return called.logits  # type: ignore[no-any-return]
 
     def run_body(self, token_ids: Int[Tensor, "n_rows n_pos"], **inputs: Tensor | None) -> None:
         """Run the blocks for whoever observes them, with inputs as for `logits`; no logits are computed."""
-        with self.eager():
+        with self.eager(), rows(len(token_ids)):
             self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
 
     @contextmanager
@@ -336,38 +324,7 @@ class LanguageModel:
         size = torch.promote_types(self.dtype, torch.float32).itemsize
         return self.n_layers * int(self.config.num_attention_heads) * n_pos**2 * size
 
-    @contextmanager
-    def _recording(self, keep_patterns: bool) -> Iterator[_Recording]:
-        """Record what enters and leaves the parts of every block during one forward pass of one prompt."""
-        seen, layers = _Recording(), range(self.n_layers)
-
-        def record(store: dict[int, Tensor]) -> Callable[[int, Tensor], None]:
-            return lambda layer, x: store.__setitem__(layer, widened(x[0]))
-
-        def again(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-            with self.eager():
-                pattern: Tensor = attentions[layer](*args, **kwargs)[1][0]
-            return widened(pattern.detach())
-
-        def record_attention(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            seen.attention_outs[layer], pattern = widened(output[0][0]), widened(output[1][0])
-            if bool(pattern.triu(1).any()):
-                seen.looks_ahead.append(layer)
-            if keep_patterns:
-                seen.patterns[layer] = lambda: pattern
-            else:  # exactly the same call again
-                seen.patterns[layer] = lambda: again(layer, args, kwargs)
-
-        attentions = [self.attention_module(layer) for layer in layers]
-        with (
-            on_input([*self.layer_modules(), self.final_norm_module()], record(seen.streams)),
-            on_input([self.mlp_norm_module(layer) for layer in layers], record(seen.mlp_streams)),
-            on_output([self.mlp_inner_module(layer) for layer in layers], record(seen.mlp_outs)),
-            on_call(attentions, record_attention),
-        ):
-            yield seen
-
-    def _frozen_block(self, layer: int, seen: _Recording) -> FrozenBlock:
+    def _frozen_block(self, layer: int, seen: Recording) -> FrozenBlock:
         if layer in seen.looks_ahead:
             raise UnsupportedModelError(f"attention of layer {layer} looks ahead; only causal models can be traced.")
         family, attention = self.family, self.attention_module(layer)
@@ -382,24 +339,25 @@ class LanguageModel:
             is_parallel=family.is_parallel(self.config),
             mlp_stream=seen.mlp_streams[layer],
             mlp_out=seen.mlp_outs[layer],
+            residual_scale=family.residual_scale(self.config),
         )
 
     def frozen_norm(self, module: nn.Module, x: Float[Tensor, "n d"]) -> FrozenNorm:
         """A norm of the model with its scales held at what they are for `x`; at least in float32."""
-        weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
-        weight, bias = (None if part is None else widened(part.detach()) for part in (weight, bias))
+        weight, bias = (widened(weight_of(module, name)) for name in ("weight", "bias"))
         if weight is not None and self.family.adds_one_to_weight:
             weight = 1.0 + weight
-        eps = float(getattr(self.config, self.family.eps))
+        eps = self.family.norm_eps(self.config)
         return FrozenNorm.of(widened(x), weight, bias, is_centered=not self.family.is_rms, eps=eps)
 
     def _norm(self, layer: int, name: str | None, x: Float[Tensor, "n d"]) -> FrozenNorm:
         """A block's norm for `x`; without one, that changes nothing."""
-        return self._optional_norm(layer, name, x) or FrozenNorm(widened(x).new_ones(len(x), 1), None, None, False)
+        return self._optional_norm(layer, name, x) or FrozenNorm.times(1.0, widened(x))
 
     def _optional_norm(self, layer: int, name: str | None, x: Tensor) -> FrozenNorm | None:
         return None if name is None else self.frozen_norm(self._block_part(layer, name), x)
 
     def _position_embedding(self, n_pos: int) -> Tensor | None:
-        name = self.family.position_embedding
-        return None if name is None else widened(self._body_part(name).get_parameter("weight").detach()[:n_pos])
+        name, first = self.family.position_embedding, self.family.first_position
+        weight = None if name is None else weight_of(self._body_part(name), "weight")
+        return None if weight is None else widened(weight[first:][:n_pos])

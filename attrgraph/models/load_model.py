@@ -16,12 +16,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from attrgraph.demo.shipped import SHIPPED, shipped_folder
 from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelError
 from attrgraph.files import read_json
 from attrgraph.models.families import family_of
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.weights import home_device
 from attrgraph.transcoders import Transcoders, load_transcoders
 from attrgraph.transcoders.digests import digest_files
 from attrgraph.transcoders.hub import resolve_folder
@@ -39,7 +41,7 @@ def load_model(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: str | torch.dtype = "float32",
-    device: str = "auto",
+    device: str | torch.device = "auto",
     revision: str | None = None,
     read_point: str | None = None,
     write_point: str | None = None,
@@ -51,7 +53,7 @@ def load_model(
 
     Args:
         model: "demo" for the shipped model; a folder in Hugging Face format; `owner/repo` on the hub; or a model of
-            transformers, which stays as it is.
+            transformers, which stays as it is: it may be offloaded by accelerate, or quantised by bitsandbytes.
         transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`) in any published layout, "demo"
             (cross-layer, the default for the demo), "demo-per-layer", or a set already in memory; None: none.
         tokenizer: in place of the folder's; with a model of transformers, its own.
@@ -127,26 +129,31 @@ def named_transcoders(name: str | Path, device: str | torch.device, **points: An
     return shipped
 
 
-def _resolve_device(device: str) -> torch.device:
+def _resolve_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as e:
-        raise AttrGraphError(f"device {device!r} is not available here; use auto, cpu, or cuda:N.") from e
+        raise AttrGraphError(f"device {str(device)!r} is not available here; use auto, cpu, or cuda:N.") from e
     return where
 
 
-def _device_of(model: object, dtype: str, device: str, revision: str | None) -> torch.device:
+def _device_of(model: object, dtype: str, device: str | torch.device, revision: str | None) -> torch.device:
     """Of a model that is given, which is taken as it is."""
     if not isinstance(model, PreTrainedModel):
+        ways = {
+            "merge_and_unload": ": pass model.merge_and_unload(), or copy.deepcopy(model).merge_and_unload()",
+            "_orig_mod": ": pass model._orig_mod, the model that was compiled",
+            "module": ": pass model.module, the model inside",
+        }
         raise ModelLoadError(
             f"model is a {type(model).__module__}.{type(model).__name__}; expected a folder, a name, or a model of "
-            "transformers (merge adapters first)."
+            f"transformers{next((way for name, way in ways.items() if hasattr(model, name)), '')}."
         )
-    have = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device), "revision": None}
-    asked = {"dtype": dtype, "device": device, "revision": revision}
+    have = {"dtype": str(model.dtype).removeprefix("torch."), "device": str(home_device(model)), "revision": None}
+    asked = {"dtype": dtype, "device": str(device), "revision": revision}
     # what was not asked for is left as it is
     for name, default in (("dtype", "float32"), ("device", "auto"), ("revision", None)):
         if asked[name] not in (default, have[name]):
@@ -154,15 +161,16 @@ def _device_of(model: object, dtype: str, device: str, revision: str | None) -> 
                 f"{name} is {asked[name]}, and the model that is given has {have[name]}; it is taken as it is: leave "
                 f"{name} out, or change the model first."
             )
-    return model.device
+    return home_device(model)
 
 
 def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     # transformers applies it or leaves it out, by what is installed
     for adapter in (*folder.glob("adapter_config.json"), *folder.glob("adapter_model.*")):
         raise UnsupportedModelError(
-            f"{adapter}: an adapter would not be applied; merge it into its model (merge_and_unload of peft), save "
-            "that, and load its folder. To load a model without it, take the files adapter_* away."
+            f"{adapter}: an adapter would not be applied; merge it: peft.AutoPeftModelForCausalLM.from_pretrained("
+            f'"{folder}").merge_and_unload().save_pretrained("MERGED"), and load MERGED. To load a model without it, '
+            "take the files adapter_* away."
         )
     for path in folder.iterdir():  # whoever reads a pipe waits
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -181,12 +189,11 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise UnsupportedModelError(
             f"{folder}/config.json: says {n_layers!r:.30} layers; expected 1 to {_MOST_LAYERS}."
         )
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(f"{folder}: quantised weights are not supported; load the model unquantised.")
+    how = _dequantised(folder, config)
     if not any(folder.glob("*.safetensors")):
         raise ModelLoadError(f"{folder}: holds no *.safetensors; convert the weights (pickled ones are never opened).")
     try:
-        with _no_progress_bar():
+        with _silently():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -195,6 +202,7 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **how,
             )
     except Exception as e:  # as above: bad sizes, unknown activations, truncated files
         raise ModelLoadError(f"{folder}: its weights cannot be read ({_first_line(e)}).") from e
@@ -215,6 +223,21 @@ def _weight_files(folder: Path, config: PretrainedConfig) -> list[Path]:
     if first.suffix != ".json":
         return [first]
     return [folder / name for name in sorted(set(read_json(first)["weight_map"].values()))]
+
+
+def _dequantised(folder: Path, config: Any) -> dict[str, Any]:
+    """Arguments with which transformers dequantises what is quantised in the folder, if anything is."""
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return {}
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    if method == "mxfp4":
+        return {"quantization_config": Mxfp4Config(dequantize=True)}
+    arguments = {"bitsandbytes": "", "fp8": ", quantization_config=FineGrainedFP8Config(dequantize=True)"}
+    way = "load the model that it was made from"
+    if method in arguments:
+        way = f'give load_model what AutoModelForCausalLM.from_pretrained("{folder}"{arguments[method]}) returns'
+    raise UnsupportedModelError(f"{folder}: its weights are quantised ({method or quantised!s:.60}); {way}.")
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -240,12 +263,14 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing its own bar on stderr."""
-    was_on = transformers_logging.is_progress_bar_enabled()
+def _silently() -> Iterator[None]:
+    """Keep transformers from drawing its own bar on stderr, and from saying how else weights could be loaded."""
+    was_on, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if was_on:
             transformers_logging.enable_progress_bar()

@@ -6,22 +6,82 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from attrgraph.errors import UnsupportedModelError
-from attrgraph.models.families import Family, plain_weights
+from attrgraph.models.families import Family
+from attrgraph.models.weights import check_projection, running_device, weight_of
 
 
-def check_weights(hf_model: PreTrainedModel, family: Family) -> None:
-    """Raise UnsupportedModelError unless all weights are on one device, in as many layers as the configuration says."""
-    devices = sorted({str(parameter.device) for parameter in hf_model.parameters()})
-    if len(devices) > 1 or "meta" in devices:
+def check_model(hf_model: PreTrainedModel, family: Family) -> None:
+    """Raise UnsupportedModelError unless the model is one of its family, as its configuration says, and runs."""
+    if hf_model.get_output_embeddings() is None:
         raise UnsupportedModelError(
-            f"the model's weights lie on {' and '.join(devices)}; load the whole model on one device."
+            f"a {type(hf_model).__name__} gives no logits; load the model with AutoModelForCausalLM."
         )
-    n_layers, said = len(_blocks(hf_model, family)), int(hf_model.config.get_text_config().num_hidden_layers)
+    if not all(config.return_dict for config in (hf_model.config, hf_model.config.get_text_config())):
+        raise UnsupportedModelError(
+            "the model's configuration says return_dict=False; take that out of config.json, or set "
+            "model.config.return_dict = True."
+        )
+    _check_parts(hf_model, family)
+    _check_weights(hf_model, family)
+    check_is_in_evaluation_mode(hf_model, family)
+
+
+def _check_parts(hf_model: PreTrainedModel, family: Family) -> None:
+    blocks = _blocks(hf_model, family)
+    n_layers, said = len(blocks), int(hf_model.config.get_text_config().num_hidden_layers)
     if n_layers != said:
         raise UnsupportedModelError(
             f"the model has {n_layers} layers, its configuration says num_hidden_layers={said}; set it to {n_layers}."
         )
-    plain_weights(hf_model.get_output_embeddings(), "the unembedding")
+    for layer, block in enumerate(blocks):
+        there = dict(block.named_modules())
+        for name in (family.attention, family.attention_norm, family.mlp_norm, family.mlp):
+            if name is not None and name not in there:
+                raise UnsupportedModelError(
+                    f"layer {layer} has no {name}, where other models of the family {family.name} have it; its "
+                    "configuration asks for what is not supported, or the model was changed."
+                )
+        kind = type(there[family.attention]).__name__
+        if kind.endswith("FlashAttention2"):
+            raise UnsupportedModelError(
+                f'attention is a {kind}, which gives no patterns; load the model with attn_implementation="eager".'
+            )
+
+
+def _check_weights(hf_model: PreTrainedModel, family: Family) -> None:
+    """Raise UnsupportedModelError unless weights are on one device, of one type, and can be read."""
+    for name, module in hf_model.named_modules():
+        if type(module).__module__.partition(".")[0] == "peft":
+            raise UnsupportedModelError(
+                f"{name} has an adapter (peft's {type(module).__name__}); pass a model with merged weights: "
+                "peft_model.merge_and_unload()."
+            )
+    devices = {
+        str(running_device(module) or parameter.device)
+        for module in hf_model.modules()
+        for parameter in module.parameters(recurse=False)
+    }
+    if len(devices) > 1 or "meta" in devices:
+        raise UnsupportedModelError(
+            f"the model's weights lie on {' and '.join(sorted(devices))}; load the whole model on one device: what is "
+            "too large for it may be offloaded, as accelerate.cpu_offload(model) does."
+        )
+    check_projection(hf_model.get_output_embeddings(), "the unembedding")
+    for block in _blocks(hf_model, family):
+        for name in (*family.query_key_value, family.attention_out):
+            check_projection(block.get_submodule(family.attention).get_submodule(name), name)
+    kept = (hf_model._keep_in_fp32_modules or (), hf_model._keep_in_fp32_modules_strict or ())
+    names = {
+        parameter.dtype: name
+        for name, parameter in hf_model.named_parameters()
+        if parameter.is_floating_point() and not any(part in name for parts in kept for part in parts)
+    }
+    if len(names) > 1:
+        mixed = " and ".join(f"{str(dtype).removeprefix('torch.')} ({name})" for dtype, name in names.items())
+        raise UnsupportedModelError(
+            f"the model's weights are {mixed}, which transformers cannot run together; give all one type, as "
+            f"model.to({hf_model.dtype}) does."
+        )
 
 
 def check_is_in_evaluation_mode(hf_model: PreTrainedModel, family: Family) -> None:
@@ -39,9 +99,10 @@ def embedding_deviation(
     hf_model: PreTrainedModel, token_ids: Int[Tensor, " n_pos"], embedding: Float[Tensor, "n_pos d_model"]
 ) -> float:
     """How far from what the weights say tokens are embedded, |difference| / |expected|: no hook is run for these."""
-    module, config = hf_model.get_input_embeddings(), hf_model.config.get_text_config()
-    plain = type(module).forward(module, token_ids).detach().to(embedding)
-    # some families scale embeddings outside the module, Gemma in transformers 4 by the root of the width
+    weight, config = weight_of(hf_model.get_input_embeddings(), "weight"), hf_model.config.get_text_config()
+    assert weight is not None
+    plain = weight[token_ids].to(embedding)
+    # some families scale embeddings, Gemma by the root of the width
     factors = {float(getattr(config, "embedding_multiplier", 1.0)), float(config.hidden_size) ** 0.5}
     least = torch.finfo(embedding.dtype).tiny
     return min(float((embedding - f * plain).norm() / (f * plain).norm().clamp_min(least)) for f in factors)

@@ -88,7 +88,7 @@ def test_difference_of_two_tokens_is_the_difference_of_their_rows(traced_model: 
 
 def test_any_direction_can_be_a_target(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model()
-    W_U = model.W_U
+    W_U = model.hf_model.lm_head.weight
     token = ag.trace(model, prompt, targets=[4])
     vector = ag.trace(model, prompt, targets=W_U[4] - W_U.mean(0))
     a, b = (graph.adjacency[np.flatnonzero(graph.nodes["kind"] == "logit")].toarray() for graph in (token, vector))

@@ -1,12 +1,14 @@
 """Models of transformers, however they were made: traced exactly, or refused in one line."""
 
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from subwords import byte_level
-from tiny import D_MODEL, FAMILY_CONFIGS, PROMPT, make_model, make_transcoders
+from tiny import D_MODEL, D_VOCAB, FAMILY_CONFIGS, PROMPT, make_model, make_transcoders
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -89,6 +91,9 @@ def test_a_model_object_is_taken_as_it_is() -> None:
 @pytest.mark.refusal
 def test_what_is_asked_of_a_model_object_it_must_have() -> None:
     hf_model = hf_model_of("llama")
+    assert ag.load_model(hf_model, device=torch.device("cpu"), dtype="torch.float32").hf_model is hf_model
+    with pytest.raises(UnsupportedModelError, match="a LlamaModel gives no logits; load the model with AutoModelFor"):
+        ag.load_model(hf_model.model)
     for how, said in (
         ({"dtype": torch.float64}, "dtype is float64, and the model that is given has float32"),
         ({"device": "cuda"}, "device is cuda, and the model that is given has cpu"),
@@ -99,6 +104,108 @@ def test_what_is_asked_of_a_model_object_it_must_have() -> None:
             ag.load_model(hf_model, **how)  # type: ignore[arg-type]
     with pytest.raises(ModelLoadError, match=r"model is a torch\.nn\.modules\.linear\.Linear; expected a folder"):
         ag.load_model(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def _offloaded(hf_model: PreTrainedModel) -> PreTrainedModel:
+    """As accelerate does: weights lie elsewhere, and are where the module is while it runs."""
+
+    def run(
+        module: torch.nn.Module, kept: dict[str, torch.Tensor], forward: Callable[..., Any], *args: Any, **how: Any
+    ):
+        for name, tensor in kept.items():
+            setattr(module, name, torch.nn.Parameter(tensor))
+        out = forward(*args, **how)
+        for name, tensor in kept.items():
+            setattr(module, name, torch.nn.Parameter(tensor.to("meta")))
+        return out
+
+    for module in hf_model.modules():
+        kept = {name: parameter.detach() for name, parameter in module.named_parameters(recurse=False)}
+        if kept:
+            hook: Any = SimpleNamespace(execution_device="cpu", weights_map=kept)
+            module._hf_hook = SimpleNamespace(hooks=(SimpleNamespace(), hook))  # several are one that has them all
+            module.forward = partial(run, module, kept, module.forward)
+            for name, tensor in kept.items():
+                setattr(module, name, torch.nn.Parameter(tensor.to("meta")))
+    return hf_model
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma2"])
+def test_offloaded_weights_are_read_where_they_lie(family: str) -> None:
+    graphs = []
+    for change in (lambda hf_model: hf_model, _offloaded):
+        model = ag.load_model(change(hf_model_of(family)), make_transcoders(write_point="mlp.hook_out"))
+        graphs.append(ag.trace(model, PROMPT, max_feature_nodes=20))
+        assert (model.device, model.d_vocab) == (torch.device("cpu"), D_VOCAB)
+    assert graphs[0].metadata["model"] == graphs[1].metadata["model"]
+    assert_close(*(torch.from_numpy(graph.adjacency.toarray()) for graph in graphs), rtol=0, atol=0)
+
+
+class _Packed(torch.nn.Linear):
+    """A linear layer as bitsandbytes has them: the weight is packed, and the first run settles the type."""
+
+    def __init__(self, plain: torch.nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, bias=plain.bias is not None)
+        self.bias, self.scale, self.compute_type = plain.bias, plain.weight.detach().abs().amax(1), None
+        whole = (plain.weight.detach() * 127 / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(whole.view(torch.uint8).reshape(-1, 1), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.compute_type = self.compute_type or x.dtype
+        weight = self.weight.view(torch.int8).view(len(self.scale), -1) * self.scale[:, None] / 127
+        return torch.nn.functional.linear(x.to(self.compute_type), weight.to(self.compute_type), self.bias).to(x.dtype)
+
+
+_Packed.__module__ = "bitsandbytes.nn.modules"
+
+
+def test_layers_of_bitsandbytes_are_read_as_the_weights_that_they_compute_with() -> None:
+    hf_model = hf_model_of("llama", attention_bias=True)
+    digest = ag.load_model(hf_model).source["digest"]
+    for block in hf_model.model.layers:
+        for name in ("q_proj", "v_proj", "o_proj"):
+            setattr(block.self_attn, name, _Packed(getattr(block.self_attn, name)))
+    model, attention = ag.load_model(hf_model, make_transcoders()), hf_model.model.layers[0].self_attn
+    assert attention.v_proj.compute_type is None and model.source["digest"] != digest
+    assert (model.dtype, model.precision) == (torch.float32, torch.bfloat16)
+    graph = ag.trace(model, PROMPT)
+    assert graph.metadata["checks"]["input_sum_gap"] < 1e-5 and attention.v_proj.bias is not None
+    assert ag.explain_attention(model, PROMPT, 1, 0, -1, -2).deviation < 1e-4
+    attention.v_proj = torch.nn.Linear(D_MODEL, 16)
+    attention.v_proj.weight = torch.nn.Parameter(
+        torch.zeros(16, D_MODEL).as_subclass(type("Int4", (torch.Tensor,), {}))
+    )
+    with pytest.raises(UnsupportedModelError, match=r"v_proj is a torch.*Linear, whose weight is a Int4; .*torchao"):
+        ag.load_model(hf_model)
+
+
+def _adapted(hf_model: Any) -> torch.nn.Linear:
+    """The class of a linear layer as peft makes it."""
+    kind = type("Linear", (torch.nn.Linear,), {"__module__": "peft.tuners.lora.layer"})
+    hf_model.transformer.h[1].mlp.c_fc = kind(D_MODEL, 4 * D_MODEL)
+    return hf_model  # type: ignore[no-any-return]
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("merge_and_unload", r"pass model\.merge_and_unload\(\), or copy\.deepcopy\(model\)\.merge_and_unload"),
+        ("_orig_mod", r"pass model\._orig_mod"),
+        ("module", r"pass model\.module"),
+    ],
+)
+def test_a_model_inside_another_is_refused_with_what_to_type(name: str, said: str) -> None:
+    wrapper = torch.nn.Module()
+    setattr(wrapper, name, hf_model_of("gpt2"))
+    with pytest.raises(ModelLoadError, match=rf"model is a torch.*: {said}") as found:
+        ag.load_model(wrapper)  # type: ignore[arg-type]
+    assert "\n" not in str(found.value)
+
+
+def _without_patterns(hf_model: Any) -> None:
+    attention = hf_model.transformer.h[1].attn
+    attention.__class__ = type("GPT2FlashAttention2", (type(attention),), {})
 
 
 def _train_one_attention(hf_model: PreTrainedModel) -> None:
@@ -125,6 +232,13 @@ def _drop_a_layer(hf_model: PreTrainedModel) -> None:
         (_train_one_attention, r"transformer\.h\.1\.attn is in training mode"),
         (_train_one_dropout, r"transformer\.drop is in training mode"),
         (_offload, "the model's weights lie on cpu and meta; load the whole model on one device"),
+        (_adapted, r"transformer\.h\.1\.mlp\.c_fc has an adapter .*merged weights: peft_model\.merge_and_unload"),
+        (lambda hf_model: hf_model.transformer.ln_f.double(), r"float32 \(.*\) and float64 \(transformer\.ln_f\.bias"),
+        (lambda hf_model: setattr(hf_model.config, "return_dict", False), r"set model\.config\.return_dict = True"),
+        (
+            _without_patterns,
+            'a GPT2FlashAttention2, which gives no patterns; load .*attn_implementation="eager"',
+        ),
         (_drop_a_layer, "the model has 2 layers, its configuration says num_hidden_layers=3"),
     ],
 )

@@ -48,11 +48,20 @@ FAMILY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox_sequential": ("gpt_neox", _NEOX | {"use_parallel_residual": False}),
 }
 _EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
+_FALCON = _COMMON | {"ffn_hidden_size": 40, "bias": True}
 _EARLIER = {"vocab_size": D_VOCAB, "bos_token_id": BOS, "eos_token_id": None}
 _NO_IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 # families that differ from those above in declarations only: tested for what these could get wrong
 MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere": ("cohere", _GROUPED | {"logit_scale": 0.5}),
+    "cohere2": ("cohere2", _GROUPED | {"logit_scale": 0.5, "sliding_window": 4, "layer_types": _SLIDING}),
+    "falcon": ("falcon", _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon_one_norm": (
+        "falcon",
+        _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 4, "num_ln_in_parallel_attn": 1},
+    ),
+    "falcon_multi_query": ("falcon", _FALCON | {"multi_query": True, "parallel_attn": True}),
+    "falcon_sequential": ("falcon", _FALCON | {"multi_query": False, "parallel_attn": False}),
     "gemma": ("gemma", _GROUPED),
     "gemma3_wrapper": (
         "gemma3",
@@ -62,6 +71,7 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "mm_tokens_per_image": 1,
         },
     ),
+    "glm": ("glm", _GROUPED | {"partial_rotary_factor": 0.5}),
     "glm4": ("glm4", _GROUPED | {"partial_rotary_factor": 0.5}),
     "gpt_neo": (
         "gpt_neo",
@@ -74,13 +84,29 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "gptj",
         _EARLIER | {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
     ),
+    "granite": (
+        "granite",
+        _GROUPED
+        | {"residual_multiplier": 0.6, "attention_multiplier": 0.2, "embedding_multiplier": 3.0, "logits_scaling": 1.7},
+    ),
     "mixtral": ("mixtral", _GROUPED | _EXPERTS),
+    "olmo": ("olmo", _COMMON | {"num_key_value_heads": 2}),
     "olmo2": ("olmo2", _GROUPED),
     "olmo3": ("olmo3", _GROUPED | {"sliding_window": 4, "layer_types": _SLIDING}),
+    "opt": ("opt", _COMMON | {"ffn_dim": 40, "word_embed_proj_dim": D_MODEL}),
+    "phi": ("phi", _COMMON | {"num_attention_heads": 3, "num_key_value_heads": 3}),
     "phi3": ("phi3", _GROUPED | {"sliding_window": 4}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        _COMMON
+        | _EXPERTS
+        | {"num_key_value_heads": 2, "num_experts": 4}
+        | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    ),
     "qwen3_moe": ("qwen3_moe", _GROUPED | _EXPERTS | {"num_experts": 4, "moe_intermediate_size": 16}),
     "smollm3": ("smollm3", _GROUPED | {"no_rope_layers": [1, 0, 1]}),
     "stablelm": ("stablelm", _COMMON | {"num_key_value_heads": 2, "use_qkv_bias": True}),
+    "stablelm_parallel": ("stablelm", _COMMON | {"num_key_value_heads": 2, "use_parallel_residual": True}),
     "starcoder2": ("starcoder2", _COMMON | {"num_key_value_heads": 2}),
 }
 

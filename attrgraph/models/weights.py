@@ -1,0 +1,104 @@
+"""Weights as dense tensors, however a model keeps them: as they are, offloaded by accelerate, or quantised."""
+
+from collections.abc import Iterator
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from attrgraph.errors import UnsupportedModelError
+
+# weight and bias, None without one
+Projection = tuple[Tensor, Tensor | None]
+
+
+def running_device(module: nn.Module) -> torch.device | None:
+    """Where accelerate brings an offloaded module's weights to run it; None if it does not."""
+    devices = (getattr(hook, "execution_device", None) for hook in _accelerate_hooks(module))
+    return next((torch.device(device) for device in devices if device is not None), None)
+
+
+def home_device(hf_model: PreTrainedModel) -> torch.device:
+    """Where the model runs, though its weights may lie elsewhere until they are needed."""
+    return running_device(hf_model.get_input_embeddings()) or hf_model.device
+
+
+def precision_of(hf_model: PreTrainedModel) -> torch.dtype:
+    """The type that says how coarsely the model computes: that in which it runs, or what its kernels read inputs in."""
+    # 8-bit kernels make integers of what they read, 4-bit kernels on a CPU make it bfloat16
+    is_coarse = any(map(_is_of_bitsandbytes, hf_model.modules()))
+    return torch.bfloat16 if is_coarse else hf_model.dtype
+
+
+def stored(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter wherever it lies; None if the module has none of this name."""
+    parameter = dict(module.named_parameters(recurse=False)).get(name)
+    if parameter is not None and parameter.is_meta:
+        for hook in _accelerate_hooks(module):
+            if getattr(hook, "weights_map", None) is not None:
+                return hook.weights_map[name]  # type: ignore[no-any-return]
+    return None if parameter is None else parameter.detach()
+
+
+def stored_weights(hf_model: PreTrainedModel) -> dict[str, Tensor]:
+    """All parameters by name, wherever they lie; those that are tied once."""
+    out, tied = dict[str, Tensor](), getattr(hf_model, "all_tied_weights_keys", {})
+    for full_name, parameter in hf_model.named_parameters():
+        if parameter.is_meta and full_name in tied:  # offloaded, they are two
+            continue
+        where, _, name = full_name.rpartition(".")
+        found = stored(hf_model.get_submodule(where), name) if parameter.is_meta else parameter.detach()
+        assert found is not None
+        out[full_name] = found
+    return out
+
+
+def weight_of(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter where the module runs."""
+    found, device = stored(module, name), running_device(module)
+    return found if found is None or device is None else found.to(device)
+
+
+def check_projection(module: nn.Module, name: str) -> None:
+    """Raise UnsupportedModelError unless it is a linear layer whose weight `plain_weights` can tell."""
+    kind, weight = type(module), dict(module.named_parameters(recurse=False)).get("weight")
+    if not _is_of_bitsandbytes(module) and not (_is_plain(module) and type(weight) is nn.Parameter):
+        held = f", whose weight is a {type(weight).__name__}" if _is_plain(module) else ""
+        raise UnsupportedModelError(
+            f"{name} is a {kind.__module__}.{kind.__name__}{held}; expected a plain Linear or Conv1D, or one of "
+            "bitsandbytes. Merge adapters, and load weights that are quantised otherwise (GPTQ, AWQ, torchao, fp8) "
+            "dequantised, or the model that they come from."
+        )
+
+
+def plain_weights(module: nn.Module, name: str) -> Projection:
+    """Weight [d_out, d_in] and bias of a projection; of one that is quantised, the weight that it computes with."""
+    check_projection(module, name)
+    weight = _dequantised(module) if _is_of_bitsandbytes(module) else weight_of(module, "weight")
+    assert weight is not None
+    return weight.T if isinstance(module, Conv1D) else weight, weight_of(module, "bias")
+
+
+def _is_plain(module: nn.Module) -> bool:
+    # Falcon's own class of linear layers is not imported: that reads a module of transformers at every start
+    return type(module) in (nn.Linear, Conv1D) or type(module).__name__ == "FalconLinear"
+
+
+def _is_of_bitsandbytes(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] == "bitsandbytes"
+
+
+def _dequantised(module: Any) -> Tensor:
+    """What the layer makes of each input alone: how weights are packed differs by device and version."""
+    twin = copy(module)  # the first run of a layer settles the type that it computes in
+    twin._parameters = {**module._parameters, "bias": None}
+    with torch.no_grad():
+        return twin(torch.eye(module.in_features, device=module.weight.device)).T  # type: ignore[no-any-return]
+
+
+def _accelerate_hooks(module: nn.Module) -> Iterator[Any]:
+    hook: Any = getattr(module, "_hf_hook", None)
+    yield from getattr(hook, "hooks", (hook,))
