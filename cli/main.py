@@ -1,6 +1,7 @@
 """`attrgraph VERB ...`: dispatch, and errors as one line."""
 
 import gc
+import logging
 import os
 import sys
 from importlib import import_module
@@ -78,6 +79,7 @@ def run() -> None:
     # Collecting garbage while modules are imported finds hardly any and takes a seventh of the start; what runs long
     # loads a model, which turns it on again (`options.load_model`).
     gc.disable()
+    logging.getLogger("attrgraph").setLevel(logging.ERROR)  # what verbs lack they say themselves
     prepare_streams()
     if sys.stdout is None:
         tell("attrgraph: the output is closed; send it to a file or to /dev/null.")

@@ -1,5 +1,6 @@
 """Load a language model and its transcoders from a folder, the Hugging Face hub, or the package itself."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from attrgraph.models.weights import home_device
 from attrgraph.transcoders import Transcoders, load_transcoders
 from attrgraph.transcoders.digests import digest_files
 from attrgraph.transcoders.hub import resolve_folder
+from attrgraph.transcoders.known_sets import known_for
 from attrgraph.transcoders.labels import load_labels
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
@@ -94,6 +96,8 @@ def load_model(
     if allow_missing_layers and opened is not None:
         opened = opened.up_to(hf_model.config.get_text_config().num_hidden_layers)
     how: dict[str, Any] = {"source": source, "chat_template_kwargs": chat_template_kwargs}
+    if opened is None and source is not None and (known := known_for(source["id"])):
+        logging.getLogger("attrgraph").warning("%s is loaded without transcoders%s", source["id"], known)
     return LanguageModel(hf_model, tokenizer, transcoders=opened, **how)
 
 

@@ -91,3 +91,16 @@ def test_mxfp4_weights_are_dequantised(tmp_path: Path, capfd: pytest.CaptureFixt
             torch.testing.assert_close(loaded[name], expected.to(dtype), rtol=0, atol=0)
         assert ag.trace(model, PROMPT, max_feature_nodes=5).metadata["checks"]["is_exact"]
     assert "MXFP4" not in capfd.readouterr().err
+
+
+def test_a_model_without_transcoders_says_which_are_known(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = str(shipped_folder("model"))
+    ag.load_model(folder)
+    assert not caplog.messages
+    monkeypatch.setattr("attrgraph.models.load_model.known_for", lambda name: f"; known for it: a set for {name}")
+    ag.load_model(folder)
+    assert caplog.messages == [f"{folder} is loaded without transcoders; known for it: a set for {folder}"]
+    ag.load_model("demo")
+    assert len(caplog.messages) == 1
