@@ -26,18 +26,18 @@ def provenance_of(model: LanguageModel) -> dict[str, Any]:
     """Where the numbers come from. Nothing here changes between two runs of the same thing."""
     transcoders = model.transcoders
     assert transcoders is not None  # trace has refused before
-    source = transcoders.source
+    source, of_model = transcoders.source, model.source  # what is in memory is looked at for changes, once
     tokenizer = None if model.tokenizer is None else tokenizer_digest(model.tokenizer)
     return {
         "generator": {"name": "attrgraph", "version": _version("attrgraph")},
         "versions": library_versions("torch", "transformers", "numpy", "scipy"),
-        "model": {**model.source, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
+        "model": {**of_model, "family": model.family.name, "d_model": model.d_model, "d_vocab": model.d_vocab},
         **({} if tokenizer is None else {"tokenizer": {"digest": tokenizer}}),
         "transcoders": {
             **source,
             "kind": transcoders.config.model_kind,
             "scan": transcoders.config.scan,
-            "neuronpedia": neuronpedia_names(source["id"], str(model.source.get("id"))),
+            "neuronpedia": neuronpedia_names(source["id"], str(of_model.get("id"))),
             "n_features": transcoders.n_features,
             **({"missing_layers": transcoders.missing_layers} if transcoders.missing_layers else {}),
             "read_point": transcoders.config.feature_input_hook,

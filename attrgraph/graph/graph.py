@@ -111,21 +111,20 @@ class Graph:
     def without_bias(self) -> "Graph":
         """The same graph without its bias node, of which scores do not depend."""
         part = part_of(self, (self.nodes["kind"] != "bias").to_numpy(), metadata={})
-        return part.replace(metadata=self.metadata)
+        return replace(part, metadata=_copied(self.metadata))
 
     def replace(self, **parts: Any) -> "Graph":
         """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`.
 
-        All four are copied, those that stay too: what is changed in the new graph changes in no other.
+        What stays is copied, and metadata in any case: what is changed in the new graph changes in no other.
         What metadata say of nodes, edges or prompt is left out if these are others: their scores, the prompt's text.
         """
         tokens = list(parts.get("prompt_tokens", self.prompt_tokens))
         changed = [name for name in parts if name != "prompt_tokens" or tokens != self.prompt_tokens]
         stale = {name for part in changed for name in _FOLLOWING.get(part, ())}
         kept = {name: value for name, value in parts.get("metadata", self.metadata).items() if name not in stale}
-        nodes, adjacency = parts.get("nodes", self.nodes), parts.get("adjacency", self.adjacency)
-        copies = {"nodes": nodes.copy(), "adjacency": adjacency.copy()}
-        return replace(self, **{**parts, **copies, "prompt_tokens": tokens, "metadata": _copied(kept)})
+        stays = {name: getattr(self, name).copy() for name in ("nodes", "adjacency") if name not in parts}
+        return replace(self, **{**parts, **stays, "prompt_tokens": tokens, "metadata": _copied(kept)})
 
     # questions to the graph
     scores = without.scores

@@ -213,7 +213,7 @@ class LanguageModel:
         position_embedding = self._position_embedding(len(token_ids))
         embedding = seen.streams[0] if position_embedding is None else seen.streams[0] - position_embedding
         final_norm = self.frozen_norm(self.final_norm_module(), final_stream)
-        W_U, b_U = self._unembedding()
+        W_U, b_U = self.unembedding()
         uncapped_logits = W_U @ final_norm.apply(final_stream)[-1]
         if b_U is not None:
             uncapped_logits = uncapped_logits + b_U
@@ -233,10 +233,13 @@ class LanguageModel:
             unembedding_deviation=float((self.soft_cap(uncapped_logits) - widened(logits)).abs().max()),
         )
 
-    def _unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
+    def unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
+        """Weight and bias that make logits of what leaves the final norm; at least in float32."""
         weight, bias = plain_weights(self.hf_model.get_output_embeddings(), "the unembedding")
-        scale = self.family.logit_scale(self.config)
-        return scale * widened(weight), None if bias is None else scale * widened(bias)
+        weight, bias, scale = widened(weight), widened(bias), self.family.logit_scale(self.config)
+        if scale == 1.0:  # nothing is copied
+            return weight, bias
+        return scale * weight, None if bias is None else scale * bias
 
     def soft_cap(self, uncapped_logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
         """Logits as the model gives them: soft-capped if it does so."""

@@ -59,8 +59,7 @@ def load_model(
         transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`) in any published layout, "demo"
             (cross-layer, the default for the demo), "demo-per-layer", or a set already in memory; None: none.
         tokenizer: in place of the folder's; with a model of transformers, its own.
-        dtype: in which the model runs: float32, float64, bfloat16 or float16, as text or torch's. Edges are computed in
-            at least float32.
+        dtype: of the model: float32, float64, bfloat16 or float16, as text or torch's. Edges are at least float32.
         device: "auto" takes a GPU if there is one; else a torch device such as "cpu" or "cuda:1".
         revision: branch, tag or commit of the model on the hub.
         read_point, write_point: of transcoders whose folder does not say them; see `load_transcoders`.
@@ -79,8 +78,7 @@ def load_model(
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in _DTYPES:
         raise AttrGraphError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
-    source, is_named = None, isinstance(model, str | Path)
-    where = _resolve_device(device) if is_named else _device_of(model, dtype, device, revision)
+    source, where = None, _device_of(model, dtype, device, revision)
     points = {"read_point": read_point, "write_point": write_point, "allow_missing_layers": allow_missing_layers}
     opened = _opened("demo" if str(model) == "demo" and transcoders is None else transcoders, where, labels, points)
     if isinstance(model, str | Path):
@@ -88,6 +86,8 @@ def load_model(
         hf_model: PreTrainedModel = _load_hf_model(folder, _DTYPES[dtype]).to(where)  # type: ignore[arg-type]
         if "revision" not in source:
             source["digest"] = digest_files([folder / "config.json", *_weight_files(folder, hf_model.config)])
+        if opened is None:
+            _tell_known_sets(source["id"])
         tokenizer = tokenizer or _load_tokenizer(folder)
     else:
         hf_model = model
@@ -96,9 +96,13 @@ def load_model(
     if allow_missing_layers and opened is not None:
         opened = opened.up_to(hf_model.config.get_text_config().num_hidden_layers)
     how: dict[str, Any] = {"source": source, "chat_template_kwargs": chat_template_kwargs}
-    if opened is None and source is not None and (known := known_for(source["id"])):
-        logging.getLogger("attrgraph").warning("%s is loaded without transcoders%s", source["id"], known)
     return LanguageModel(hf_model, tokenizer, transcoders=opened, **how)
+
+
+def _tell_known_sets(name: str) -> None:
+    """Log one line if published transcoders are known for a model that is loaded without any."""
+    if known := known_for(name):
+        logging.getLogger("attrgraph").warning("%s is loaded without transcoders%s", name, known)
 
 
 def _opened(
@@ -145,7 +149,9 @@ def _resolve_device(device: str | torch.device) -> torch.device:
 
 
 def _device_of(model: object, dtype: str, device: str | torch.device, revision: str | None) -> torch.device:
-    """Of a model that is given, which is taken as it is."""
+    """Where a model that is named is put; a model that is given is taken as it is."""
+    if isinstance(model, str | Path):
+        return _resolve_device(device)
     if not isinstance(model, PreTrainedModel):
         ways = {
             "merge_and_unload": ": pass model.merge_and_unload(), or copy.deepcopy(model).merge_and_unload()",

@@ -59,7 +59,9 @@ CHANGES: dict[str, Change] = {
     "buffer": lambda model: model.hf_model.model.rotary_emb.inv_freq.mul_(2),
     "in place": lambda model: model.hf_model.model.layers[1].mlp.up_proj.weight.mul_(2),
     "through data": lambda model: model.hf_model.model.layers[1].mlp.up_proj.weight.data.neg_(),
-    "another": lambda model: setattr(model.hf_model.lm_head, "weight", torch.nn.Parameter(model.W_U * 2)),
+    "another": lambda model: setattr(
+        model.hf_model.lm_head, "weight", torch.nn.Parameter(model.hf_model.lm_head.weight * 2)
+    ),
 }
 
 
