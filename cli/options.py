@@ -6,6 +6,7 @@ dictionary of its bounds, `min` and `max`. Flags and arguments are `Annotated[ty
 
 import gc
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -166,6 +167,15 @@ class PromptOptions:
 def positions(which: str) -> str | list[int]:
     """What --skip-positions says."""
     return which if which in ("auto", "none") else _numbers(which, "--skip-positions", "positions")
+
+
+def count(text: str) -> int:
+    """A number of things such as 2000, 500K or 2M."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)", text.strip().upper())
+    n = int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
+    if n < 1:
+        raise typer.BadParameter(f"got {text!r}; expected a number such as 2000, 500K or 2M.", param_hint="--tokens")
+    return n
 
 
 def load_model(model: str, transcoders: str | None = None, **how: Any) -> "ag.LanguageModel":

@@ -1,0 +1,199 @@
+"""Pages of features, from one pass over a text and a second one of random features for control."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from attrgraph.attribution.provenance import library_versions
+from attrgraph.data.corpus import TokenRows, rows_of
+from attrgraph.errors import FeatureError
+from attrgraph.features import layouts
+from attrgraph.features.collect import Collected
+from attrgraph.features.connections import Connections
+from attrgraph.features.labelling import control_of, labels_of, random_dictionary
+from attrgraph.features.pages import FeaturePages, parse_place
+from attrgraph.features.promoted import promoted
+from attrgraph.features.records import N_PROMOTED, Records
+from attrgraph.features.statistics import N_DRAWN, N_SPREAD, N_TOP, WINDOW
+from attrgraph.files import write_whole
+from attrgraph.graph.graph import Graph
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions, why_left_out
+from attrgraph.progress import Progress, silent
+from attrgraph.transcoders import Transcoders
+
+# tokens of which everything active is kept; rows of the text that the random dictionary sees, at most
+_N_SAMPLED, _CONTROL_SHARE = 4096, 0.25
+_SECONDS_BETWEEN_STATES = 60.0
+Features = Sequence[str | tuple[int, int]] | Graph | None
+
+
+def describe_features(
+    model: LanguageModel,
+    texts: TokenRows | Sequence[str],
+    features: Features = None,
+    *,
+    transcoders: Transcoders | None = None,
+    labels: Mapping[tuple[int, int], str] | None = None,
+    scan: str = "",
+    source_set: str = "",
+    batch_tokens: int = 4096,
+    skip_positions: SkipPositions = "auto",
+    seed: int = 0,
+    state: str | Path | None = None,
+    progress: Progress | None = None,
+) -> FeaturePages:
+    """What features mean: where they fire and how strongly, what they promote, what they lead to, and a scored label.
+
+    Args:
+        model: the model.
+        texts: documents, or rows of them from `read_corpus`.
+        features: "layer/feature" names, or a graph, whose features are described; by default all.
+        transcoders: whose features; by default the model's.
+        labels: names that win over those found here; by default those that the transcoders have.
+        scan, source_set: how Neuronpedia calls model and set, for its batches.
+        batch_tokens: tokens that the model runs on at once.
+        skip_positions: tokens that do not count: "auto" (BOS and attention sinks), "none", or positions of each row.
+        seed: of the random dictionary that labels are compared with.
+        state: a file from which a run that was stopped goes on, and which is removed at the end.
+        progress: called as `progress(phase, done, total)`.
+
+    Raises:
+        FeatureError: a feature that the set does not have, or none.
+        CorpusError, PromptError, ResultError: the text does not fit the model; a number is not finite.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> pages = ag.describe_features(ag.load_model("demo"), ["in texas the capital is austin"], ["3/458"])
+        >>> pages["3/458"]["n_tokens"]
+        6
+    """
+    transcoders = _own(model, transcoders)
+    rows, progress = texts if isinstance(texts, TokenRows) else rows_of(model, texts), progress or silent
+    chosen = _chosen(transcoders, features)
+    how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
+    collected = Collected(model, transcoders, rows, chosen, n_sampled=_N_SAMPLED, **how)
+    key = _key(model, transcoders, rows, chosen, how)
+    _run(collected, "describe", progress, None if state is None else Path(state), key)
+    controls = _controls(model, transcoders, collected, rows, how, seed=seed, progress=progress)
+    connections = Connections(model, transcoders, collected)
+    names, blobs = dict(transcoders.labels if labels is None else labels), dict[layouts.Place, bytes]()
+    for layer, some in enumerate(chosen):
+        progress("write pages", layer, len(chosen))
+        if len(some):
+            found = promoted(model, transcoders, layer, torch.from_numpy(some), n_tokens=N_PROMOTED)
+            scored = labels_of(model, collected, layer, found.top_ids.numpy(), controls[layer])
+            for record in Records(model, transcoders, collected, connections, layer, scored, names, found):
+                blobs[layer, record["index"]] = layouts.packed(record)
+    progress("write pages", len(chosen), len(chosen))
+    card = {
+        "model": model.source,
+        "transcoders": transcoders.source,
+        "text": rows.sources,
+        "n_tokens": collected.n_tokens,
+        "n_documents": rows.n_documents,
+        "left_out": why_left_out(model, skip_positions),
+        "n_features": transcoders.n_features,
+        "scan": scan or str(model.source["id"]).rpartition("/")[2],
+        "source_set": source_set or str(transcoders.source["id"]).rpartition("/")[2],
+        "settings": {"window": WINDOW, "n_top": N_TOP, "n_spread": N_SPREAD, "n_drawn": N_DRAWN}
+        | {"n_sampled": len(collected.sampled), "seed": seed},
+        "controls": controls,
+        "versions": library_versions(),
+    }
+    if state is not None:
+        Path(state).unlink(missing_ok=True)
+    return FeaturePages(blobs, json.loads(json.dumps(card)))
+
+
+def _own(model: LanguageModel, transcoders: Transcoders | None) -> Transcoders:
+    found = transcoders or model.transcoders
+    if found is None:
+        raise FeatureError("the model has no transcoders, so there are no features; pass transcoders=.")
+    found.check_fits(n_layers=model.n_layers, d_model=model.d_model)
+    return found
+
+
+def _chosen(transcoders: Transcoders, features: Features) -> list[np.ndarray]:
+    """Indices of the features to describe, ascending, by layer."""
+    sizes = transcoders.n_features
+    if features is None:
+        return [np.arange(n) for n in sizes]
+    if isinstance(features, Graph):
+        nodes = features.nodes[features.nodes["kind"] == "feature"]
+        places = list(zip(nodes["layer"].tolist(), nodes["feature"].tolist(), strict=True))
+    elif isinstance(features, str) or not isinstance(features, Sequence):
+        raise FeatureError(f"features is {features!r:.60}; expected a list such as ['3/458'], or a graph.")
+    else:
+        places = [parse_place(one) if isinstance(one, str) else (int(one[0]), int(one[1])) for one in features]
+    for layer, feature in places:
+        if not (0 <= layer < len(sizes) and 0 <= feature < sizes[layer]):
+            raise FeatureError(
+                f"there is no feature {layer}/{feature}; the set has {len(sizes)} layers of {max(sizes)} features."
+            )
+    if not places:
+        raise FeatureError("no feature is to be described; name some, such as 3/458, or leave them out for all.")
+    return [
+        np.unique([feature for at, feature in places if at == layer]).astype(np.int64) for layer in range(len(sizes))
+    ]
+
+
+def _key(
+    model: LanguageModel, transcoders: Transcoders, rows: TokenRows, chosen: list[np.ndarray], how: Mapping[str, Any]
+) -> str:
+    """Of what the pass depends on."""
+    about = [model.source, transcoders.source, rows.digest(), [each.tolist() for each in chosen], dict(how)]
+    return sha256(json.dumps(about, default=str).encode()).hexdigest()
+
+
+def _run(collected: Collected, phase: str, progress: Progress, state: Path | None, key: str) -> None:
+    """The whole pass; a state of the same pass is where it begins."""
+    if state is not None and state.exists():
+        _go_on(collected, state, key)
+    saved = time.monotonic()
+    while collected.n_done < len(collected.batches):
+        progress(phase, collected.n_done, len(collected.batches))
+        collected.add_batch()
+        if state is not None and time.monotonic() - saved > _SECONDS_BETWEEN_STATES:
+            found = {name: np.ascontiguousarray(value) for name, value in collected.state().items()}
+            write_whole(state, lambda path: save_file(found, path, {"key": key}), overwrite=True)  # noqa: B023
+            saved = time.monotonic()
+    progress(phase, len(collected.batches), len(collected.batches))
+
+
+def _go_on(collected: Collected, state: Path, key: str) -> None:
+    try:
+        with safe_open(state, "np") as file:
+            found = file.metadata() or {}
+        if found.get("key") != key:
+            raise FeatureError(f"{state}: is the state of another run (model, text or features differ); remove it.")
+        collected.load(load_file(state))
+    except (OSError, SafetensorError, KeyError) as e:
+        raise FeatureError(f"{state}: is no state of a run that can go on ({e}); remove it.") from e
+
+
+def _controls(
+    model: LanguageModel,
+    transcoders: Transcoders,
+    collected: Collected,
+    rows: TokenRows,
+    how: Mapping[str, Any],
+    *,
+    seed: int,
+    progress: Progress,
+) -> list[float]:
+    """By layer the score that labels of a random dictionary's features stay below; see `labelling.control_of`."""
+    dictionary = random_dictionary(transcoders, collected, seed=seed)
+    some = rows.first_tokens(max(1, int(_CONTROL_SHARE * rows.n_tokens)))
+    everything = [np.arange(n) for n in dictionary.n_features]
+    control = Collected(model, dictionary, some, everything, n_sampled=1, **how)
+    _run(control, "control", progress, None, "")
+    return [control_of(control, layer) for layer in range(len(everything))]
