@@ -228,6 +228,18 @@ class Transcoders:
         release(weights.W_enc)
         return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
 
+    def encode_some(
+        self, layer: int, read: Float[Tensor, "n_pos d_model"], features: Int[Tensor, " n"]
+    ) -> ActiveFeatures:
+        """`encode_one` for some features, ascending, of a layer that is no TopK; only their encoder rows are read."""
+        W_enc, b_enc = self.encoder_rows(layer, features, read)
+        weights = self.layers[layer]
+        threshold = None if weights.threshold is None else weights.threshold[features.to(weights.threshold.device)]
+        found = encode_sparse(read, W_enc, b_enc, threshold=threshold)
+        self._check_finite(layer, found.is_finite, read.dtype)
+        feature = features.to(found.feature.device)[found.feature]
+        return ActiveFeatures(torch.full_like(found.pos, layer), found.pos, feature, found.activation)
+
     def encoder_rows(
         self, layer: int, features: Int[Tensor, " n"], like: Tensor
     ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:

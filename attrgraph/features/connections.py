@@ -98,7 +98,7 @@ class Connections:
     def _virtual(
         self, source: int, sources: Tensor, target: int, targets: Tensor
     ) -> Float[Tensor, "n_sources n_targets"]:
-        """What a unit of each source adds to each target's pre-activation, but for the scale of a norm that it reads."""
+        """What a unit of each source adds to each target's pre-activation, but for the scale of a norm between."""
         into = range(source, min(source + self._transcoders.n_targets(source), target))
         rows = written(self._model, self._transcoders, source, sources, into)
         ones = torch.ones(1, self._model.d_model, device=self._model.device)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,16 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from attrgraph.attribution.provenance import library_versions
-from attrgraph.data.corpus import TokenRows, rows_of
+from attrgraph.data.corpus import TokenRows, read_corpus, rows_of
 from attrgraph.errors import FeatureError
 from attrgraph.features import layouts
 from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
-from attrgraph.features.labelling import control_of, labels_of, random_dictionary
+from attrgraph.features.control import random_dictionary
+from attrgraph.features.labelling import Control, control_of, labels_of
+from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_DRAWN, N_SPREAD, N_TOP, WINDOW
 from attrgraph.features.pages import FeaturePages, parse_place
-from attrgraph.features.promoted import promoted
+from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.records import N_PROMOTED, Records
-from attrgraph.features.statistics import N_DRAWN, N_SPREAD, N_TOP, WINDOW
 from attrgraph.files import write_whole
 from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel
@@ -30,15 +31,15 @@ from attrgraph.models.special import SkipPositions, why_left_out
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders import Transcoders
 
-# tokens of which everything active is kept; rows of the text that the random dictionary sees, at most
-_N_SAMPLED, _CONTROL_SHARE = 4096, 0.25
+# tokens of which everything active is kept
+_N_SAMPLED = 4096
 _SECONDS_BETWEEN_STATES = 60.0
 Features = Sequence[str | tuple[int, int]] | Graph | None
 
 
 def describe_features(
     model: LanguageModel,
-    texts: TokenRows | Sequence[str],
+    texts: TokenRows | Sequence[str | Path] | Path,
     features: Features = None,
     *,
     transcoders: Transcoders | None = None,
@@ -53,13 +54,15 @@ def describe_features(
 ) -> FeaturePages:
     """What features mean: where they fire and how strongly, what they promote, what they lead to, and a scored label.
 
+    The text streams by: at most about 25 KB are kept of each feature, however long the text is.
+
     Args:
         model: the model.
-        texts: documents, or rows of them from `read_corpus`.
+        texts: documents, files of them (as `Path`), or rows from `read_corpus`.
         features: "layer/feature" names, or a graph, whose features are described; by default all.
         transcoders: whose features; by default the model's.
         labels: names that win over those found here; by default those that the transcoders have.
-        scan, source_set: how Neuronpedia calls model and set, for its batches.
+        scan, source_set: what Neuronpedia calls model and set, for its batches.
         batch_tokens: tokens that the model runs on at once.
         skip_positions: tokens that do not count: "auto" (BOS and attention sinks), "none", or positions of each row.
         seed: of the random dictionary that labels are compared with.
@@ -77,41 +80,84 @@ def describe_features(
         6
     """
     transcoders = _own(model, transcoders)
-    rows, progress = texts if isinstance(texts, TokenRows) else rows_of(model, texts), progress or silent
+    rows, progress = _rows(model, texts), progress or silent
     chosen = _chosen(transcoders, features)
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
-    collected = Collected(model, transcoders, rows, chosen, n_sampled=_N_SAMPLED, **how)
-    key = _key(model, transcoders, rows, chosen, how)
-    _run(collected, "describe", progress, None if state is None else Path(state), key)
-    controls = _controls(model, transcoders, collected, rows, how, seed=seed, progress=progress)
-    connections = Connections(model, transcoders, collected)
-    names, blobs = dict(transcoders.labels if labels is None else labels), dict[layouts.Place, bytes]()
-    for layer, some in enumerate(chosen):
-        progress("write pages", layer, len(chosen))
-        if len(some):
-            found = promoted(model, transcoders, layer, torch.from_numpy(some), n_tokens=N_PROMOTED)
-            scored = labels_of(model, collected, layer, found.top_ids.numpy(), controls[layer])
-            for record in Records(model, transcoders, collected, connections, layer, scored, names, found):
-                blobs[layer, record["index"]] = layouts.packed(record)
-    progress("write pages", len(chosen), len(chosen))
-    card = {
-        "model": model.source,
-        "transcoders": transcoders.source,
-        "text": rows.sources,
-        "n_tokens": collected.n_tokens,
-        "n_documents": rows.n_documents,
-        "left_out": why_left_out(model, skip_positions),
-        "n_features": transcoders.n_features,
-        "scan": scan or str(model.source["id"]).rpartition("/")[2],
-        "source_set": source_set or str(transcoders.source["id"]).rpartition("/")[2],
-        "settings": {"window": WINDOW, "n_top": N_TOP, "n_spread": N_SPREAD, "n_drawn": N_DRAWN}
-        | {"n_sampled": len(collected.sampled), "seed": seed},
-        "controls": controls,
-        "versions": library_versions(),
-    }
+    control = random_dictionary(model, transcoders, rows, seed=seed, **how)
+    collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
+    key = _key(model, transcoders, rows, chosen, {**how, "seed": seed})
+    _run(collected, progress, None if state is None else Path(state), key)
+    controls = [
+        control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
+        for layer, n in enumerate(control.n_features)
+    ]
+    names = transcoders.labels if labels is None else labels
+    blobs = _written(model, transcoders, collected, controls, names, progress)
+    left_out = why_left_out(model, skip_positions)
+    about = {"left_out": left_out, "seed": seed, "controls": [vars(one) for one in controls]}
+    card = _card(model, transcoders, collected, rows, scan, source_set) | about
     if state is not None:
         Path(state).unlink(missing_ok=True)
     return FeaturePages(blobs, json.loads(json.dumps(card)))
+
+
+def _rows(model: LanguageModel, texts: TokenRows | Sequence[str | Path] | Path) -> TokenRows:
+    if isinstance(texts, TokenRows):
+        return texts
+    paths = [texts] if isinstance(texts, Path) else texts
+    is_files = len(paths) > 0 and all(isinstance(path, Path) for path in paths)
+    return read_corpus(model, paths) if is_files else rows_of(model, cast(Sequence[str], texts))
+
+
+def _written(
+    model: LanguageModel,
+    transcoders: Transcoders,
+    collected: Collected,
+    controls: list[Control],
+    names: Mapping[layouts.Place, str],
+    progress: Progress,
+) -> dict[layouts.Place, bytes]:
+    """The records of all described features."""
+    connections, blobs = Connections(model, transcoders, collected), dict[layouts.Place, bytes]()
+    for layer, one in enumerate(collected.layers):
+        progress("write pages", layer, len(controls))
+        if len(one.features):
+            found = _promoted(model, transcoders, layer, one.features)
+            labels = labels_of(model, collected, layer, found.top_ids.numpy(), controls[layer])
+            for record in Records(model, transcoders, collected, connections, layer, labels, names, found):
+                blobs[layer, record["index"]] = layouts.packed(record)
+    progress("write pages", len(controls), len(controls))
+    return blobs
+
+
+def _promoted(model: LanguageModel, transcoders: Transcoders, layer: int, features: np.ndarray) -> Promoted:
+    return promoted(model, transcoders, layer, torch.from_numpy(features), n_tokens=N_PROMOTED)
+
+
+def _card(
+    model: LanguageModel,
+    transcoders: Transcoders,
+    collected: Collected,
+    rows: TokenRows,
+    scan: str,
+    source_set: str,
+) -> dict[str, Any]:
+    n_described = sum(len(one.features) for one in collected.layers)
+    settings = {"window": WINDOW, "n_top": N_TOP, "n_spread": N_SPREAD, "n_drawn": N_DRAWN}
+    return {
+        "model": model.source,
+        "transcoders": transcoders.source,
+        "text": rows.digest(),
+        "n_tokens": collected.n_tokens,
+        "n_documents": rows.n_documents,
+        "n_features": transcoders.n_features,
+        "n_described": n_described,
+        "scan": scan or str(model.source["id"]).rpartition("/")[2],
+        "source_set": source_set or str(transcoders.source["id"]).rpartition("/")[2],
+        "settings": {**settings, "n_sampled": len(collected.sampled)},
+        "cost": {"n_batches": len(collected.batches), "most_bytes_kept": n_described * BYTES_PER_FEATURE},
+        "versions": library_versions(),
+    }
 
 
 def _own(model: LanguageModel, transcoders: Transcoders | None) -> Transcoders:
@@ -154,19 +200,19 @@ def _key(
     return sha256(json.dumps(about, default=str).encode()).hexdigest()
 
 
-def _run(collected: Collected, phase: str, progress: Progress, state: Path | None, key: str) -> None:
+def _run(collected: Collected, progress: Progress, state: Path | None, key: str) -> None:
     """The whole pass; a state of the same pass is where it begins."""
     if state is not None and state.exists():
         _go_on(collected, state, key)
     saved = time.monotonic()
     while collected.n_done < len(collected.batches):
-        progress(phase, collected.n_done, len(collected.batches))
+        progress("describe", collected.n_done, len(collected.batches))
         collected.add_batch()
         if state is not None and time.monotonic() - saved > _SECONDS_BETWEEN_STATES:
             found = {name: np.ascontiguousarray(value) for name, value in collected.state().items()}
             write_whole(state, lambda path: save_file(found, path, {"key": key}), overwrite=True)  # noqa: B023
             saved = time.monotonic()
-    progress(phase, len(collected.batches), len(collected.batches))
+    progress("describe", len(collected.batches), len(collected.batches))
 
 
 def _go_on(collected: Collected, state: Path, key: str) -> None:
@@ -178,22 +224,3 @@ def _go_on(collected: Collected, state: Path, key: str) -> None:
         collected.load(load_file(state))
     except (OSError, SafetensorError, KeyError) as e:
         raise FeatureError(f"{state}: is no state of a run that can go on ({e}); remove it.") from e
-
-
-def _controls(
-    model: LanguageModel,
-    transcoders: Transcoders,
-    collected: Collected,
-    rows: TokenRows,
-    how: Mapping[str, Any],
-    *,
-    seed: int,
-    progress: Progress,
-) -> list[float]:
-    """By layer the score that labels of a random dictionary's features stay below; see `labelling.control_of`."""
-    dictionary = random_dictionary(transcoders, collected, seed=seed)
-    some = rows.first_tokens(max(1, int(_CONTROL_SHARE * rows.n_tokens)))
-    everything = [np.arange(n) for n in dictionary.n_features]
-    control = Collected(model, dictionary, some, everything, n_sampled=1, **how)
-    _run(control, "control", progress, None, "")
-    return [control_of(control, layer) for layer in range(len(everything))]

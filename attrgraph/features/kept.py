@@ -1,12 +1,12 @@
 """The best entries of every feature, while a text streams by."""
 
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
 
 # entries that wait before they are compared with those that are kept: chosen, not tuned
-_MOST_WAITING = 2**20
+_MOST_WAITING = 2**17
 
 
 class Kept:
@@ -24,15 +24,22 @@ class Kept:
         self._waiting: list[dict[str, np.ndarray]] = []
         self._n_waiting = 0
 
-    def may_be_kept(self, feature: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-        """Which of these entries are worth offering."""
-        return np.flatnonzero(score >= self._least[feature])
+    def worth_offering(
+        self, feature: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"], token: Int[np.ndarray, " n"]
+    ) -> Int[np.ndarray, " m"]:
+        """Which of these entries may be kept, as far as they and earlier ones tell."""
+        at = np.flatnonzero(score >= self._least[feature])
+        if self._one_a_document:
+            return at
+        order = at[np.lexsort((token[at], -score[at], feature[at]))]
+        return np.sort(order[_rank(feature[order], len(self._least)) < self._n_each])
 
     def offer(self, **columns: np.ndarray) -> None:
         """Entries as columns: `feature`, `score`, `document`, `token` (its number in the text), and any others."""
         self._waiting.append(columns)
         self._n_waiting += len(columns["feature"])
-        if self._n_waiting > _MOST_WAITING:
+        # each comparison sorts what is kept too
+        if self._n_waiting > max(_MOST_WAITING, len(self._waiting[0]["feature"])):
             self._waiting, self._n_waiting = [self._compared()], 0
 
     def entries(self) -> dict[str, np.ndarray]:
@@ -50,10 +57,16 @@ class Kept:
         if self._one_a_document:
             order = order[_is_first_of_document(columns["feature"][order], columns["document"][order])]
         feature = columns["feature"][order]
-        rank = np.arange(len(order)) - np.searchsorted(feature, np.arange(len(self._least)))[feature]
+        rank = _rank(feature, len(self._least))
         is_last = rank == self._n_each - 1
         self._least[feature[is_last]] = columns["score"][order[is_last]]
         return {name: column[order[rank < self._n_each]] for name, column in columns.items()}
+
+
+def _rank(feature: np.ndarray, n_features: int) -> np.ndarray:
+    """Of entries in order of features, which one of its feature each is."""
+    rank: np.ndarray = np.arange(len(feature)) - np.searchsorted(feature, np.arange(n_features))[feature]
+    return rank
 
 
 def _is_first_of_document(feature: np.ndarray, document: np.ndarray) -> np.ndarray:
@@ -75,7 +88,7 @@ def random_priority(token: Int[np.ndarray, " n"], unit: Int[np.ndarray, " n"]) -
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
-    found: Any = (x >> np.uint64(11)).astype(np.float64) / 2**53
+    found: np.ndarray = (x >> np.uint64(11)).astype(np.float64) / 2**53
     return found
 
 
@@ -84,7 +97,4 @@ def by_feature(entries: dict[str, np.ndarray], n_features: int) -> list[dict[str
     if not entries:
         return [{} for _ in range(n_features)]
     bounds = np.searchsorted(entries["feature"], np.arange(n_features + 1))
-    return [
-        {name: column[start:stop] for name, column in entries.items()}
-        for start, stop in zip(bounds, bounds[1:], strict=False)
-    ]
+    return [{name: column[start:stop] for name, column in entries.items()} for start, stop in pairwise(bounds)]

@@ -1,19 +1,16 @@
 """The label of every feature, beside its controls: a random label, and features of a random dictionary."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 
 from attrgraph.features.collect import Collected
 from attrgraph.features.kept import by_feature
-from attrgraph.features.rules import Firings, Rule, best_rule, judge
-from attrgraph.features.statistics import LayerStatistics
+from attrgraph.features.layer_statistics import LayerStatistics
+from attrgraph.features.rules import SAYS, Firings, Rule, judge, precise_rules
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.transcoders import LayerWeights, TranscoderConfig, Transcoders
 
 # of a random dictionary's labels of a layer, so many score less than a label has to
 _CONTROL_QUANTILE = 0.95
@@ -38,6 +35,8 @@ class Label:
             "label_interval": None if rule is None else list(rule.interval),
             "label_precision": None if rule is None else rule.precision,
             "label_recall": None if rule is None else rule.recall,
+            # what is claimed exactly: token ids, or positions
+            "label_rule": None if rule is None else {"kind": rule.kind, "values": list(rule.values)},
             "label_control": max(self.of_random_label, self.of_random_dictionary),
         }
 
@@ -47,35 +46,47 @@ def labels_of(
     collected: Collected,
     layer: int,
     promoted: Int[np.ndarray, "n n_tokens"],
-    control: float,
+    control: "Control",
 ) -> list[Label]:
     """Of all described features of a layer, in their order.
 
     Args:
         promoted: ids of the tokens that each feature promotes.
-        control: see `Label.of_random_dictionary`.
+        control: of the layer.
     """
-    counts, statistics = collected.counts, collected.layers[layer]
-    labels = []
-    for row, firings in enumerate(firings_of(statistics)):
-        rule = best_rule(counts, *firings)
-        if rule is None:
-            labels.append(Label(None, None, 0.5, control))
-            continue
-        rng = np.random.default_rng((layer, int(statistics.features[row])))
-        other = Rule(rule.kind, counts.like(rule.kind, rule.values, rng), 0.0, 0.0, 0.0)
-        of_random = judge(counts, other, firings[1], side=1).score
-        is_above = rule.interval[0] > of_random and rule.score > control
-        text = named(model, rule, promoted[row]) if is_above else None
-        labels.append(Label(text, rule, of_random, control))
+    statistics, labels = collected.layers[layer], []
+    for feature, firings, tokens in zip(statistics.features, firings_of(statistics), promoted, strict=True):
+        label = Label(None, None, 0.5, control.of_others)
+        for rule in precise_rules(collected.counts, *firings, tokens):
+            rng = np.random.default_rng((layer, int(feature)))
+            values = collected.counts.like(rule.kind, rule.values, rng)
+            of_random = judge(collected.counts, replace(rule, values=values), firings[1], side=1).score
+            bound = control.of_says if rule.kind == SAYS else control.of_others
+            is_above = rule.interval[0] > of_random and rule.score > bound
+            if is_above or label.rule is None:
+                label = Label(named(model, rule) if is_above else None, rule, of_random, bound)
+            if is_above:
+                break
+        labels.append(label)
     return labels
 
 
-def control_of(collected: Collected, layer: int) -> float:
-    """The score that most of a random dictionary's features stay below; 0.5, which is chance, if none has a rule."""
-    rules = [best_rule(collected.counts, *firings) for firings in firings_of(collected.layers[layer])]
-    scores = [0.5 if rule is None else rule.score for rule in rules]
-    return float(np.quantile(scores, _CONTROL_QUANTILE)) if scores else 0.5
+@dataclass(frozen=True)
+class Control:
+    """The scores that 95% of a random dictionary's features stay below; 0.5, which is chance, if none has a rule."""
+
+    of_says: float
+    of_others: float
+
+
+def control_of(collected: Collected, layer: int, promoted: Int[np.ndarray, "n n_tokens"]) -> Control:
+    """Of a layer, from its random features; `promoted` as in `labels_of`, of these."""
+    best: tuple[list[float], list[float]] = ([], [])
+    for firings, tokens in zip(firings_of(collected.control[layer]), promoted, strict=True):
+        rules = precise_rules(collected.counts, *firings, tokens)
+        for scores, is_says in zip(best, (True, False), strict=True):
+            scores.append(max((rule.score for rule in rules if (rule.kind == SAYS) == is_says), default=0.5))
+    return Control(*(float(np.quantile(scores, _CONTROL_QUANTILE)) if scores else 0.5 for scores in best))
 
 
 def firings_of(statistics: LayerStatistics) -> list[tuple[Firings, Firings]]:
@@ -94,39 +105,12 @@ def firings_of(statistics: LayerStatistics) -> list[tuple[Firings, Firings]]:
     return list(zip(*sides, strict=True))
 
 
-def named(model: LanguageModel, rule: Rule, promoted: Sequence[int] | np.ndarray) -> str:
+def named(model: LanguageModel, rule: Rule) -> str:
     """The rule in words."""
     if rule.kind == "position":
         return f"position {', '.join(map(str, sorted(rule.values)))}"
     texts = [f'"{model.token_text(value)}"' for value in rule.values]
-    more = f" or {len(texts) - _NAMED_TOKENS} others" if len(texts) > _NAMED_TOKENS else ""
-    words = " or ".join(texts[:_NAMED_TOKENS]) + more
-    says = "says" if np.isin(rule.values, promoted).any() else "where the answer is"
-    return {"token": words, "previous": f"after {words}", "next": f"before {words}", "says": f"{says} {words}"}[
-        rule.kind
-    ]
-
-
-def random_dictionary(transcoders: Transcoders, collected: Collected, *, seed: int) -> Transcoders:
-    """Encoders of random directions, as long as the real ones, that fire as often as each real feature.
-
-    How often is set by thresholds, on the reads of the sampled tokens; nothing is written.
-    """
-    generator, layers = torch.Generator().manual_seed(seed), []
-    for weights, reads, active in zip(transcoders.layers, collected.reads(), collected.co_active(), strict=True):
-        W_enc = torch.randn(weights.W_enc.shape, generator=generator)
-        W_enc *= weights.W_enc.float().norm(dim=1, keepdim=True) / W_enc.norm(dim=1, keepdim=True)
-        share = torch.from_numpy(np.diff(active.indptr) / max(len(reads), 1)).float()
-        threshold = _thresholds(reads, W_enc, share)
-        nothing = torch.zeros(len(W_enc), 1, 1).expand(-1, 1, W_enc.shape[1])
-        layers.append(LayerWeights(W_enc, torch.zeros(len(W_enc)), nothing, weights.b_dec.float(), threshold))
-    config = TranscoderConfig("transcoder_set", feature_input_hook=transcoders.config.feature_input_hook)
-    return Transcoders(layers, config, source={"id": "random directions"})
-
-
-def _thresholds(reads: torch.Tensor, W_enc: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """For each row the value that so large a share of the reads exceeds."""
-    h = (reads @ W_enc.T).sort(0, descending=True).values
-    at = (share * len(reads)).round().long()
-    bound = h.gather(0, at.clamp_max(len(reads) - 1)[None])[0]
-    return torch.where(at == 0, h[0] + h[0].abs() + 1.0, bound)
+    n_more = len(texts) - _NAMED_TOKENS
+    more = f" or {n_more} other{'s' if n_more > 1 else ''}" if n_more > 0 else ""
+    front = {"token": "", "previous": "after ", "next": "before ", SAYS: "says ", "answer": "where the answer is "}
+    return front[rule.kind] + " or ".join(texts[:_NAMED_TOKENS]) + more

@@ -11,6 +11,7 @@ import gzip
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _dashboard(record: Mapping[str, Any]) -> dict[str, Any]:
         "neg_str": record["bottom_logits"],
         "neg_values": record["bottom_logit_values"],
         "frac_nonzero": record["activation_frequency"],
-        "freq_hist_data_bar_values": [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)],
+        "freq_hist_data_bar_values": [(low + high) / 2 for low, high in pairwise(edges)],
         "freq_hist_data_bar_heights": heights,
         "logits_hist_data_bar_values": [],
         "logits_hist_data_bar_heights": [],

@@ -115,7 +115,8 @@ def _definitions(rows: Sequence[tuple[str, str]]) -> str:
 def _chips(tokens: Sequence[Any], notes: Sequence[str], shares: Sequence[float] | None = None) -> str:
     small = notes if shares is None else [f"{each:.0%}" for each in shares]
     return " ".join(
-        f"<span class='chip' title='{escape(note, quote=True)}'>{escape(quoted(token))} <small>{escape(few)}</small></span>"
+        f"<span class='chip' title='{escape(note, quote=True)}'>{escape(quoted(token))} "
+        f"<small>{escape(few)}</small></span>"
         for token, note, few in zip(tokens, notes, small, strict=True)
     )
 

@@ -13,8 +13,10 @@ def page_text(record: Mapping[str, Any]) -> str:
     """Label, numbers, what it promotes, what it fires on, neighbours, examples with the firing tokens marked."""
     lines = [f"feature {record['layer']}/{record['index']}   {record['label'] or 'no label'}", _label_line(record), ""]
     lines += [
-        f"fires       {share(record['activation_frequency'])} of tokens ({record['n_firings']} of {record['n_tokens']})",
-        f"strength    {record['act_mean']:.3g} on average, {record['act_max']:.3g} at most   {bars(record['histogram'])}",
+        f"fires       {share(record['activation_frequency'])} of tokens "
+        f"({record['n_firings']:,} of {record['n_tokens']:,})",
+        f"strength    {record['act_mean']:.3g} on average, {record['act_max']:.3g} at most   "
+        f"{bars(record['histogram'])}",
         f"promotes    {_tokens(record['top_logits'])}",
         f"suppresses  {_tokens(record['bottom_logits'])}",
     ]

@@ -91,7 +91,7 @@ class FeaturePages(Mapping[str, FeaturePage]):
     @property
     def labels(self) -> dict[layouts.Place, str]:
         """Of the features that have one."""
-        return {place: label for place in self._blobs if (label := self[place]["label"])}  # type: ignore[index]
+        return {place: label for place in self._blobs if (label := self[place]["label"])}
 
     def table(self) -> "pd.DataFrame":
         """A row a feature: label, score, control, frequency, strengths."""

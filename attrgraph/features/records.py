@@ -4,7 +4,7 @@ Source: the keys of circuit-tracer's feature files, github.com/safety-research/c
 `feature-examples`); the others are this package's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
 from attrgraph.features.kept import by_feature
 from attrgraph.features.labelling import Label
+from attrgraph.features.layer_statistics import WINDOW, bin_edges
 from attrgraph.features.promoted import Promoted, promoted
-from attrgraph.features.rules import KINDS
-from attrgraph.features.statistics import WINDOW, bin_edges
+from attrgraph.features.rules import SHOWN_KINDS
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders
 
@@ -35,7 +35,7 @@ class Records:
         connections: Connections,
         layer: int,
         labels: list[Label],
-        names: dict[tuple[int, int], str],
+        names: Mapping[tuple[int, int], str],
         promoted_tokens: Promoted,
     ) -> None:
         self._model, self._collected, self._connections, self._layer = model, collected, connections, layer
@@ -82,13 +82,13 @@ class Records:
             "n_documents": len(np.unique(self._collected.text.document)),
             "act_min": float(statistics.smallest[row]) if fires else 0.0,
             "act_max": float(statistics.largest[row]) if fires else 0.0,
-            "act_mean": float(statistics.total[:, row].sum()) / n_firings if fires else 0.0,
+            "act_mean": float(statistics.sum[row]) / n_firings if fires else 0.0,
             "quantiles": list(QUANTILES),
             "quantile_values": np.quantile(drawn, QUANTILES).tolist() if len(drawn) else [],
             "histogram": histogram[bins].tolist(),
             "histogram_edges": edges[bins.start : bins.stop + 1].tolist() if fires else [],
             **self._promoted_tokens(row),
-            "tokens": {kind: self._fires_on(kind, row) for kind in KINDS},
+            "tokens": {kind: self._fires_on(kind, row) for kind in SHOWN_KINDS},
             "together": together,
             "inputs": inputs,
             "outputs": outputs,
@@ -110,7 +110,7 @@ class Records:
         }
 
     def _fires_on(self, kind: str, row: int) -> list[dict[str, Any]]:
-        """The commonest values among drawn firings: their share of firings, and the share of theirs at which it fires."""
+        """The commonest values among drawn firings: their share of firings, and how often it fires at them."""
         counts, n_firings = self._collected.counts, int(self._statistics.n_firings[:, row].sum())
         token = self._kept["drawn"][row].get("token", np.zeros(0, int))
         values, n_each = np.unique(counts.at(kind, token), return_counts=True)
@@ -142,26 +142,26 @@ class Records:
 
     def _windows(self, name: str, row: int) -> list[dict[str, Any]]:
         entries, text, found = self._kept[name][row], self._collected.text, []
-        for token, window in zip(entries.get("token", ()), entries.get("window", ()), strict=True):
-            of_row = int(text.row_of(np.array([token]))[0])
-            begin, stop = int(text.begin[of_row]), int([*text.begin, len(text.token_ids)][of_row + 1])
+        if not entries:
+            return []
+        tokens = entries["token"].tolist()
+        rows = text.row_of(entries["token"])
+        begins, ends = text.begin[rows].tolist(), text.end[rows].tolist()
+        for token, begin, stop, window in zip(tokens, begins, ends, entries["window"].tolist(), strict=True):
             first, last = max(token - WINDOW[0], begin), min(token + WINDOW[1] + 1, stop)
+            first += int(self._collected.is_counted[first:last].argmax())  # BOS, which is not counted, stands first
             offset = first - (token - WINDOW[0])
-            tokens = [self._text(int(i)) for i in text.token_ids[first:last]]
-            acts = window[offset : offset + last - first]
-            is_there = self._collected.is_counted[first:last]
-            shown = int(np.argmax(is_there))  # BOS, which is not counted, stands first
             found.append(
                 {
-                    "tokens": tokens[shown:],
-                    "tokens_acts_list": [float(a) for a in acts[shown:]],
-                    "train_token_ind": int(token - first - shown),
+                    "tokens": self._all(text.token_ids[first:last]),
+                    "tokens_acts_list": window[offset : offset + last - first],
+                    "train_token_ind": token - first,
                     "is_repeated_datapoint": False,
                 }
             )
         return found
 
-    def _all(self, ids: torch.Tensor) -> list[str]:
+    def _all(self, ids: torch.Tensor | np.ndarray) -> list[str]:
         return [self._text(i) for i in ids.tolist()]
 
     def _text(self, token_id: int) -> str:

@@ -1,9 +1,10 @@
 """Labels without a language model: a few kinds of rule, found on one side of a text and judged on the other.
 
-A rule says that a feature fires where the token at an offset, what the model says next, or the position is one of a few.
-Its score is the balanced accuracy on the judged side: the mean of the share of the feature's activation that it foresees
-and of the share of other tokens at which it foresees none. Precision, the share of the tokens it names at which the feature does fire, has to be high
-too, because rare features make balanced accuracy blind to it.
+A rule claims that a feature fires at every token at which the token at an offset, what the model says next, or the
+position is one of a few. Its score is the balanced accuracy on the judged side: the mean of the share of the feature's
+activation that it foresees, and of the share of other tokens at which it foresees none. A rare feature makes that blind
+to claims that are wrong, so precision, the share of the tokens that a rule names at which the feature does fire, has to
+be high on both sides. It may foresee little of the activation: a label says one thing that a feature does, not all.
 
 Source: kinds of features as in arxiv.org/abs/2511.07002: those of a token, and those that say what comes next
 """
@@ -14,13 +15,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from attrgraph.features.text import Text
+from attrgraph.features.sides import Text
 
-# a rule names at most so many tokens, each with at least this share of the firings, at which it fires more often than not
+# a rule names at most so many tokens, each with this share of the activation, at which it fires more often than not
 _MOST_TOKENS, _LEAST_SHARE, _LEAST_PRECISION_OF_ONE = 8, 0.02, 0.5
-LEAST_PRECISION, LEAST_RECALL, _LEAST_FIRINGS = 0.8, 0.3, 5
+LEAST_PRECISION, LEAST_RECALL, LEAST_FIRINGS = 0.8, 0.1, 5
 OFFSETS = {"token": 0, "previous": -1, "next": 1}
-KINDS = ("token", "previous", "says", "next", "position")
+# "says": what the model finds most probable next is a token that the feature promotes; "answer": whatever it is
+KINDS = ("token", "previous", "says", "answer", "next", "position")
+# rules of this kind need what the feature writes to agree, which is rare by chance: they have a control of their own
+SAYS = "says"
+SHOWN_KINDS = ("token", "previous", SAYS, "next", "position")
 _NO_TOKEN = -1
 
 
@@ -52,7 +57,7 @@ class TextCounts:
         self._text = text
         lengths = np.diff([*text.begin, len(text.token_ids)])
         row = np.repeat(np.arange(len(lengths)), lengths)
-        self._values = {"position": np.arange(len(row)) - text.begin[row], "says": said}
+        self._values = {"position": np.arange(len(row)) - text.begin[row], SAYS: said, "answer": said}
         for kind, offset in OFFSETS.items():
             at = np.arange(len(row)) + offset
             inside = at.clip(0, len(row) - 1)
@@ -108,38 +113,41 @@ class Firings:
     drawn: Int[np.ndarray, " n_drawn"]
     value: Float[np.ndarray, " n_drawn"]
 
-    def n_among(self, is_in: Bool[np.ndarray, " n_drawn"]) -> float:
-        """About how many firings are like some of the drawn ones."""
-        is_whole = self.n == len(self.drawn)
-        return float(is_in.sum()) if is_whole else self.total * float((is_in / np.abs(self.value)).sum()) / len(is_in)
-
-    def share_among(self, is_in: Bool[np.ndarray, " n_drawn"]) -> float:
-        """The share of the activation that is at some of the drawn ones."""
+    def per_drawn(self) -> tuple[Float[np.ndarray, " n_drawn"], Float[np.ndarray, " n_drawn"]]:
+        """For how many firings each drawn one stands, and for which share of the activation."""
+        size = np.abs(self.value).astype(np.float64)
         if self.n == len(self.drawn):
-            return float(np.abs(self.value)[is_in].sum() / np.abs(self.value).sum())
-        return float(is_in.mean())
+            return np.ones(len(size)), size / max(float(size.sum()), 1e-30)
+        return self.total / size / len(size), np.full(len(size), 1 / len(size))
 
 
-def best_rule(counts: TextCounts, found: Firings, judged: Firings) -> Rule | None:
-    """The rule with the highest score on the side where it is found, judged on the other; None if none is precise."""
-    if min(found.n, judged.n) < _LEAST_FIRINGS:
-        return None
-    candidates = [_rule(counts, kind, found) for kind in KINDS]
-    precise = [
-        rule for rule in candidates if rule and rule.precision >= LEAST_PRECISION and rule.recall >= LEAST_RECALL
-    ]
-    if not precise:
-        return None
-    best = max(precise, key=lambda rule: rule.score)
-    rule = judge(counts, best, judged, side=1)
-    return rule if rule.precision >= LEAST_PRECISION and rule.recall >= LEAST_RECALL else None
+def precise_rules(
+    counts: TextCounts, found: Firings, judged: Firings, promoted: Int[np.ndarray, " n_promoted"]
+) -> list[Rule]:
+    """Rules that are precise on both sides of the text, judged on the second, best first on the one they are found on.
+
+    Args:
+        counts: of the text.
+        found, judged: firings on the two sides.
+        promoted: ids of tokens that the feature promotes.
+    """
+    if min(found.n, judged.n) < LEAST_FIRINGS:
+        return []
+    candidates = (_rule(counts, kind, found, promoted) for kind in KINDS)
+    good = sorted((rule for rule in candidates if rule and _is_precise(rule)), key=lambda rule: -rule.score)
+    return [rule for each in good if _is_precise(rule := judge(counts, each, judged, side=1))]
+
+
+def _is_precise(rule: Rule) -> bool:
+    return rule.precision >= LEAST_PRECISION and rule.recall >= LEAST_RECALL
 
 
 def judge(counts: TextCounts, rule: Rule, firings: Firings, *, side: int) -> Rule:
     """The rule with its precision, recall and score on one side of the text."""
     n_named, n_tokens = int(counts.count(rule.kind, side, rule.values).sum()), counts.n_tokens[side]
     is_named = np.isin(counts.at(rule.kind, firings.drawn), rule.values)
-    n_right, recall = min(firings.n_among(is_named), n_named), firings.share_among(is_named)
+    n_each, share_each = firings.per_drawn()
+    n_right, recall = min(float(n_each[is_named].sum()), n_named), min(float(share_each[is_named].sum()), 1.0)
     rejected = 1 - (n_named - n_right) / max(n_tokens - firings.n, 1)
     low, high = _wilson(recall, len(firings.drawn))
     return replace(
@@ -151,14 +159,19 @@ def judge(counts: TextCounts, rule: Rule, firings: Firings, *, side: int) -> Rul
     )
 
 
-def _rule(counts: TextCounts, kind: str, found: Firings) -> Rule | None:
+def _rule(counts: TextCounts, kind: str, found: Firings, promoted: np.ndarray) -> Rule | None:
     at = counts.at(kind, found.drawn)
     values, place = np.unique(at, return_inverse=True)
-    share = np.array([found.share_among(place == i) for i in range(len(values))])
-    n_right = np.array([found.n_among(place == i) for i in range(len(values))])
-    precision = np.where(values < 0, 0.0, n_right / counts.count(kind, 0, values.clip(0)).clip(1))
+    n_named = counts.count(kind, 0, values.clip(0)).clip(1)
+    n_each, share_each = found.per_drawn()
+    share, n_right = np.bincount(place, share_each), np.minimum(np.bincount(place, n_each), n_named)
+    precision = np.where(values < 0, 0.0, n_right / n_named)
     chosen = np.flatnonzero((share >= _LEAST_SHARE) & (precision >= _LEAST_PRECISION_OF_ONE))
+    if kind == SAYS:
+        chosen = chosen[np.isin(values[chosen], promoted)]
     chosen = chosen[np.argsort(-share[chosen], kind="stable")][:_MOST_TOKENS]
+    while len(chosen) and n_right[chosen].sum() < LEAST_PRECISION * n_named[chosen].sum():
+        chosen = np.delete(chosen, np.argmin(precision[chosen]))
     if not len(chosen):
         return None
     rule = Rule(kind, tuple(int(value) for value in values[chosen]), 0.0, 0.0, 0.0)

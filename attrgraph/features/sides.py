@@ -16,13 +16,14 @@ class Text:
 
     Args:
         token_ids: of all rows.
-        begin: of each row, the number of its first token.
+        begin, end: of each row, the numbers of its first token and of the first after it.
         document: of each row.
         side: of each row: labels are found on the documents of side 0 and judged on those of side 1.
     """
 
     token_ids: Int[np.ndarray, " n_tokens"]
     begin: Int[np.ndarray, " n_rows"]
+    end: Int[np.ndarray, " n_rows"]
     document: Int[np.ndarray, " n_rows"]
     side: Int[np.ndarray, " n_rows"]
 
@@ -35,6 +36,7 @@ class Text:
         return Text(
             torch.cat(rows.rows).numpy(),
             np.cumsum([0, *lengths[:-1]]),
+            np.cumsum(lengths),
             np.asarray(rows.document),
             sides[np.searchsorted(document, rows.document)],
         )
