@@ -5,7 +5,7 @@ from typing import Annotated
 
 import attrgraph as ag
 from attrgraph.cli import options
-from attrgraph.cli.output import print_files, print_json, print_table
+from attrgraph.cli.output import print_files, print_json, print_table, tell
 from attrgraph.errors import FeatureError
 
 
@@ -29,7 +29,7 @@ def features(
     as_json: options.AsJson = False,
     force: options.Force = False,
 ) -> None:
-    """Describe features: where they fire, what they promote, a label with its score.
+    """Describe what features mean: examples, tokens, scored labels.
 
     A run that is stopped goes on when the same command is given again.
 
@@ -40,6 +40,7 @@ def features(
     if features is not None and graph is not None:
         raise FeatureError("--features and --graph exclude each other.")
     from attrgraph.cli.progress import progress_bar
+    from attrgraph.features.describe import cost_in_words
     from attrgraph.features.pages import check_folder
     from attrgraph.models.load_model import named_transcoders
 
@@ -51,10 +52,13 @@ def features(
         points = {"read_point": read_point, "write_point": write_point}
         found = named_transcoders(transcoders, loaded.device, **points)
         rows = ag.read_corpus(loaded, text, text_field=text_field)
+        rows = rows if n_tokens is None else rows.first_tokens(n_tokens)
+        what = ag.load_graph(graph) if graph is not None else named
+        tell(cost_in_words(rows, found, what))
         pages = ag.describe_features(
             loaded,
-            rows if n_tokens is None else rows.first_tokens(n_tokens),
-            named if graph is None else ag.load_graph(graph),
+            rows,
+            what,
             transcoders=found,
             labels=None if labels is None else {**found.labels, **ag.load_labels(*labels)},
             scan=scan,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrgraph.errors import TranscoderError
-from attrgraph.kernels.encode_sparse import active_mask, encode_sparse
+from attrgraph.kernels.encode_sparse import active_mask, all_finite, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.finite import not_finite
@@ -186,7 +186,7 @@ class Transcoders:
         """
         weights = self.layers[layer]
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
-        self._check_finite(layer, torch.isfinite(h).all(), h.dtype)
+        self._check_finite(layer, all_finite(h), h.dtype)
         if weights.threshold is None:
             k, only_positive = self.config.k, self.config.relu_before_topk
             return h.relu() if k is None else h * active_mask(h, None, k, only_positive)

@@ -26,6 +26,7 @@ from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.records import N_PROMOTED, Records
 from attrgraph.files import write_whole
 from attrgraph.graph.graph import Graph
+from attrgraph.memory import in_words
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, why_left_out
 from attrgraph.progress import Progress, silent
@@ -64,7 +65,7 @@ def describe_features(
         labels: names that win over those found here; by default those that the transcoders have.
         scan, source_set: what Neuronpedia calls model and set, for its batches.
         batch_tokens: tokens that the model runs on at once.
-        skip_positions: tokens that do not count: "auto" (BOS and attention sinks), "none", or positions of each row.
+        skip_positions: tokens that do not count: "auto" (BOS, attention sinks), "none", or positions of each row.
         seed: of the random dictionary that labels are compared with.
         state: a file from which a run that was stopped goes on, and which is removed at the end.
         progress: called as `progress(phase, done, total)`.
@@ -85,20 +86,32 @@ def describe_features(
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
     control = random_dictionary(model, transcoders, rows, seed=seed, **how)
     collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
-    key = _key(model, transcoders, rows, chosen, {**how, "seed": seed})
-    _run(collected, progress, None if state is None else Path(state), key)
+    _run(
+        collected,
+        progress,
+        Path(state) if state else None,
+        _key(model, transcoders, rows, chosen, {**how, "seed": seed}),
+    )
     controls = [
         control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
         for layer, n in enumerate(control.n_features)
     ]
     names = transcoders.labels if labels is None else labels
     blobs = _written(model, transcoders, collected, controls, names, progress)
-    left_out = why_left_out(model, skip_positions)
-    about = {"left_out": left_out, "seed": seed, "controls": [vars(one) for one in controls]}
+    about = {"left_out": why_left_out(model, skip_positions), "seed": seed, "controls": [*map(vars, controls)]}
     card = _card(model, transcoders, collected, rows, scan, source_set) | about
-    if state is not None:
+    if state:
         Path(state).unlink(missing_ok=True)
     return FeaturePages(blobs, json.loads(json.dumps(card)))
+
+
+def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features = None) -> str:
+    """What `describe_features` will take."""
+    n_described = sum(map(len, _chosen(transcoders, features)))
+    return (
+        f"describes {n_described:,} features on {rows.n_tokens:,} tokens: about twice as long as the model alone takes, "
+        f"then about 2 ms a feature; keeps at most {in_words(n_described * BYTES_PER_FEATURE)}"
+    )
 
 
 def _rows(model: LanguageModel, texts: TokenRows | Sequence[str | Path] | Path) -> TokenRows:
