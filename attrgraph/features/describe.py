@@ -86,20 +86,15 @@ def describe_features(
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
     control = random_dictionary(model, transcoders, rows, seed=seed, **how)
     collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
-    _run(
-        collected,
-        progress,
-        Path(state) if state else None,
-        _key(model, transcoders, rows, chosen, {**how, "seed": seed}),
-    )
+    about = {"left_out": why_left_out(model, skip_positions), "seed": seed}
+    _run(collected, progress, state, _key(model, transcoders, rows, chosen, how | about))
     controls = [
         control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
         for layer, n in enumerate(control.n_features)
     ]
     names = transcoders.labels if labels is None else labels
     blobs = _written(model, transcoders, collected, controls, names, progress)
-    about = {"left_out": why_left_out(model, skip_positions), "seed": seed, "controls": [*map(vars, controls)]}
-    card = _card(model, transcoders, collected, rows, scan, source_set) | about
+    card = _card(model, transcoders, collected, rows, scan, source_set) | about | {"controls": [*map(vars, controls)]}
     if state:
         Path(state).unlink(missing_ok=True)
     return FeaturePages(blobs, json.loads(json.dumps(card)))
@@ -109,7 +104,7 @@ def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features 
     """What `describe_features` will take."""
     n_described = sum(map(len, _chosen(transcoders, features)))
     return (
-        f"describes {n_described:,} features on {rows.n_tokens:,} tokens: about twice as long as the model alone takes, "
+        f"describes {n_described:,} features on {rows.n_tokens:,} tokens: takes about twice as long as the model, "
         f"then about 2 ms a feature; keeps at most {in_words(n_described * BYTES_PER_FEATURE)}"
     )
 
@@ -213,8 +208,9 @@ def _key(
     return sha256(json.dumps(about, default=str).encode()).hexdigest()
 
 
-def _run(collected: Collected, progress: Progress, state: Path | None, key: str) -> None:
+def _run(collected: Collected, progress: Progress, state: str | Path | None, key: str) -> None:
     """The whole pass; a state of the same pass is where it begins."""
+    state = Path(state) if state else None
     if state is not None and state.exists():
         _go_on(collected, state, key)
     saved = time.monotonic()

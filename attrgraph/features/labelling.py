@@ -26,11 +26,13 @@ class Label:
     of_random_label: float  # the score of as many other values that are as frequent
     of_random_dictionary: float  # the score that 95% of the layer's random features stay below
 
-    def as_record(self) -> dict[str, Any]:
-        """The keys that a feature's record has of it."""
-        rule = self.rule
+    def as_record(self, name: str | None = None) -> dict[str, Any]:
+        """The keys that a feature's record has of it; scores are of the rule, so a name that is given has none."""
+        rule = None if name else self.rule
         return {
-            "label": self.text or "",
+            "label": name or self.text or "",
+            "label_source": "given" if name else "rule" if self.text else "none",
+            "label_found": self.text or "",
             "label_score": None if rule is None else rule.score,
             "label_interval": None if rule is None else list(rule.interval),
             "label_precision": None if rule is None else rule.precision,

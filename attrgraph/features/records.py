@@ -21,6 +21,7 @@ from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders
 
 N_PROMOTED, _N_PROMOTED_BY_LAYER, _N_LISTED, _N_QUANTILES = 10, 5, 8, 5
+_FIFTHS = ("weakest", "fourth", "middle", "second", "strongest")
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -50,6 +51,7 @@ class Records:
             else {}
         )
         self._texts: dict[int, str] = {}
+        self._n_documents = len(np.unique(collected.text.document))
         statistics = self._statistics
         self._kept = {name: by_feature(kept.entries(), len(chosen)) for name, kept in statistics.kept()}
 
@@ -65,7 +67,6 @@ class Records:
         edges, histogram = bin_edges(), statistics.histogram[row]
         used = np.flatnonzero(histogram)
         bins = slice(int(used[0]), int(used[-1]) + 1) if fires else slice(0, 0)
-        label = self._labels[row].as_record()
         name = self._names.get((self._layer, feature))
         together, inputs, outputs = (
             getattr(self._connections, name)[self._layer].listed(row) for name in ("together", "inputs", "outputs")
@@ -73,13 +74,11 @@ class Records:
         return {
             "index": feature,
             "layer": self._layer,
-            **label,
-            "label": name or label["label"],
-            "label_source": "given" if name else "rule" if label["label"] else "none",
+            **self._labels[row].as_record(name),
             "activation_frequency": n_firings / max(n_tokens, 1),
             "n_firings": n_firings,
             "n_tokens": n_tokens,
-            "n_documents": len(np.unique(self._collected.text.document)),
+            "n_documents": self._n_documents,
             "act_min": float(statistics.smallest[row]) if fires else 0.0,
             "act_max": float(statistics.largest[row]) if fires else 0.0,
             "act_mean": float(statistics.sum[row]) / n_firings if fires else 0.0,
@@ -136,7 +135,7 @@ class Records:
             for each in reversed(range(_N_QUANTILES)):
                 mine = [one for one, at in zip(spread, fifth, strict=True) if at == each]
                 mine.sort(key=lambda one: -one["tokens_acts_list"][one["train_token_ind"]])
-                name = f"Fifth {_N_QUANTILES - each} of {_N_QUANTILES} by strength"
+                name = f"Firings of the {_FIFTHS[each]} fifth"
                 groups.append({"quantile_name": name, "examples": mine})
         return groups
 

@@ -55,10 +55,8 @@ def test_files_have_the_layouts_of_circuit_tracer_and_neuronpedia(text: Path, tm
     (length,) = struct.unpack("<I", blob[:4])
     record = json.loads(gzip.decompress(blob[4 : 4 + length]))
     assert len(blob) == 4 + length and record == page.record and record["index"] == 458
-    theirs = (
-        "top_logits bottom_logits act_min act_max quantile_values histogram activation_frequency examples_quantiles"
-    )
-    assert set(theirs.split()) <= set(record)
+    theirs = {"top_logits", "bottom_logits", "act_min", "act_max", "quantile_values", "histogram"}
+    assert theirs | {"activation_frequency", "examples_quantiles"} <= set(record)
     batches = [json.loads(path.read_text()) for path in sorted((folder / "neuronpedia").iterdir())]
     assert [(batch["layer"], [one["feature_index"] for one in batch["features"]]) for batch in batches] == [
         (1, [1023]),
@@ -97,7 +95,7 @@ def test_labels_go_into_graphs_and_given_names_win(text: Path, tmp_path: Path) -
     model = ag.load_model("demo")
     assert model.transcoders is not None
     model.transcoders.labels = pages.labels
-    nodes = ag.trace(model, SENTENCES[0], max_feature_nodes=50).nodes
+    nodes = ag.trace(model, SENTENCES[0]).nodes
     (label,) = set(nodes[(nodes["layer"] == 3) & (nodes["feature"] == 458)]["label"])
     assert label == "says the capital"
 
