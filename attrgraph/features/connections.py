@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.features.collect import Collected
@@ -29,10 +29,14 @@ class _Best:
         self.layer, self.feature = np.full((n, N_LISTED), -1), np.full((n, N_LISTED), -1)
         self.weight = np.zeros((n, N_LISTED), dtype=np.float32)
 
-    def offer(self, rows: slice, layer: int, weights: Float[Tensor, "n_some n_others"]) -> None:
-        """Weights of a layer's features for some of the described ones."""
-        top = weights.abs().topk(min(N_LISTED, weights.shape[1]), dim=1).indices
-        found = [np.full(top.shape, layer), top.numpy(), weights.gather(1, top).numpy()]
+    def offer(
+        self, rows: slice, layer: int, others: Int[Tensor, " n_others"], weights: Float[Tensor, "n_some n_others"]
+    ) -> None:
+        """Weights of some of a layer's features for some of the described ones."""
+        # of equals the first: less than float32 tells apart, whichever others there are
+        key = weights.abs().double() * (1 - others.double() * 1e-14)
+        top = key.topk(min(N_LISTED, weights.shape[1]), dim=1).indices
+        found = [np.full(top.shape, layer), others[top].numpy(), weights.gather(1, top).numpy()]
         both = [
             np.concatenate([old[rows], new], 1)
             for old, new in zip((self.layer, self.feature, self.weight), found, strict=True)
@@ -73,26 +77,23 @@ class Connections:
 
     def _of_some(self, layer: int, features: np.ndarray, rows: slice, lengths: list[np.ndarray]) -> None:
         mine = self._active[layer][:, features]
-        totals = mine.sum(0)
+        totals, chosen = mine.sum(0), torch.from_numpy(features)
         for other, active in enumerate(self._active):
-            products = torch.from_numpy((mine.T @ active).toarray())
-            norms = torch.from_numpy(np.outer(lengths[layer][features], lengths[other]).clip(1e-30))
+            found = (mine.T @ active).tocsr()
+            which = np.unique(found.indices)  # nothing is read or computed of features that never fire with these
+            others = torch.from_numpy(which).long()
+            products = torch.from_numpy(found[:, which].toarray())
+            norms = torch.from_numpy(np.outer(lengths[layer][features], lengths[other][which]).clip(1e-30))
             cosines = (products / norms).float()
             if other == layer:
-                cosines[torch.arange(len(features)), torch.from_numpy(features)] = 0
-            self.together[layer].offer(rows, other, cosines)
+                cosines[chosen[:, None] == others] = 0
+            self.together[layer].offer(rows, other, others, cosines)
             if other < layer:
                 per_unit = products / torch.from_numpy(totals)[:, None].clamp_min(1e-30)
-                every = torch.arange(active.shape[1])
-                self.inputs[layer].offer(
-                    rows, other, per_unit * self._virtual(other, every, layer, torch.from_numpy(features)).T
-                )
+                self.inputs[layer].offer(rows, other, others, per_unit * self._virtual(other, others, layer, chosen).T)
             elif other > layer:
-                per_unit = products / torch.from_numpy(active.sum(0)).clamp_min(1e-30)
-                every = torch.arange(active.shape[1])
-                self.outputs[layer].offer(
-                    rows, other, per_unit * self._virtual(layer, torch.from_numpy(features), other, every)
-                )
+                per_unit = products / torch.from_numpy(active.sum(0)[which]).clamp_min(1e-30)
+                self.outputs[layer].offer(rows, other, others, per_unit * self._virtual(layer, chosen, other, others))
 
     @torch.no_grad()
     def _virtual(

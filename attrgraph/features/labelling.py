@@ -27,8 +27,8 @@ class Label:
     of_random_dictionary: float  # the score that 95% of the layer's random features stay below
 
     def as_record(self, name: str | None = None) -> dict[str, Any]:
-        """The keys that a feature's record has of it; scores are of the rule, so a name that is given has none."""
-        rule = None if name else self.rule
+        """The keys that a feature's record has of it; a name that is given wins, and scores are still of the rule."""
+        rule = self.rule
         return {
             "label": name or self.text or "",
             "label_source": "given" if name else "rule" if self.text else "none",

@@ -6,7 +6,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from attrgraph.features.page_text import page_text, plainly, quoted, share
+from attrgraph.features.page_text import label_lines, plainly, quoted, share
+from attrgraph.viz.text import visible
 
 _PAGE = Path(__file__).parent / "page.html"
 _NAMES = {
@@ -39,10 +40,10 @@ def page_html(record: Mapping[str, Any], *, is_whole: bool) -> str:
 
 
 def _head(record: Mapping[str, Any], title: str) -> str:
-    label = escape(record["label"]) or "<em>no label</em>"
-    about = escape(page_text(record).splitlines()[1].strip())
+    label = escape(visible(record["label"])) or "<em>no label</em>"
+    about = escape("; ".join(label_lines(record)))
     numbers = (
-        f"fires on {share(record['activation_frequency'])} of {record['n_tokens']} tokens · "
+        f"fires on {share(record['activation_frequency'])} of {record['n_tokens']:,} tokens · "
         f"{record['act_mean']:.3g} on average · {record['act_max']:.3g} at most"
     )
     return f"<h1>{escape(title)}: {label}</h1><p class='quiet'>{about}</p><p>{numbers}</p>{_histogram(record)}"

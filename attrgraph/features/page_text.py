@@ -11,7 +11,8 @@ _N_EXAMPLES, _N_OF_FIFTH, _N_BARS = 8, 1, 24
 
 def page_text(record: Mapping[str, Any]) -> str:
     """Label, numbers, what it promotes, what it fires on, neighbours, examples with the firing tokens marked."""
-    lines = [f"feature {record['layer']}/{record['index']}   {record['label'] or 'no label'}", _label_line(record), ""]
+    lines = [f"feature {record['layer']}/{record['index']}   {visible(record['label']) or 'no label'}"]
+    lines += [*(f"  {line}" for line in label_lines(record)), ""]
     lines += [
         f"fires       {share(record['activation_frequency'])} of tokens "
         f"({record['n_firings']:,} of {record['n_tokens']:,})",
@@ -40,18 +41,21 @@ def page_text(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _label_line(record: Mapping[str, Any]) -> str:
-    score = record["label_score"]
+def label_lines(record: Mapping[str, Any]) -> list[str]:
+    """How far the label can be trusted."""
     if record["label_source"] == "given":
-        return "  label given by a person or a file"
-    if score is None:
-        return "  no rule describes where it fires"
+        found = record["label_found"]
+        return ["label given by a person or a file" + (f"; by rule: {visible(found)}" if found else "")]
+    if record["label_score"] is None:
+        return ["no rule describes where it fires"]
     low, high = record["label_interval"]
-    verdict = "" if record["label"] else ": no label, since it is not above its control"
-    return (
-        f"  balanced accuracy {score:.2f} ({low:.2f} to {high:.2f}) on text it was not found on, control "
-        f"{record['label_control']:.2f}{verdict}; right {record['label_precision']:.0%} of the times it claims a firing"
-    )
+    verdict = "" if record["label"] else ": not above it, so no label"
+    return [
+        f"score {record['label_score']:.2f} ({low:.2f} to {high:.2f}) on held-out text, "
+        f"control {record['label_control']:.2f}{verdict}",
+        f"right {record['label_precision']:.0%} of the times it claims a firing; "
+        f"foresees {record['label_recall']:.0%} of the activation",
+    ]
 
 
 def bars(heights: Sequence[float]) -> str:
