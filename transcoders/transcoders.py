@@ -221,12 +221,18 @@ class Transcoders:
         self, layer: int, read: Float[Tensor, "n_pos d_model"], is_skipped: Bool[Tensor, " n_pos"]
     ) -> ActiveFeatures:
         """`encode` for one layer."""
-        positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
+        positions = (~is_skipped).nonzero()[:, 0]
+        found = self.encode_often(layer, read[positions])
+        release(self.layers[layer].W_enc)
+        return ActiveFeatures(found.layer, positions[found.pos], found.feature, found.activation)
+
+    def encode_often(self, layer: int, read: Float[Tensor, "n_pos d_model"]) -> ActiveFeatures:
+        """`encode_one` at all positions, where the next batch needs the same weights: they stay in memory."""
+        weights = self.layers[layer]
         how: dict[str, Any] = {"k": self.config.k, "only_positive": self.config.relu_before_topk}
-        found = encode_sparse(read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
+        found = encode_sparse(read, weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
         self._check_finite(layer, found.is_finite, read.dtype)
-        release(weights.W_enc)
-        return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
+        return ActiveFeatures(torch.full_like(found.pos, layer), found.pos, found.feature, found.activation)
 
     def encode_some(
         self, layer: int, read: Float[Tensor, "n_pos d_model"], features: Int[Tensor, " n"]

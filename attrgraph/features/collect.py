@@ -102,15 +102,12 @@ class Collected:
         return torch.cat([unembedding(some).argmax(-1) for some in normed.split(n_at_once)])
 
     def _add_layer(self, layer: int, read: Float[Tensor, "n_tokens d_model"], where: Where) -> None:
-        def encoded(transcoders: Transcoders, read: Tensor) -> ActiveFeatures:
-            return transcoders.encode_one(layer, read, torch.zeros(len(read), dtype=torch.bool, device=read.device))
-
-        self.control[layer].add(encoded(self._control, read), where)
+        self.control[layer].add(self._control.encode_often(layer, read), where)
         at = np.minimum(np.searchsorted(self.sampled, where.number), len(self.sampled) - 1)
         chosen = np.flatnonzero(self.sampled[at] == where.number)
         features = torch.from_numpy(self.layers[layer].features)
         if len(features) and not self._needs_few(layer):
-            active = encoded(self._transcoders, read)
+            active = self._transcoders.encode_often(layer, read)
             self.layers[layer].add(active, where)
             is_sampled = np.zeros(len(read), dtype=bool)
             is_sampled[chosen] = True
@@ -118,7 +115,7 @@ class Collected:
             return
         if len(features):
             self.layers[layer].add(self._transcoders.encode_some(layer, read, features), where)
-        active = encoded(self._transcoders, read[torch.from_numpy(chosen).to(read.device)])
+        active = self._transcoders.encode_often(layer, read[torch.from_numpy(chosen).to(read.device)])
         self._sample(layer, active, at[chosen], np.ones(len(active), dtype=bool))
 
     def _needs_few(self, layer: int) -> bool:

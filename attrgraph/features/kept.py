@@ -24,14 +24,13 @@ class Kept:
         self._waiting: list[dict[str, np.ndarray]] = []
         self._n_waiting = 0
 
-    def worth_offering(
-        self, feature: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"], token: Int[np.ndarray, " n"]
-    ) -> Int[np.ndarray, " m"]:
-        """Which of these entries may be kept, as far as they and earlier ones tell."""
+    def worth_offering(self, feature: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+        """Which of these entries, in the text's order, may be kept as far as they and earlier ones tell."""
         at = np.flatnonzero(score >= self._least[feature])
-        if self._one_a_document:
+        counts = np.bincount(feature[at], minlength=len(self._least))
+        if self._one_a_document or counts.max(initial=0) <= self._n_each:
             return at
-        order = at[np.lexsort((token[at], -score[at], feature[at]))]
+        order = at[np.lexsort((-score[at], feature[at]))]
         return np.sort(order[_rank(feature[order], len(self._least)) < self._n_each])
 
     def offer(self, **columns: np.ndarray) -> None:
@@ -39,7 +38,7 @@ class Kept:
         self._waiting.append(columns)
         self._n_waiting += len(columns["feature"])
         # each comparison sorts what is kept too
-        if self._n_waiting > max(_MOST_WAITING, len(self._waiting[0]["feature"])):
+        if self._n_waiting > max(_MOST_WAITING, 2 * len(self._waiting[0]["feature"])):
             self._waiting, self._n_waiting = [self._compared()], 0
 
     def entries(self) -> dict[str, np.ndarray]:

@@ -139,9 +139,8 @@ def _offer(
     kept: Kept, fired: _Fired, where: Where, score: np.ndarray, at: np.ndarray, *, has_windows: bool = False
 ) -> None:
     """Offer some of the firings, with the activations around them if asked for."""
+    at = at[kept.worth_offering(fired.feature[at], score[at])]
     number = where.number[fired.token[at]]
-    best = kept.worth_offering(fired.feature[at], score[at], number)
-    at, number = at[best], number[best]
     columns = {"feature": fired.feature[at].astype(np.int32), "score": score[at], "token": number}
     columns |= {"value": fired.value[at], "document": where.document[fired.token[at]].astype(np.int32)}
     if has_windows:

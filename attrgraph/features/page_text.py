@@ -58,7 +58,7 @@ def label_lines(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def bars(heights: Sequence[float]) -> str:
+def bars(heights: Sequence[int]) -> str:
     """Heights as a row of blocks."""
     if not heights:
         return ""
