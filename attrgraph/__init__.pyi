@@ -8,6 +8,8 @@ from .attribution.trace import trace as trace
 from .data.corpus import read_corpus as read_corpus
 from .errors import AttrGraphError as AttrGraphError
 from .evaluation.evaluate import evaluate as evaluate
+from .features.describe import describe_features as describe_features
+from .features.pages import FeaturePages as FeaturePages
 from .graph.comparison.diff import Diff as Diff
 from .graph.comparison.diff import diff as diff
 from .graph.comparison.union import union as union

@@ -23,6 +23,10 @@ class TranscoderError(AttrGraphError):
     """A transcoder folder is missing, malformed, or was made for another model."""
 
 
+class FeatureError(AttrGraphError):
+    """A folder of feature pages is missing or damaged, or has no page of a feature; or a name names no feature."""
+
+
 class CorpusError(AttrGraphError):
     """A corpus, the model's own samples, or a cache of activations cannot be read, written, or trained on."""
 

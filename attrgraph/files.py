@@ -231,8 +231,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         new.mkdir()
         old.parent.mkdir()
         yield new
-        for path in new.iterdir():
-            path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
+        for path in new.rglob("*"):
+            path.chmod(
+                (0o777 if path.is_dir() else 0o666) & ~_umask()
+            )  # safetensors writes files that only their owner may read
         if folder.exists():
             folder.rename(old)
         try:

@@ -195,6 +195,15 @@ def positions(which: str) -> str | list[int]:
     return which if which in ("auto", "none") else numbers(which, "--skip-positions", "positions")
 
 
+def count(text: str) -> int:
+    """A number of things such as 2000, 500K or 2M."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)", text.strip().upper())
+    n = int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
+    if n < 1:
+        raise typer.BadParameter(f"got {text!r}; expected a number such as 2000, 500K or 2M.", param_hint="--tokens")
+    return n
+
+
 def load_model(model: str, transcoders: str | None = None, **how: Any) -> "ag.LanguageModel":
     """`attrgraph.load_model`, which a shell does only once as long as the files stay the same."""
     loaded = _load(_stamp(model), _stamp(transcoders), model=model, transcoders=transcoders, **how)

@@ -55,7 +55,13 @@ def _active(
     h: Float[Tensor, "n_pos n_features"], threshold: Tensor | None, k: int | None, only_positive: bool
 ) -> Encoded:
     pos, feature = active_mask(h, threshold, k, only_positive).nonzero(as_tuple=True)
-    return Encoded(pos, feature, h[pos, feature], torch.isfinite(h).all())
+    return Encoded(pos, feature, h[pos, feature], all_finite(h))
+
+
+def all_finite(h: Float[Tensor, "n_pos n_features"]) -> Bool[Tensor, ""]:
+    """Whether every value is finite. A sum, which is ten times faster, tells so unless it overflows itself."""
+    is_finite = torch.isfinite(h.sum())
+    return is_finite if bool(is_finite) else torch.isfinite(h).all()
 
 
 def encode_sparse(

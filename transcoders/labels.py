@@ -104,6 +104,9 @@ def _pairs(path: Path) -> Iterable[tuple[tuple[int, int], Any]]:
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+    if (folder / "labels.json").is_file():  # of feature pages, or of transcoders
+        yield from _of_json(read_json(folder / "labels.json"))
+        return
     index = next(
         (path for path in (folder / "index.json.gz", folder / "features/index.json.gz") if path.is_file()), None
     )

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrgraph.errors import TranscoderError
-from attrgraph.kernels.encode_sparse import active_mask, encode_sparse
+from attrgraph.kernels.encode_sparse import active_mask, all_finite, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.digests import Origin, views_of_files
@@ -215,7 +215,7 @@ class Transcoders:
         """
         weights = self.layers[layer]
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
-        self._check_finite(layer, torch.isfinite(h).all(), h.dtype)
+        self._check_finite(layer, all_finite(h), h.dtype)
         if weights.threshold is None:
             k, only_positive = self.config.k_of(layer), self.config.has_relu(layer)
             return h.relu() if k is None else h * active_mask(h, None, k, only_positive)
@@ -250,12 +250,30 @@ class Transcoders:
         self, layer: int, read: Float[Tensor, "n_pos d_model"], is_skipped: Bool[Tensor, " n_pos"]
     ) -> ActiveFeatures:
         """`encode` for one layer."""
-        positions, weights = (~is_skipped).nonzero()[:, 0], self.layers[layer]
+        positions = (~is_skipped).nonzero()[:, 0]
+        found = self.encode_often(layer, read[positions])
+        release(self.layers[layer].W_enc)
+        return ActiveFeatures(found.layer, positions[found.pos], found.feature, found.activation)
+
+    def encode_often(self, layer: int, read: Float[Tensor, "n_pos d_model"]) -> ActiveFeatures:
+        """`encode_one` at all positions, where the next batch needs the same weights: they stay in memory."""
+        weights = self.layers[layer]
         how: dict[str, Any] = {"k": self.config.k_of(layer), "only_positive": self.config.has_relu(layer)}
-        found = encode_sparse(read[positions], weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
+        found = encode_sparse(read, weights.W_enc, weights.b_enc, threshold=weights.threshold, **how)
         self._check_finite(layer, found.is_finite, read.dtype)
-        release(weights.W_enc)
-        return ActiveFeatures(torch.full_like(found.pos, layer), positions[found.pos], found.feature, found.activation)
+        return ActiveFeatures(torch.full_like(found.pos, layer), found.pos, found.feature, found.activation)
+
+    def encode_some(
+        self, layer: int, read: Float[Tensor, "n_pos d_model"], features: Int[Tensor, " n"]
+    ) -> ActiveFeatures:
+        """`encode_one` for some features, ascending, of a layer that is no TopK; only their encoder rows are read."""
+        W_enc, b_enc = self.encoder_rows(layer, features, read)
+        weights = self.layers[layer]
+        threshold = None if weights.threshold is None else weights.threshold[features.to(weights.threshold.device)]
+        found = encode_sparse(read, W_enc, b_enc, threshold=threshold)
+        self._check_finite(layer, found.is_finite, read.dtype)
+        feature = features.to(found.feature.device)[found.feature]
+        return ActiveFeatures(torch.full_like(found.pos, layer), found.pos, feature, found.activation)
 
     def encoder_rows(
         self, layer: int, features: Int[Tensor, " n"], like: Tensor

@@ -128,6 +128,23 @@ def read_corpus(
     return TokenRows(rows, document, documents.sources())
 
 
+def rows_of(model: LanguageModel, texts: Sequence[str]) -> TokenRows:
+    """Documents as rows of tokens, as `read_corpus` makes them of files.
+
+    Raises:
+        CorpusError: one is no text, the tokenizer does not fit, or none has a token.
+    """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise CorpusError("texts are a list of documents, each a str; for files, ag.read_corpus(model, paths).")
+    cutter = _RowCutter(model, None)
+    pieces = list(cutter.cut(list(texts))) if texts else []
+    rows = [row for document in pieces for row in document]
+    cutter.check_unknown_share()
+    if not rows:
+        raise _empty_split("all", len(texts), HELD_OUT_SHARE)
+    return TokenRows(rows, [index for index, document in enumerate(pieces) for _ in document], {})
+
+
 def is_held_out(content: bytes, held_out_share: float) -> bool:
     """Whether a document with this content is held out: its SHA-256, as a fraction of 1, is below the share."""
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") < held_out_share * 2**64

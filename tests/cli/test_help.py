@@ -62,6 +62,8 @@ def test_examples_run(
     Path("questions.jsonl").write_text('{"prompt": "the capital of texas is"}\n')
     sentences = [sentence.prompt for sentence in draws.test_sets(4)["two_hop"][:12]]
     Path("sentences.txt").write_text("\n".join(sentences) + "\n")
+    if verb == "feature":
+        assert main([*shlex.split("features demo demo --text sentences.txt -o pages --features 3/458")]) == 0
     for example in examples(verb):
         assert shutil.which("dot") or ".svg" not in example or pytest.skip("needs the program dot of Graphviz")
         assert main(shlex.split(example)[1:]) == 0, example

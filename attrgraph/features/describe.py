@@ -1,0 +1,235 @@
+"""Pages of features, from one pass over a text and a second one of random features for control."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from attrgraph.attribution.provenance import library_versions
+from attrgraph.data.corpus import TokenRows, read_corpus, rows_of
+from attrgraph.errors import FeatureError
+from attrgraph.features import layouts
+from attrgraph.features.collect import Collected
+from attrgraph.features.connections import Connections
+from attrgraph.features.control import random_dictionary
+from attrgraph.features.labelling import Control, control_of, labels_of
+from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_DRAWN, N_SPREAD, N_TOP, WINDOW
+from attrgraph.features.pages import FeaturePages, parse_place
+from attrgraph.features.promoted import Promoted, promoted
+from attrgraph.features.records import N_PROMOTED, Records
+from attrgraph.files import write_whole
+from attrgraph.graph.graph import Graph
+from attrgraph.memory import in_words
+from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.special import SkipPositions, why_left_out
+from attrgraph.progress import Progress, silent
+from attrgraph.transcoders import Transcoders
+
+# tokens of which everything active is kept
+_N_SAMPLED = 4096
+_SECONDS_BETWEEN_STATES = 60.0
+Features = Sequence[str | tuple[int, int]] | Graph | None
+
+
+def describe_features(
+    model: LanguageModel,
+    texts: TokenRows | Sequence[str | Path] | Path,
+    features: Features = None,
+    *,
+    transcoders: Transcoders | None = None,
+    labels: Mapping[tuple[int, int], str] | None = None,
+    scan: str = "",
+    source_set: str = "",
+    batch_tokens: int = 4096,
+    skip_positions: SkipPositions = "auto",
+    seed: int = 0,
+    state: str | Path | None = None,
+    progress: Progress | None = None,
+) -> FeaturePages:
+    """What features mean: where they fire and how strongly, what they promote, what they lead to, and a scored label.
+
+    The text streams by: at most about 25 KB are kept of each feature, however long the text is.
+
+    Args:
+        model: the model.
+        texts: documents, files of them (as `Path`), or rows from `read_corpus`.
+        features: "layer/feature" names, or a graph, whose features are described; by default all.
+        transcoders: whose features; by default the model's.
+        labels: names that win over those found here; by default those that the transcoders have.
+        scan, source_set: what Neuronpedia calls model and set, for its batches.
+        batch_tokens: tokens that the model runs on at once.
+        skip_positions: tokens that do not count: "auto" (BOS, attention sinks), "none", or positions of each row.
+        seed: of the random dictionary that labels are compared with.
+        state: a file from which a run that was stopped goes on, and which is removed at the end.
+        progress: called as `progress(phase, done, total)`.
+
+    Raises:
+        FeatureError: a feature that the set does not have, or none.
+        CorpusError, PromptError, ResultError: the text does not fit the model; a number is not finite.
+
+    Example:
+        >>> import attrgraph as ag
+        >>> pages = ag.describe_features(ag.load_model("demo"), ["in texas the capital is austin"], ["3/458"])
+        >>> pages["3/458"]["n_tokens"]
+        6
+    """
+    transcoders = _own(model, transcoders)
+    rows, progress = _rows(model, texts), progress or silent
+    chosen = _chosen(transcoders, features)
+    how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
+    control = random_dictionary(model, transcoders, rows, seed=seed, **how)
+    collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
+    about = {"left_out": why_left_out(model, skip_positions), "seed": seed}
+    _run(collected, progress, state, _key(model, transcoders, rows, chosen, how | about))
+    controls = [
+        control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
+        for layer, n in enumerate(control.n_features)
+    ]
+    names = transcoders.labels if labels is None else labels
+    blobs = _written(model, transcoders, collected, controls, names, progress)
+    card = _card(model, transcoders, collected, rows, scan, source_set) | about | {"controls": [*map(vars, controls)]}
+    if state:
+        Path(state).unlink(missing_ok=True)
+    return FeaturePages(blobs, json.loads(json.dumps(card)))
+
+
+def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features = None) -> str:
+    """What `describe_features` will take."""
+    n_described = sum(map(len, _chosen(transcoders, features)))
+    return (
+        f"describes {n_described:,} features on {rows.n_tokens:,} tokens: takes about twice as long as the model, "
+        f"then about 2 ms a feature; keeps at most {in_words(n_described * BYTES_PER_FEATURE)}"
+    )
+
+
+def _rows(model: LanguageModel, texts: TokenRows | Sequence[str | Path] | Path) -> TokenRows:
+    if isinstance(texts, TokenRows):
+        return texts
+    paths = [texts] if isinstance(texts, Path) else texts
+    is_files = len(paths) > 0 and all(isinstance(path, Path) for path in paths)
+    return read_corpus(model, paths) if is_files else rows_of(model, cast(Sequence[str], texts))
+
+
+def _written(
+    model: LanguageModel,
+    transcoders: Transcoders,
+    collected: Collected,
+    controls: list[Control],
+    names: Mapping[layouts.Place, str],
+    progress: Progress,
+) -> dict[layouts.Place, bytes]:
+    """The records of all described features."""
+    connections, blobs = Connections(model, transcoders, collected), dict[layouts.Place, bytes]()
+    for layer, one in enumerate(collected.layers):
+        progress("write pages", layer, len(controls))
+        if len(one.features):
+            found = _promoted(model, transcoders, layer, one.features)
+            labels = labels_of(model, collected, layer, found.top_ids.numpy(), controls[layer])
+            for record in Records(model, transcoders, collected, connections, layer, labels, names, found):
+                blobs[layer, record["index"]] = layouts.packed(record)
+    progress("write pages", len(controls), len(controls))
+    return blobs
+
+
+def _promoted(model: LanguageModel, transcoders: Transcoders, layer: int, features: np.ndarray) -> Promoted:
+    return promoted(model, transcoders, layer, torch.from_numpy(features), n_tokens=N_PROMOTED)
+
+
+def _card(
+    model: LanguageModel,
+    transcoders: Transcoders,
+    collected: Collected,
+    rows: TokenRows,
+    scan: str,
+    source_set: str,
+) -> dict[str, Any]:
+    n_described = sum(len(one.features) for one in collected.layers)
+    settings = {"window": WINDOW, "n_top": N_TOP, "n_spread": N_SPREAD, "n_drawn": N_DRAWN}
+    return {
+        "model": model.source,
+        "transcoders": transcoders.source,
+        "text": rows.digest(),
+        "n_tokens": collected.n_tokens,
+        "n_documents": rows.n_documents,
+        "n_features": transcoders.n_features,
+        "n_described": n_described,
+        "scan": scan or str(model.source["id"]).rpartition("/")[2],
+        "source_set": source_set or str(transcoders.source["id"]).rpartition("/")[2],
+        "settings": {**settings, "n_sampled": len(collected.sampled)},
+        "cost": {"n_batches": len(collected.batches), "most_bytes_kept": n_described * BYTES_PER_FEATURE},
+        "versions": library_versions(),
+    }
+
+
+def _own(model: LanguageModel, transcoders: Transcoders | None) -> Transcoders:
+    found = transcoders or model.transcoders
+    if found is None:
+        raise FeatureError("the model has no transcoders, so there are no features; pass transcoders=.")
+    found.check_fits(n_layers=model.n_layers, d_model=model.d_model)
+    return found
+
+
+def _chosen(transcoders: Transcoders, features: Features) -> list[np.ndarray]:
+    """Indices of the features to describe, ascending, by layer."""
+    sizes = transcoders.n_features
+    if features is None:
+        return [np.arange(n) for n in sizes]
+    if isinstance(features, Graph):
+        nodes = features.nodes[features.nodes["kind"] == "feature"]
+        places = list(zip(nodes["layer"].tolist(), nodes["feature"].tolist(), strict=True))
+    elif isinstance(features, str) or not isinstance(features, Sequence):
+        raise FeatureError(f"features is {features!r:.60}; expected a list such as ['3/458'], or a graph.")
+    else:
+        places = [parse_place(one) if isinstance(one, str) else (int(one[0]), int(one[1])) for one in features]
+    for layer, feature in places:
+        if not (0 <= layer < len(sizes) and 0 <= feature < sizes[layer]):
+            raise FeatureError(
+                f"there is no feature {layer}/{feature}; the set has {len(sizes)} layers of {max(sizes)} features."
+            )
+    if not places:
+        raise FeatureError("no feature is to be described; name some, such as 3/458, or leave them out for all.")
+    return [
+        np.unique([feature for at, feature in places if at == layer]).astype(np.int64) for layer in range(len(sizes))
+    ]
+
+
+def _key(
+    model: LanguageModel, transcoders: Transcoders, rows: TokenRows, chosen: list[np.ndarray], how: Mapping[str, Any]
+) -> str:
+    """Of what the pass depends on."""
+    about = [model.source, transcoders.source, rows.digest(), [each.tolist() for each in chosen], dict(how)]
+    return sha256(json.dumps(about, default=str).encode()).hexdigest()
+
+
+def _run(collected: Collected, progress: Progress, state: str | Path | None, key: str) -> None:
+    """The whole pass; a state of the same pass is where it begins."""
+    state = Path(state) if state else None
+    if state is not None and state.exists():
+        _go_on(collected, state, key)
+    saved = time.monotonic()
+    while collected.n_done < len(collected.batches):
+        progress("describe", collected.n_done, len(collected.batches))
+        collected.add_batch()
+        if state is not None and time.monotonic() - saved > _SECONDS_BETWEEN_STATES:
+            found = {name: np.ascontiguousarray(value) for name, value in collected.state().items()}
+            write_whole(state, lambda path: save_file(found, path, {"key": key}), overwrite=True)  # noqa: B023
+            saved = time.monotonic()
+    progress("describe", len(collected.batches), len(collected.batches))
+
+
+def _go_on(collected: Collected, state: Path, key: str) -> None:
+    try:
+        with safe_open(state, "np") as file:
+            found = file.metadata() or {}
+        if found.get("key") != key:
+            raise FeatureError(f"{state}: is the state of another run (model, text or features differ); remove it.")
+        collected.load(load_file(state))
+    except (OSError, SafetensorError, KeyError) as e:
+        raise FeatureError(f"{state}: is no state of a run that can go on ({e}); remove it.") from e

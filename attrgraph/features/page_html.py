@@ -1,0 +1,143 @@
+"""A feature's page as HTML: one file that makes no request, or a part of a notebook."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from attrgraph.features.page_text import label_lines, plainly, quoted, share
+from attrgraph.viz.text import visible
+
+_PAGE = Path(__file__).parent / "page.html"
+_NAMES = {
+    "token": "Fires on",
+    "previous": "Fires after",
+    "says": "Fires where the model says",
+    "next": "Fires before",
+    "position": "Fires at position",
+}
+_NEIGHBOURS = {
+    "together": ("Fires together with", "cosine of the activations over sampled tokens"),
+    "inputs": ("Comes from", "what a feature of a lower layer adds to it at the same token, on average where it fires"),
+    "outputs": (
+        "Leads to",
+        "what it adds to a feature of a higher layer at the same token, on average where that fires",
+    ),
+}
+
+
+def page_html(record: Mapping[str, Any], *, is_whole: bool) -> str:
+    """The page; unless it is whole, only what stands in its body."""
+    template = Template(_PAGE.read_text(encoding="utf-8"))
+    title = f"Feature {record['layer']}/{record['index']}"
+    body = "\n".join([_head(record, title), _promoted(record), _fires(record), _neighbours(record), _examples(record)])
+    whole = template.substitute(title=escape(title), body=body)
+    if is_whole:
+        return whole
+    style = whole[whole.index("<style>") : whole.index("</style>") + len("</style>")]
+    return f"{style}<div class='ag-feature'>{body}</div>"
+
+
+def _head(record: Mapping[str, Any], title: str) -> str:
+    label = escape(visible(record["label"])) or "<em>no label</em>"
+    about = escape("; ".join(label_lines(record)))
+    numbers = (
+        f"fires on {share(record['activation_frequency'])} of {record['n_tokens']:,} tokens · "
+        f"{record['act_mean']:.3g} on average · {record['act_max']:.3g} at most"
+    )
+    return f"<h1>{escape(title)}: {label}</h1><p class='quiet'>{about}</p><p>{numbers}</p>{_histogram(record)}"
+
+
+def _histogram(record: Mapping[str, Any]) -> str:
+    heights, edges = record["histogram"], record["histogram_edges"]
+    if not heights:
+        return ""
+    bars = "".join(
+        f"<rect x='{8 * i}' y='{40 - 40 * n / max(heights):.1f}' width='7' height='{40 * n / max(heights):.1f}'>"
+        f"<title>{n} firings of {low:.3g} to {high:.3g}</title></rect>"
+        for i, (n, low, high) in enumerate(zip(heights, edges, edges[1:], strict=False))
+    )
+    width = 8 * len(heights)
+    return (
+        f"<figure><svg width='{width}' height='40' role='img' aria-label='histogram of activations'>{bars}</svg>"
+        f"<figcaption>activations from {edges[0]:.3g} to {edges[-1]:.3g}, four bins an octave</figcaption></figure>"
+    )
+
+
+def _promoted(record: Mapping[str, Any]) -> str:
+    rows = [
+        ("Promotes", record["top_logits"], record["top_logit_values"]),
+        ("Suppresses", record["bottom_logits"], record["bottom_logit_values"]),
+        *(
+            (f"Promotes through layer {one['layer']}", one["top_logits"], one["top_values"])
+            for one in record["logits_by_layer"]
+        ),
+    ]
+    return _definitions(
+        [(name, _chips(tokens, [f"{value:+.3g}" for value in values])) for name, tokens, values in rows]
+    )
+
+
+def _fires(record: Mapping[str, Any]) -> str:
+    rows = []
+    for kind, name in _NAMES.items():
+        found = record["tokens"][kind]
+        notes = [
+            f"{one['share_of_firings']:.0%} of its firings; it fires at {one['fires_there']:.0%} of them"
+            for one in found
+        ]
+        if found:
+            rows.append(
+                (name, _chips([one["value"] for one in found], notes, [one["share_of_firings"] for one in found]))
+            )
+    return _definitions(rows)
+
+
+def _neighbours(record: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            f"<span title='{escape(what, quote=True)}'>{name}</span>",
+            " ".join(
+                f"<span class='chip'>{one['layer']}/{one['feature']} <small>{one['weight']:+.2g}</small></span>"
+                for one in record[key]
+            ),
+        )
+        for key, (name, what) in _NEIGHBOURS.items()
+        if record[key]
+    ]
+    return _definitions(rows)
+
+
+def _definitions(rows: Sequence[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>" if rows else ""
+
+
+def _chips(tokens: Sequence[Any], notes: Sequence[str], shares: Sequence[float] | None = None) -> str:
+    small = notes if shares is None else [f"{each:.0%}" for each in shares]
+    return " ".join(
+        f"<span class='chip' title='{escape(note, quote=True)}'>{escape(quoted(token))} "
+        f"<small>{escape(few)}</small></span>"
+        for token, note, few in zip(tokens, notes, small, strict=True)
+    )
+
+
+def _examples(record: Mapping[str, Any]) -> str:
+    largest = record["act_max"] or 1.0
+    parts = []
+    for group in record["examples_quantiles"]:
+        if group["examples"]:
+            lines = "".join(f"<li>{_tokens(one, largest)}</li>" for one in group["examples"])
+            parts.append(f"<h2>{escape(group['quantile_name'])}</h2><ol>{lines}</ol>")
+    return "".join(parts)
+
+
+def _tokens(one: Mapping[str, Any], largest: float) -> str:
+    joined = not any(token.startswith(" ") for token in one["tokens"])
+    spans = []
+    for i, (token, act) in enumerate(zip(one["tokens"], one["tokens_acts_list"], strict=True)):
+        mark = " class='here'" if i == one["train_token_ind"] else ""
+        depth = min(1.0, abs(act) / largest)
+        color = f" style='background:rgba(230,140,0,{0.15 + 0.7 * depth:.2f})' title='{act:.3g}'" if act else ""
+        spans.append(f"<span{mark}{color}>{escape(plainly(token))}</span>{' ' if joined else ''}")
+    return "".join(spans)

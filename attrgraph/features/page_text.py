@@ -1,0 +1,102 @@
+"""A feature's page as text for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrgraph.viz.text import visible
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_N_EXAMPLES, _N_OF_FIFTH, _N_BARS = 8, 1, 24
+
+
+def page_text(record: Mapping[str, Any]) -> str:
+    """Label, numbers, what it promotes, what it fires on, neighbours, examples with the firing tokens marked."""
+    lines = [f"feature {record['layer']}/{record['index']}   {visible(record['label']) or 'no label'}"]
+    lines += [*(f"  {line}" for line in label_lines(record)), ""]
+    lines += [
+        f"fires       {share(record['activation_frequency'])} of tokens "
+        f"({record['n_firings']:,} of {record['n_tokens']:,})",
+        f"strength    {record['act_mean']:.3g} on average, {record['act_max']:.3g} at most   "
+        f"{bars(record['histogram'])}",
+        f"promotes    {_tokens(record['top_logits'])}",
+        f"suppresses  {_tokens(record['bottom_logits'])}",
+    ]
+    names = {"token": "fires on", "previous": "after", "says": "model says", "next": "before", "position": "at"}
+    for kind, name in names.items():
+        found = [
+            f"{quoted(one['value'])} {one['share_of_firings']:.0%}"
+            for one in record["tokens"][kind]
+            if one["share_of_firings"] > 0.02
+        ]
+        if found:
+            lines.append(f"{name:<11} {', '.join(found[:6])}")
+    for key, name in (("together", "with"), ("inputs", "from"), ("outputs", "to")):
+        if record[key]:
+            found = [f"{one['layer']}/{one['feature']} {one['weight']:+.2g}" for one in record[key][:6]]
+            lines.append(f"{name:<11} {', '.join(found)}")
+    for place, group in enumerate(record["examples_quantiles"]):
+        if group["examples"]:
+            lines += ["", group["quantile_name"]]
+            lines += [f"  {_example(one)}" for one in group["examples"][: _N_OF_FIFTH if place else _N_EXAMPLES]]
+    return "\n".join(lines)
+
+
+def label_lines(record: Mapping[str, Any]) -> list[str]:
+    """How far the label can be trusted."""
+    if record["label_source"] == "given":
+        found = record["label_found"]
+        return ["label given by a person or a file" + (f"; by rule: {visible(found)}" if found else "")]
+    if record["label_score"] is None:
+        return ["no rule describes where it fires"]
+    low, high = record["label_interval"]
+    verdict = "" if record["label"] else ": not above it, so no label"
+    return [
+        f"score {record['label_score']:.2f} ({low:.2f} to {high:.2f}) on held-out text, "
+        f"control {record['label_control']:.2f}{verdict}",
+        f"right {record['label_precision']:.0%} of the times it claims a firing; "
+        f"foresees {record['label_recall']:.0%} of the activation",
+    ]
+
+
+def bars(heights: Sequence[int]) -> str:
+    """Heights as a row of blocks."""
+    if not heights:
+        return ""
+    step = -(-len(heights) // _N_BARS)
+    joined = [sum(heights[i : i + step]) for i in range(0, len(heights), step)]
+    return "".join(_BLOCKS[round(8 * height / max(joined))] for height in joined)
+
+
+def share(value: float) -> str:
+    """A share in percent, with as many digits as say something."""
+    return f"{value:.2%}" if value >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+def quoted(value: Any) -> str:
+    """A token as text in quotes, a position as it is."""
+    return str(value) if isinstance(value, int) else f'"{plainly(value)}"'
+
+
+def plainly(text: str) -> str:
+    """A token with its spaces, and everything that cannot be seen written out."""
+    core = text.strip(" ")
+    return text if not core else text.replace(core, visible(core), 1)
+
+
+def _tokens(tokens: Sequence[str]) -> str:
+    return ", ".join(quoted(token) for token in tokens[:8])
+
+
+def _example(one: Mapping[str, Any]) -> str:
+    """The window with firing tokens in brackets, the one it is about in double ones."""
+    parts = []
+    joined = not any(token.startswith(" ") for token in one["tokens"])
+    for i, (token, act) in enumerate(zip(one["tokens"], one["tokens_acts_list"], strict=True)):
+        text = plainly(token) + (" " if joined else "")
+        core = text.strip(" ")
+        if i == one["train_token_ind"]:
+            text = text.replace(core, f"[[{core} {act:.2g}]]", 1)
+        elif act:
+            text = text.replace(core, f"[{core}]", 1)
+        parts.append(text)
+    return "".join(parts).strip()

@@ -1,0 +1,145 @@
+"""Pages of features: what each one is, to look at, to count with, and to save."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrgraph.errors import FeatureError, GraphFileError
+from attrgraph.features import layouts
+from attrgraph.features.page_html import page_html
+from attrgraph.features.page_text import page_text
+from attrgraph.files import whole_folder, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = (
+    "layer index label label_source label_score label_control label_precision label_recall activation_frequency "
+    "n_firings act_max act_mean"
+).split()
+
+
+class FeaturePage(Mapping[str, Any]):
+    """One feature's record by key, such as `page["act_max"]`; printed, a page of text; in a notebook, a page."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = dict(record)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.record[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.record)
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def __str__(self) -> str:
+        return page_text(self.record)
+
+    def __repr__(self) -> str:
+        return f"FeaturePage({self['layer']}/{self['index']}, {self['label'] or 'no label'})"
+
+    def _repr_html_(self) -> str:
+        return page_html(self.record, is_whole=False)
+
+    def to_html(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the page as one HTML file that opens offline."""
+        text = page_html(self.record, is_whole=True)
+        write_whole(path, lambda file: file.write_text(text, encoding="utf-8"), overwrite=overwrite)
+
+
+class FeaturePages(Mapping[str, FeaturePage]):
+    """The pages of a set's features, by "layer/feature" such as "3/458".
+
+    Attributes:
+        card: how they were made: model, transcoders, text, tokens, settings, controls.
+    """
+
+    def __init__(self, blobs: Mapping[layouts.Place, bytes], card: Mapping[str, Any]) -> None:
+        self._blobs, self.card = blobs, dict(card)
+
+    @staticmethod
+    def load(folder: str | Path) -> "FeaturePages":
+        """The pages in a folder, each read when it is asked for.
+
+        Raises:
+            FeatureError: it holds none.
+        """
+        return FeaturePages(layouts.FeatureFiles(Path(folder)), layouts.read_card(Path(folder)))
+
+    def __getitem__(self, name: str | layouts.Place) -> FeaturePage:
+        place = parse_place(name) if isinstance(name, str) else (int(name[0]), int(name[1]))
+        try:
+            return FeaturePage(layouts.unpacked(self._blobs[place]))
+        except KeyError as e:
+            raise FeatureError(
+                f"feature {place[0]}/{place[1]} has no page here; {len(self)} features have one, of layers "
+                f"{', '.join(map(str, sorted({layer for layer, _ in self._blobs})))}."
+            ) from e
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{layer}/{feature}" for layer, feature in self._blobs)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def __repr__(self) -> str:
+        return f"FeaturePages({len(self)} features, {self.card.get('n_tokens', 0)} tokens)"
+
+    @property
+    def labels(self) -> dict[layouts.Place, str]:
+        """Of the features that have one."""
+        return {place: label for place in self._blobs if (label := self[place]["label"])}
+
+    def table(self) -> "pd.DataFrame":
+        """A row a feature: label, score, control, frequency, strengths."""
+        import pandas as pd
+
+        return pd.DataFrame([{name: page[name] for name in _COLUMNS} for page in self.values()], columns=_COLUMNS)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write a folder: feature files, Neuronpedia's batches, a table, labels, and the card.
+
+        Raises:
+            GraphFileError: it exists and `overwrite` is False, or it cannot be written.
+        """
+        folder = Path(folder)
+        check_folder(folder, overwrite=overwrite)
+        names: dict[str, dict[str, str]] = {}
+        for (layer, feature), label in self.labels.items():
+            names.setdefault(str(layer), {})[str(feature)] = label
+        try:
+            with whole_folder(folder) as new:
+                layouts.write_feature_files(new, self._blobs, self.card["n_features"])
+                about = {"model": self.card["scan"], "source_set": self.card["source_set"]}
+                layouts.write_neuronpedia(new, self._blobs, **about)
+                self.table().to_parquet(new / "features.parquet", index=False)
+                for name, values in (("card.json", self.card), ("labels.json", names)):
+                    text = json.dumps(values, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+                    (new / name).write_text(text, encoding="utf-8")
+        except OSError as e:
+            raise GraphFileError(f"{folder}: cannot be written ({e}).") from e
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raise GraphFileError if pages could not be written there: to be asked before long work."""
+    if folder.exists() and not folder.is_dir():
+        raise GraphFileError(f"{folder}: is a file; give a folder.")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise GraphFileError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
+    if overwrite and folder.exists() and any(folder.iterdir()) and not (folder / "card.json").is_file():
+        raise GraphFileError(f"{folder}: holds something else than feature pages; choose another name.")
+
+
+def parse_place(name: str) -> layouts.Place:
+    """Layer and feature of "3/458".
+
+    Raises:
+        FeatureError: it is something else.
+    """
+    layer, slash, feature = name.strip().partition("/")
+    if not (slash and layer.isdecimal() and feature.isdecimal() and name.isascii()):
+        raise FeatureError(f"{name!r} names no feature; expected layer/feature, such as 3/458.")
+    return int(layer), int(feature)

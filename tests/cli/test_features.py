@@ -1,0 +1,115 @@
+"""`attrgraph features` and `attrgraph feature` through their doors."""
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+import attrgraph as ag
+from attrgraph.cli.main import main
+
+pytestmark = pytest.mark.doors
+
+SENTENCES = [
+    "in the state containing dallas the capital is austin",
+    "eugene is in oregon",
+    "the opposite of hot is cold",
+    "in texas the capital is austin",
+]
+CHOSEN = "3/458,1/1023"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(SENTENCES) + "\n")
+    return path
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def write(text: Path, folder: Path, *more: str) -> int:
+    return main(["features", "demo", "demo", "--text", str(text), "-o", str(folder), "--features", CHOSEN, *more])
+
+
+def test_python_and_command_line_write_the_same_bytes(text: Path, tmp_path: Path) -> None:
+    assert write(text, tmp_path / "pages") == 0
+    ag.describe_features(ag.load_model("demo"), SENTENCES, CHOSEN.split(",")).save(tmp_path / "mine")
+    ag.describe_features(ag.load_model("demo"), text, CHOSEN.split(",")).save(tmp_path / "file")
+    assert files_of(tmp_path / "pages") == files_of(tmp_path / "mine") == files_of(tmp_path / "file")
+    assert not (tmp_path / "pages.state").exists()
+
+
+def test_files_have_the_layouts_of_circuit_tracer_and_neuronpedia(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pages"
+    assert write(text, folder) == 0
+    page = ag.FeaturePages.load(folder)["3/458"]
+    index = json.loads(gzip.decompress((folder / "features/index.json.gz").read_bytes()))
+    offsets = index["3"]["offsets"]
+    assert len(offsets) == 2049
+    blob = (folder / "features" / index["3"]["filename"]).read_bytes()[offsets[458] : offsets[459]]
+    (length,) = struct.unpack("<I", blob[:4])
+    record = json.loads(gzip.decompress(blob[4 : 4 + length]))
+    assert len(blob) == 4 + length and record == page.record and record["index"] == 458
+    theirs = {"top_logits", "bottom_logits", "act_min", "act_max", "quantile_values", "histogram"}
+    assert theirs | {"activation_frequency", "examples_quantiles"} <= set(record)
+    batches = [json.loads(path.read_text()) for path in sorted((folder / "neuronpedia").iterdir())]
+    assert [(batch["layer"], [one["feature_index"] for one in batch["features"]]) for batch in batches] == [
+        (1, [1023]),
+        (3, [458]),
+    ]
+    (dashboard,) = batches[1]["features"]
+    assert (dashboard["pos_str"], dashboard["frac_nonzero"]) == (page["top_logits"], page["activation_frequency"])
+    for one in dashboard["activations"]:
+        assert len(one["tokens"]) == len(one["values"]) > one["qualifying_token_index"]
+        assert one["bin_min"] <= one["values"][one["qualifying_token_index"]] <= one["bin_max"]
+
+
+def test_a_page_is_printed_and_written(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert write(text, Path("pages")) == 0
+    capsys.readouterr()
+    assert main(["feature", "pages", "1/1023"]) == 0
+    shown = capsys.readouterr().out
+    assert "city in texas" in shown and "Top activations" in shown and "dallas" in shown
+    assert main(["feature", "pages", "1/1023", "--html", "page.html"]) == 0
+    page = Path("page.html").read_text()
+    assert "city in texas" in page and "<script" not in page and "default-src 'none'" in page
+    assert main(["feature", "pages", "1/1023", "--html", "page.html"]) == 1
+    assert main(["feature", "pages", "1/2"]) == 1
+    assert "has no page here" in capsys.readouterr().err
+
+
+def test_labels_go_into_graphs_and_given_names_win(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"3/458": "says the capital"}')
+    assert write(text, tmp_path / "pages", "--labels", str(tmp_path / "mine.json")) == 0
+    pages = ag.FeaturePages.load(tmp_path / "pages")
+    assert pages.labels == {(1, 1023): "city in texas", (3, 458): "says the capital"}
+    assert ag.load_labels(tmp_path / "pages") == pages.labels
+    model = ag.load_model("demo")
+    assert model.transcoders is not None
+    model.transcoders.labels = pages.labels
+    nodes = ag.trace(model, SENTENCES[0]).nodes
+    (label,) = set(nodes[(nodes["layer"] == 3) & (nodes["feature"] == 458)]["label"])
+    assert label == "says the capital"
+
+
+def test_what_is_there_stays_without_force(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write(text, tmp_path / "pages") == 0
+    before = files_of(tmp_path / "pages")
+    assert write(text, tmp_path / "pages") == 1
+    assert "--force" in capsys.readouterr().err
+    assert write(text, tmp_path / "pages", "--force") == 0
+    assert files_of(tmp_path / "pages") == before
+    assert write(text, tmp_path / "more", "--graph", "x.json") == 1
+
+
+@pytest.mark.parametrize("name", ["3", "9/1", "3/99999", "x/1", "3/-1"])
+def test_a_feature_that_there_is_not_is_refused(name: str, text: Path, tmp_path: Path) -> None:
+    assert main(["features", "demo", "demo", "--text", str(text), "-o", str(tmp_path / "p"), "--features", name]) == 1

@@ -1,0 +1,292 @@
+"""What is said of features, against plain loops over the documents."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from texts import make_rows
+from tiny import D_VOCAB, N_FEATURES, N_LAYERS, make_model, make_transcoders
+
+import attrgraph as ag
+from attrgraph.data.corpus import TokenRows, rows_of
+from attrgraph.features import describe, layouts
+from attrgraph.features.layer_statistics import N_TOP, WINDOW, bin_edges
+from attrgraph.models.frozen import norm_before
+
+SENTENCES = [
+    "in the state containing dallas the capital is austin",
+    "eugene is in oregon",
+    "the opposite of hot is cold",
+    "the french word for big is grand",
+    "cincinnati is in ohio",
+    "eugene is in oregon",
+    "greetings from lake falls texas",
+]
+LENGTHS = (9, 3, 30, 6, 1, 9, 2, 12, 40, 17, 5, 30, 22)
+
+
+def activations(model: Any, transcoders: Any, rows: TokenRows, layer: int) -> list[np.ndarray]:
+    """Of every row alone, [n_pos, n_features], BOS left out."""
+    found = []
+    for row in rows.rows:
+        stream = model.run(row).blocks[layer].mlp_stream[1:]
+        norm = norm_before(transcoders.config.feature_input_hook, model.mlp_norm_of(layer, stream))
+        read = stream if norm is None else norm.apply(stream)
+        found.append(transcoders.encode_layer(layer, read).numpy())
+    return found
+
+
+def is_close(a: Any, b: Any) -> bool:
+    """Whether two records are the same but for the rounding of numbers."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(is_close(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(is_close, a, b))
+    return a == pytest.approx(b, rel=1e-4, abs=1e-6) if isinstance(a, float) else a == b
+
+
+def described(name: str, **settings: Any) -> tuple[Any, Any, TokenRows]:
+    transcoders = make_transcoders(**settings)
+    # a long document has several rows
+    rows = make_rows(LENGTHS)
+    return make_model(name), transcoders, TokenRows(rows.rows, [0, 1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 8, 9], {})
+
+
+CASES = [
+    ("gpt2", {"activation": "relu"}),
+    ("llama", {"activation": "topk", "read_point": "mlp.hook_in"}),
+    ("gemma2", {"activation": "jumprelu", "cross_layer": False, "write_point": "mlp.hook_out"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_counts_and_numbers_are_those_of_a_loop_over_documents(name: str, settings: dict[str, Any]) -> None:
+    model, transcoders, rows = described(name, **settings)
+    pages = ag.describe_features(model, rows, transcoders=transcoders, batch_tokens=64)
+    assert len(pages) == N_LAYERS * N_FEATURES
+    for layer in range(N_LAYERS):
+        of_rows = activations(model, transcoders, rows, layer)
+        whole = np.concatenate(of_rows)
+        for feature in range(0, N_FEATURES, 7):
+            page = pages[f"{layer}/{feature}"]
+            values = whole[:, feature]
+            fired = values[values != 0]
+            assert page["n_tokens"] == len(values) == rows.n_tokens
+            assert page["n_firings"] == len(fired)
+            assert page["activation_frequency"] == len(fired) / len(values)
+            assert page["n_documents"] == rows.n_documents
+            assert sum(page["histogram"]) == len(fired)
+            if len(fired) == 0:
+                assert (page["act_max"], page["act_min"], page["quantile_values"]) == (0, 0, [])
+                continue
+            assert page["act_max"] == pytest.approx(fired.max(), rel=1e-5)
+            assert page["act_min"] == pytest.approx(fired.min(), rel=1e-4, abs=1e-6)
+            assert page["act_mean"] == pytest.approx(fired.mean(), rel=1e-5)
+            edges = np.array(page["histogram_edges"])
+            assert set(edges) <= set(bin_edges())
+            is_near_edge = (np.abs(fired[:, None] / edges - 1) < 1e-4).any()
+            if not is_near_edge:
+                assert page["histogram"] == np.histogram(fired, edges)[0].tolist()
+            if len(fired) <= 128:
+                expected = np.quantile(fired, page["quantiles"])
+                np.testing.assert_allclose(page["quantile_values"], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_best_examples_are_the_documents_with_the_largest_maxima(name: str, settings: dict[str, Any]) -> None:
+    model, transcoders, rows = described(name, **settings)
+    pages = ag.describe_features(model, rows, transcoders=transcoders, batch_tokens=64)
+    before, after = WINDOW
+    for layer in range(N_LAYERS):
+        of_rows = activations(model, transcoders, rows, layer)
+        for feature in range(0, N_FEATURES, 9):
+            best: dict[int, tuple[float, int, int]] = {}
+            for index, (acts, document) in enumerate(zip(of_rows, rows.document, strict=True)):
+                if len(acts) and acts[:, feature].max() > best.get(document, (0.0,))[0]:
+                    best[document] = float(acts[:, feature].max()), index, int(acts[:, feature].argmax())
+            expected = sorted(best.values(), key=lambda one: -one[0])[:N_TOP]
+            examples = pages[layer, feature]["examples_quantiles"][0]["examples"]
+            assert len(examples) == len(expected)
+            for example, (value, index, pos) in zip(examples, expected, strict=True):
+                part = slice(max(pos - before, 0), pos + after + 1)
+                ids = rows.rows[index][1:].tolist()[part]
+                assert example["tokens"] == [f"<{i}>" for i in ids]
+                np.testing.assert_allclose(
+                    example["tokens_acts_list"], of_rows[index][part, feature], rtol=1e-4, atol=2e-6
+                )
+                assert example["tokens_acts_list"][example["train_token_ind"]] == pytest.approx(value, rel=1e-4)
+                assert example["train_token_ind"] == pos - part.start
+
+
+def test_equal_documents_stand_in_the_order_of_the_text(tmp_path: Path) -> None:
+    model = ag.load_model("demo")
+    pages = ag.describe_features(model, SENTENCES * 3)
+    for page in pages.values():
+        examples = page["examples_quantiles"][0]["examples"]
+        tops = [max(one["tokens_acts_list"]) for one in examples]
+        assert tops == sorted(tops, reverse=True)
+        assert all("<bos>" not in one["tokens"] for one in examples)
+    assert pages["1/1023"]["n_tokens"] == 3 * sum(len(sentence.split()) for sentence in SENTENCES)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_promoted_tokens_are_those_of_the_sum_of_decoder_rows(name: str) -> None:
+    model, transcoders, rows = described(name)
+    pages = ag.describe_features(model, rows, transcoders=transcoders)
+    norm = model.final_norm_module()
+    for layer in range(N_LAYERS):
+        for feature in range(0, N_FEATURES, 5):
+            page = pages[layer, feature]
+            by_target = transcoders.layers[layer].W_dec[feature]
+            for written, top, bottom in [
+                (by_target.sum(0), page["top_logits"], page["bottom_logits"]),
+                *((by_target[each["layer"] - layer], each["top_logits"], None) for each in page["logits_by_layer"]),
+            ]:
+                centered = written - written.mean() if name == "gpt2" else written
+                logits = (centered * norm.weight) @ model.unembedding()[0].T
+                order = logits.argsort(descending=True).tolist()
+                assert top == [f"<{i}>" for i in order[: len(top)]]
+                if bottom is not None:
+                    assert bottom == [f"<{i}>" for i in order[::-1][: len(bottom)]]
+                    assert page["top_logit_values"][0] == pytest.approx(float(logits.max()), rel=1e-4)
+            assert len(page["top_logits"]) == min(10, D_VOCAB)
+
+
+def test_where_a_feature_fires_is_counted_token_by_token() -> None:
+    model, transcoders, rows = described("llama")
+    pages = ag.describe_features(model, rows, transcoders=transcoders)
+    acts = activations(model, transcoders, rows, 1)
+    n_checked = 0
+    for feature in range(0, N_FEATURES, 6):
+        page = pages[1, feature]
+        if not 0 < page["n_firings"] <= 128:
+            continue
+        for kind, offset in (("token", 0), ("previous", -1), ("next", 1)):
+            for one in page["tokens"][kind]:
+                n_here = n_fires = 0
+                for row, of_row in zip(rows.rows, acts, strict=True):
+                    for pos in range(1, len(row)):
+                        at = pos + offset
+                        if 0 <= at < len(row) and model.token_text(int(row[at])) == one["value"]:
+                            n_here += 1
+                            n_fires += bool(of_row[pos - 1, feature])
+                assert one["share_of_firings"] == pytest.approx(n_fires / page["n_firings"])
+                assert one["fires_there"] == pytest.approx(n_fires / n_here)
+                n_checked += 1
+        for one in page["tokens"]["position"]:
+            n_fires = sum(bool(a[one["value"] - 1, feature]) for a in acts if len(a) >= one["value"])
+            assert one["share_of_firings"] == pytest.approx(n_fires / page["n_firings"])
+    assert n_checked > 20
+
+
+def test_features_that_fire_together_and_lead_to_each_other() -> None:
+    model, transcoders, rows = described("llama")
+    pages = ag.describe_features(model, rows, transcoders=transcoders)
+    acts = [np.concatenate(activations(model, transcoders, rows, layer)) for layer in range(N_LAYERS)]
+    for layer in range(N_LAYERS):
+        for feature in range(0, N_FEATURES, 11):
+            page, mine = pages[layer, feature], acts[layer][:, feature]
+            if not mine.any():
+                continue
+            cosines, given, taken = {}, {}, {}
+            for other in range(N_LAYERS):
+                for each in range(N_FEATURES):
+                    theirs = acts[other][:, each]
+                    if (other, each) == (layer, feature) or not theirs.any():
+                        continue
+                    product = float(mine @ theirs)
+                    cosines[other, each] = product / np.sqrt(float(mine @ mine) * float(theirs @ theirs))
+                    lower, upper = (
+                        ((other, each), (layer, feature)) if other < layer else ((layer, feature), (other, each))
+                    )
+                    if other == layer:
+                        continue
+                    # what is written into all layers between reaches the upper feature's read point
+                    written = transcoders.layers[lower[0]].W_dec[lower[1]][: upper[0] - lower[0]].sum(0)
+                    weight = float(written @ transcoders.layers[upper[0]].W_enc[upper[1]])
+                    if other < layer:
+                        taken[other, each] = weight * product / mine.sum()
+                    else:
+                        given[other, each] = weight * product / theirs.sum()
+            for name, expected in (("together", cosines), ("inputs", taken), ("outputs", given)):
+                best = sorted(expected, key=lambda place: -abs(expected[place]))[:8]
+                found = {(one["layer"], one["feature"]): one["weight"] for one in page[name]}
+                assert len(found) == len(best)
+                for place, weight in found.items():
+                    assert weight == pytest.approx(expected[place], rel=1e-3, abs=1e-5)
+                assert set(found) == set(best)
+
+
+def test_some_features_have_the_pages_that_they_have_among_all() -> None:
+    model = ag.load_model("demo")
+    every = ag.describe_features(model, SENTENCES)
+    some = ag.describe_features(model, SENTENCES, ["3/458", "1/1023", (0, 7)])
+    assert list(some) == ["0/7", "1/1023", "3/458"]
+    for name in some:
+        assert is_close(some[name].record, every[name].record)
+    graph = ag.trace(model, SENTENCES[0], max_feature_nodes=20)
+    of_graph = ag.describe_features(model, SENTENCES, graph)
+    nodes = graph.nodes[graph.nodes["kind"] == "feature"]
+    assert set(of_graph) == {
+        f"{layer}/{feature}" for layer, feature in zip(nodes["layer"], nodes["feature"], strict=True)
+    }
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu"])
+def test_only_the_needed_encoder_rows_give_the_same(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, transcoders, rows = described("llama", activation=activation)
+    chosen = [(1, 3), (1, 20)]
+    whole = ag.describe_features(model, rows, chosen, transcoders=transcoders)
+    monkeypatch.setattr("attrgraph.features.collect._MANY_FEATURES", 8)
+    few = ag.describe_features(model, rows, chosen, transcoders=transcoders)
+    for place in chosen:
+        assert whole[place]["n_firings"] == few[place]["n_firings"] > 0
+        assert whole[place]["act_max"] == pytest.approx(few[place]["act_max"], rel=1e-5)
+        assert whole[place]["together"] == few[place]["together"]
+
+
+def test_batches_make_no_difference() -> None:
+    model, transcoders, rows = described("llama")
+    large, small = (ag.describe_features(model, rows, transcoders=transcoders, batch_tokens=n) for n in (4096, 16))
+    for name in large:
+        a, b = large[name], small[name]
+        assert (a["n_firings"], a["label"]) == (b["n_firings"], b["label"])
+        assert [one["tokens"] for one in a["examples_quantiles"][0]["examples"]] == [
+            one["tokens"] for one in b["examples_quantiles"][0]["examples"]
+        ]
+        np.testing.assert_allclose(a["quantile_values"], b["quantile_values"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, transcoders, rows = described("llama")
+    monkeypatch.setattr(describe, "_SECONDS_BETWEEN_STATES", 0.0)
+    state, how = tmp_path / "pages.state", {"transcoders": transcoders, "batch_tokens": 32}
+    whole = ag.describe_features(model, rows, **how)
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == "describe" and done == total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ag.describe_features(model, rows, **how, state=state, progress=stop)
+    done: list[int] = []
+    again = ag.describe_features(
+        model, rows, **how, state=state, progress=lambda phase, n, _: done.append(n) if phase == "describe" else None
+    )
+    assert done[0] > 0 and not state.exists()
+    for name in whole:
+        assert layouts.packed(again[name].record) == layouts.packed(whole[name].record)
+    ag.describe_features(model, rows, **how)
+    with pytest.raises(KeyboardInterrupt):
+        ag.describe_features(model, rows, **how, state=state, progress=stop)
+    with pytest.raises(ag.AttrGraphError, match="state of another run"):
+        ag.describe_features(model, make_rows(), **how, state=state)
+
+
+def test_documents_in_python_are_lines_of_a_file(tmp_path: Path) -> None:
+    model = ag.load_model("demo")
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(SENTENCES) + "\n")
+    rows, same = ag.read_corpus(model, [path]), rows_of(model, [*SENTENCES, " "])
+    assert rows.digest() == same.digest() and rows.document == same.document
