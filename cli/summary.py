@@ -80,7 +80,8 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
     for note in values["notes"]:
         print_text(f"note         {visible(note)}")
     if values["n_unknown_tokens"]:
-        print_text(f"note         {values['n_unknown_tokens']} tokens of the prompt are unknown to the tokenizer")
+        n = values["n_unknown_tokens"]
+        print_text(f"note         {n} {'token' if n == 1 else 'tokens'} of the prompt unknown to the tokenizer")
     if n_top:
         print_text("\nmost influential features")
         _print_features(values["features"])

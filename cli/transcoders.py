@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
+from attrgraph.demo.shipped import SHIPPED, shipped_folder
 
 _KINDS = {"cross-layer": "CLT", "per-layer": "PLT", "both": "both"}
 

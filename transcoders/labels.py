@@ -208,6 +208,8 @@ def _of_csv(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
     delimiter = next((mark for mark in "\t;" if mark in heading and "," not in heading), ",")  # as spreadsheets write
     rows = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter)
     rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+    if not {*rows.fieldnames} & {*_FEATURES} or not {*rows.fieldnames} & {*_NAMES}:
+        raise ValueError(f"its columns are {', '.join(rows.fieldnames)}; expected layer, feature and label")
     yield from _of_rows(rows)
 
 

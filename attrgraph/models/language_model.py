@@ -175,7 +175,10 @@ class LanguageModel:
 
     def _require_tokenizer(self, what: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
-            raise PromptError(f"the model has no tokenizer, so it cannot read {what}; give the prompt as token ids.")
+            raise PromptError(
+                f"the model has no tokenizer, so it cannot read {what}; give load_model(..., tokenizer=...), or the "
+                "prompt as token ids."
+            )
         return self.tokenizer
 
     def token_text(self, token_id: int) -> str:

@@ -121,6 +121,10 @@ def union_edges(graph: "Graph") -> pd.DataFrame:
     return table[is_there].reset_index(drop=True)
 
 
+# that are named of a position at which prompts differ
+_MOST_TOKENS = 3
+
+
 def wilson_interval(counts: Any, n_trials: int) -> tuple[Any, Any]:
     """Bounds of a share of trials, at 95%: the shares p with |count / n - p| <= z sqrt(p (1 - p) / n)."""
     share = counts / n_trials
@@ -142,7 +146,12 @@ def _tokens(graphs: list["Graph"], places: list[range], n_pos: int) -> list[str]
     for graph, at in zip(graphs, places, strict=True):
         for pos, token in zip(at, graph.prompt_tokens, strict=True):
             votes[pos][token] += 1
-    return [vote.most_common(1)[0][0] for vote in votes]  # of equals, the one counted first
+    return [_named([token for token, _ in vote.most_common()]) for vote in votes]  # of equals, the one counted first
+
+
+def _named(tokens: list[str]) -> str:
+    """What stands at a position in the prompts: all that differ, the commonest first, as far as they are few."""
+    return "|".join(tokens[:_MOST_TOKENS]) + ("|…" if len(tokens) > _MOST_TOKENS else "")
 
 
 def _kept(tables: list[pd.DataFrame], min_count: int) -> tuple[pd.MultiIndex, list[Int[np.ndarray, " n_nodes"]]]:
