@@ -12,7 +12,9 @@ _KINDS = {"cross-layer": "CLT", "per-layer": "PLT", "both": "both"}
 
 
 def transcoders(
-    source: Annotated[str | None, options.argument("SOURCE", "A folder of any layout, or owner/repo.")] = None,
+    source: Annotated[
+        str | None, options.argument("SOURCE", "demo, demo-per-layer, a folder of any layout, or owner/repo.")
+    ] = None,
     output: Annotated[Path | None, options.output("Write it as a folder in the common layout.")] = None,
     read_point: options.ReadPoint = None,
     write_point: options.WritePoint = None,
@@ -25,11 +27,12 @@ def transcoders(
 
     \b
     Example:
-      attrgraph transcoders
+      attrgraph transcoders demo
     """
     if source is None:
         _list_known(as_json=as_json)
         return
+    source = str(shipped_folder(SHIPPED[source])) if source in SHIPPED else source
     how: dict[str, Any] = {"read_point": read_point, "write_point": write_point, "revision": revision}
     how |= {"allow_missing_layers": allow_missing_layers}
     if output is None:
