@@ -10,7 +10,7 @@ al. 2024, "Massive Activations in Large Language Models", arxiv.org/abs/2402.177
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, TypedDict
+from typing import Any, SupportsIndex, TypedDict
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from attrgraph.models.language_model import LanguageModel
 # A sink's stream is at least so many times longer than the median of the text's other tokens, at the input of some MLP.
 # In the demo's model, which has no sink but BOS, no token of a text is longer than 4 times the median.
 SINK_FACTOR = 10.0
-SkipPositions = str | Sequence[int] | np.ndarray | Tensor
+SkipPositions = str | Collection[SupportsIndex] | np.ndarray | Tensor
 # how instruction-tuned Gemma 3 begins every prompt
 _GEMMA_3_PREFIX = ("<start_of_turn>", "user", "\n")
 
