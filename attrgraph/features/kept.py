@@ -3,10 +3,12 @@
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 # entries that wait before they are compared with those that are kept: chosen, not tuned
 _MOST_WAITING = 2**17
+# bits of a score that are left away where it is sorted together with its feature
+_SCORE_SHIFT = 24
 
 
 class Kept:
@@ -27,11 +29,22 @@ class Kept:
     def worth_offering(self, feature: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
         """Which of these entries, in the text's order, may be kept as far as they and earlier ones tell."""
         at = np.flatnonzero(score >= self._least[feature])
-        counts = np.bincount(feature[at], minlength=len(self._least))
-        if self._one_a_document or counts.max(initial=0) <= self._n_each:
-            return at
-        order = at[np.lexsort((-score[at], feature[at]))]
-        return np.sort(order[_rank(feature[order], len(self._least)) < self._n_each])
+        return at if self._one_a_document else at[self._among_best(feature[at], score[at])]
+
+    def _among_best(self, feature: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether an entry is among the best of its feature; of almost equal scores (1e-8), all are.
+
+        One sort of one number an entry, feature and score together, is many times faster than a sort by both.
+        """
+        counts = np.bincount(feature, minlength=len(self._least))
+        if counts.max(initial=0) <= self._n_each:
+            return np.ones(len(feature), dtype=bool)
+        bits = score.astype(np.float64).view(np.int64)
+        ascending = (bits ^ ((bits >> 63) & np.int64(2**63 - 1))) >> _SCORE_SHIFT
+        key = (feature.astype(np.int64) << (64 - _SCORE_SHIFT)) - ascending
+        last = np.cumsum(counts) - counts + np.minimum(counts, self._n_each) - 1
+        is_among: np.ndarray = key <= np.sort(key)[last][feature]
+        return is_among
 
     def offer(self, **columns: np.ndarray) -> None:
         """Entries as columns: `feature`, `score`, `document`, `token` (its number in the text), and any others."""
@@ -52,6 +65,9 @@ class Kept:
 
     def _compared(self) -> dict[str, np.ndarray]:
         columns = {name: np.concatenate([each[name] for each in self._waiting]) for name in self._waiting[0]}
+        if not self._one_a_document:
+            is_among = self._among_best(columns["feature"], columns["score"])
+            columns = {name: column[is_among] for name, column in columns.items()}
         order = np.lexsort((columns["token"], -columns["score"], columns["feature"]))
         if self._one_a_document:
             order = order[_is_first_of_document(columns["feature"][order], columns["document"][order])]

@@ -150,13 +150,16 @@ def _offer(
 
 def _windows(fired: _Fired, where: Where, at: np.ndarray) -> Float[np.ndarray, "n n_window"]:
     """Activations around firings; 0 outside the row."""
-    token = fired.token[at]
-    around = where.number[token][:, None] + np.arange(-WINDOW[0], WINDOW[1] + 1)
-    code = (fired.feature[at].astype(np.int64)[:, None] << _NUMBER_BITS) + around
-    place = np.searchsorted(fired.code, code.clip(0)).clip(max=len(fired.code) - 1) if len(at) else code
-    is_inside = (around >= where.begin[token][:, None]) & (around < where.end[token][:, None])
-    found: np.ndarray = np.where(is_inside & (fired.code[place] == code), fired.value[place], np.float32(0))
-    return found
+    token, feature = fired.token[at], fired.feature[at].astype(np.int64) << _NUMBER_BITS
+    first = where.number[token] - WINDOW[0]
+    begin = np.maximum(first, where.begin[token])
+    end = np.minimum(where.number[token] + WINDOW[1] + 1, where.end[token])
+    start, stop = np.searchsorted(fired.code, feature + begin), np.searchsorted(fired.code, feature + end)
+    row = np.repeat(np.arange(len(at)), stop - start)
+    inside = np.arange(len(row)) + np.repeat(start - np.cumsum(stop - start) + (stop - start), stop - start)
+    windows = np.zeros((len(at), sum(WINDOW) + 1), dtype=np.float32)
+    windows[row, fired.code[inside] - (feature + first)[row]] = fired.value[inside]
+    return windows
 
 
 def bin_edges() -> Float[np.ndarray, " n_edges"]:
