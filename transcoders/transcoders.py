@@ -216,10 +216,8 @@ class Transcoders:
         weights = self.layers[layer]
         h = torch.addmm(weights.b_enc.to(reads), reads, weights.W_enc.to(reads).T)
         self._check_finite(layer, all_finite(h), h.dtype)
-        if weights.threshold is None:
-            k, only_positive = self.config.k_of(layer), self.config.has_relu(layer)
-            return h.relu() if k is None else h * active_mask(h, None, k, only_positive)
-        return h * active_mask(h, weights.threshold.to(h), None)
+        limit = None if weights.threshold is None else weights.threshold.to(h)
+        return h * active_mask(h, limit, self.config.k_of(layer), self.config.has_relu(layer))
 
     def _check_finite(self, layer: int, is_finite: Bool[Tensor, ""], dtype: torch.dtype) -> None:
         if not bool(is_finite):
@@ -266,14 +264,21 @@ class Transcoders:
     def encode_some(
         self, layer: int, read: Float[Tensor, "n_pos d_model"], features: Int[Tensor, " n"]
     ) -> ActiveFeatures:
-        """`encode_one` for some features, ascending, of a layer that is no TopK; only their encoder rows are read."""
-        W_enc, b_enc = self.encoder_rows(layer, features, read)
-        weights = self.layers[layer]
-        threshold = None if weights.threshold is None else weights.threshold[features.to(weights.threshold.device)]
-        found = encode_sparse(read, W_enc, b_enc, threshold=threshold)
-        self._check_finite(layer, found.is_finite, read.dtype)
-        feature = features.to(found.feature.device)[found.feature]
-        return ActiveFeatures(torch.full_like(found.pos, layer), found.pos, feature, found.activation)
+        """`encode_often` for some features, ascending; unless others decide what is on, only their rows are read."""
+        if self.is_topk(layer):
+            found = self.encode_often(layer, read)
+            at = torch.isin(found.feature, features.to(found.feature.device))
+            return ActiveFeatures(found.layer[at], found.pos[at], found.feature[at], found.activation[at])
+        limit = self.layers[layer].threshold
+        limit = None if limit is None else limit[features.to(limit.device)]
+        some = encode_sparse(read, *self.encoder_rows(layer, features, read), threshold=limit)
+        self._check_finite(layer, some.is_finite, read.dtype)
+        feature = features.to(some.feature.device)[some.feature]
+        return ActiveFeatures(torch.full_like(some.pos, layer), some.pos, feature, some.activation)
+
+    def is_topk(self, layer: int) -> bool:
+        """Whether features of a layer are on depending on the others."""
+        return self.layers[layer].threshold is None and self.config.k_of(layer) is not None
 
     def encoder_rows(
         self, layer: int, features: Int[Tensor, " n"], like: Tensor

@@ -120,9 +120,8 @@ class Collected:
 
     def _needs_few(self, layer: int) -> bool:
         """Whether only some encoder rows are read, where others do not decide whether a feature is on."""
-        n_features, is_topk = self._transcoders.n_features[layer], self._transcoders.layers[layer].threshold is None
-        is_topk &= self._transcoders.config.k_of(layer) is not None
-        return not is_topk and n_features > _MANY_FEATURES and len(self.layers[layer].features) < n_features // 4
+        n_features, n_described = self._transcoders.n_features[layer], len(self.layers[layer].features)
+        return not self._transcoders.is_topk(layer) and n_features > _MANY_FEATURES and n_described < n_features // 4
 
     def _sample(self, layer: int, active: ActiveFeatures, at: np.ndarray, is_kept: np.ndarray) -> None:
         pos, feature, value = (

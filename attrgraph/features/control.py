@@ -43,7 +43,7 @@ def random_dictionary(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + layer)
         n_features = len(weights.W_enc)
         chosen = torch.randperm(n_features, generator=generator)[:_N_FEATURES].sort().values
-        active = transcoders.encode_often(layer, read)
+        active = transcoders.encode_some(layer, read, chosen)
         n_firings = torch.bincount(active.feature.cpu(), minlength=n_features)[chosen]
         real, _ = transcoders.encoder_rows(layer, chosen, torch.zeros(0))
         W_enc = torch.randn(real.shape, generator=generator)
