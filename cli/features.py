@@ -14,7 +14,7 @@ def features(
     transcoders: Annotated[str, options.argument("TRANSCODERS", "demo, demo-per-layer, a folder, or owner/repo.")],
     text: Annotated[list[Path], "FILE", options.TEXT_HELP],
     output: Annotated[Path, options.output("Folder of pages.", "FOLDER")],
-    features: Annotated[str | None, "NAMES", "Only these, such as 3/458,2/17."] = None,
+    features: Annotated[str | None, "NAMES", "Only these, such as 3/458,2/17; 3/* for a layer."] = None,
     graph: Annotated[Path | None, "GRAPH", "Only those of this graph."] = None,
     tokens: Annotated[str | None, "N", "At most about so many of the text, such as 2M."] = None,
     labels: Annotated[list[Path] | None, "FILE", "Names that win over those found here. Repeatable."] = None,

@@ -26,7 +26,7 @@ from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.records import N_PROMOTED, Records
 from attrgraph.files import write_whole
 from attrgraph.graph.graph import Graph
-from attrgraph.memory import in_words
+from attrgraph.memory import free_bytes, in_words
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, why_left_out
 from attrgraph.progress import Progress, silent
@@ -60,7 +60,7 @@ def describe_features(
     Args:
         model: the model.
         texts: documents, files of them (as `Path`), or rows from `read_corpus`.
-        features: "layer/feature" names, or a graph, whose features are described; by default all.
+        features: "layer/feature" names ("3/*" for a layer), or a graph, whose features are described; by default all.
         transcoders: whose features; by default the model's.
         labels: names that win over those found here; by default those that the transcoders have.
         scan, source_set: what Neuronpedia calls model and set, for its batches.
@@ -71,7 +71,7 @@ def describe_features(
         progress: called as `progress(phase, done, total)`.
 
     Raises:
-        FeatureError: a feature that the set does not have, or none.
+        FeatureError: a feature that the set does not have, or none; more features than memory can hold.
         CorpusError, PromptError, ResultError: the text does not fit the model; a number is not finite.
 
     Example:
@@ -83,6 +83,7 @@ def describe_features(
     transcoders = _own(model, transcoders)
     rows, progress = _rows(model, texts), progress or silent
     chosen = _chosen(transcoders, features)
+    _check_memory(sum(map(len, chosen)))
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
     control = random_dictionary(model, transcoders, rows, seed=seed, **how)
     collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
@@ -107,6 +108,15 @@ def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features 
         f"describes {n_described:,} features on {rows.n_tokens:,} tokens: takes two to three times as long as the "
         f"model, then some milliseconds a feature; keeps at most {in_words(n_described * BYTES_PER_FEATURE)}"
     )
+
+
+def _check_memory(n_described: int) -> None:
+    most, free = n_described * BYTES_PER_FEATURE, free_bytes(torch.device("cpu"))
+    if most > free:
+        raise FeatureError(
+            f"{n_described:,} features may keep {in_words(most)}, {in_words(free)} are free; "
+            "describe fewer: those of a graph, of one layer (3/*), or some by name."
+        )
 
 
 def _rows(model: LanguageModel, texts: TokenRows | Sequence[str | Path] | Path) -> TokenRows:
@@ -187,7 +197,7 @@ def _chosen(transcoders: Transcoders, features: Features) -> list[np.ndarray]:
     elif isinstance(features, str) or not isinstance(features, Sequence):
         raise FeatureError(f"features is {features!r:.60}; expected a list such as ['3/458'], or a graph.")
     else:
-        places = [parse_place(one) if isinstance(one, str) else (int(one[0]), int(one[1])) for one in features]
+        places = [place for one in features for place in _named(one, sizes)]
     for layer, feature in places:
         if not (0 <= layer < len(sizes) and 0 <= feature < sizes[layer]):
             raise FeatureError(
@@ -198,6 +208,13 @@ def _chosen(transcoders: Transcoders, features: Features) -> list[np.ndarray]:
     return [
         np.unique([feature for at, feature in places if at == layer]).astype(np.int64) for layer in range(len(sizes))
     ]
+
+
+def _named(one: str | tuple[int, int], sizes: list[int]) -> list[tuple[int, int]]:
+    """The feature of that name, or all of a layer."""
+    layer, feature = parse_place(one.replace("/*", "/0")) if isinstance(one, str) else (int(one[0]), int(one[1]))
+    is_layer = isinstance(one, str) and "/*" in one and layer < len(sizes)
+    return [(layer, i) for i in range(sizes[layer])] if is_layer else [(layer, feature)]
 
 
 def _key(

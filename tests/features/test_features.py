@@ -10,8 +10,9 @@ from tiny import D_VOCAB, N_FEATURES, N_LAYERS, make_model, make_transcoders
 
 import attrgraph as ag
 from attrgraph.data.corpus import TokenRows, rows_of
+from attrgraph.errors import FeatureError
 from attrgraph.features import describe, layouts
-from attrgraph.features.layer_statistics import N_TOP, WINDOW, bin_edges
+from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_TOP, WINDOW, bin_edges
 from attrgraph.models.frozen import norm_before
 
 SENTENCES = [
@@ -231,6 +232,17 @@ def test_some_features_have_the_pages_that_they_have_among_all() -> None:
     assert set(of_graph) == {
         f"{layer}/{feature}" for layer, feature in zip(nodes["layer"], nodes["feature"], strict=True)
     }
+
+
+def test_a_layer_is_described_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, transcoders, rows = described("llama")
+    found = ag.describe_features(model, rows, ["1/*", "0/2"], transcoders=transcoders)
+    assert list(found) == ["0/2", *(f"1/{i}" for i in range(N_FEATURES))]
+    with pytest.raises(FeatureError, match="there is no feature 9/0"):
+        ag.describe_features(model, rows, ["9/*"], transcoders=transcoders)
+    monkeypatch.setattr(describe, "free_bytes", lambda _: 5 * BYTES_PER_FEATURE)
+    with pytest.raises(FeatureError, match=r"6 features may keep .* describe fewer"):
+        ag.describe_features(model, rows, [(0, i) for i in range(6)], transcoders=transcoders)
 
 
 @pytest.mark.parametrize("activation", ["relu", "jumprelu"])
