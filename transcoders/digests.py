@@ -116,6 +116,7 @@ class Origin:
         self._if_changed = {} if recorded is None else {"changed": "in memory after loading"}
         self._recorded = {"id": name} if recorded is None else dict(recorded)
         self._seen = None if recorded is None else self._state()
+        self._first = self._seen, self._recorded
 
     @property
     def id(self) -> str:
@@ -124,6 +125,8 @@ class Origin:
     def now(self) -> dict[str, Any]:
         """The record; with the digest of what is in memory if that is from no file, or was changed."""
         state = self._state()
+        if state == self._first[0]:
+            return self._first[1]
         if state != self._seen:
             digest = digest_tensors(self._tensors(), self._settings())
             kept = {name: value for name, value in self._recorded.items() if name != "revision"}

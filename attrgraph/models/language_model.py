@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError, UnsupportedModelError
+from attrgraph.models.alterations import alterations
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import rows
@@ -66,8 +67,12 @@ class LanguageModel:
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where the weights are from, as graphs record it: id, revision, digest. Once they are changed, of those."""
-        return self._origin.now()
+        """Where the weights are from, as graphs record it: id, revision, digest. Once they are changed, of those.
+
+        `altered` says what runs otherwise than the configuration says; see `models.alterations`.
+        """
+        altered = alterations(self.hf_model)
+        return {**self._origin.now(), **({"altered": altered} if altered else {})}
 
     @property
     def n_layers(self) -> int:
@@ -232,7 +237,9 @@ class LanguageModel:
             logits=widened(logits),
             uncapped_logits=uncapped_logits,
             pattern_bytes=self.pattern_bytes(len(token_ids)) if keep_patterns else 0,
-            embedding_deviation=embedding_deviation(self.hf_model, token_ids, embedding),
+            embedding_deviation=embedding_deviation(
+                self.hf_model, self.family.embedding_scale(self.config), token_ids, embedding
+            ),
             unembedding_deviation=float((self.soft_cap(uncapped_logits) - widened(logits)).abs().max()),
         )
 
