@@ -24,8 +24,9 @@ _INDIFFERENT = frozenset(
     "embedding_dropout".split()
 )
 _Facts = dict[str, Any]
+_Parts = dict[str, tuple[type[nn.Module], _Facts]]
 # of each model the configuration, and what a model that is made from it has in each module
-_known: WeakKeyDictionary[PreTrainedModel, tuple[str, dict[str, tuple[type, _Facts]]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[PreTrainedModel, tuple[str, _Parts]] = WeakKeyDictionary()
 
 
 def alterations(hf_model: PreTrainedModel) -> list[str]:
@@ -67,7 +68,7 @@ def _foreign_code(module: nn.Module) -> Iterator[str]:
         yield f"another forward ({_name(own)})"
 
 
-def _as_configured(hf_model: PreTrainedModel) -> dict[str, tuple[type, _Facts]]:
+def _as_configured(hf_model: PreTrainedModel) -> _Parts:
     """Class and numbers of each module of a model that is made anew, without weights, from the configuration."""
     config = json.dumps(hf_model.config.to_dict(), sort_keys=True, default=str)
     if _known.get(hf_model, ("", {}))[0] != config:

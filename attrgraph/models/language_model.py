@@ -1,7 +1,7 @@
 """A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
 from typing import Any
 
@@ -26,6 +26,17 @@ from attrgraph.transcoders.known_sets import no_transcoders
 
 Message = dict[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message] | Tensor
+
+
+@contextmanager
+def _setting(config: Any, name: str, value: str) -> Iterator[None]:
+    """While the context lasts, a setting of a configuration has another value."""
+    before = getattr(config, name)
+    setattr(config, name, value)
+    try:
+        yield
+    finally:
+        setattr(config, name, before)
 
 
 class LanguageModel:
@@ -279,12 +290,13 @@ class LanguageModel:
     @contextmanager
     def eager(self) -> Iterator[None]:
         """While the context lasts, the model computes attention so that its patterns are seen."""
-        before = self.config._attn_implementation
-        self.config._attn_implementation = "eager"
-        try:
+        with self.plain_experts(), _setting(self.config, "_attn_implementation", "eager"):
             yield
-        finally:
-            self.config._attn_implementation = before
+
+    def plain_experts(self) -> AbstractContextManager[None]:
+        """While the context lasts, experts run in float64 too: PyTorch's product of them all together does not."""
+        name, is_double = "_experts_implementation", self.dtype == torch.float64
+        return _setting(self.config, name, "eager") if is_double and hasattr(self.config, name) else nullcontext()
 
     def layer_modules(self) -> Sequence[nn.Module]:
         """The transformer blocks."""
