@@ -12,13 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError, UnsupportedModelError
 from attrgraph.models.alterations import alterations
+from attrgraph.models.chats import chat_text
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import rows
 from attrgraph.models.identity import origin_of_model
 from attrgraph.models.recording import Recording, recording
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model, embedding_deviation
-from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
+from attrgraph.models.tokens import check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.models.weights import home_device, plain_weights, precision_of, stored_weights, weight_of
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
