@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from numbers import Integral
-from typing import Any
+from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from attrgraph.errors import PromptError, UnsupportedModelError
+from attrgraph.errors import PromptError, UnsupportedModelError, as_whole, listed
 from attrgraph.models.alterations import alterations
 from attrgraph.models.chats import chat_text
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
@@ -26,7 +26,7 @@ from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.known_sets import no_transcoders
 
 Message = dict[str, Any]
-Prompt = str | Sequence[int] | Sequence[Message] | Tensor
+Prompt = str | Sequence[SupportsIndex] | Sequence[Message] | np.ndarray | Tensor
 
 
 @contextmanager
@@ -169,26 +169,24 @@ class LanguageModel:
         return self.tokenizer is not None and is_special(self.tokenizer, token_id)
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, Tensor):
-            if prompt.ndim != 1 or prompt.is_floating_point():
-                raise PromptError(
-                    f"a tensor prompt must be 1-D integers, got shape {tuple(prompt.shape)}, {prompt.dtype}; "
-                    "trace one prompt at a time."
-                )
-            return [int(i) for i in prompt.tolist()]
+        if isinstance(prompt, Tensor) and (prompt.ndim != 1 or prompt.is_floating_point()):
+            raise PromptError(
+                f"a tensor prompt must be 1-D integers, got shape {tuple(prompt.shape)}, {prompt.dtype}; trace one "
+                "prompt at a time."
+            )
         if isinstance(prompt, str):
             check_characters(len(prompt), self.n_context)
             return text_ids(self._require_tokenizer("text"), prompt)
         expected = "a prompt is text, token ids, or chat messages"
-        if not isinstance(prompt, Sequence):
+        ids: Any = listed(prompt) if isinstance(prompt, Sequence) or hasattr(prompt, "tolist") else None
+        if ids is None:
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
-        ids: Any = prompt
         if len(ids) and isinstance(ids[0], Mapping):
             return self._token_ids(chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs))
         for item in ids:
-            if not isinstance(item, Integral) or isinstance(item, bool):
+            if as_whole(item) is None:
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")
-        return [int(i) for i in ids]
+        return list(ids)
 
     def _require_tokenizer(self, what: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
