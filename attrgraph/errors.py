@@ -3,7 +3,9 @@
 Numbers that a caller gives are refused, or made Python's own, where they come in: files and JSON hold no others.
 """
 
-from numbers import Integral, Real
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from operator import index
 from typing import Any
 
 
@@ -60,14 +62,39 @@ def is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and value == value
 
 
+def as_whole(value: Any) -> int | None:
+    """A whole number of Python, numpy or torch as Python's; None for all else, truth values among it."""
+    kind, n_axes = str(getattr(value, "dtype", "")), getattr(value, "ndim", 0)
+    if isinstance(value, bool) or kind.endswith("bool") or n_axes > 0:
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None
+
+
+def listed(values: Any) -> list[Any] | None:
+    """What a list, array, tensor or other collection holds, with its whole numbers as Python's; None for no collection.
+
+    Text, bytes and mappings are none: they hold something else than they give one by one.
+    """
+    if isinstance(values, str | bytes | bytearray | memoryview | Mapping) or not isinstance(values, Iterable):
+        return None
+    if not getattr(values, "ndim", 1):  # of numpy and torch, a number that says it can be gone through
+        return None
+    each = values.tolist() if hasattr(values, "tolist") else values
+    return [one if (whole := as_whole(one)) is None else whole for one in each]
+
+
 def whole_number(name: str, value: Any, *, least: int) -> int:
     """The value as an `int`.
 
     Raises:
         AttrGraphError: a truth value, a fraction, no number at all, or one that is too small.
     """
-    if isinstance(value, Integral) and is_real(value) and int(value) >= least:
-        return int(value)
+    whole = as_whole(value)
+    if whole is not None and whole >= least:
+        return whole
     raise AttrGraphError(f"{name} is {value!r:.60}; expected a whole number of at least {least}.")
 
 

@@ -15,7 +15,6 @@ transformer-circuits.pub/2025/attention-qk/index.html
 """
 
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Unpack
 
 import numpy as np
@@ -29,7 +28,7 @@ from attrgraph.attribution.prepare import keeps_patterns
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
-from attrgraph.errors import AttrGraphError, ResultError, UnsupportedModelError
+from attrgraph.errors import AttrGraphError, ResultError, UnsupportedModelError, as_whole
 from attrgraph.memory import budget_bytes
 from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
@@ -196,7 +195,7 @@ def _check(model: LanguageModel, layer: int, head: int, query: int, key: int) ->
     """Raise unless the model computes this score, and computes it as a product."""
     n_heads = int(model.config.num_attention_heads)
     for name, value, n in (("layer", layer, model.n_layers), ("head", head, n_heads)):
-        if not isinstance(value, Integral) or not 0 <= value < n:
+        if (whole := as_whole(value)) is None or not 0 <= whole < n:
             raise AttrGraphError(f"{name} is {value!r}; expected 0 to {n - 1}.")
     if key > query:
         raise AttrGraphError(f"key {key} comes after query {query}; attention looks back only, so there is no score.")

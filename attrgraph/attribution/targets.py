@@ -3,15 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from attrgraph.attribution.sweep import ReadVectors
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
-from attrgraph.errors import TargetError
+from attrgraph.errors import TargetError, as_whole, listed
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.tokens import check_pairs, text_ids, tokens_with_text
@@ -30,7 +31,7 @@ class LogitDifference:
 
 # None: the most probable tokens; tokens by text or id; a difference; or directions [d_model] or [n, d_model] that are
 # read from the stream after the final norm
-Targets = None | str | int | Sequence[str | int] | LogitDifference | Tensor
+Targets = None | str | SupportsIndex | Sequence[str | SupportsIndex] | np.ndarray | LogitDifference | Tensor
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def _choose(model: LanguageModel, run: FrozenRun, targets: Targets, settings: Tr
         reached = int(torch.searchsorted(best.values.cumsum(0), settings.desired_logit_prob)) + 1
         token_ids = best.indices[:reached]
     else:
-        tokens: list[str | int] = [targets] if isinstance(targets, str | int | Integral) else list(targets)
+        several = listed(targets)
+        tokens: Sequence[Any] = [targets] if several is None else several
         if not tokens:
             raise TargetError("no target given; name at least one token, or None for the most probable ones.")
         chosen = [token_id_of(model, token, run.logits) for token in tokens]
@@ -106,10 +108,11 @@ def token_id_of(model: LanguageModel, token: str | int, logits: Tensor | None = 
     Raises:
         TargetError: the text is not one token of the vocabulary, or the id lies outside it.
     """
-    if isinstance(token, Integral) and not isinstance(token, bool):
-        if not 0 <= token < model.d_vocab:
-            raise TargetError(f"target {token} is outside the vocabulary (0 to {model.d_vocab - 1}).")
-        return int(token)
+    whole = as_whole(token)
+    if whole is not None:
+        if not 0 <= whole < model.d_vocab:
+            raise TargetError(f"target {whole} is outside the vocabulary (0 to {model.d_vocab - 1}).")
+        return whole
     if not isinstance(token, str):
         raise TargetError(f"target {token!r} is a {type(token).__name__}; expected a token's text or id.")
     found = _tokens_written(model, token)

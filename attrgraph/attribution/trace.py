@@ -20,6 +20,9 @@ from attrgraph.models.special import SkipPositions
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders.naming import misfits, name_features
 
+# alterations of a model that one note has
+_MOST_NAMED = 3
+
 
 @torch.no_grad()
 def trace(
@@ -93,11 +96,12 @@ def _metadata(
 ) -> dict[str, Any]:
     """What was run, and how."""
     token_ids, transcoders = local.run.token_ids, local.transcoders
-    notes = [*notes, *misfits(transcoders.labels, transcoders.n_features)]
+    about = provenance_of(model)
+    notes = [*notes, *_altered(about["model"].get("altered", [])), *misfits(transcoders.labels, transcoders.n_features)]
     if local.run.n_pos - len(local.why_skipped) == 1:
         notes.append("one token has features: there are no others to tell an attention sink from")
     return {
-        **provenance_of(model),
+        **about,
         "prompt": prompt if isinstance(prompt, str) else model.text_of(token_ids.tolist()),
         "token_ids": token_ids.tolist(),
         **({"notes": notes} if notes else {}),
@@ -110,6 +114,12 @@ def _metadata(
         },
         "skipped_positions": [{"pos": pos, "why": local.why_skipped[pos]} for pos in sorted(local.why_skipped)],
     }
+
+
+def _altered(found: list[str]) -> list[str]:
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    what = f"the model runs otherwise than its configuration says: {'; '.join(found[:_MOST_NAMED])}{more}"
+    return [f"{what}. The graph is of what ran"] if found else []
 
 
 def _count_unknown(model: LanguageModel, token_ids: Tensor) -> int:

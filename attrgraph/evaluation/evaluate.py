@@ -30,7 +30,7 @@ from attrgraph.evaluation.report import MEASURES, Evaluation, GraphScores, Inter
 from attrgraph.evaluation.stand_ins import StandIn, TranscoderStandIn
 from attrgraph.evaluation.statistics import Density, interval, measures, resample, with_deviation
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.special import SkipPositions, listed, why_left_out
+from attrgraph.models.special import SkipPositions, plain_positions, why_left_out
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders import Transcoders
 
@@ -93,7 +93,7 @@ def evaluate(
         model=_model_source(model),
         transcoders=stand_in.source,
         text=rows.sources,
-        settings={"n_resamples": n_resamples, "seed": seed, "skip_positions": listed(skip_positions)}
+        settings={"n_resamples": n_resamples, "seed": seed, "skip_positions": plain_positions(skip_positions)}
         | {"n_blocks_of_documents": len(columns["n_tokens"]), "n_prompt_tokens": N_PROMPT_TOKENS}
         | {"skipped": why_left_out(model, skip_positions)},
         versions=library_versions(),

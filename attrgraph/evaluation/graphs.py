@@ -8,7 +8,7 @@ from attrgraph.attribution.trace import trace
 from attrgraph.data.corpus import TokenRows
 from attrgraph.evaluation.measure import count_measured
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.special import SkipPositions, listed
+from attrgraph.models.special import SkipPositions, plain_positions
 from attrgraph.progress import Progress
 from attrgraph.transcoders import Transcoders
 
@@ -35,7 +35,7 @@ def graph_scores(
     scores = np.zeros((len(prompts), 2))
     for done, prompt in enumerate(prompts):
         progress("trace", done, len(prompts))
-        skipped = listed(skip_positions)
+        skipped = plain_positions(skip_positions)
         if not isinstance(skipped, str):
             skipped = [pos for pos in skipped if pos < len(prompt)]
         scores[done] = trace(traced, prompt, skip_positions=skipped).scores()

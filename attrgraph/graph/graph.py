@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from attrgraph.errors import share
+from attrgraph.errors import AttrGraphError, share
 from attrgraph.graph import effects, expressions, flow, neighbors, paths, select, stats, without
 from attrgraph.graph.groups import automatic, grouped
-from attrgraph.graph.parts import part_of, size_of, with_scores
+from attrgraph.graph.parts import part_of, recomputed, size_of, with_scores
 from attrgraph.influence import pruning, scores
 from attrgraph.influence.influence import logit_weights, without_zeros
 from attrgraph.io import json_writing, native, networkx_graph
@@ -116,15 +116,24 @@ class Graph:
     def replace(self, **parts: Any) -> "Graph":
         """The same graph with other `nodes`, `adjacency`, `prompt_tokens` or `metadata`.
 
-        What stays is copied, and metadata in any case: what is changed in the new graph changes in no other.
-        What metadata say of nodes, edges or prompt is left out if these are others: their scores, the prompt's text.
+        All are copied: what is changed in the new graph changes in no other. What metadata say of nodes, edges or
+        prompt is left out if these are others: their scores, the prompt's text. With other edges alone, influence and
+        bias shares are computed anew.
+
+        Raises:
+            AttrGraphError: edges of another number of nodes.
         """
         tokens = list(parts.get("prompt_tokens", self.prompt_tokens))
         changed = [name for name in parts if name != "prompt_tokens" or tokens != self.prompt_tokens]
         stale = {name for part in changed for name in _FOLLOWING.get(part, ())}
         kept = {name: value for name, value in parts.get("metadata", self.metadata).items() if name not in stale}
-        stays = {name: getattr(self, name).copy() for name in ("nodes", "adjacency") if name not in parts}
-        return replace(self, **{**parts, **stays, "prompt_tokens": tokens, "metadata": _copied(kept)})
+        tables = {name: parts.get(name, getattr(self, name)).copy() for name in ("nodes", "adjacency")}
+        n_nodes, shape = len(tables["nodes"]), tables["adjacency"].shape
+        if shape != (n_nodes, n_nodes):
+            raise AttrGraphError(f"adjacency has the shape {shape}; expected ({n_nodes}, {n_nodes}), [target, source].")
+        graph = replace(self, **{**parts, **tables, "prompt_tokens": tokens, "metadata": _copied(kept)})
+        has_other_edges = parts.get("adjacency", self.adjacency) is not self.adjacency
+        return recomputed(graph) if has_other_edges and "nodes" not in parts else graph
 
     # questions to the graph
     scores = without.scores

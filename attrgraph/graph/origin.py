@@ -43,6 +43,9 @@ def check_traced_model(graph: "Graph", model: "LanguageModel") -> None:
 
 def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: type[AttrGraphError]) -> None:
     is_known = bool(recorded.get("digest") or recorded.get("revision"))
+    now, then = ("; ".join(each.get("altered", [])) or "nothing altered" for each in (ours, recorded))
+    if is_known and now != then:
+        raise error(f"{what} {ours['id']}: runs with {now:.200}; the graph was traced with {then:.200}. Trace again.")
     if is_known and "changed" in ours and ours["digest"] != recorded.get("digest"):
         raise error(
             f"{what} {ours['id']}: was changed in memory after loading; the graph was traced with other weights. Load "

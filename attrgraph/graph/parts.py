@@ -7,6 +7,7 @@ from numpy import ndarray
 from scipy import sparse
 
 from attrgraph.files import plain
+from attrgraph.influence.influence import bias_share, with_influence
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -28,6 +29,17 @@ def part_of(graph: "Graph", nodes: Bool[ndarray, " n_nodes"], **others: Any) -> 
 def with_scores(graph: "Graph") -> "Graph":
     """The same graph with its scores in its metadata; null if it has no influence."""
     return graph.replace(metadata={**graph.metadata, "scores": plain(graph.scores()._asdict())})
+
+
+def recomputed(graph: "Graph") -> "Graph":
+    """The same graph with influence and bias shares as they follow from its edges."""
+    graph = graph.replace(nodes=with_influence(graph.nodes, graph.adjacency))
+    checks = dict(graph.metadata.get("checks") or {})
+    if checks.pop("bias_share", None) is None:
+        return graph
+    if (graph.nodes["kind"] == "bias").any():
+        checks["bias_share"] = bias_share(graph.nodes, graph.adjacency)
+    return graph.replace(metadata={**graph.metadata, "checks": checks})
 
 
 def size_of(graph: "Graph") -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The graph less some of its nodes, and the scores that follow when only some features are kept."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,10 +9,9 @@ from jaxtyping import Bool, Int
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError
-from attrgraph.graph.parts import part_of, with_scores
+from attrgraph.graph.parts import part_of, recomputed, with_scores
 from attrgraph.graph.selections import Nodes, Selection, mask_of
 from attrgraph.influence import scores as whole_graph
-from attrgraph.influence.influence import bias_share, with_influence
 from attrgraph.influence.scores import Scores
 from attrgraph.io.params import supernodes
 from attrgraph.schema import ERROR_KINDS, FEATURE_KINDS, KINDS, node_table, with_names
@@ -42,18 +42,8 @@ def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
         graph, gone = _with_errors(graph, gone)
         into = _error_of_each(graph, gone)
     into[gone & (into == np.arange(len(gone)))] = _DROPPED
-    folded = graph.replace(adjacency=_fold(graph.adjacency, into).astype(np.float32), metadata=metadata)
-    rest = part_of(folded, ~gone)
-    return with_scores(_with_bias_share(rest.replace(nodes=with_influence(rest.nodes, rest.adjacency))))
-
-
-def _with_bias_share(graph: "Graph") -> "Graph":
-    checks = dict(graph.metadata.get("checks") or {})
-    if checks.pop("bias_share", None) is None:
-        return graph
-    if (graph.nodes["kind"] == "bias").any():
-        checks["bias_share"] = bias_share(graph.nodes, graph.adjacency)
-    return graph.replace(metadata={**graph.metadata, "checks": checks})
+    folded = replace(graph, adjacency=_fold(graph.adjacency, into).astype(np.float32), metadata=metadata)
+    return with_scores(recomputed(part_of(folded, ~gone)))
 
 
 def scores(graph: "Graph", pinned: Nodes | None = None) -> Scores:
@@ -76,7 +66,7 @@ def scores(graph: "Graph", pinned: Nodes | None = None) -> Scores:
     keeps = np.ones(len(graph.nodes), dtype=bool) if pinned is None else mask_of(graph, pinned)
     loose = graph.nodes["kind"].isin(FEATURE_KINDS).to_numpy() & ~keeps
     if loose.any():
-        graph = graph.replace(adjacency=_fold(graph.adjacency, _error_of_each(graph, loose)))
+        graph = replace(graph, adjacency=_fold(graph.adjacency, _error_of_each(graph, loose)))
     inner = graph.without_bias()
     return whole_graph.scores(inner.nodes, inner.adjacency)
 

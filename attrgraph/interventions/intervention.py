@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, SupportsIndex
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.attribution.replacement import LocalReplacement, add_written
-from attrgraph.errors import InterventionError
+from attrgraph.errors import InterventionError, as_whole
 from attrgraph.schema import canonical_id
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 from attrgraph.transcoders.transcoders import FeatureKey
@@ -165,7 +164,7 @@ def _is_key(node: Any) -> bool:
     """Whether it is (layer, feature, positions), the numbers of whatever integer type a table has."""
     if not isinstance(node, Sequence) or isinstance(node, str) or len(node) != 3:
         return False
-    return all(isinstance(x, Integral) for x in node[:2]) and isinstance(node[2], Integral | slice | range)
+    return None not in map(as_whole, node[:2]) and (isinstance(node[2], slice | range) or as_whole(node[2]) is not None)
 
 
 def _key_of(node: Any) -> Place:
@@ -183,9 +182,9 @@ def _key_of(node: Any) -> Place:
     if not _is_key(node):
         raise InterventionError(f"node {node!r} is no node; expected a graph's node id, or (layer, feature, position).")
     layer, feature, pos = node
-    if not isinstance(pos, Integral) and (pos.step or 1) < 0:
+    if isinstance(pos, slice | range) and (pos.step or 1) < 0:
         raise InterventionError(f"node {node!r} counts positions down; give the slice or range with a positive step.")
-    return int(layer), int(feature), int(pos) if isinstance(pos, Integral) else pos
+    return int(layer), int(feature), pos if isinstance(pos, slice | range) else int(pos)
 
 
 def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureKey]:

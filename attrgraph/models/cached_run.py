@@ -20,13 +20,14 @@ class CachedRun:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model, self._speeds, self.is_stale = model.hf_model, list[Tensor](), False
+        self._experts = model.plain_experts
         cache = DynamicCache(config=self._model.config)
         # the argument's name since transformers 5.24, and before
         name = "cache" if "cache" in inspect.signature(self._model.forward).parameters else "past_key_values"
         self._kept = {name: cache}
 
     def __call__(self, token_ids: Int[Tensor, "n_rows n_new"]) -> Float[Tensor, "n_rows d_vocab"]:
-        with rows(len(token_ids)):
+        with self._experts(), rows(len(token_ids)):
             out = self._model(input_ids=token_ids, use_cache=True, logits_to_keep=1, **self._kept)
         speeds = [buffer.clone() for name, buffer in self._model.named_buffers() if name.endswith("inv_freq")]
         self.is_stale = bool(self._speeds) and not all(map(torch.equal, self._speeds, speeds))

@@ -105,6 +105,7 @@ class Family:
     window: Callable[[nn.Module, Any], int | None] = lambda module, config: getattr(module, "sliding_window", None)
     is_parallel: Callable[[Any], bool] = lambda config: False
     names_for: Callable[[Any], dict[str, Any]] = lambda config: {}  # of the fields above, those that differ by config
+    embedding_scale: Callable[[Any], float] = lambda config: 1.0  # what embeddings of tokens are multiplied by
     # what attention and the MLP return is multiplied by on its way to the stream
     residual_scale: Callable[[Any], float] = lambda config: 1.0
     logit_scale: Callable[[Any], float] = lambda config: 1.0  # what logits are multiplied by, besides the unembedding
@@ -114,8 +115,13 @@ class Family:
         return self.eps if isinstance(self.eps, float) else float(getattr(config, self.eps))
 
 
-_GEMMA_NORMS: dict[str, Any] = {
+_GEMMA_1: dict[str, Any] = {
     "adds_one_to_weight": True,
+    "embedding_scale": lambda config: float(config.hidden_size) ** 0.5,
+}
+
+_GEMMA: dict[str, Any] = {
+    **_GEMMA_1,
     "attention_post_norm": "post_attention_layernorm",
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
@@ -166,10 +172,10 @@ FAMILIES = (
     Family("Mistral", ("mistral",), window=lambda module, config: config.sliding_window),
     Family("Qwen2", ("qwen2",)),
     Family("Qwen3", ("qwen3",), **_HEAD_NORMS),
-    Family("Gemma-2", ("gemma2",), **_GEMMA_NORMS, score_cap=lambda config: config.attn_logit_softcapping),
-    Family("Gemma-3 (text)", ("gemma3_text",), **_GEMMA_NORMS, **_HEAD_NORMS),
-    Family("Gemma-3", ("gemma3",), body="model.language_model", **_GEMMA_NORMS, **_HEAD_NORMS),
-    Family("Gemma", ("gemma",), adds_one_to_weight=True),
+    Family("Gemma-2", ("gemma2",), **_GEMMA, score_cap=lambda config: config.attn_logit_softcapping),
+    Family("Gemma-3 (text)", ("gemma3_text",), **_GEMMA, **_HEAD_NORMS),
+    Family("Gemma-3", ("gemma3",), body="model.language_model", **_GEMMA, **_HEAD_NORMS),
+    Family("Gemma", ("gemma",), **_GEMMA_1),
     Family(
         "Phi-3",
         ("phi3",),
@@ -181,6 +187,7 @@ FAMILIES = (
     Family(
         "Granite",
         ("granite",),
+        embedding_scale=lambda config: float(config.embedding_multiplier),
         residual_scale=lambda config: float(config.residual_multiplier),
         logit_scale=lambda config: 1 / float(config.logits_scaling),
     ),

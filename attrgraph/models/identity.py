@@ -6,8 +6,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from attrgraph.models.alterations import alterations
 from attrgraph.models.weights import stored_weights
 from attrgraph.transcoders.digests import Origin
 
@@ -27,7 +28,7 @@ _known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, str]] = WeakKeyDic
 def origin_of_model(hf_model: PreTrainedModel, source: dict[str, Any] | None) -> Origin:
     """Where the model is from: its source, or if None what is in memory."""
     name = hf_model.config.name_or_path or "(in memory)"
-    return Origin(source, name, lambda: _tensors(hf_model), lambda: _settings(hf_model.config))
+    return Origin(source, name, lambda: _tensors(hf_model), lambda: _settings(hf_model))
 
 
 def _tensors(hf_model: PreTrainedModel) -> dict[str, Tensor]:
@@ -42,16 +43,17 @@ def _tensors(hf_model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in found.items() if name not in follow}
 
 
-def _settings(config: PretrainedConfig) -> dict[str, Any]:
-    """The configuration less what does not change a number."""
+def _settings(hf_model: PreTrainedModel) -> dict[str, Any]:
+    """The configuration less what does not change a number, and what runs otherwise than it says."""
 
     def kept(values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         return {str(name): kept(value) for name, value in values.items() if name not in _INDIFFERENT}
 
-    settings: dict[str, Any] = kept(config.to_dict())
-    return settings
+    settings: dict[str, Any] = kept(hf_model.config.to_dict())
+    altered = alterations(hf_model)
+    return settings | {"altered": altered} if altered else settings
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -1,30 +1,43 @@
 """A Hugging Face causal language model: prompts to tokens, and one run to a `FrozenRun`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from numbers import Integral
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from attrgraph.errors import PromptError, UnsupportedModelError
+from attrgraph.errors import PromptError, UnsupportedModelError, as_whole, listed
+from attrgraph.models.alterations import alterations
+from attrgraph.models.chats import chat_text
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import rows
 from attrgraph.models.identity import origin_of_model
 from attrgraph.models.recording import Recording, recording
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model, embedding_deviation
-from attrgraph.models.tokens import chat_text, check_characters, front_token, is_special, text_ids, text_of, token_text
+from attrgraph.models.tokens import check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.models.weights import home_device, plain_weights, precision_of, stored_weights, weight_of
 from attrgraph.transcoders import Transcoders
 from attrgraph.transcoders.finite import not_finite
 from attrgraph.transcoders.known_sets import no_transcoders
 
 Message = dict[str, Any]
-Prompt = str | Sequence[int] | Sequence[Message] | Tensor
+Prompt = str | Sequence[SupportsIndex] | Sequence[Message] | np.ndarray | Tensor
+
+
+@contextmanager
+def _setting(config: Any, name: str, value: str) -> Iterator[None]:
+    """While the context lasts, a setting of a configuration has another value."""
+    before = getattr(config, name)
+    setattr(config, name, value)
+    try:
+        yield
+    finally:
+        setattr(config, name, before)
 
 
 class LanguageModel:
@@ -66,8 +79,12 @@ class LanguageModel:
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where the weights are from, as graphs record it: id, revision, digest. Once they are changed, of those."""
-        return self._origin.now()
+        """Where the weights are from, as graphs record it: id, revision, digest. Once they are changed, of those.
+
+        `altered` says what runs otherwise than the configuration says; see `models.alterations`.
+        """
+        altered = alterations(self.hf_model)
+        return {**self._origin.now(), **({"altered": altered} if altered else {})}
 
     @property
     def n_layers(self) -> int:
@@ -152,26 +169,24 @@ class LanguageModel:
         return self.tokenizer is not None and is_special(self.tokenizer, token_id)
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, Tensor):
-            if prompt.ndim != 1 or prompt.is_floating_point():
-                raise PromptError(
-                    f"a tensor prompt must be 1-D integers, got shape {tuple(prompt.shape)}, {prompt.dtype}; "
-                    "trace one prompt at a time."
-                )
-            return [int(i) for i in prompt.tolist()]
+        if isinstance(prompt, Tensor) and (prompt.ndim != 1 or prompt.is_floating_point()):
+            raise PromptError(
+                f"a tensor prompt must be 1-D integers, got shape {tuple(prompt.shape)}, {prompt.dtype}; trace one "
+                "prompt at a time."
+            )
         if isinstance(prompt, str):
             check_characters(len(prompt), self.n_context)
             return text_ids(self._require_tokenizer("text"), prompt)
         expected = "a prompt is text, token ids, or chat messages"
-        if not isinstance(prompt, Sequence):
+        ids: Any = listed(prompt) if isinstance(prompt, Sequence) or hasattr(prompt, "tolist") else None
+        if ids is None:
             raise PromptError(f"{expected}; got {type(prompt).__name__}.")
-        ids: Any = prompt
         if len(ids) and isinstance(ids[0], Mapping):
             return self._token_ids(chat_text(self._require_tokenizer("chat messages"), ids, self.chat_template_kwargs))
         for item in ids:
-            if not isinstance(item, Integral) or isinstance(item, bool):
+            if as_whole(item) is None:
                 raise PromptError(f"{expected}; a list has a {type(item).__name__}.")
-        return [int(i) for i in ids]
+        return list(ids)
 
     def _require_tokenizer(self, what: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -232,7 +247,9 @@ class LanguageModel:
             logits=widened(logits),
             uncapped_logits=uncapped_logits,
             pattern_bytes=self.pattern_bytes(len(token_ids)) if keep_patterns else 0,
-            embedding_deviation=embedding_deviation(self.hf_model, token_ids, embedding),
+            embedding_deviation=embedding_deviation(
+                self.hf_model, self.family.embedding_scale(self.config), token_ids, embedding
+            ),
             unembedding_deviation=float((self.soft_cap(uncapped_logits) - widened(logits)).abs().max()),
         )
 
@@ -272,12 +289,13 @@ class LanguageModel:
     @contextmanager
     def eager(self) -> Iterator[None]:
         """While the context lasts, the model computes attention so that its patterns are seen."""
-        before = self.config._attn_implementation
-        self.config._attn_implementation = "eager"
-        try:
+        with self.plain_experts(), _setting(self.config, "_attn_implementation", "eager"):
             yield
-        finally:
-            self.config._attn_implementation = before
+
+    def plain_experts(self) -> AbstractContextManager[None]:
+        """While the context lasts, experts run in float64 too: PyTorch's product of them all together does not."""
+        name, is_double = "_experts_implementation", self.dtype == torch.float64
+        return _setting(self.config, name, "eager") if is_double and hasattr(self.config, name) else nullcontext()
 
     def layer_modules(self) -> Sequence[nn.Module]:
         """The transformer blocks."""

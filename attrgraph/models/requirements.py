@@ -96,16 +96,16 @@ def check_is_in_evaluation_mode(hf_model: PreTrainedModel, family: Family) -> No
 
 
 def embedding_deviation(
-    hf_model: PreTrainedModel, token_ids: Int[Tensor, " n_pos"], embedding: Float[Tensor, "n_pos d_model"]
+    hf_model: PreTrainedModel, scale: float, token_ids: Int[Tensor, " n_pos"], embedding: Float[Tensor, "n_pos d_model"]
 ) -> float:
-    """How far from what the weights say tokens are embedded, |difference| / |expected|: no hook is run for these."""
-    weight, config = weight_of(hf_model.get_input_embeddings(), "weight"), hf_model.config.get_text_config()
+    """How far from what the weights say tokens are embedded, |difference| / |expected|: no hook is run for these.
+
+    `scale` is the family's.
+    """
+    weight = weight_of(hf_model.get_input_embeddings(), "weight")
     assert weight is not None
-    plain = weight[token_ids].to(embedding)
-    # some families scale embeddings, Gemma by the root of the width
-    factors = {float(getattr(config, "embedding_multiplier", 1.0)), float(config.hidden_size) ** 0.5}
-    least = torch.finfo(embedding.dtype).tiny
-    return min(float((embedding - f * plain).norm() / (f * plain).norm().clamp_min(least)) for f in factors)
+    expected = scale * weight[token_ids].to(embedding)
+    return float((embedding - expected).norm() / expected.norm().clamp_min(torch.finfo(embedding.dtype).tiny))
 
 
 def _blocks(hf_model: PreTrainedModel, family: Family) -> list[nn.Module]:

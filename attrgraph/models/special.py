@@ -8,8 +8,7 @@ Source: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Si
 al. 2024, "Massive Activations in Large Language Models", arxiv.org/abs/2402.17762
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, SupportsIndex, TypedDict
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attrgraph.errors import PromptError
+from attrgraph.errors import PromptError, as_whole, listed
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
 
@@ -55,7 +54,7 @@ def find_special(
     Raises:
         PromptError: another text, or a position that the prompt does not have.
     """
-    skip_positions = listed(skip_positions)
+    skip_positions = plain_positions(skip_positions)
     if skip_positions == "auto":
         beginning = _beginning(model, run, prepend)
         lengths = [block.mlp_stream.float().norm(dim=-1)[None] for block in run.blocks]
@@ -68,11 +67,15 @@ def find_special(
     return dict.fromkeys(asked_positions(skip_positions, run.n_pos), "as asked")
 
 
-def listed(skip_positions: SkipPositions) -> str | list[Any]:
-    """Positions as a list of Python's numbers, whatever held them; a text as it is."""
-    if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
-        return skip_positions
-    found: list[Any] = skip_positions.tolist() if hasattr(skip_positions, "tolist") else list(skip_positions)
+def plain_positions(skip_positions: SkipPositions) -> str | list[Any]:
+    """Positions as a list of Python's numbers, whatever held them; a text as it is.
+
+    Raises:
+        PromptError: neither text nor a collection.
+    """
+    found = skip_positions if isinstance(skip_positions, str) else listed(skip_positions)
+    if found is None:
+        raise PromptError(f'skip_positions is {skip_positions!r:.60}; expected "auto", "none", or a list of positions.')
     return found
 
 
@@ -84,11 +87,11 @@ def asked_positions(skip_positions: SkipPositions, n_pos: int, *, of_any_length:
     Raises:
         PromptError: another text, or a position that there is not.
     """
-    skip_positions = listed(skip_positions)
+    skip_positions = plain_positions(skip_positions)
     if skip_positions == "none":
         return []
-    if isinstance(skip_positions, str) or not isinstance(skip_positions, Iterable):
-        raise PromptError(f'skip_positions is {skip_positions!r}; expected "auto", "none", or a list of positions.')
+    if isinstance(skip_positions, str):
+        raise PromptError(f'skip_positions is {skip_positions!r:.60}; expected "auto", "none", or a list of positions.')
     asked = [counted(pos, n_pos, "a position to skip") for pos in skip_positions]
     if of_any_length and any(pos < 0 for pos in skip_positions):
         raise PromptError("a position to skip is negative; texts end at different places, so count from the beginning.")
@@ -101,9 +104,10 @@ def counted(pos: Any, n_pos: int, name: str) -> int:
     Raises:
         PromptError: the prompt does not have it.
     """
-    if not isinstance(pos, Integral) or isinstance(pos, bool) or not -n_pos <= int(pos) < n_pos:
-        raise PromptError(f"{name} is {pos!r}; expected 0 to {n_pos - 1}, or -1, the last, to -{n_pos}.")
-    return int(pos) % n_pos
+    whole = as_whole(pos)
+    if whole is None or not -n_pos <= whole < n_pos:
+        raise PromptError(f"{name} is {pos!r:.60}; expected 0 to {n_pos - 1}, or -1, the last, to -{n_pos}.")
+    return whole % n_pos
 
 
 def mask_of(special: Collection[int], run: FrozenRun) -> Bool[Tensor, " n_pos"]:
@@ -124,7 +128,7 @@ def text_mask(
         skip_positions: "auto", all but BOS, or, where the tokenizer has none, all but the first, at which most models
             have their sink; "none", all; or positions, all but these, of rows that are so long.
     """
-    skip_positions = listed(skip_positions)
+    skip_positions = plain_positions(skip_positions)
     if skip_positions == "auto" and model.bos_token_id is not None:
         return token_ids != model.bos_token_id
     first = [0] if skip_positions == "auto" else asked_positions(skip_positions, model.n_context, of_any_length=True)
@@ -135,7 +139,7 @@ def text_mask(
 
 def why_left_out(model: LanguageModel, skip_positions: SkipPositions = "auto") -> str:
     """What `text_mask` leaves out, in words."""
-    skip_positions = listed(skip_positions)
+    skip_positions = plain_positions(skip_positions)
     if skip_positions == "auto":
         return "BOS" if model.bos_token_id is not None else "the first of each row, since the tokenizer has no BOS"
     positions = ", ".join(map(str, skip_positions))
@@ -149,7 +153,9 @@ def find_sinks(
 ) -> Bool[Tensor, "n_rows n_pos"]:
     """Which tokens of rows are attention sinks, by `sink_ratios`; none unless `skip_positions` is "auto"."""
     return (
-        sink_ratios(lengths, is_text) >= SINK_FACTOR if listed(skip_positions) == "auto" else torch.zeros_like(is_text)
+        sink_ratios(lengths, is_text) >= SINK_FACTOR
+        if plain_positions(skip_positions) == "auto"
+        else torch.zeros_like(is_text)
     )
 
 

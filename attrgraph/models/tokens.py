@@ -1,4 +1,4 @@
-r"""What tokens are called, and chat messages as tokens.
+r"""What tokens are called.
 
 A token's text is what it adds to a text: a word keeps the space in front of it, and a token that is a part of a
 character shows its bytes, as in Python: \xe6. Two tokens have one text only where a tokenizer has both, such as a
@@ -142,57 +142,6 @@ def front_token(tokenizer: PreTrainedTokenizerBase, prepend: str) -> int | None:
             '"circuit-tracer".'
         )
     return int(ids[0])
-
-
-def chat_text(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
-) -> str:
-    """Chat messages as text, by the tokenizer's chat template; a last message of the assistant is continued.
-
-    Args:
-        tokenizer: with a chat template.
-        messages: {"role": ..., "content": ...}. A last one of the assistant that is empty is as none.
-        options: for the template, such as `enable_thinking`.
-
-    Raises:
-        PromptError: no chat template, messages that it cannot be filled with, or an answer that it changes.
-    """
-    if tokenizer.chat_template is None:
-        raise PromptError("the tokenizer has no chat template; give the prompt as text.")
-    filled = [_with_text(message, number) for number, message in enumerate(messages)]
-    is_continued = filled[-1]["role"] == "assistant"
-    if is_continued and not filled[-1].get("content") and not filled[-1].get("tool_calls"):
-        filled.pop()
-        is_continued = False
-    how: dict[str, Any] = {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
-    try:
-        text = str(tokenizer.apply_chat_template(filled, tokenize=False, **how, **options))
-    # templates are programs that run in a sandbox: what they raise is as various as what messages hold
-    except Exception as e:
-        first, *_ = str(e).splitlines() or [type(e).__name__]
-        raise PromptError(f"the chat template cannot be filled with these messages: {first:.200}") from e
-    if is_continued and not text.endswith(filled[-1]["content"]):
-        raise PromptError(
-            f"the chat template changes the last message, {filled[-1]['content']!r:.60}: most take away the spaces at "
-            "its ends. Leave them out."
-        )
-    return text
-
-
-def _with_text(message: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A message with text; several parts are put together, since templates that know none would write a list."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise PromptError(f"message {number} has no role; expected such as user or assistant.")
-    content = message.get("content")
-    if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
-        known = [text for text in texts if isinstance(text, str)]
-        if len(known) == len(content):
-            return {**message, "content": "".join(known)}
-    elif isinstance(content, str) or "tool_calls" in message:
-        return {**message}
-    found = "parts that are not text" if isinstance(content, list) else f"{content!r:.60}"
-    raise PromptError(f"message {number} has {found} as its content; expected text.")
 
 
 @lru_cache(maxsize=8)

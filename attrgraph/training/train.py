@@ -18,7 +18,7 @@ from attrgraph.errors import TrainingError
 from attrgraph.evaluation import Evaluation, evaluate
 from attrgraph.files import write_whole
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.models.special import SkipPositions, listed, text_mask, why_left_out
+from attrgraph.models.special import SkipPositions, plain_positions, text_mask, why_left_out
 from attrgraph.progress import Progress, silent
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
@@ -141,7 +141,7 @@ def _checked(
 ) -> TrainConfig:
     """The config, with `skip_positions` if given; refused if it does not fit the model."""
     if skip_positions is not None:
-        config = replace(config, skip_positions=listed(skip_positions))
+        config = replace(config, skip_positions=plain_positions(skip_positions))
     text_mask(model, rows.rows[0], config.skip_positions)
     config.check_fits(model.n_layers)
     return config

@@ -11,7 +11,7 @@ from tiny import make_model, make_transcoders
 import attrgraph as ag
 from attrgraph.attribution.exactness import LIMITS
 from attrgraph.cli.main import main
-from attrgraph.errors import ResultError
+from attrgraph.errors import ModelLoadError, ResultError
 from attrgraph.models.language_model import LanguageModel
 
 Build = Callable[..., LanguageModel]
@@ -58,6 +58,16 @@ def test_a_hook_on_the_embedding_is_found(family: str, traced_model: Build, prom
     assert ag.trace(model, prompt).metadata["checks"]["is_exact"]
 
 
+@pytest.mark.parametrize(("family", "factor"), [("llama", 24**0.5), ("gpt2", 24**0.5), ("gemma2", 24**-0.5)])
+def test_only_a_family_that_scales_its_embeddings_may(
+    family: str, factor: float, traced_model: Build, prompt: list[int]
+) -> None:
+    model = traced_model(family)
+    hook = model.hf_model.get_input_embeddings().register_forward_hook(lambda module, args, output: factor * output)
+    with hook, pytest.raises(ResultError, match=r"part at the embeddings\."):
+        ag.trace(model, prompt)
+
+
 def test_a_graph_that_is_allowed_is_marked_in_every_output(
     traced_model: Build, prompt: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +94,9 @@ def test_what_is_frozen_is_refused_where_a_hook_changes_it(traced_model: Build, 
                 ag.intervene(model, prompt, change, mode=mode)
         with pytest.raises(ResultError, match=r"changes the model's forward pass below layer 2 \(a hook"):
             ag.explain_attention(model, prompt, 2, 0, -1, -2)
-        with pytest.raises(ResultError, match="was the graph traced on this model"):
+        with pytest.raises(
+            ModelLoadError, match=r"runs with model\.layers\.0 has a hook \(scaled\); .* nothing altered"
+        ):
             ag.head_loadings(graph, "E_3_8", logit, model=model)
         # live, the model is as it is, with the hook
         steered = ag.intervene(model, prompt, change, mode="free")

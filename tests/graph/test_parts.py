@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from random_graphs import Case
+from scipy import sparse
 
 import attrgraph as ag
+from attrgraph.errors import AttrGraphError
 from attrgraph.graph.groups import with_groups
+from attrgraph.graph.parts import recomputed
+from attrgraph.influence.influence import with_influence
 
 Make = Callable[[ag.Graph], ag.Graph]
 
@@ -73,6 +78,24 @@ def test_metadata_of_a_part_are_its_own(make: Make, graph: ag.Graph, tmp_path: P
             value.append("new")
     assert (graph.prompt_tokens, graph.metadata) == before
     assert graph.nodes.equals(tables[0]) and (graph.adjacency != tables[1]).nnz == 0
+
+
+def test_other_edges_have_their_own_influence_and_bias_shares(graph: ag.Graph) -> None:
+    whole = recomputed(graph.replace(metadata={**graph.metadata, "checks": {"bias_share": 0.5}}))
+    edges = whole.adjacency.copy()
+    edges.data[:40] *= 5
+    edges.data[(whole.nodes["kind"] == "bias").to_numpy()[edges.indices]] = 0
+    changed = whole.replace(adjacency=edges)
+    assert changed.nodes.equals(with_influence(changed.nodes, changed.adjacency))
+    assert not changed.nodes["influence"].equals(whole.nodes["influence"])
+    assert changed.metadata["checks"]["bias_share"] == 0.0 < whole.metadata["checks"]["bias_share"]
+    assert not np.shares_memory(changed.adjacency.data, edges.data)
+    pruned = whole.prune(0.6, 0.8)
+    assert pruned.replace(adjacency=pruned.adjacency).nodes.equals(pruned.nodes)
+    given = pruned.replace(nodes=pruned.nodes, adjacency=pruned.adjacency)
+    assert given.nodes is not pruned.nodes and not np.shares_memory(given.adjacency.data, pruned.adjacency.data)
+    with pytest.raises(AttrGraphError, match=r"adjacency has the shape \(2, 2\); expected"):
+        whole.replace(adjacency=sparse.csr_array((2, 2)))
 
 
 def test_scores_of_what_was_pruned_are_those_before_pruning(graph: ag.Graph) -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import networkx as nx
@@ -357,7 +358,7 @@ def test_ancestors_in_a_graph_that_is_not_in_layer_order_are_refused(ends: tuple
     graph = six_nodes()
     edges = graph.adjacency.tolil()
     edges[ends] = edges[ends[::-1]] = 1.0
-    cyclic = graph.replace(adjacency=sparse.csr_array(edges))
+    cyclic = replace(graph, adjacency=sparse.csr_array(edges))
     for ask in (cyclic.ancestors, cyclic.descendants):
         with pytest.raises(AttrGraphError, match="does not lead from a lower to a higher layer"):
             ask("0_1_0")

@@ -1,5 +1,6 @@
 """Chat templates of every style, rebuilt: what they make of messages, and which positions stand before the text."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from subwords import byte_level
 from tiny import FAMILY_CONFIGS
 
 from attrgraph.errors import PromptError
+from attrgraph.models.chats import chat_text
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import find_special
@@ -49,6 +51,20 @@ MISTRAL = (
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
     "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %}{{ m['content'] }}{{ eos_token }}"
     "{% endif %}{% endfor %}"
+)
+# these know parts of a message: some trim each, some take text alone and leave other content out
+GEMMA_3_PARTS = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{% if m['content'] is string %}"
+    "{{ m['content'] | trim }}{% else %}{% for part in m['content'] %}{{ part['text'] | trim }}{% endfor %}{% endif %}"
+    "{% if not loop.last %}<end_of_turn>\n{% endif %}{% endfor %}"
+)
+ONLY_TEXT = (
+    "{% for m in messages %}<|im_start|>{% if m['content'] is string %}{{ m['content'] }}{% endif %}<|im_end|>"
+    "{% endfor %}"
+)
+AS_JSON = (
+    "{% for m in messages %}<|im_start|>{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{{ m['content'] | tojson }}{% endif %}<|im_end|>{% endfor %}"
 )
 _CHATML, _TURNS = ["<|im_start|>", "<|im_end|>"], ["<bos>", "<start_of_turn>", "<end_of_turn>"]
 # family, template, tokens, BOS, the prompt of one question, positions that have no features
@@ -141,6 +157,37 @@ def test_options_go_to_the_template() -> None:
     assert text_of(model_of("Qwen3", enable_thinking=False), [USER]) == f"{expected}<think>\n\n</think>\n\n"
 
 
+def test_parts_are_the_templates_own_or_put_together() -> None:
+    def text(template: str, *parts: str, role: str = "user") -> str:
+        content = [{"type": "text", "text": part} for part in parts]
+        return chat_text(byte_level("<bos>", bos="<bos>", template=template), [{"role": role, "content": content}], {})
+
+    assert text(GEMMA_3_PARTS, "Cap ", " ital?") == "<bos><start_of_turn>user\nCapital?"
+    assert text(GEMMA_3_PARTS, "It ", "is", role="assistant") == "<bos><start_of_turn>assistant\nItis"
+    for template in (ONLY_TEXT, AS_JSON, QWEN_2.replace("{{ m['content'] }}", "{{ '' + m['content'] }}")):
+        assert "Cap ital?<|im_end|>" in text(template, "Cap ", "ital?")
+
+
+BOMBS = {
+    "output": "{% for a in range(9999) %}{% for b in range(9999) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
+    "none": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+    "filters": "{% for a in range(9999) %}{% set b = range(9999) | map('string') | list %}{% endfor %}",
+}
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("template", BOMBS.values(), ids=BOMBS)
+def test_a_template_that_does_not_end_or_writes_without_end_is_refused(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attrgraph.models.chats._MOST_SECONDS", 0.3)
+    monkeypatch.setattr("attrgraph.models.chats._MOST_CHARACTERS", 10**6)
+    before = sys.gettrace()
+    with pytest.raises(PromptError, match=r"cannot be filled with these messages: it (runs for|writes) more than"):
+        chat_text(byte_level(template=template), [USER], {})
+    assert sys.gettrace() is before
+
+
 @pytest.mark.refusal
 @pytest.mark.parametrize(
     ("style", "messages", "said"),
@@ -157,7 +204,15 @@ def test_options_go_to_the_template() -> None:
         ("Llama 3", answered("It is "), "the chat template changes the last message, 'It is '"),
         ("Gemma 2", answered(" "), "the chat template changes the last message, ' '"),
         ("Qwen3", answered("<think>Paris</think>"), "cannot be filled|changes the last message"),
-        ("Qwen2", [{"role": "assistant", "content": None, "tool_calls": [{}]}], "cannot be filled"),
+        # so would what comes after the text of an answer, or stands for it
+        (
+            "Qwen2",
+            [{"role": "assistant", "content": None, "tool_calls": [{}]}],
+            "assistant's and has tool_calls, which",
+        ),
+        ("Qwen2", [USER, {"role": "assistant", "content": "", "tool_calls": [{}]}], "has tool_calls, which a contin"),
+        ("Qwen2", [USER, {"role": "assistant", "content": "It", "tool_calls": [{}]}], "or leave out tool_calls"),
+        ("Qwen2", [USER, {"role": "assistant", "content": "", "reasoning": "So"}], "has reasoning, which"),
     ],
 )
 def test_messages_that_no_template_takes_are_refused(style: str, messages: Any, said: str) -> None:

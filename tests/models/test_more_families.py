@@ -124,3 +124,15 @@ def test_variants_that_are_computed_otherwise_are_refused(kind: str, options: di
     config = {"vocab_size": 20, "hidden_size": D_MODEL, "num_hidden_layers": 2, "num_attention_heads": 4}
     with pytest.raises(UnsupportedModelError, match=said):
         ag.load_model(create_hf_model(kind, seed=0, **config | options))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen2_moe", "qwen3_moe"])
+def test_experts_run_in_float64_and_stay_as_they_were_set(family: str, prompt: list[int]) -> None:
+    graphs = []
+    for dtype in (torch.float32, torch.float64):
+        model = make_model(family, dtype=dtype)
+        model.transcoders, before = make_transcoders(), model.config._experts_implementation
+        graphs.append(ag.trace(model, prompt, max_feature_nodes=20).adjacency.toarray())
+        assert len(ag.generate(model, prompt, [], max_new_tokens=2).token_ids) == 2
+        assert model.config._experts_implementation == before
+    torch.testing.assert_close(*map(torch.from_numpy, graphs), rtol=1e-3, atol=1e-4)

@@ -1,5 +1,6 @@
 """Which positions have no features: what stands before a text, and sinks, which are measured."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,10 @@ from subwords import byte_level
 from tiny import BOS, make_model, make_transcoders
 
 import attrgraph as ag
+from attrgraph.attribution.targets import choose_targets
+from attrgraph.attribution.trace_settings import DEFAULTS
 from attrgraph.data.corpus import TokenRows
+from attrgraph.errors import PromptError
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import find_special, sink_ratios, text_mask
 
@@ -132,10 +136,43 @@ def test_a_graph_is_run_again_as_it_was_traced() -> None:
 
 
 @pytest.mark.parametrize(
-    "positions", [np.array([0, 2]), torch.tensor([0, 2]), range(0, 3, 2), (0, np.int64(2)), {0, 2}]
+    "positions",
+    [
+        *(np.array([0, 2]), torch.tensor([0, 2]), range(0, 3, 2), (0, np.int64(2)), {0, 2}),
+        *([torch.tensor(0), torch.tensor(2)], [np.array(2), 0]),
+    ],
 )
 def test_positions_may_be_held_by_anything(positions: Any) -> None:
     model = make_model("llama")
     run = model.run(torch.tensor([5, 6, 7, 8]))
     assert sorted(find_special(model, run, skip_positions=positions)) == [0, 2]
     assert text_mask(model, run.token_ids, positions).tolist() == [False, True, False, True]
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    "positions",
+    [b"\x00", bytearray(1), {0: 1}, 2, torch.tensor(2), [True], torch.tensor([True]), [0.0], [[0]], [np.array([0])]],
+)
+def test_what_is_no_collection_of_whole_numbers_is_refused(positions: Any) -> None:
+    model = make_model("llama")
+    run = model.run(torch.tensor([5, 6, 7, 8]))
+    asked: list[Callable[[], object]] = [
+        lambda: find_special(model, run, skip_positions=positions),
+        lambda: text_mask(model, run.token_ids, positions),
+    ]
+    for ask in asked:
+        with pytest.raises(PromptError, match=r"(skip_positions|a position to skip) is .*; expected") as found:
+            ask()
+        assert "\n" not in str(found.value)
+    with pytest.raises(PromptError, match=r"a prompt is text, token ids, or chat messages|must be 1-D integers"):
+        model.tokenize(positions)
+
+
+def test_token_ids_may_be_held_by_any_sequence() -> None:
+    model, given = make_model("llama"), [5, 6, 7]
+    held = (np.array(given), torch.tensor(given), tuple(given), [torch.tensor(i) for i in given])
+    assert all(model.tokenize(ids).tolist() == given for ids in held)
+    run = model.run(torch.tensor(given))
+    for targets in (np.array([3, 4]), [torch.tensor(3), np.int64(4)]):
+        assert choose_targets(model, run, targets, DEFAULTS).token_id == [3, 4]

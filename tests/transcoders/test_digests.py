@@ -124,6 +124,17 @@ def test_sums_notice_signs_single_elements_and_odd_places(dtype: torch.dtype) ->
         assert origin.now()["digest"] != first
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("width", [1, 8, 24, 511, 1000])
+def test_sums_notice_that_rows_change_places(width: int, dtype: torch.dtype) -> None:
+    W = torch.randint(1, 100, (4000, width), generator=torch.Generator().manual_seed(0)).to(dtype)
+    W[12] = -W[7]
+    origin = Origin({"id": "x", "digest": "sha256:0"}, "x", lambda: {"W": W}, lambda: None)
+    assert origin.now()["digest"] == "sha256:0"
+    W.data[[7, 12]] = W.data[[12, 7]]
+    assert origin.now()["digest"] == digest_tensors({"W": W})
+
+
 def test_larger_tensors_are_asked_for_their_changes_only() -> None:
     W = torch.zeros(1000)
     origin = Origin({"id": "x", "digest": "sha256:0"}, "x", lambda: {"W": W}, lambda: None, most_summed=100)
