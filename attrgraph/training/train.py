@@ -180,6 +180,8 @@ def check_output(output: Path, *, overwrite: bool, is_resuming: bool) -> None:
     check_replaceable(output, overwrite=overwrite)
     partial = _partial(output)
     begun = (partial / _BEGUN).is_file()
+    if not begun and partial.exists() and not (partial.is_dir() and not any(partial.iterdir())):
+        raise TrainingError(f"{partial}: is no unfinished training run; choose another output, or remove it.")
     if is_resuming and not begun:
         raise TrainingError(f"{partial}: holds no unfinished run to resume; start without --resume.")
     if begun and not (is_resuming or overwrite):

@@ -155,6 +155,8 @@ def test_wrong_requests_are_told_in_one_line(
     unfinished.mkdir()
     (unfinished / "run.yaml").write_text("model: {}")
     (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial/W_enc_0.safetensors").write_text("of a conversion")
     few = ["train", "demo", "--features", "8", "--l0", "4", "--tokens", "3k"]
     for arguments, message in [
         ([*few, "-o", "x"], "name the corpus with --text FILE"),
@@ -163,6 +165,7 @@ def test_wrong_requests_are_told_in_one_line(
             "exists; choose another name or pass --force",
         ),
         ([*few, "--text", str(text), "-o", str(tmp_path / "new")], "holds an unfinished run; continue with --resume"),
+        ([*few, "--text", str(text), "-o", str(tmp_path / "other"), "--force"], "is no unfinished training run"),
         ([*few, "--text", str(text), "-o", str(tmp_path / "y"), "--resume"], "holds no unfinished run to resume"),
         ([*few, "--text", str(tmp_path / "none.txt"), "-o", "x"], "none.txt"),
         ([*few, "--text", str(text), "-o", "x", "--config", str(tmp_path / "list.yaml")], "expected a mapping"),
