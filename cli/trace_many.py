@@ -99,6 +99,9 @@ class Batch:
         # rounding, and they do not depend on the memory budget
         about = provenance_of(self.model)
         made_by = {name: about.get(name) for name in ("model", "tokenizer", "transcoders", "dtype")}
+        for files in (about["model"], about["transcoders"]):
+            if "digest" in files:  # wherever they lie, and however the path is written
+                del files["id"]
         made_by |= {name: about["transcoders"].pop(name) for name in ("read_point", "write_point")}
         made_by |= {name: value for name, value in self.settings.items() if name != "memory_budget"}
         made_by |= {
@@ -128,7 +131,7 @@ class Batch:
 
     def _trace_one(self, row: NamedPrompt) -> dict[str, Any]:
         """What is told of a prompt, whose graph is then in the folder."""
-        answer, missing = self._answered(row)
+        answer, why = self._answered(row)
         if answer is not None:
             return {"state": "skipped", **answer}
         graph = ag.trace(self.model, row.prompt, targets=row.targets, **self.settings)
@@ -141,7 +144,7 @@ class Batch:
         with locked(self.folder / _RECORDS / _LOCK):
             if self._answered(row)[0] is None:  # another run may have been faster
                 self._save(row, kept, answer)
-        return {"state": "traced", **answer} | ({"reason": f"{missing} was missing"} if missing else {})
+        return {"state": "traced", **answer} | ({"reason": why} if why else {})
 
     def _save(self, row: NamedPrompt, graph: "ag.Graph", answer: dict[str, Any]) -> None:
         from attrgraph.io.exports import files_of
@@ -156,7 +159,7 @@ class Batch:
         _write(path, {**record, "files": kept | {name: _digest(file) for name, file in files.items()}})
 
     def _answered(self, row: NamedPrompt) -> tuple[dict[str, Any] | None, str]:
-        """Answer and scores of a graph that is in the folder, or None; and a file that is missing of one that was.
+        """Answer and scores of a graph that is in the folder, or None; and of one that was, why not.
 
         Raises:
             GraphFileError: a file of this name is there, and is not of this prompt, or not as it was written.
@@ -164,6 +167,8 @@ class Batch:
         from attrgraph.io.exports import files_of
 
         record, files = self._record(row), files_of(self._file(row))
+        if not record and (self.folder / _RECORDS / f"{row.name}.json").exists():
+            return None, "its record was damaged"
         if record.get("digest") != row.digest:
             self.saving.check(self._file(row))
             return None, ""
@@ -177,7 +182,7 @@ class Batch:
                     "traced again, or pass --force for all."
                 )
         missing = ", ".join(file.name for file in files if not file.exists())
-        return (None, missing) if missing else (answer, "")
+        return (None, f"{missing} was missing") if missing else (answer, "")
 
 
 def _answer_of(graph: "ag.Graph") -> dict[str, Any]:
@@ -192,16 +197,21 @@ def _digest(file: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A record; empty if there is none that can be read."""
+    """A record; empty if there is none that can be read, or not as it was written."""
     try:
         record = read_json(path)
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    is_whole = isinstance(record, dict) and record.pop("checksum", None) == _checksum(record)
+    return record if is_whole else {}
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record, indent=1) + "\n"
+    text = json.dumps({**record, "checksum": _checksum(record)}, indent=1) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
 
 
