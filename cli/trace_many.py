@@ -16,7 +16,7 @@ from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.files import SAMPLED, locked, plain, read_json, write_whole
 from attrgraph.progress import Progress
 from attrgraph.prompts.prompt_file import NamedPrompt
-from attrgraph.viz.text import visible
+from attrgraph.viz.text import typed
 
 # In the folder of graphs: what they are made from; and of each, by the name of its prompt, which begins with no '.', a
 # digest of the prompt, the answer, the scores, and digests of the files, once they are all written.
@@ -225,4 +225,5 @@ def _tell(name: str, values: dict[str, Any], as_json: bool) -> None:
         told = "{answer} ({probability:.3f})  replacement {replacement:.3f}, completeness {completeness:.3f}"
         again = f"  (traced again: {values['reason']})" if "reason" in values else ""
         before = "  (already traced)" if values["state"] == "skipped" else again
-        print(f"{name}  {visible(told.format(**values))}{before}", flush=True)
+        values["answer"] = typed(values["answer"])
+        print(f"{name}  {told.format(**values)}{before}", flush=True)

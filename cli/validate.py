@@ -9,6 +9,7 @@ from attrgraph.cli.output import print_files, print_json, print_text
 from attrgraph.cli.settings import read_groups
 from attrgraph.cli.writing import check_distinct
 from attrgraph.files import check_writable
+from attrgraph.viz.text import typed, visible
 
 
 def validate(
@@ -81,8 +82,8 @@ def _print(found: "ag.Validation", files: list[Path], *, as_json: bool) -> None:
     from rich.text import Text
 
     styles = {"good": "green", "fair": "yellow", "weak": "red"}
-    answer, probability = found.facts["answer"], found.facts["probability"]
-    print_text(Text.assemble(" ".join(found.graph.prompt_tokens), " → ", (answer, "bold"), f" {probability:.3f}\n"))
+    prompt, probability = " ".join(map(visible, found.graph.prompt_tokens)), found.facts["probability"]
+    print_text(Text.assemble(prompt, " → ", (typed(found.facts["answer"]), "bold"), f" {probability:.3f}\n"))
     for line in found.verdict:
         level = Text(f"{line.level:<5} ", style=styles.get(line.level, "dim"))
         print_text(level + Text(line.text))
