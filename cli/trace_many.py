@@ -11,6 +11,7 @@ from typing import Any
 import attrgraph as ag
 from attrgraph.cli.output import print_json, tell
 from attrgraph.cli.prune import PruneOptions
+from attrgraph.cli.stopping import leaving
 from attrgraph.cli.writing import Saving
 from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.files import SAMPLED, locked, plain, read_json, write_whole
@@ -46,18 +47,20 @@ class Batch:
             AttrGraphError: some prompts could not be traced; each was named on stderr.
         """
         self._begin(prompts)
-        failed = []
-        for number, row in enumerate(prompts):
-            progress("prompts", number, len(prompts))
-            try:
-                if row.fault:
-                    raise AttrGraphError(row.fault)
-                told = {"file": str(self._file(row)), **self._trace_one(row)}
-            except Exception as e:  # whatever a prompt does, the others are still to be traced
-                reason = str(e) if isinstance(e, AttrGraphError) else f"{type(e).__name__}: {e}"
-                told = {"state": "failed", "reason": reason}
-                failed.append(row.name)
-            _tell(row.name, told, as_json)
+        failed, n_done = [], 0
+        with leaving(lambda: f" after {n_done} of {len(prompts)} prompts; the same command goes on"):
+            for number, row in enumerate(prompts):
+                progress("prompts", number, len(prompts))
+                try:
+                    if row.fault:
+                        raise AttrGraphError(row.fault)
+                    told = {"file": str(self._file(row)), **self._trace_one(row)}
+                except Exception as e:  # whatever a prompt does, the others are still to be traced
+                    reason = str(e) if isinstance(e, AttrGraphError) else f"{type(e).__name__}: {e}"
+                    told = {"state": "failed", "reason": reason}
+                    failed.append(row.name)
+                _tell(row.name, told, as_json)
+                n_done += 1
         progress("prompts", len(prompts), len(prompts))
         if failed:
             names = ", ".join(failed[:_MOST_NAMES]) + (", ..." if len(failed) > _MOST_NAMES else "")

@@ -116,7 +116,8 @@ def test_graphs_of_different_make_never_lie_together(
 
     with monkeypatch.context() as patch:
         patch.setattr("attrgraph.trace", stop)
-        assert main([*arguments, "6", "--force"]) != 0
+        assert main([*arguments, "6", "--force"]) == 130
+    assert capsys.readouterr().err == "attrgraph: stopped after 0 of 3 prompts; the same command goes on\n"
     assert [path.name for path in folder.iterdir()] == [".prompts"]
     # a file of that name which no run has written
     (folder / "00001.safetensors").write_text("mine")
