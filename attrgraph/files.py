@@ -24,7 +24,7 @@ except ImportError:  # Windows
 _HIDDEN, _LOCK, _REPLACED = ".attrgraph-", ".lock", "replaced"
 # the kind of a digest, before its colon, where not all was read; see `attrgraph.transcoders.digests`
 SAMPLED = "sampled-dated-sha256"
-_MOST_YAML_NODES = 2**18  # as many as a file of the largest size has without aliases
+_MOST_YAML_NODES = 2**17  # as many as a file of the largest size has without aliases
 PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
 # graph files that come back as they were; JSON without the bias node
 GRAPH_FORMATS = (".json", ".safetensors")
@@ -201,7 +201,7 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file of settings holds; errors as `read_text`, ValueError also for what is no YAML."""
     import yaml
 
-    text = read_text(path, most_bytes=2**18)  # which takes a second or two to parse
+    text = read_text(path, most_bytes=2**17)  # which takes some seconds to parse
     try:
         loader = yaml.SafeLoader(text)  # the one that is written in C breaks at deep nesting
         node = loader.get_single_node()

@@ -1,5 +1,6 @@
 """`attrgraph validate`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,8 @@ def validate(
         check_report(path)
         check_writable(path, overwrite=force)
     groups = None if supernodes is None else read_groups(supernodes)
-    is_graph = subject.endswith((".safetensors", ".json"))
+    # a path that exists is meant as a file: what is no graph is refused, and never read as a prompt
+    is_graph = subject.endswith((".safetensors", ".json")) or ("/" in subject and os.path.exists(subject))
     tokens = reading.how()
     if is_graph:
         choice.check_with_graph()

@@ -350,10 +350,12 @@ def test_unusable_lines_have_a_fault(text: str, fault: str, tmp_path: Path) -> N
 def test_a_file_without_prompts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "no-prompts").write_text("{\n" * 20_000)
     for name, message in {
         "empty": "holds no prompt",
         "pipe": "is no regular file",
         "nowhere": "cannot be read",
+        "no-prompts": "line 1: is not JSON .* 10,000 lines cannot be used; expected a JSON object a line",
     }.items():
         with pytest.raises(PromptError, match=message):
             read_prompts(tmp_path / name)
