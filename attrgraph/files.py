@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from errno import EEXIST, ENOTEMPTY
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ except ImportError:  # Windows
 _HIDDEN, _LOCK, _REPLACED = ".attrgraph-", ".lock", "replaced"
 # the kind of a digest, before its colon, where not all was read; see `attrgraph.transcoders.digests`
 SAMPLED = "sampled-dated-sha256"
-_MOST_YAML_NODES = 2**18  # as many as a file of the largest size has without aliases
+_MOST_YAML_NODES = 2**17  # as many as a file of the largest size has without aliases
 PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
 # graph files that come back as they were; JSON without the bias node
 GRAPH_FORMATS = (".json", ".safetensors")
@@ -78,8 +79,7 @@ def _hidden_folder(parent: Path) -> Iterator[Path]:
     A process holds a lock on a file in its folder as long as it lives: the system gives it up however the
     process ends. Where the system or the disk has no locks, nothing is removed.
     """
-    for left in parent.glob(f"{_HIDDEN}*"):
-        _remove_if_left(left)
+    _clean(parent)
     while True:
         hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=parent))
         with suppress(FileNotFoundError):  # another process may take it for left before it is locked
@@ -93,6 +93,17 @@ def _hidden_folder(parent: Path) -> Iterator[Path]:
     finally:
         os.close(lock)
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Put back a folder that a killed process was replacing: to be asked before whether there is one."""
+    with suppress(OSError):
+        _clean(_target(folder).parent)
+
+
+def _clean(parent: Path) -> None:
+    for left in parent.glob(f"{_HIDDEN}*"):
+        _remove_if_left(left)
 
 
 def _remove_if_left(hidden: Path) -> None:
@@ -190,7 +201,7 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file of settings holds; errors as `read_text`, ValueError also for what is no YAML."""
     import yaml
 
-    text = read_text(path, most_bytes=2**18)  # which takes a second or two to parse
+    text = read_text(path, most_bytes=2**17)  # which takes some seconds to parse
     try:
         loader = yaml.SafeLoader(text)  # the one that is written in C breaks at deep nesting
         node = loader.get_single_node()
@@ -216,33 +227,47 @@ def _n_nodes(node: Any, known: dict[int, int]) -> int:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` if the body ends without an error, and else disappears.
 
     A symbolic link stays, and the folder that it names is replaced.
 
+    Args:
+        folder: what to write.
+        check: raises if the folder exists and must not be replaced; asked again at the end, as others may be faster.
+
     Raises:
-        OSError: it cannot be written; what was there before is then still there.
+        OSError: it cannot be written; what was there before, or what another process has put there, is then there.
     """
     folder = _target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _hidden_folder(folder.parent) as hidden:
-        new, old = hidden / "new", hidden / _REPLACED / folder.name
+        new = hidden / "new"
         new.mkdir()
-        old.parent.mkdir()
+        check()
         yield new
         for path in new.rglob("*"):
             path.chmod(
                 (0o777 if path.is_dir() else 0o666) & ~_umask()
             )  # safetensors writes files that only their owner may read
-        if folder.exists():
+        check()
+        _replace(folder, new, hidden)
+
+
+def _replace(folder: Path, new: Path, hidden: Path) -> None:
+    """Give the new folder its name; in between, the old one lies where `_remove_if_left` finds it."""
+    old = hidden / _REPLACED / folder.name
+    old.parent.mkdir()
+    try:
+        with suppress(FileNotFoundError):
             folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        new.rename(folder)
+    except BaseException as e:  # an interrupt, too
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        if isinstance(e, OSError) and e.errno in (ENOTEMPTY, EEXIST):
+            raise FileExistsError("another process has written it meanwhile; what it wrote is kept") from e
+        raise
 
 
 def plain(value: Any) -> Any:

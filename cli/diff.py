@@ -10,7 +10,7 @@ import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table, print_text
 from attrgraph.cli.writing import check_picture
-from attrgraph.viz.text import visible
+from attrgraph.viz.text import typed, visible
 
 _TABLES = ("nodes", "edges")
 
@@ -57,7 +57,7 @@ def _print(found: "ag.Diff", *, as_json: bool, n_top: int, files: list[Path]) ->
     if as_json:
         print_json({**summary, "changed": changed.to_dict("records"), "files": files})
         return
-    print_text(f"answers    {visible(str(summary['left_answer']))}, {visible(str(summary['right_answer']))}")
+    print_text(f"answers    {typed(str(summary['left_answer']))}, {typed(str(summary['right_answer']))}")
     for name in _TABLES:
         counts = summary[name]
         print_text(

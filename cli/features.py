@@ -6,6 +6,7 @@ from typing import Annotated
 import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, tell
+from attrgraph.cli.stopping import leaving
 from attrgraph.errors import FeatureError
 
 
@@ -47,7 +48,12 @@ def features(
     check_folder(output, overwrite=force)
     n_tokens = None if tokens is None else options.count(tokens)
     named = None if features is None else [name for name in features.split(",") if name.strip()]
-    with progress_bar() as progress:
+    state = output.with_name(f"{output.name}.state")
+
+    def left() -> str:
+        return f"; {state} is kept: the same command goes on" if state.exists() else "; nothing is kept"
+
+    with leaving(left), progress_bar() as progress:
         loaded = options.load_model(model, dtype=dtype, device=device)
         points = {"read_point": read_point, "write_point": write_point}
         found = named_transcoders(transcoders, loaded.device, **points)
@@ -64,7 +70,7 @@ def features(
             scan=scan,
             source_set=source_set,
             skip_positions=options.positions(skip_positions),
-            state=output.with_name(f"{output.name}.state"),
+            state=state,
             progress=progress,
         )
         pages.save(output, overwrite=force)

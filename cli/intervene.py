@@ -11,6 +11,7 @@ from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
 from attrgraph.cli.settings import parse_setting
 from attrgraph.cli.writing import check_figure
+from attrgraph.viz.text import typed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +81,7 @@ def print_effect(effect: "ag.Effect", *, n_top: int, texts: dict[str, str], as_j
         print_json({**found, "features": most.to_dict("records"), "texts": texts})
         return
     for name, tokens in (("before", effect.top_before), ("after", effect.top_after)):
-        print_text(f"{name:<10}" + "  ".join(f"{token} {share:.3f}" for token, share in tokens))
+        print_text(f"{name:<10}" + "  ".join(f"{typed(token)} {share:.3f}" for token, share in tokens))
     print_text(f"change    KL {effect.kl:.4f} nats, mode {effect.mode}")
     for name, text in texts.items():
         print_text(f"{name:<10}{text}")

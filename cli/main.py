@@ -12,6 +12,7 @@ import typer
 from attrgraph.cli import options
 from attrgraph.cli.output import tell
 from attrgraph.cli.shell import shell_of
+from attrgraph.cli.stopping import Stopped, listen_to_kill
 from attrgraph.cli.streams import prepare_streams
 from attrgraph.errors import AttrGraphError
 from attrgraph.viz.text import visible
@@ -52,12 +53,15 @@ def before_the_verb(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. 0: done; 1: an error, told in one line on stderr; 2: wrong usage."""
+    """Run one verb. 0: done; 1: an error, told in one line on stderr; 2: wrong usage; 128 + n: stopped by signal n."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
         app(args=arguments, prog_name="attrgraph")
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0
+    except Stopped as e:
+        tell(f"attrgraph: {e}")
+        return e.code
     except (AttrGraphError, OSError) as e:
         if "--traceback" in arguments:
             raise
@@ -81,6 +85,7 @@ def run() -> None:
     gc.disable()
     logging.getLogger("attrgraph").setLevel(logging.ERROR)  # what verbs lack they say themselves
     prepare_streams()
+    listen_to_kill()
     if sys.stdout is None:
         tell("attrgraph: the output is closed; send it to a file or to /dev/null.")
         os._exit(1)

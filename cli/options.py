@@ -17,6 +17,7 @@ import typer
 
 import attrgraph as ag
 from attrgraph.cli.output import tell
+from attrgraph.cli.stopping import leaving
 from attrgraph.errors import PromptError, TranscoderError
 
 
@@ -245,7 +246,8 @@ def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         for name, ones in groups.items():
             values[name] = own[name].annotation(**{one.name: values.pop(one.name) for one in ones})
-        verb(**values)
+        with leaving(lambda: "; no half-written file is left"):
+            verb(**values)
 
     run.__name__, run.__doc__ = verb.__name__, verb.__doc__
     parameters = [one.replace(kind=one.KEYWORD_ONLY, annotation=_declared(one.annotation)) for one in flat]

@@ -6,7 +6,7 @@ from typing import Any
 import attrgraph as ag
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
 from attrgraph.files import SAMPLED
-from attrgraph.viz.text import visible
+from attrgraph.viz.text import typed, visible
 
 _FEATURES = ["node_id", "kind", "layer", "feature", "pos", "token", "activation", "influence", "label"]
 
@@ -49,7 +49,7 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
     from rich.text import Text
 
     prompt = " ".join(visible(token) for token in values["prompt_tokens"])
-    answers = [(visible(logit["token"]), logit["probability"]) for logit in values["logits"]]
+    answers = [(typed(logit["token"]), logit["probability"]) for logit in values["logits"]]
     first = answers[0][0] if answers else "(no answer in this graph)"
     print_text(Text.assemble(prompt, " → ", (first, "bold")))
     print_text("  ".join(f"{token} {probability:.3f}" for token, probability in answers))

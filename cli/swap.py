@@ -8,7 +8,7 @@ import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.intervene import print_effect
 from attrgraph.errors import PromptError
-from attrgraph.viz.text import visible
+from attrgraph.viz.text import typed
 
 
 def swap(
@@ -58,7 +58,7 @@ def swap(
     more |= {"answer_a": result.answer_a, "answer_b": result.answer_b, "is_swapped": result.is_swapped}
     if not as_json:
         follows = "follows" if result.is_swapped else "does not follow"
-        print(f"answers  {visible(result.answer_a)}, {visible(result.answer_b)}; the first {follows} the second")
+        print(f"answers  {typed(result.answer_a)}, {typed(result.answer_b)}; the first {follows} the second")
         if any(more.get("n_control", ())):
             follows = "follows" if more["control_is_swapped"] else "does not follow"
             sizes = " and ".join(str(n) for n in more["n_control"])

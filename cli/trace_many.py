@@ -11,12 +11,13 @@ from typing import Any
 import attrgraph as ag
 from attrgraph.cli.output import print_json, tell
 from attrgraph.cli.prune import PruneOptions
+from attrgraph.cli.stopping import leaving
 from attrgraph.cli.writing import Saving
 from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.files import SAMPLED, locked, plain, read_json, write_whole
 from attrgraph.progress import Progress
 from attrgraph.prompts.prompt_file import NamedPrompt
-from attrgraph.viz.text import visible
+from attrgraph.viz.text import typed
 
 # In the folder of graphs: what they are made from; and of each, by the name of its prompt, which begins with no '.', a
 # digest of the prompt, the answer, the scores, and digests of the files, once they are all written.
@@ -46,18 +47,20 @@ class Batch:
             AttrGraphError: some prompts could not be traced; each was named on stderr.
         """
         self._begin(prompts)
-        failed = []
-        for number, row in enumerate(prompts):
-            progress("prompts", number, len(prompts))
-            try:
-                if row.fault:
-                    raise AttrGraphError(row.fault)
-                told = {"file": str(self._file(row)), **self._trace_one(row)}
-            except Exception as e:  # whatever a prompt does, the others are still to be traced
-                reason = str(e) if isinstance(e, AttrGraphError) else f"{type(e).__name__}: {e}"
-                told = {"state": "failed", "reason": reason}
-                failed.append(row.name)
-            _tell(row.name, told, as_json)
+        failed, n_done = [], 0
+        with leaving(lambda: f" after {n_done} of {len(prompts)} prompts; the same command goes on"):
+            for number, row in enumerate(prompts):
+                progress("prompts", number, len(prompts))
+                try:
+                    if row.fault:
+                        raise AttrGraphError(row.fault)
+                    told = {"file": str(self._file(row)), **self._trace_one(row)}
+                except Exception as e:  # whatever a prompt does, the others are still to be traced
+                    reason = str(e) if isinstance(e, AttrGraphError) else f"{type(e).__name__}: {e}"
+                    told = {"state": "failed", "reason": reason}
+                    failed.append(row.name)
+                _tell(row.name, told, as_json)
+                n_done += 1
         progress("prompts", len(prompts), len(prompts))
         if failed:
             names = ", ".join(failed[:_MOST_NAMES]) + (", ..." if len(failed) > _MOST_NAMES else "")
@@ -99,6 +102,9 @@ class Batch:
         # rounding, and they do not depend on the memory budget
         about = provenance_of(self.model)
         made_by = {name: about.get(name) for name in ("model", "tokenizer", "transcoders", "dtype")}
+        for files in (about["model"], about["transcoders"]):
+            if "digest" in files:  # wherever they lie, and however the path is written
+                del files["id"]
         made_by |= {name: about["transcoders"].pop(name) for name in ("read_point", "write_point")}
         made_by |= {name: value for name, value in self.settings.items() if name != "memory_budget"}
         made_by |= {
@@ -128,7 +134,7 @@ class Batch:
 
     def _trace_one(self, row: NamedPrompt) -> dict[str, Any]:
         """What is told of a prompt, whose graph is then in the folder."""
-        answer, missing = self._answered(row)
+        answer, why = self._answered(row)
         if answer is not None:
             return {"state": "skipped", **answer}
         graph = ag.trace(self.model, row.prompt, targets=row.targets, **self.settings)
@@ -141,7 +147,7 @@ class Batch:
         with locked(self.folder / _RECORDS / _LOCK):
             if self._answered(row)[0] is None:  # another run may have been faster
                 self._save(row, kept, answer)
-        return {"state": "traced", **answer} | ({"reason": f"{missing} was missing"} if missing else {})
+        return {"state": "traced", **answer} | ({"reason": why} if why else {})
 
     def _save(self, row: NamedPrompt, graph: "ag.Graph", answer: dict[str, Any]) -> None:
         from attrgraph.io.exports import files_of
@@ -156,7 +162,7 @@ class Batch:
         _write(path, {**record, "files": kept | {name: _digest(file) for name, file in files.items()}})
 
     def _answered(self, row: NamedPrompt) -> tuple[dict[str, Any] | None, str]:
-        """Answer and scores of a graph that is in the folder, or None; and a file that is missing of one that was.
+        """Answer and scores of a graph that is in the folder, or None; and of one that was, why not.
 
         Raises:
             GraphFileError: a file of this name is there, and is not of this prompt, or not as it was written.
@@ -164,6 +170,8 @@ class Batch:
         from attrgraph.io.exports import files_of
 
         record, files = self._record(row), files_of(self._file(row))
+        if not record and (self.folder / _RECORDS / f"{row.name}.json").exists():
+            return None, "its record was damaged"
         if record.get("digest") != row.digest:
             self.saving.check(self._file(row))
             return None, ""
@@ -177,7 +185,7 @@ class Batch:
                     "traced again, or pass --force for all."
                 )
         missing = ", ".join(file.name for file in files if not file.exists())
-        return (None, missing) if missing else (answer, "")
+        return (None, f"{missing} was missing") if missing else (answer, "")
 
 
 def _answer_of(graph: "ag.Graph") -> dict[str, Any]:
@@ -192,16 +200,21 @@ def _digest(file: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A record; empty if there is none that can be read."""
+    """A record; empty if there is none that can be read, or not as it was written."""
     try:
         record = read_json(path)
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    is_whole = isinstance(record, dict) and record.pop("checksum", None) == _checksum(record)
+    return record if is_whole else {}
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record, indent=1) + "\n"
+    text = json.dumps({**record, "checksum": _checksum(record)}, indent=1) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
 
 
@@ -215,4 +228,5 @@ def _tell(name: str, values: dict[str, Any], as_json: bool) -> None:
         told = "{answer} ({probability:.3f})  replacement {replacement:.3f}, completeness {completeness:.3f}"
         again = f"  (traced again: {values['reason']})" if "reason" in values else ""
         before = "  (already traced)" if values["state"] == "skipped" else again
-        print(f"{name}  {visible(told.format(**values))}{before}", flush=True)
+        values["answer"] = typed(values["answer"])
+        print(f"{name}  {told.format(**values)}{before}", flush=True)

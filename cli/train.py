@@ -11,6 +11,7 @@ import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json
 from attrgraph.cli.progress import progress_bar
+from attrgraph.cli.stopping import leaving
 from attrgraph.cli.training_progress import TrainingProgress
 from attrgraph.cli.writing import check_figure
 from attrgraph.errors import TrainingError
@@ -97,7 +98,7 @@ def train(
     check_output(output, overwrite=force, is_resuming=resume)
     if weights_dtype not in ("float32", "bfloat16"):
         raise TrainingError(f"weights_dtype is {weights_dtype!r}; expected float32 or bfloat16.")
-    with process_group(device) as (shards, own_device):
+    with leaving(lambda: _left(output, settings)), process_group(device) as (shards, own_device):
         progress = TrainingProgress(Console(stderr=True), is_shown=shards.rank == 0)
         progress.say("loading the model and the text")
         with progress_bar() if shards.rank == 0 else nullcontext(silent) as preparing:
@@ -144,6 +145,17 @@ def train(
 
         draw_curves(output / "metrics.jsonl", figure, asked_l0=settings.l0, overwrite=force)
     _print_result(measured, settings, output, as_json=as_json)
+
+
+def _left(output: Path, settings: TrainConfig) -> str:
+    """What a stopped run leaves."""
+    from attrgraph.training.train import kept_step
+
+    step, limit = kept_step(output), settings.token_limit
+    if not step:
+        return "; no run was begun" if step is None else " before the first checkpoint; --resume begins again"
+    of = f" of {-(-limit // settings.batch_tokens):,}" if limit and not settings.max_minutes else ""
+    return f" at step {step:,}{of}; --resume continues"
 
 
 def parse_count(text: str) -> int:

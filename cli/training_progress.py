@@ -42,6 +42,7 @@ class TrainingProgress:
                 draw(record["progress"], summary(latest, config))
                 if record["progress"] == 1.0 and not self.console.is_terminal:
                     print(f"100%  {summary(latest, config)}", file=sys.stderr, flush=True)
+                    draw(1.0, "measure")
                 write(record)
 
             yield report, lambda phase, done, total: draw(latest.get("progress", 0.0), as_text(phase, done, total))
@@ -65,10 +66,12 @@ def summary(record: dict[str, Any], config: TrainConfig) -> str:
     """The metrics that one looks at while waiting."""
     progress = record["progress"]
     left = record["seconds"] * (1 - progress) / progress if progress else 0.0
+    # at the end, of the whole run: the last steps alone may have waited for text
+    rate = record["tokens"] / record["seconds"] if progress == 1 and record["seconds"] else record["tokens_per_s"]
     agreement = f"  agreement {record['agreement']:.3f}" if "agreement" in record else ""
     return (
         f"NMSE {record['nmse']:.4f}  L0 {record['l0']:.1f} of {config.l0:g}  dead {record['dead_fraction']:.1%}"
-        f"{agreement}  {record['tokens_per_s']:,.0f} tokens/s  {_clock(left)} left"
+        f"{agreement}  {rate:,.0f} tokens/s  {_clock(left)} left"
     )
 
 

@@ -1,5 +1,6 @@
 """`attrgraph validate`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from attrgraph.cli.output import print_files, print_json, print_text
 from attrgraph.cli.settings import read_groups
 from attrgraph.cli.writing import check_distinct
 from attrgraph.files import check_writable
+from attrgraph.viz.text import typed, visible
 
 
 def validate(
@@ -44,7 +46,8 @@ def validate(
         check_report(path)
         check_writable(path, overwrite=force)
     groups = None if supernodes is None else read_groups(supernodes)
-    is_graph = subject.endswith((".safetensors", ".json"))
+    # a path that exists is meant as a file: what is no graph is refused, and never read as a prompt
+    is_graph = subject.endswith((".safetensors", ".json")) or ("/" in subject and os.path.exists(subject))
     tokens = reading.how()
     if is_graph:
         choice.check_with_graph()
@@ -81,8 +84,8 @@ def _print(found: "ag.Validation", files: list[Path], *, as_json: bool) -> None:
     from rich.text import Text
 
     styles = {"good": "green", "fair": "yellow", "weak": "red"}
-    answer, probability = found.facts["answer"], found.facts["probability"]
-    print_text(Text.assemble(" ".join(found.graph.prompt_tokens), " → ", (answer, "bold"), f" {probability:.3f}\n"))
+    prompt, probability = " ".join(map(visible, found.graph.prompt_tokens)), found.facts["probability"]
+    print_text(Text.assemble(prompt, " → ", (typed(found.facts["answer"]), "bold"), f" {probability:.3f}\n"))
     for line in found.verdict:
         level = Text(f"{line.level:<5} ", style=styles.get(line.level, "dim"))
         print_text(level + Text(line.text))

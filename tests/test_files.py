@@ -20,6 +20,10 @@ def write(path: Path, text: str = "new", *, overwrite: bool = True) -> None:
     write_whole(path, lambda file: file.write_text(text), overwrite=overwrite)
 
 
+def anything() -> None:
+    """Whatever is there may be replaced."""
+
+
 def killed(body: Callable[[], object]) -> None:
     """Run this in a process that kills itself at the end, without a chance to clean up."""
     pid = os.fork()
@@ -41,7 +45,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> 
     killed(lambda: write_whole(tmp_path / "a.json", kill_oneself, overwrite=True))
 
     def folder() -> None:
-        with whole_folder(tmp_path / "b"):
+        with whole_folder(tmp_path / "b", anything):
             kill_oneself()
 
     assert len(hidden(tmp_path)) == 1
@@ -53,19 +57,22 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> 
 
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "a") as new:
+    with whole_folder(tmp_path / "a", anything) as new:
         (new / "part").write_text("half")
         write(tmp_path / "b.json")
-        with whole_folder(tmp_path / "c"):
+        with whole_folder(tmp_path / "c", anything):
             pass
         assert (new / "part").read_text() == "half"
     assert (tmp_path / "a/part").read_text() == "half"
     assert sorted(os.listdir(tmp_path)) == ["a", "b.json", "c"]
 
 
-def test_a_folder_survives_the_death_of_whoever_replaces_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_asked_first", [False, True])
+def test_a_folder_survives_the_death_of_who_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_first: bool
+) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/weights").write_text("old")
+    (tmp_path / "a/config.yaml").write_text("old")
     rename = Path.rename
 
     def between(self: Path, target: Path) -> Path:
@@ -73,13 +80,58 @@ def test_a_folder_survives_the_death_of_whoever_replaces_it(tmp_path: Path, monk
 
     def replace() -> None:
         monkeypatch.setattr(Path, "rename", between)
-        with whole_folder(tmp_path / "a"):
+        with whole_folder(tmp_path / "a", anything):
             pass
 
     killed(replace)
     assert not (tmp_path / "a").exists()
+    if is_asked_first:  # by who must not overwrite it: the old one is there again, and refused
+        with pytest.raises(TranscoderError, match="exists"):
+            check_replaceable(tmp_path / "a", overwrite=False)
     write(tmp_path / "b.json")
-    assert (tmp_path / "a/weights").read_text() == "old" and hidden(tmp_path) == []
+    assert (tmp_path / "a/config.yaml").read_text() == "old" and hidden(tmp_path) == []
+
+
+def test_a_folder_survives_an_interrupt_of_who_replaces_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/config.yaml").write_text("old")
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "a", anything):
+        pass
+    assert (tmp_path / "a/config.yaml").read_text() == "old" and hidden(tmp_path) == []
+
+
+@pytest.mark.refusal
+def test_a_folder_that_another_process_has_made_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def theirs() -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/config.yaml").write_text("theirs")
+
+    def refuse() -> None:
+        check_replaceable(tmp_path / "a", overwrite=False)
+
+    with pytest.raises(TranscoderError, match="exists"), whole_folder(tmp_path / "a", refuse):
+        theirs()
+    rename = Path.rename
+
+    def between(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            theirs()
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", between)
+    with pytest.raises(FileExistsError, match="another process"), whole_folder(tmp_path / "a", anything):
+        pass
+    assert (tmp_path / "a/config.yaml").read_text() == "theirs" and hidden(tmp_path) == []
 
 
 def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +177,7 @@ def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path: Path) -> 
         with pytest.raises(TranscoderError, match="exists"):
             check_replaceable(tmp_path / name, overwrite=False)
         check_replaceable(tmp_path / name, overwrite=True)
-        with whole_folder(tmp_path / name) as new:
+        with whole_folder(tmp_path / name, anything) as new:
             (new / "config.yaml").write_text(name)
         assert (tmp_path / name).is_symlink() and (tmp_path / name / "config.yaml").read_text() == name
     assert sorted(os.listdir(tmp_path)) == ["link", "not-yet", "nothing", "real"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import TranscoderError
+from attrgraph.files import whole_folder
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders.folder import check_replaceable, labels_of, open_layout, write_layer, write_settings
 from attrgraph.transcoders.formats import Layout, Points
@@ -118,11 +119,12 @@ def convert_transcoders(
                 (partial / _DONE).write_text(str(layer + 1))
             report("layers", layer + 1, layout.n_layers)
         write_settings(partial, layout.config, layout.n_layers, labels_of(origin))
-        for name_of_ours in (_DONE, _SOURCE):
-            (partial / name_of_ours).unlink()
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
+        with whole_folder(output, lambda: check_replaceable(output, overwrite=overwrite)) as new:
+            (partial / _DONE).unlink()  # a run that is killed from here on has nothing to go on with
+            for file in partial.iterdir():
+                if file.name != _SOURCE:
+                    shutil.move(file, new / file.name)
+        shutil.rmtree(partial)
     except OSError as e:
         raise TranscoderError(f"{output}: cannot be written ({e}).") from e
 
@@ -138,6 +140,8 @@ def _begun(partial: Path, source: str) -> int:
     except (OSError, ValueError):
         pass
     if partial.exists():
+        if any(partial.iterdir()) and not (partial / _SOURCE).is_file():
+            raise TranscoderError(f"{partial}: is no unfinished conversion; choose another output, or remove it.")
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     (partial / _SOURCE).write_text(source)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from attrgraph.errors import TranscoderError
-from attrgraph.files import whole_folder
+from attrgraph.files import put_back, whole_folder
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.digests import digest_transcoders
@@ -119,7 +120,7 @@ def save_transcoders(
     folder = Path(folder)
     check_replaceable(folder, overwrite=overwrite)
     try:
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, partial(check_replaceable, folder, overwrite=overwrite)) as temporary:
             for layer, weights in enumerate(transcoders.layers):
                 write_layer(temporary, layer, weights, is_cross_layer=transcoders.config.is_cross_layer)
             write_settings(temporary, transcoders.config, transcoders.n_layers, transcoders.labels)
@@ -165,6 +166,7 @@ def labels_of(folder: Path) -> Labels:
 
 def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     """Raise TranscoderError if `save_transcoders` would refuse: to be asked before long work, not after it."""
+    put_back(folder)
     if os.path.lexists(folder) and not overwrite:
         raise TranscoderError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
     if folder.exists() and not (folder / "config.yaml").is_file():

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrgraph.errors import AttrGraphError
+from attrgraph.files import put_back
 
 _SNAPSHOT_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 
@@ -23,6 +24,8 @@ def resolve_folder(
         may_lack: whether a repository may have no file of the patterns in the subfolder.
     """
     folder = Path(name).expanduser()
+    if not folder.exists():
+        put_back(folder)
     if name and folder.is_dir():
         if revision is not None:
             raise error(f"{name}: a folder has no revision {revision!r}; revisions are for names on the hub.")

@@ -120,10 +120,15 @@ def token_id_of(model: LanguageModel, token: str | int, logits: Tensor | None = 
 
 
 def _tokens_written(model: LanguageModel, text: str) -> list[int]:
-    """The tokens that are called so, or so but for a space; if there is none, what the tokenizer makes of the text."""
+    """The tokens that are called so, or so but for a space; if there is none, what the tokenizer makes of the text.
+
+    A token of a line break and one of a backslash and an n are printed alike, so that both are called so.
+    """
     check_pairs(text, f"target {text!r}")
     tokenizer = model.tokenizer
-    written = (text,) if text.startswith(" ") else (text, f" {text}", f"{text} ")
+    plain = _ESCAPE.sub(lambda escape: escape[0].encode().decode("unicode_escape"), text)
+    names = [text] if plain.isprintable() and plain.strip() else [text, plain]
+    written = [form for name in names for form in ([name] if name[:1] == " " else [name, f" {name}", f"{name} "])]
     called = [i for each in written for i in tokens_with_text(tokenizer, each) if i < model.d_vocab]
     if called:
         return called
@@ -136,7 +141,7 @@ def _tokens_written(model: LanguageModel, text: str) -> list[int]:
             found.append(int(ids[0]))
             if text.startswith(" "):
                 break
-    if not found and (plain := _ESCAPE.sub(lambda escape: escape[0].encode().decode("unicode_escape"), text)) != text:
+    if not found and plain != text:
         return _tokens_written(model, plain)
     if not found:
         parts = [model.token_text(i) for i in text_ids(tokenizer, text)]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attrgraph.errors import CorpusError
-from attrgraph.files import read_json, whole_folder
+from attrgraph.files import put_back, read_json, whole_folder
 from attrgraph.transcoders.training.streams import Activations
 
 _FORMAT_VERSION = 1
@@ -92,10 +92,9 @@ class ActivationCache:
         folder = Path(folder)
         _check_dtype(dtype)
         _check_room(folder, n_bytes_expected)
-        if folder.exists():
-            raise CorpusError(f"{folder}: exists; choose another name, or delete it first.")
+        _check_new(folder)
         try:
-            with whole_folder(folder) as temporary:
+            with whole_folder(folder, lambda: _check_new(folder)) as temporary:
                 tokens_per_round, sinks_per_round = [], []
                 for number, activations in enumerate(rounds):
                     save_file(_stored(activations, dtype, number), temporary / _file_name(number))
@@ -172,6 +171,12 @@ class ActivationCache:
 def _check_dtype(dtype: str) -> None:
     if dtype not in _STORED:
         raise CorpusError(f"the cache's dtype is {dtype!r}; expected one of {', '.join(_STORED)}.")
+
+
+def _check_new(folder: Path) -> None:
+    put_back(folder)
+    if folder.exists():
+        raise CorpusError(f"{folder}: exists; choose another name, or delete it first.")
 
 
 def _check_room(folder: Path, n_bytes: int) -> None:

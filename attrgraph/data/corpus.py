@@ -25,6 +25,8 @@ _BATCH_CHARACTERS = 2**20
 # Stray unknown tokens are harmless: BabyLlama's newline is one, and a few foreign words are in any text. Text that a
 # tokenizer was not made for is far above: 76% of a Russian sentence are unknown to BabyLlama's.
 _MAX_UNKNOWN_SHARE = 0.2
+# documents that are counted as different, for a message; with more, no split is empty
+_MOST_DIFFERENT = 10_000
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,14 @@ def read_corpus(
         raise CorpusError(f"max_documents is {max_documents}; expected at least 1.")
     cutter = _RowCutter(model, max_row_length)
     documents = Documents(paths, text_field)
-    n_documents = 0
+    n_documents, different = 0, set[int]()
 
     def of_split() -> Iterator[str]:
         nonlocal n_documents
         for text in islice(documents, max_documents):
             n_documents += 1
+            if len(different) < _MOST_DIFFERENT:
+                different.add(hash(text))
             if split == "all" or is_held_out(text.encode(), held_out_share) == (split == "held-out"):
                 yield text
 
@@ -120,11 +124,10 @@ def read_corpus(
         rows.extend(pieces)
         document.extend([index] * len(pieces))
     if n_documents == 0:
-        names = ", ".join(str(path) for path in paths) or "no file was given"
-        raise CorpusError(f"empty corpus: no document with text was found ({names}).")
+        raise CorpusError(f"empty corpus: no document with text was found ({', '.join(map(str, paths)) or 'no file'}).")
     cutter.check_unknown_share()
     if not rows:
-        raise _empty_split(split, n_documents, held_out_share)
+        raise _empty_split(split, n_documents, held_out_share, len(different))
     return TokenRows(rows, document, documents.sources())
 
 
@@ -141,7 +144,7 @@ def rows_of(model: LanguageModel, texts: Sequence[str]) -> TokenRows:
     rows = [row for document in pieces for row in document]
     cutter.check_unknown_share()
     if not rows:
-        raise _empty_split("all", len(texts), HELD_OUT_SHARE)
+        raise _empty_split("all", len(texts), HELD_OUT_SHARE, len(texts))
     return TokenRows(rows, [index for index, document in enumerate(pieces) for _ in document], {})
 
 
@@ -171,7 +174,7 @@ def split_rows(rows: TokenRows, held_out_share: float) -> tuple[TokenRows, Token
     def side(split: Split) -> TokenRows:
         kept = [i for i, document in enumerate(rows.document) if held_out[document] == (split == "held-out")]
         if not kept:
-            raise _empty_split(split, rows.n_documents, held_out_share)
+            raise _empty_split(split, rows.n_documents, held_out_share, len(set(contents)))
         _, numbers = np.unique([rows.document[i] for i in kept], return_inverse=True)
         return replace(rows, rows=[rows.rows[i] for i in kept], document=numbers.tolist())
 
@@ -187,12 +190,13 @@ def _check_share(held_out_share: float) -> None:
         raise CorpusError(f"held_out_share is {held_out_share}; expected at least 0 and less than 1.")
 
 
-def _empty_split(split: Split, n_documents: int, held_out_share: float) -> CorpusError:
+def _empty_split(split: Split, n_documents: int, held_out_share: float, n_different: int) -> CorpusError:
     if split == "all":
         return CorpusError(f"empty corpus: none of its {n_documents} documents has a token.")
+    alike = f", of which only {n_different} differ" if n_different < min(n_documents, _MOST_DIFFERENT) else ""
     return CorpusError(
-        f"the corpus has {n_documents} documents, and none of them is in the {split} split "
-        f"(held_out_share={held_out_share:g}, by a hash of each document); "
+        f"the corpus has {n_documents} documents{alike}, and none of them is in the {split} split "
+        f"(held_out_share={held_out_share:g}, by a hash of each document, so that equal ones stay together); "
         f"give more documents, or a {'larger' if split == 'held-out' else 'smaller'} held_out_share."
     )
 

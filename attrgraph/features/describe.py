@@ -29,7 +29,7 @@ from attrgraph.graph.graph import Graph
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, why_left_out
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress, noted_interrupts, silent
 from attrgraph.transcoders import Transcoders
 
 # tokens of which everything active is kept
@@ -231,13 +231,14 @@ def _run(collected: Collected, progress: Progress, state: str | Path | None, key
     if state is not None and state.exists():
         _go_on(collected, state, key)
     saved = time.monotonic()
-    while collected.n_done < len(collected.batches):
-        progress("describe", collected.n_done, len(collected.batches))
-        collected.add_batch()
-        if state is not None and time.monotonic() - saved > _SECONDS_BETWEEN_STATES:
-            found = {name: np.ascontiguousarray(value) for name, value in collected.state().items()}
-            write_whole(state, lambda path: save_file(found, path, {"key": key}), overwrite=True)  # noqa: B023
-            saved = time.monotonic()
+    with noted_interrupts() as interrupts:
+        while collected.n_done < len(collected.batches) and not interrupts:
+            progress("describe", collected.n_done, len(collected.batches))
+            collected.add_batch()
+            if state is not None and (interrupts or time.monotonic() - saved > _SECONDS_BETWEEN_STATES):
+                found = {name: np.ascontiguousarray(value) for name, value in collected.state().items()}
+                write_whole(state, lambda path: save_file(found, path, {"key": key}), overwrite=True)  # noqa: B023
+                saved = time.monotonic()
     progress("describe", len(collected.batches), len(collected.batches))
 
 

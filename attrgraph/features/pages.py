@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from attrgraph.errors import FeatureError, GraphFileError
 from attrgraph.features import layouts
 from attrgraph.features.page_html import page_html
 from attrgraph.features.page_text import page_text
-from attrgraph.files import whole_folder, write_whole
+from attrgraph.files import put_back, whole_folder, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +112,7 @@ class FeaturePages(Mapping[str, FeaturePage]):
         for (layer, feature), label in self.labels.items():
             names.setdefault(str(layer), {})[str(feature)] = label
         try:
-            with whole_folder(folder) as new:
+            with whole_folder(folder, partial(check_folder, folder, overwrite=overwrite)) as new:
                 layouts.write_feature_files(new, self._blobs, self.card["n_features"])
                 about = {"model": self.card["scan"], "source_set": self.card["source_set"]}
                 layouts.write_neuronpedia(new, self._blobs, **about)
@@ -125,6 +126,7 @@ class FeaturePages(Mapping[str, FeaturePage]):
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Raise GraphFileError if pages could not be written there: to be asked before long work."""
+    put_back(folder)
     if folder.exists() and not folder.is_dir():
         raise GraphFileError(f"{folder}: is a file; give a folder.")
     if folder.exists() and any(folder.iterdir()) and not overwrite:

@@ -11,6 +11,8 @@ from attrgraph.errors import PromptError
 from attrgraph.files import check_bounded
 
 _KEYS = ("prompt", "id", "target")
+# of lines; a file with more is no file of prompts, and naming each would take long
+_MOST_FAULTS = 10_000
 # names become file names
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -32,9 +34,9 @@ def read_prompts(path: str | Path) -> list[NamedPrompt]:
     A line that cannot be used has a `fault`.
 
     Raises:
-        PromptError: the file cannot be read, or is empty.
+        PromptError: the file cannot be read, is empty, or has too many lines that cannot be used.
     """
-    path, found, names = Path(path), list[NamedPrompt](), dict[str, str]()
+    path, found, names, n_faults = Path(path), list[NamedPrompt](), dict[str, str](), 0
     try:
         check_bounded(path, 2**28)
         with path.open("rb") as file:
@@ -42,6 +44,12 @@ def read_prompts(path: str | Path) -> list[NamedPrompt]:
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if line.strip():
                     found.append(_read(line, f"{number:05d}", names, f"{path}, line {number}"))
+                    n_faults += bool(found[-1].fault)
+                if n_faults == _MOST_FAULTS:
+                    first = next(row.fault for row in found if row.fault)
+                    raise PromptError(f"{first} {n_faults:,} lines cannot be used; expected a JSON object a line.")
+    except PromptError:
+        raise
     except (OSError, ValueError) as e:
         raise PromptError(f"{path}: cannot be read ({e}).") from e
     if not found:

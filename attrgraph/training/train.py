@@ -16,7 +16,7 @@ from attrgraph.data.activations import LiveRounds, divergence_on_rows
 from attrgraph.data.corpus import HELD_OUT_SHARE, TokenRows
 from attrgraph.errors import TrainingError
 from attrgraph.evaluation import Evaluation, evaluate
-from attrgraph.files import write_whole
+from attrgraph.files import put_back, write_whole
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, plain_positions, text_mask, why_left_out
 from attrgraph.progress import Progress, silent
@@ -116,7 +116,8 @@ def _run(
     rounds = _rounds(model, rows, config, settings, record["activations"])
     metrics, checkpoints = Metrics(partial / "metrics.jsonl", shards, report), CheckpointFolder(partial, shards)
     if settings.is_resuming:
-        metrics.cut_after(checkpoints.newest_step())
+        metrics.cut_after(step := checkpoints.newest_step())
+        settings.say(f"resumed at step {step}" if step else "no checkpoint was written yet: begins again")
     watcher = Watcher(model, held_out, metrics.add, shards, config.skip_positions)
     hooks = Hooks(watcher, checkpoints, settings.checkpoint_every_s, settings.spent_s, settings.is_resuming)
     divergence = _divergence(model, rows, config)
@@ -177,15 +178,27 @@ def check_output(output: Path, *, overwrite: bool, is_resuming: bool) -> None:
         TranscoderError, TrainingError: the output or an unfinished run exists and must not be overwritten, or there is
             no unfinished run to resume.
     """
-    check_replaceable(output, overwrite=overwrite)
     partial = _partial(output)
     begun = (partial / _BEGUN).is_file()
+    put_back(output)
+    if (output / "training.yaml").is_file() and not overwrite:
+        way = "--resume --force continues the unfinished run and replaces it" if begun else "--force trains anew"
+        raise TrainingError(f"{output}: exists and is finished; {way} (overwrite=True), or choose another name.")
+    check_replaceable(output, overwrite=overwrite)
+    if not begun and partial.exists() and not (partial.is_dir() and not any(partial.iterdir())):
+        raise TrainingError(f"{partial}: is no unfinished training run; choose another output, or remove it.")
     if is_resuming and not begun:
         raise TrainingError(f"{partial}: holds no unfinished run to resume; start without --resume.")
     if begun and not (is_resuming or overwrite):
         raise TrainingError(
             f"{partial}: holds an unfinished run; continue with --resume, or start again with --force (overwrite=True)."
         )
+
+
+def kept_step(output: Path) -> int | None:
+    """After how many steps an unfinished run would go on; None if there is none."""
+    partial = _partial(output)
+    return CheckpointFolder(partial, Shards()).newest_step() if (partial / _BEGUN).is_file() else None
 
 
 def _partial(output: Path) -> Path:

@@ -25,6 +25,15 @@ def visible(text: str) -> str:
     )
 
 
+def typed(text: str) -> str:
+    r"""A token as it can be given back as a target: as `visible`, but for one space at an end with spaces as \x20."""
+    word = text.strip(" ")
+    if word and len(text) <= len(word) + 1:
+        return visible(text)
+    before, after = (text, "") if not word else text.split(word)
+    return r"\x20" * len(before) + visible(word) + r"\x20" * len(after)
+
+
 def shorten(text: str) -> str:
     """The text, or its start and an ellipsis: at most `MOST_CHARACTERS` characters."""
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1].rstrip() + ELLIPSIS

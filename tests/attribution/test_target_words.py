@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from subwords import byte_level, sentencepiece, word_pieces
+from subwords import byte_level, sentencepiece, unigram, word_pieces
 from tiny import FAMILY_CONFIGS, make_model, make_transcoders
 
 import attrgraph as ag
@@ -13,6 +13,7 @@ from attrgraph.attribution.targets import token_id_of
 from attrgraph.errors import TargetError
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.viz.text import typed
 
 
 def model_of_words() -> LanguageModel:
@@ -57,6 +58,37 @@ def test_a_word_is_looked_for_in_the_vocabulary_too(make: Callable[[], Any]) -> 
         assert token_id_of(model, word, logits) == likelier
     assert token_id_of(model, f" {word}", logits) == spaced
     assert token_id_of(model, r"\n") == token_id_of(model, "\n") if make is sentencepiece else True
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece, unigram, word_pieces])
+def test_what_is_printed_can_be_given_back(make: Callable[[], Any]) -> None:
+    """Also where a vocabulary has both a line break and a backslash with an n, which are printed alike."""
+    tokenizer = make()
+    if make is byte_level:
+        tokenizer.add_tokens([r"\n", " ", "   ", "\n  ", "  odd", r"\t"])
+    model = _model_with(tokenizer)
+    for token_id in range(len(tokenizer)):
+        logits = torch.zeros(len(tokenizer))
+        logits[token_id] = 1
+        printed = typed(model.token_text(token_id))
+        assert printed and token_id_of(model, printed, logits) == token_id, printed
+
+
+def test_which_of_two_tokens_that_are_printed_alike_was_taken_is_said() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([r"\n"])
+    model = _model_with(tokenizer)
+    model.transcoders = make_transcoders()
+    graph = ag.trace(model, [5, 6, 7], targets=r"\n")
+    (note,) = graph.metadata["notes"]
+    both = [f"{text!r} (" for text in ("\n", r"\n")]
+    assert note.startswith(r"target '\\n' is ") and all(one in note for one in both)
+
+
+def _model_with(tokenizer: Any) -> LanguageModel:
+    kind, config = FAMILY_CONFIGS["llama"]
+    hf_model = create_hf_model(kind, seed=0, **config | {"vocab_size": len(tokenizer)})
+    return LanguageModel(hf_model.requires_grad_(False), tokenizer)
 
 
 def _has(model: LanguageModel, text: str) -> bool:

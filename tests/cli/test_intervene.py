@@ -236,6 +236,8 @@ def test_a_saved_graph_is_validated_on_the_model_that_it_names(
         (["swap", DALLAS, CHICAGO, "--at", "5", "--align", "middle"], "align is 'middle'"),
         (["swap", DALLAS, "", "--at", "5"], "the prompt is empty"),
         (["validate", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
+        (["validate", "/dev/zero"], "is a device or a pipe"),
+        (["validate", __file__], "a graph file ends in .safetensors or .json"),
         (["validate", DALLAS, "-o", "r.pdf"], "a report is written as .html or .json"),
         (["validate", DALLAS, "-o", "no/r.json"], "does not exist"),
         (["validate", DALLAS, "-o", "r.json", "-o", "r.json"], "is named twice"),

@@ -116,7 +116,8 @@ def test_graphs_of_different_make_never_lie_together(
 
     with monkeypatch.context() as patch:
         patch.setattr("attrgraph.trace", stop)
-        assert main([*arguments, "6", "--force"]) != 0
+        assert main([*arguments, "6", "--force"]) == 130
+    assert capsys.readouterr().err == "attrgraph: stopped after 0 of 3 prompts; the same command goes on\n"
     assert [path.name for path in folder.iterdir()] == [".prompts"]
     # a file of that name which no run has written
     (folder / "00001.safetensors").write_text("mine")
@@ -237,8 +238,38 @@ def test_only_whole_files_count_as_done(
         assert "is not as it was written" in told["reason"] and "--force" in told["reason"]
 
 
+@pytest.mark.parametrize("name", ["answer", "probability", "digest"])
+def test_a_record_that_was_changed_does_not_count(
+    name: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts.write_text(LINES[0] + "\n", encoding="utf-8")
+    folder = tmp_path / "graphs"
+    arguments = ["trace", "--prompts", str(prompts), "-o", str(folder), "--max-feature-nodes", "5"]
+    assert main(arguments) == 0
+    told, content = capsys.readouterr().out.rstrip("\n"), (folder / "00001.safetensors").read_bytes()
+    path = folder / ".prompts/00001.json"
+    record = json.loads(path.read_text())
+    answer = record["answer"]
+    path.write_text(
+        json.dumps(
+            {
+                **record,
+                **{
+                    "answer": {"answer": {}},
+                    "probability": {"answer": {**answer, "probability": answer["probability"] / 2}},
+                    "digest": {"digest": "0" * 64},
+                }[name],
+            }
+        )
+    )
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"{told}  (traced again: its record was damaged)\n"
+    assert (folder / "00001.safetensors").read_bytes() == content
+    assert main(arguments) == 0 and "(already traced)" in capsys.readouterr().out
+
+
 def test_what_another_tokenizer_or_other_points_would_change_is_not_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, transcoders, path = tmp_path / "model", tmp_path / "set", tmp_path / "prompts.jsonl"
     hf_model = make_model("llama")
@@ -249,6 +280,11 @@ def test_what_another_tokenizer_or_other_points_would_change_is_not_kept(
     arguments = ["trace", "--prompts", str(path), "-o", str(tmp_path / "graphs"), "--model", str(model)]
     arguments += ["--transcoders", str(transcoders), "--max-feature-nodes", "5", "--allow-inexact"]
     assert main(arguments) == 0 == main(arguments)
+    monkeypatch.chdir(tmp_path)  # another spelling of the same folders
+    elsewhere = {str(model): "./model", str(transcoders): "set/"}
+    capsys.readouterr()
+    assert main([elsewhere.get(argument, argument) for argument in arguments]) == 0
+    assert "(already traced)" in capsys.readouterr().out
     byte_level("<s>", bos="<s>", template="{{ messages }}").save_pretrained(model)
     capsys.readouterr()
     assert main(arguments) == 1 and "(tokenizer changed)" in capsys.readouterr().err
@@ -314,10 +350,12 @@ def test_unusable_lines_have_a_fault(text: str, fault: str, tmp_path: Path) -> N
 def test_a_file_without_prompts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "no-prompts").write_text("{\n" * 20_000)
     for name, message in {
         "empty": "holds no prompt",
         "pipe": "is no regular file",
         "nowhere": "cannot be read",
+        "no-prompts": "line 1: is not JSON .* 10,000 lines cannot be used; expected a JSON object a line",
     }.items():
         with pytest.raises(PromptError, match=message):
             read_prompts(tmp_path / name)

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 
 import attrgraph as ag
 from attrgraph.cli.main import main
+from attrgraph.cli.stopping import listen_to_kill
 from attrgraph.cli.train import effective_config, parse_count
 from attrgraph.errors import AttrGraphError, TrainingError
+from attrgraph.transcoders.training.trainer import TrainingRun
 
 pytestmark = pytest.mark.doors
 
@@ -119,6 +121,44 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(
         assert all(bool((ours[name] == theirs[name]).all()) for name in theirs), path.name
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_keeps_its_steps_and_says_so(
+    number: signal.Signals,
+    text: Path,
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["train", "demo", "--text", str(text), *SMALL, str(config), "-o", str(tmp_path / "set")]
+    advance, stop_at = TrainingRun.advance, {0, 13, 33}
+
+    def stopped(self: TrainingRun, *how: Any) -> Any:
+        if self.step in stop_at:
+            stop_at.remove(self.step)
+            signal.raise_signal(number)
+            if self.step == 0:
+                signal.raise_signal(number)  # who cannot wait
+        return advance(self, *how)
+
+    monkeypatch.setattr(TrainingRun, "advance", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    listen_to_kill()
+    try:
+        assert main(arguments) == 128 + number
+        assert capsys.readouterr().err.endswith(
+            "attrgraph: stopped before the first checkpoint; --resume begins again\n"
+        )
+        assert main([*arguments, "--force"]) == 128 + number
+        assert capsys.readouterr().err.endswith("attrgraph: stopped at step 20 of 47; --resume continues\n")
+        assert main([*arguments, "--resume"]) == 128 + number
+        error = capsys.readouterr().err
+        assert "resumed at step 20\n" in error and error.endswith("stopped at step 40 of 47; --resume continues\n")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_per_layer_sets_caches_and_samples_of_the_model_itself(
     text: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +186,15 @@ def test_training_record_can_be_the_config_of_another_run(trained: tuple[Path, d
 
 
 @pytest.mark.refusal
+def test_a_finished_set_is_not_overwritten(
+    trained: tuple[Path, dict[str, Any]], text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--resume"]):
+        assert main(["train", "demo", "--text", str(text), "-o", str(trained[0]), *more]) == 1
+        assert "set: exists and is finished; --force trains anew" in capsys.readouterr().err
+
+
+@pytest.mark.refusal
 def test_wrong_requests_are_told_in_one_line(
     text: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +204,8 @@ def test_wrong_requests_are_told_in_one_line(
     unfinished.mkdir()
     (unfinished / "run.yaml").write_text("model: {}")
     (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial/W_enc_0.safetensors").write_text("of a conversion")
     few = ["train", "demo", "--features", "8", "--l0", "4", "--tokens", "3k"]
     for arguments, message in [
         ([*few, "-o", "x"], "name the corpus with --text FILE"),
@@ -163,6 +214,7 @@ def test_wrong_requests_are_told_in_one_line(
             "exists; choose another name or pass --force",
         ),
         ([*few, "--text", str(text), "-o", str(tmp_path / "new")], "holds an unfinished run; continue with --resume"),
+        ([*few, "--text", str(text), "-o", str(tmp_path / "other"), "--force"], "is no unfinished training run"),
         ([*few, "--text", str(text), "-o", str(tmp_path / "y"), "--resume"], "holds no unfinished run to resume"),
         ([*few, "--text", str(tmp_path / "none.txt"), "-o", "x"], "none.txt"),
         ([*few, "--text", str(text), "-o", "x", "--config", str(tmp_path / "list.yaml")], "expected a mapping"),

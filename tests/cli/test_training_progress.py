@@ -18,6 +18,7 @@ from attrgraph.transcoders.training.train_config import TrainConfig
 CONFIG = TrainConfig(l0=40.0)
 RECORD: dict[str, Any] = {
     "step": 20,
+    "tokens": 5_000_000,
     "progress": 0.25,
     "seconds": 1000.0,
     "nmse": 0.12345,
@@ -32,6 +33,7 @@ def test_summary_says_where_the_run_is_and_what_is_left() -> None:
     assert summary(RECORD, CONFIG) == (
         "NMSE 0.1235  L0 40.0 of 40  dead 7.1%  agreement 0.900  12,346 tokens/s  50:00 left"
     )
+    assert "  5,000 tokens/s" in summary(RECORD | {"progress": 1.0}, CONFIG)  # of the whole run
     assert "agreement" not in summary({k: v for k, v in RECORD.items() if k != "agreement"}, CONFIG)
 
 
@@ -49,6 +51,7 @@ def test_lines_where_there_is_no_terminal_and_nothing_where_it_is_not_shown(
         wait_for(" 25%  measure: 1 of 2\n", capsys)
         report(RECORD | {"progress": 1.0})
         assert capsys.readouterr().err.startswith("100%  NMSE 0.1235  L0 40.0 of 40")
+        wait_for("100%  measure\n", capsys)  # the last metrics are told once
     with TrainingProgress(Console(file=io.StringIO()), is_shown=False).reporting(CONFIG, None) as (report, _):
         assert report is None
     assert capsys.readouterr().out == ""

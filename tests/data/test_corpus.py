@@ -218,7 +218,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, settings: dict[st
 
 @pytest.mark.refusal
 def test_a_corpus_without_documents_or_tokens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"empty corpus: no document with text was found \(no file was given"):
+    with pytest.raises(CorpusError, match=r"empty corpus: no document with text was found \(no file\)"):
         read_corpus(word_model(), [])
     with pytest.raises(CorpusError, match=r"empty corpus: no document with text was found .*a\.txt"):
         read_corpus(word_model(), [write(tmp_path / "a.txt", ["", "  ", "\t"])])
@@ -233,6 +233,17 @@ def test_a_side_without_rows_is_refused() -> None:
         split_rows(rows, 0.0)
     with pytest.raises(CorpusError, match="held_out_share is 1"):
         split_rows(rows, 1.0)
+
+
+@pytest.mark.refusal
+def test_that_documents_are_all_the_same_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", ["w5 w6"] * 30)
+    message = "has 30 documents, of which only 1 differ, and none of them is in the held-out split .*equal ones stay"
+    with pytest.raises(CorpusError, match=message):
+        read_corpus(word_model(), [path], split="held-out")
+    rows = TokenRows([torch.tensor([BOS, 5])] * 30, list(range(30)), {})
+    with pytest.raises(CorpusError, match=message):
+        split_rows(rows, 0.05)
 
 
 @pytest.mark.refusal

@@ -1,5 +1,6 @@
 """What is said of features, against plain loops over the documents."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: p
 
     with pytest.raises(KeyboardInterrupt):
         ag.describe_features(model, rows, **how, state=state, progress=stop)
+    state.unlink()
+    monkeypatch.setattr(describe, "_SECONDS_BETWEEN_STATES", 1e9)
+    with pytest.raises(KeyboardInterrupt):  # what was counted is kept first
+        ag.describe_features(model, rows, **how, state=state, progress=lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(describe, "_SECONDS_BETWEEN_STATES", 0.0)
     done: list[int] = []
     again = ag.describe_features(
         model, rows, **how, state=state, progress=lambda phase, n, _: done.append(n) if phase == "describe" else None

@@ -61,6 +61,16 @@ def test_a_stopped_conversion_goes_on_and_one_of_another_source_begins_anew(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "ours", "there"]
 
 
+@pytest.mark.refusal
+def test_a_conversion_keeps_what_is_not_its_own(tmp_path: Path) -> None:
+    maker = PUBLISHED["clt_forge"](tmp_path / "there")
+    (tmp_path / "ours.partial").mkdir()
+    (tmp_path / "ours.partial/run.yaml").write_text("an unfinished training run")
+    with pytest.raises(TranscoderError, match=r"ours\.partial: is no unfinished conversion; choose another output"):
+        ag.convert_transcoders(maker.folder, tmp_path / "ours")
+    assert (tmp_path / "ours.partial/run.yaml").exists()
+
+
 @pytest.mark.parametrize("layout", PUBLISHED)
 def test_traces_are_exact_and_those_of_the_converted_set(layout: str, tmp_path: Path, prompt: list[int]) -> None:
     """Encoders may be transposed views, and decoders parts of rows."""

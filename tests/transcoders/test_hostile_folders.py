@@ -61,7 +61,7 @@ def _bomb(level: str) -> str:
         ("config.yaml", "scan: 2026-01-01", "scan is a date; expected text"),
         ("config.yaml", "scan: [[x]]", "scan is a list; expected text or a list of texts"),
         ("config.yaml", "scan: 2026-13-45", "is not YAML"),
-        ("config.yaml", "#" * 2**18, "at most 262144 are read"),
+        ("config.yaml", "#" * 2**18, "at most 131072 are read"),
         ("config.yaml", _bomb("[*a{0}, *a{0}, *a{0}, *a{0}]"), "its aliases stand for too much"),
         ("config.yaml", _bomb("{{<<: [*a{0}, *a{0}, *a{0}, *a{0}]}}"), "its aliases stand for too much"),
         ("config.yaml", "more: &a [*a]", "its aliases stand for too much"),

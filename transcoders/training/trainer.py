@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attrgraph.errors import TrainingError
+from attrgraph.progress import noted_interrupts
 from attrgraph.transcoders.training.checkpoint import Checkpoint, CheckpointFolder
 from attrgraph.transcoders.training.optimizer import RowAdam
 from attrgraph.transcoders.training.parameters import FeatureDictionary, Normalisation, TrainableTranscoders
@@ -23,6 +24,8 @@ _SAMPLE_TOKENS = 32_768
 # steps between two searches for dead features; checkpoints are taken only after such a step
 _REFRESH_EVERY = 10
 _REPORT_EVERY = 20
+# what processes agree on where one is interrupted: a last checkpoint
+_STOP = 2.0
 # the penalty is multiplied by (L0 / target) to this power in each step, which damps, and grows by this rate per step
 _CONTROL_POWER, _CONTROL_RATE = 3.0, 0.04
 # the mean alone has an NMSE of 1
@@ -141,22 +144,28 @@ def train_transcoders(
     run = _start(rounds, config, hooks, shards)
     started, saved = time.monotonic() - run.seconds, time.monotonic()
     reported, result = (time.monotonic(), run.n_tokens), None
-    while (progress := run.progress()) < 1:
-        position = run.batches.round_index, run.batches.batch_index
-        result = run.advance(progress, divergence)
-        run.seconds = time.monotonic() - started
-        is_reported = run.step % _REPORT_EVERY == 0
-        is_between = run.step % _REFRESH_EVERY == 0
-        # on a GPU, looking at a number waits for the step to end
-        if is_reported or is_between or not result.loss.is_cuda:
-            _check(run, result, position, hooks)
-        if is_reported:
-            hooks.report(run.model, _record(run, result, progress, reported))
-            reported = time.monotonic(), run.n_tokens
-        is_due = time.monotonic() - saved >= hooks.checkpoint_every_s
-        if is_between and hooks.checkpoints is not None and shards.agree(float(is_due)):
-            hooks.checkpoints.save(run.step, run.checkpoint())
-            saved = time.monotonic()
+    with noted_interrupts() as interrupts:
+        while (progress := run.progress()) < 1:
+            position = run.batches.round_index, run.batches.batch_index
+            result = run.advance(progress, divergence)
+            run.seconds = time.monotonic() - started
+            is_reported = run.step % _REPORT_EVERY == 0
+            is_between = run.step % _REFRESH_EVERY == 0
+            # on a GPU, looking at a number waits for the step to end
+            if is_reported or is_between or not result.loss.is_cuda:
+                _check(run, result, position, hooks)
+            if is_reported:
+                hooks.report(run.model, _record(run, result, progress, reported))
+                reported = time.monotonic(), run.n_tokens
+            if not is_between:
+                continue
+            is_due = time.monotonic() - saved >= hooks.checkpoint_every_s
+            due = shards.agree(_STOP if interrupts else float(is_due))
+            if due and hooks.checkpoints is not None:
+                hooks.checkpoints.save(run.step, run.checkpoint())
+                saved = time.monotonic()
+            if due == _STOP:
+                raise KeyboardInterrupt
     if run.step % _REPORT_EVERY and result is not None:
         hooks.report(run.model, _record(run, result, progress, reported))
     return run.model
