@@ -140,6 +140,7 @@ class Transcoders:
     ) -> None:
         self.layers, self.config, self.labels = tuple(layers), config, labels or {}
         name = source["id"] if source else config.model_name or "(in memory)"
+        config.check_lists(name, self.n_layers)
         for layer, weights in enumerate(self.layers):
             where, n_targets = f"{name}, layer {layer}", self.n_targets(layer)
             check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k_of(layer))
@@ -186,7 +187,7 @@ class Transcoders:
         if self.n_layers >= n_layers or self.config.is_cross_layer:
             return self
         above = [self.layers[0].without_features(1)] * (n_layers - self.n_layers)
-        return Transcoders([*self.layers, *above], self.config, source=self.source, labels=self.labels)
+        return Transcoders([*self.layers, *above], self.config.up_to(n_layers), source=self.source, labels=self.labels)
 
     @property
     def n_bytes(self) -> int:
