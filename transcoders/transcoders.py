@@ -14,7 +14,7 @@ from attrgraph.kernels.encode_sparse import active_mask, all_finite, encode_spar
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.digests import Origin, views_of_files
-from attrgraph.transcoders.finite import not_finite
+from attrgraph.transcoders.finite import is_finite, not_finite
 from attrgraph.transcoders.paging import release
 
 # of decoder rows that are converted at a time: a choice, not tuned
@@ -384,7 +384,7 @@ def check_layer(where: str, weights: LayerWeights, *, d_model: int, n_targets: i
             raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
         if tensor is not None and not tensor.is_floating_point():
             raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
-    if weights.threshold is not None and not bool(torch.isfinite(weights.threshold).all()):
+    if weights.threshold is not None and not is_finite(weights.threshold):
         raise TranscoderError(f"{where}: a threshold is not finite.")
     if k is not None and 0 < n_features < k:
         raise TranscoderError(
