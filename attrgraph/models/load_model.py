@@ -220,6 +220,8 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     wrong = [*info["missing_keys"], *(str(item) for item in info["mismatched_keys"])]
     if wrong:
         raise ModelLoadError(f"{folder}: weights are missing or of the wrong shape: {', '.join(sorted(wrong)[:5])}.")
+    if how:  # transformers 4 leaves in bfloat16 what it dequantises
+        model = model.to(dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
