@@ -276,7 +276,7 @@ FAMILIES = (
         query_key_value=("query_key_value",) * 3,
         split_heads=_in_groups,
         attention_out="dense",
-        score_scale=lambda module, config: float(module.inv_norm_factor),  # type: ignore[arg-type]
+        score_scale=lambda module, config: float(module.inv_norm_factor),
         is_parallel=lambda config: config.new_decoder_architecture or config.parallel_attn,
         names_for=_falcon_names,
         refusals=lambda config: "alibi=True" if config.alibi else None,
