@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.files import locked, read_json, write_whole
-from attrgraph.transcoders.labels import Labels
+from attrgraph.transcoders.feature_files import Place
 
 _SERVER, _VARIABLE = "https://www.neuronpedia.org", "ATTRGRAPH_NEURONPEDIA"
 _A_REQUEST = 100
@@ -29,7 +29,7 @@ _LONGEST = 1000
 # for one request, from its first byte to the answer's last
 TIMEOUT_S = 30.0
 
-Place = tuple[int, int]
+Labels = dict[Place, str]
 
 
 def ask(names: Mapping[str, str], places: Sequence[Place]) -> tuple[Labels, str]:

@@ -1,6 +1,6 @@
 """Transcoders of all layers of a model: encode streams to sparse features, decode features to MLP outputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -136,9 +136,10 @@ class Transcoders:
         config: TranscoderConfig,
         *,
         source: dict[str, Any] | None = None,
-        labels: dict[tuple[int, int], str] | None = None,
+        labels: Mapping[tuple[int, int], str] | None = None,
     ) -> None:
-        self.layers, self.config, self.labels = tuple(layers), config, labels or {}
+        self.layers, self.config = tuple(layers), config
+        self.labels: Mapping[tuple[int, int], str] = labels or {}
         name = source["id"] if source else config.model_name or "(in memory)"
         config.check_lists(name, self.n_layers)
         for layer, weights in enumerate(self.layers):
