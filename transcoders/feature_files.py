@@ -8,9 +8,11 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import repeat
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from attrgraph.errors import TranscoderError
 
@@ -38,8 +40,8 @@ class FeatureFiles(Mapping[Place, str]):
     def _span(self, place: Any) -> tuple[int, int]:
         """Where a feature's record begins and ends; without one the same."""
         layer, feature = place
-        _, offsets = self._layers.get(layer, (Path(), ()))
-        return (offsets[feature], offsets[feature + 1]) if 0 <= feature < len(offsets) - 1 else (0, 0)
+        _, offsets = self._layers.get(layer, (Path(), np.empty(0)))
+        return (int(offsets[feature]), int(offsets[feature + 1])) if 0 <= feature < len(offsets) - 1 else (0, 0)
 
     def __contains__(self, place: object) -> bool:
         begin, end = self._span(place)
@@ -47,10 +49,10 @@ class FeatureFiles(Mapping[Place, str]):
 
     def __iter__(self) -> Iterator[Place]:
         for layer, (_, offsets) in self._layers.items():
-            yield from ((layer, feature) for feature, (begin, end) in enumerate(pairwise(offsets)) if end - begin > 4)
+            yield from zip(repeat(layer), (np.diff(offsets) > 4).nonzero()[0].tolist(), strict=False)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return sum(int((np.diff(offsets) > 4).sum()) for _, offsets in self._layers.values())
 
     def __getitem__(self, place: Place) -> str:
         if place not in self:
@@ -75,10 +77,10 @@ def promoted(tokens: Sequence[Any] | None) -> str:
     return f"promotes {said}" if said else ""
 
 
-def _layer(folder: Path, about: Any) -> tuple[Path, list[int]]:
+def _layer(folder: Path, about: Any) -> tuple[Path, np.ndarray]:
     """The file of a layer, and where its records begin."""
-    offsets = about.get("offsets") if isinstance(about, dict) else None
-    if not isinstance(offsets, list) or not all(type(offset) is int for offset in offsets):
+    offsets = np.asarray(about.get("offsets") if isinstance(about, dict) else None)
+    if offsets.ndim != 1 or offsets.dtype.kind != "i":
         raise ValueError(f"{INDEX} does not say where the records of each layer begin")
     path = folder / Path(str(about.get("filename"))).name
     if not path.is_file():

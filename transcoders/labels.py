@@ -75,7 +75,7 @@ def joined(*sources: Labels) -> Labels:
     """Names from several sources, of which a later one's win: a dictionary, unless files are read as they are asked."""
     if all(isinstance(each, dict) for each in sources):
         return dict(chain.from_iterable(each.items() for each in sources))
-    return _Joined(sources)
+    return sources[0] if len(sources) == 1 else _Joined(sources)
 
 
 def load_labels(*paths: str | Path) -> Labels:
