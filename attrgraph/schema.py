@@ -119,5 +119,5 @@ def with_names(nodes: pd.DataFrame, labels: Mapping[tuple[int, int], str], *, n_
         ids.append(node_id(row.kind, row.layer, row.pos, row.feature, n_layers=n_layers))
         label = labels.get((row.layer, row.feature)) if row.kind == "feature" else None
         name = node_label(row.kind, row.layer, row.feature, row.token, getattr(row, "probability", 0.0))
-        names.append(name if label is None else label)
+        names.append(label or name)
     return nodes.assign(label=names).set_axis(pd.Index(ids, name="node_id", dtype="str"))

@@ -1,6 +1,6 @@
 """What a transcoder folder's `config.yaml` says: the field's common format."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attrgraph.errors import TranscoderError
@@ -44,6 +44,23 @@ class TranscoderConfig:
         relu = self.relu_before_topk
         is_first = relu[layer : layer + 1] != (False,) if isinstance(relu, tuple) else relu
         return self.k_of(layer) is None or is_first
+
+    def check_lists(self, where: str, n_layers: int) -> None:
+        """Raise TranscoderError for what stands by layer, but not for each of so many."""
+        for name, values in (("k", self.k), ("relu_before_topk", self.relu_before_topk)):
+            if isinstance(values, tuple) and len(values) != n_layers:
+                raise TranscoderError(
+                    f"{where}: {name} has {len(values)} entries; expected one for each of {n_layers} layers."
+                )
+
+    def up_to(self, n_layers: int) -> "TranscoderConfig":
+        """The same for so many layers: of those above, which are missing, what stands by layer says nothing yet."""
+        k, relu = self.k, self.relu_before_topk
+        return replace(
+            self,
+            k=(*k, *[None] * (n_layers - len(k))) if isinstance(k, tuple) else k,
+            relu_before_topk=(*relu, *[True] * (n_layers - len(relu))) if isinstance(relu, tuple) else relu,
+        )
 
     @property
     def is_cross_layer(self) -> bool:

@@ -8,6 +8,12 @@ from torch import Tensor
 from attrgraph.errors import ResultError
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether all numbers are, of any floating type: eight bits are widened, with which torch computes nothing."""
+    x = x.float() if x.element_size() == 1 else x
+    return not x.numel() or bool(torch.isfinite(torch.stack(x.aminmax())).all())
+
+
 def not_finite(what: str, of: str, weights: Iterable[Tensor | None], dtype: torch.dtype) -> ResultError:
     """The error to raise: weights that are not finite, or, with weights that are, overflow.
 
@@ -18,9 +24,7 @@ def not_finite(what: str, of: str, weights: Iterable[Tensor | None], dtype: torc
         dtype: in which it was computed.
     """
     name = str(dtype).removeprefix("torch.")
-    if all(
-        w is None or not w.numel() or bool(torch.isfinite(torch.stack(w.detach().aminmax())).all()) for w in weights
-    ):
+    if all(w is None or is_finite(w.detach()) for w in weights):
         wider = {"float16": "bfloat16 or float32", "bfloat16": "float32"}.get(name, "float64")
         why = f"numbers overflow in {name}; use dtype {wider}, or look for extreme weights"
     else:

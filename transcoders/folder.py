@@ -25,7 +25,7 @@ from attrgraph.transcoders.formats import Layout, Points, patterns_of, read_layo
 from attrgraph.transcoders.formats.common import CROSS_LAYER_FILES, PER_LAYER_FILES
 from attrgraph.transcoders.hub import resolve_folder
 from attrgraph.transcoders.known_sets import full_name
-from attrgraph.transcoders.labels import Labels, load_labels
+from attrgraph.transcoders.labels import Labels, joined, load_labels
 from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
 
 # weights that are computed on opening may take this much of free memory: a choice
@@ -70,7 +70,7 @@ def load_transcoders(
     folder, layout, source = open_layout(name, points, revision=revision)
     _check_memory(folder, layout)
     layers = [layout.layer(layer).map(lambda tensor: tensor.to(device)) for layer in range(layout.n_layers)]
-    return Transcoders(layers, layout.config, source=source, labels=labels_of(folder) | load_labels(*labels))
+    return Transcoders(layers, layout.config, source=source, labels=joined(labels_of(folder), load_labels(*labels)))
 
 
 def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tuple[Path, Layout, dict[str, str]]:

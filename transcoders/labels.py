@@ -12,11 +12,11 @@ import gzip
 import json
 import re
 import sqlite3
-import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +27,61 @@ from attrgraph.io.flavours import FEATURE_TYPES, feature_index
 from attrgraph.io.json_values import integer
 from attrgraph.io.json_writing import to_document
 from attrgraph.io.params import own_labels, supernodes
+from attrgraph.transcoders.feature_files import INDEX, FeatureFiles, Place, promoted
+from attrgraph.transcoders.feature_files import NAMES as _NAMES
 
-Labels = dict[tuple[int, int], str]
+Labels = Mapping[Place, str]
+_Pairs = Iterable[tuple[Place, Any]]
 # a feature's layer and index: 3/458, 3_458, 3_458_7, 3/458@7
 _PLACE = re.compile(r"(\d+)[/_](\d+)(?:[@_]\d+)?")
 # delphi's names of files: layers.3.mlp_latent458.txt
 _DELPHI = re.compile(r"(?:^|\D)(\d+)\D.*?(?:latent|feature)(\d+)\.(?:txt|json)$")
-_NAMES = ("label", "description", "explanation", "name", "text")
 _FEATURES = ("feature", "feature_idx", "feature_id", "feature_index", "index", "latent")
 # labels that this package and others make up themselves; CLT-Forge's of features that nothing explained
 _MADE_UP = re.compile(r"(?:L\d+ feature \d+|Unknown|No explanation generated|)$")
 _OF_JOBS = ("features.db", "job_*.db", "*.parquet", "layer_*/job_*.json")
+# as spreadsheets and tables write whole numbers where others are missing: 3.0
+_WHOLE = re.compile(r"(\d{1,18})(?:\.0+)?")
 _UNREADABLE = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, OSError, RecursionError),
-    *(sqlite3.Error, csv.Error, struct.error, zlib.error),
+    *(sqlite3.Error, csv.Error, zlib.error),
 )
 _MOST_BYTES = 2**30
-_N_PROMOTED = 3
+
+
+class _Joined(Mapping[Place, str]):
+    """Names from several sources, the later ones first."""
+
+    def __init__(self, parts: Sequence[Labels]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, place: Place) -> str:
+        names = (part[place] for part in reversed(self._parts) if place in part)
+        if place not in self:
+            raise KeyError(place)
+        return next(filter(None, names), "")
+
+    def __contains__(self, place: object) -> bool:
+        return any(place in part for part in self._parts)
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(dict.fromkeys(chain(*self._parts)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def joined(*sources: Labels) -> Labels:
+    """Names from several sources, of which a later one's win: a dictionary, unless files are read as they are asked."""
+    if all(isinstance(each, dict) for each in sources):
+        return dict(chain.from_iterable(each.items() for each in sources))
+    return sources[0] if len(sources) == 1 else _Joined(sources)
 
 
 def load_labels(*paths: str | Path) -> Labels:
     """Names of features by (layer, feature), of files in any of the forms above; a later file's names win.
+
+    Of circuit-tracer's feature files each record is read when its feature is asked for.
 
     Raises:
         TranscoderError: a file is missing, damaged, or in none of the forms.
@@ -58,20 +92,45 @@ def load_labels(*paths: str | Path) -> Labels:
         >>> ag.load_labels(shipped_folder("cross_layer") / "labels.json")[1, 1023]
         'city in texas'
     """
-    found: Labels = {}
-    for path in map(Path, paths):
-        try:
-            names = {place: _text(name) for place, name in _pairs(path)}
-            "".join(names.values()).encode()  # half a surrogate pair could be written nowhere
-        except FileNotFoundError as e:
-            raise TranscoderError(f"{path}: no such file of labels.") from e
-        except _UNREADABLE as e:
-            raise TranscoderError(
-                f"{path}: holds no labels of features that can be read ({type(e).__name__}: {e}); a plain form is "
-                'JSON such as {"3/458": "name"}.'
-            ) from e
-        found |= {place: name for place, name in names.items() if name}
-    return found
+    return joined(*map(_read, map(Path, paths)))
+
+
+def _read(path: Path) -> Labels:
+    """Of one file or folder."""
+    try:
+        index = next(
+            (at for at in (path, path / INDEX, path / "features" / INDEX) if at.name == INDEX and at.is_file()), None
+        )
+        if index is not None and not (path / "labels.json").is_file():
+            return FeatureFiles(index)
+        names = {place: _text(name) for place, name in _pairs(path)}
+        "".join(names.values()).encode()  # half a surrogate pair could be written nowhere
+    except FileNotFoundError as e:
+        raise TranscoderError(f"{path}: no such file of labels.") from e
+    except _UNREADABLE as e:
+        raise TranscoderError(
+            f"{path}: holds no labels of features that can be read ({_why(e)}); a plain form is JSON such as "
+            '{"3/458": "name"}.'
+        ) from e
+    return {place: name for place, name in names.items() if name}
+
+
+def _why(error: Exception) -> str:
+    """Why a file cannot be read, in words of files, not of Python."""
+    match error:
+        case json.JSONDecodeError():
+            return f"it is no JSON: {error.msg}, line {error.lineno}, column {error.colno}"
+        case UnicodeError():
+            return "it holds what is no text in UTF-8"
+        case EOFError() | OSError() | zlib.error():
+            return getattr(error, "strerror", None) or "it is damaged, or not what its ending says"
+        case KeyError():
+            return f"it lacks {error}"
+        case ValueError() | sqlite3.Error() | csv.Error():
+            return str(error)
+        case RecursionError():
+            return "it is nested too deep"
+    return "it is in none of the forms that are known"
 
 
 def _text(name: Any) -> str:
@@ -83,10 +142,17 @@ def _text(name: Any) -> str:
     return "" if name is None else " ".join(str(name).split())
 
 
-def _pairs(path: Path) -> Iterable[tuple[tuple[int, int], Any]]:
+def _number(value: Any, what: str) -> int:
+    found = _WHOLE.fullmatch(str(value).strip())
+    if found is None:
+        raise ValueError(f"{what} is {value!r:.60}; expected a whole number from 0")
+    return int(found[1])
+
+
+def _pairs(path: Path) -> _Pairs:
     if path.is_dir():
         return _of_folder(path)
-    readers: Mapping[str, Callable[[Path], Iterable[tuple[tuple[int, int], Any]]]] = {
+    readers: Mapping[str, Callable[[Path], _Pairs]] = {
         ".csv": _of_csv,
         ".tsv": _of_csv,
         ".jsonl": _of_lines,
@@ -99,19 +165,13 @@ def _pairs(path: Path) -> Iterable[tuple[tuple[int, int], Any]]:
         ".safetensors": lambda path: _of_graph(to_document(load_graph(path), "neuronpedia")[0]),
     }
     if path.suffix not in readers:
-        raise ValueError(f"unknown ending {path.suffix!r}; expected one of {', '.join(readers)}, or a folder")
+        raise ValueError(f"its ending is {path.suffix!r}; expected one of {', '.join(readers)}, or a folder of files")
     return readers[path.suffix](path)
 
 
-def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_folder(folder: Path) -> Iterator[tuple[Place, Any]]:
     if (folder / "labels.json").is_file():  # of feature pages, or of transcoders
         yield from _of_json(read_json(folder / "labels.json"))
-        return
-    index = next(
-        (path for path in (folder / "index.json.gz", folder / "features/index.json.gz") if path.is_file()), None
-    )
-    if index is not None:
-        yield from _of_feature_files(index)
         return
     jobs = next((those for pattern in _OF_JOBS if (those := sorted(folder.glob(f"**/{pattern}")))), [])
     for job in jobs:
@@ -126,18 +186,23 @@ def _of_folder(folder: Path) -> Iterator[tuple[tuple[int, int], Any]]:
         yield (int(found[1]), int(found[2])), json.loads(text) if text.startswith('"') else text
     if not (batches or named or jobs):
         raise ValueError(
-            f"no index.json.gz, no *.jsonl.gz, none of {', '.join(_OF_JOBS)}, and no file of a feature such as "
+            f"no {INDEX}, no *.jsonl.gz, none of {', '.join(_OF_JOBS)}, and no file of a feature such as "
             "layers.3.mlp_latent458.txt"
         )
 
 
-def _of_json(value: Any) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_json(value: Any) -> Iterator[tuple[Place, Any]]:
     if isinstance(value, list):
         yield from _of_records(value)
     elif "nodes" in value:
         yield from _of_graph(value)
     elif "layer" in value and any(key in value for key in _FEATURES):
         yield from _of_records([value])
+    elif "features" in value and "layer" in value:  # Neuronpedia's dashboards, which have no explanations
+        rows = ((one["feature_index"], one.get("pos_str")) for one in value["features"])
+        yield from (
+            ((_number(value["layer"], "a layer"), _number(at, "a feature")), promoted(said)) for at, said in rows
+        )
     elif value and all(isinstance(each, dict) and "feature_index" in each for each in value.values()):
         yield from _of_rows(value.values())
     else:
@@ -146,13 +211,14 @@ def _of_json(value: Any) -> Iterator[tuple[tuple[int, int], Any]]:
             if place:
                 yield (int(place[1]), int(place[2])), name
             else:
-                yield from (((int(key), int(feature)), each) for feature, each in name.items())
+                layer = _number(key, "a layer")
+                yield from (((layer, _number(feature, "a feature")), each) for feature, each in name.items())
 
 
-def _of_graph(document: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_graph(document: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
     """Of a saved graph's features: the labels of their groups, their own, and those that somebody gave last."""
     schema, params = (document.get("metadata") or {}).get("schema_version"), document.get("qParams") or {}
-    places, own = dict[str, tuple[int, int]](), list[tuple[tuple[int, int], str]]()
+    places, own = dict[str, Place](), list[tuple[Place, str]]()
     for node in document["nodes"]:
         if node.get("feature_type", FEATURE_TYPES["feature"]) != FEATURE_TYPES["feature"]:
             continue
@@ -172,7 +238,7 @@ def _of_graph(document: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], An
     yield from ((places[name], label) for name, label in own_labels(params.get("clerps")) or [] if name in places)
 
 
-def _of_records(records: Iterable[Any]) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_records(records: Iterable[Any]) -> Iterator[tuple[Place, Any]]:
     """Features of Neuronpedia's, lines of explanations or answers of its API; or rows with a layer."""
     sets = set[str]()
     for record in records:
@@ -198,47 +264,53 @@ def _lines(path: Path) -> Iterator[Any]:
                 yield json.loads(line)
 
 
-def _of_lines(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_lines(path: Path) -> Iterator[tuple[Place, Any]]:
     yield from _of_records(_lines(path))
 
 
-def _of_csv(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_csv(path: Path) -> Iterator[tuple[Place, Any]]:
     text = read_text(path)
     heading = text.partition("\n")[0]
     delimiter = next((mark for mark in "\t;" if mark in heading and "," not in heading), ",")  # as spreadsheets write
     rows = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter)
     rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
     if not {*rows.fieldnames} & {*_FEATURES} or not {*rows.fieldnames} & {*_NAMES}:
-        raise ValueError(f"its columns are {', '.join(rows.fieldnames)}; expected layer, feature and label")
+        raise ValueError(f"its columns are {', '.join(rows.fieldnames) or 'none'}; expected layer, feature and label")
     yield from _of_rows(rows)
 
 
-def _of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Place, Any]]:
     for row in rows:
         feature: Any = row[next((key for key in _FEATURES if key in row), _FEATURES[0])]
         names = [row[key] or "" for key in _NAMES if key in row]
         place = _PLACE.fullmatch(str(feature))
         name = next((name for name in names if not _MADE_UP.match(name)), "") if names else row[_NAMES[0]]
-        yield (int(place[1]), int(place[2])) if place else (int(row["layer"]), int(feature)), name
+        where = int(place[1]) if place else _number(row["layer"], "a layer")
+        yield (where, int(place[2]) if place else _number(feature, "a feature")), name
 
 
-def _of_sqlite(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_sqlite(path: Path) -> Iterator[tuple[Place, Any]]:
     """Rows of every table with a layer, a feature and a name."""
     database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         database.row_factory = sqlite3.Row
         tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            quoted = table.replace('"', '""')
-            columns = _columns(row["name"] for row in database.execute(f'PRAGMA table_info("{quoted}")'))
-            if columns:
-                rows = database.execute(f'SELECT {", ".join(columns)} FROM "{quoted}"')
-                yield from _of_rows(dict(row) for row in rows)
+        columns = {
+            (quoted := table.replace('"', '""')): _columns(
+                row["name"] for row in database.execute(f'PRAGMA table_info("{quoted}")')
+            )
+            for table in tables
+        }
+        if not any(columns.values()):
+            raise ValueError(f"no table has columns layer, {_FEATURES[0]} and {_NAMES[0]}")
+        for table in filter(columns.get, columns):
+            rows = database.execute(f'SELECT {", ".join(columns[table])} FROM "{table}"')
+            yield from _of_rows(dict(row) for row in rows)
     finally:
         database.close()
 
 
-def _of_parquet(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+def _of_parquet(path: Path) -> Iterator[tuple[Place, Any]]:
     try:
         parquet: Any = import_module("pyarrow.parquet")
     except ImportError as e:
@@ -256,21 +328,3 @@ def _columns(names: Iterable[str]) -> list[str]:
     held = set(names)
     found = [[name for name in some if name in held] for some in (("layer",), _FEATURES, _NAMES)]
     return [name for some in found for name in some] if all(found) else []
-
-
-def _of_feature_files(index: Path) -> Iterator[tuple[tuple[int, int], Any]]:
-    """circuit-tracer's: a record is four bytes of length, and JSON compressed by gzip."""
-    with gzip.open(index) as file:
-        layers = json.loads(file.read(_MOST_BYTES))
-    for layer, about in layers.items():
-        with (index.parent / Path(about["filename"]).name).open("rb") as records:
-            for feature, (begin, end) in enumerate(zip(about["offsets"], about["offsets"][1:], strict=False)):
-                if end - begin <= 4:
-                    continue
-                records.seek(begin)
-                (size,) = struct.unpack("<I", records.read(4))
-                record = json.loads(gzip.decompress(records.read(min(size, end - begin - 4))))
-                name = next((record[key] for key in _NAMES if record.get(key)), None)
-                tokens = [json.dumps(str(one), ensure_ascii=False) for one in record.get("top_logits") or []]
-                if name or tokens:
-                    yield (int(layer), feature), name or f"promotes {', '.join(tokens[:_N_PROMOTED])}"

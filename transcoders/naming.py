@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from attrgraph.graph.graph import Graph
+from attrgraph.transcoders.feature_files import Place
 from attrgraph.transcoders.known_sets import neuronpedia_names
 from attrgraph.transcoders.labels import Labels, load_labels
-from attrgraph.transcoders.neuronpedia import Place, ask
+from attrgraph.transcoders.neuronpedia import ask
 
 # a label that was made up where there was no name
 _MADE_UP = re.compile(r"(?:L\d+ feature \d+)?")
@@ -72,7 +73,7 @@ def _with(graph: Graph, labels: Labels) -> Graph:
     return graph.replace(
         nodes=nodes.assign(
             label=[
-                labels.get((layer, feature), label) if kind == "feature" else label
+                labels.get((layer, feature)) or label if kind == "feature" else label
                 for kind, layer, feature, label in rows
             ]
         )

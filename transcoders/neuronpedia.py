@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.files import locked, read_json, write_whole
-from attrgraph.transcoders.labels import Labels
+from attrgraph.transcoders.feature_files import Place
 
 _SERVER, _VARIABLE = "https://www.neuronpedia.org", "ATTRGRAPH_NEURONPEDIA"
 _A_REQUEST = 100
@@ -29,7 +29,7 @@ _LONGEST = 1000
 # for one request, from its first byte to the answer's last
 TIMEOUT_S = 30.0
 
-Place = tuple[int, int]
+Labels = dict[Place, str]
 
 
 def ask(names: Mapping[str, str], places: Sequence[Place]) -> tuple[Labels, str]:
@@ -121,16 +121,19 @@ def _request(names: Mapping[str, str], places: Sequence[Place]) -> Labels:
         e.close()  # its connection is open still
         raise
     wanted = set(places)
-    return {place: name for place, name in _named(json.loads(content)) if place in wanted}
+    return {place: name for place, name in _named(json.loads(content), names) if place in wanted}
 
 
-def _named(answer: Any) -> Iterator[tuple[Place, str]]:
-    """Every feature of an answer with its first explanation, or with an empty name."""
+def _named(answer: Any, names: Mapping[str, str]) -> Iterator[tuple[Place, str]]:
+    """Every feature of an answer with its first explanation that is a text, or with an empty name."""
     for record in answer:
-        explanations = record.get("explanations") or []
-        name = next((each["description"] for each in explanations if each.get("description")), "")
-        clean = " ".join(str(name).split())[:_LONGEST].encode(errors="replace").decode()
-        yield (int(str(record["layer"]).split("-")[0]), int(record["index"])), clean
+        layer, _, source_set = str(record["layer"]).partition("-")
+        of = {"model": record.get("modelId", names["model"]), "source_set": source_set}
+        if of != names:
+            raise ValueError(f"the answer is about {of['model']}, {source_set}")
+        said = [each.get("description") for each in record.get("explanations") or []]
+        name = next((text for text in said if isinstance(text, str) and text.strip()), "")
+        yield (int(layer), int(record["index"])), " ".join(name.split())[:_LONGEST].encode(errors="replace").decode()
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

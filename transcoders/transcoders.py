@@ -1,6 +1,6 @@
 """Transcoders of all layers of a model: encode streams to sparse features, decode features to MLP outputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from attrgraph.kernels.encode_sparse import active_mask, all_finite, encode_spar
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.digests import Origin, views_of_files
-from attrgraph.transcoders.finite import not_finite
+from attrgraph.transcoders.finite import is_finite, not_finite
 from attrgraph.transcoders.paging import release
 
 # of decoder rows that are converted at a time: a choice, not tuned
@@ -136,10 +136,12 @@ class Transcoders:
         config: TranscoderConfig,
         *,
         source: dict[str, Any] | None = None,
-        labels: dict[tuple[int, int], str] | None = None,
+        labels: Mapping[tuple[int, int], str] | None = None,
     ) -> None:
-        self.layers, self.config, self.labels = tuple(layers), config, labels or {}
+        self.layers, self.config = tuple(layers), config
+        self.labels: Mapping[tuple[int, int], str] = labels or {}
         name = source["id"] if source else config.model_name or "(in memory)"
+        config.check_lists(name, self.n_layers)
         for layer, weights in enumerate(self.layers):
             where, n_targets = f"{name}, layer {layer}", self.n_targets(layer)
             check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k_of(layer))
@@ -186,7 +188,7 @@ class Transcoders:
         if self.n_layers >= n_layers or self.config.is_cross_layer:
             return self
         above = [self.layers[0].without_features(1)] * (n_layers - self.n_layers)
-        return Transcoders([*self.layers, *above], self.config, source=self.source, labels=self.labels)
+        return Transcoders([*self.layers, *above], self.config.up_to(n_layers), source=self.source, labels=self.labels)
 
     @property
     def n_bytes(self) -> int:
@@ -221,14 +223,13 @@ class Transcoders:
 
     def _check_finite(self, layer: int, is_finite: Bool[Tensor, ""], dtype: torch.dtype) -> None:
         if not bool(is_finite):
-            weights = self.layers[layer]
-            encoder = (weights.W_enc, weights.b_enc)
+            encoder = (self.layers[layer].W_enc, self.layers[layer].b_enc)
             raise not_finite(f"pre-activations of layer {layer}", "the transcoder", encoder, dtype)
 
     def _check_sums(self, layer: int, out: Tensor) -> None:
         if not bool(torch.isfinite(out).all()):
-            decoder = [self.layers[layer].W_dec]
-            raise not_finite(f"sums of decoder rows of layer {layer}", "the transcoder", decoder, out.dtype)
+            what, decoder = f"sums of decoder rows of layer {layer}", [self.layers[layer].W_dec]
+            raise not_finite(what, "the transcoder", decoder, out.dtype)
 
     def encode(
         self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
@@ -388,7 +389,7 @@ def check_layer(where: str, weights: LayerWeights, *, d_model: int, n_targets: i
             raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
         if tensor is not None and not tensor.is_floating_point():
             raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
-    if weights.threshold is not None and not bool(torch.isfinite(weights.threshold).all()):
+    if weights.threshold is not None and not is_finite(weights.threshold):
         raise TranscoderError(f"{where}: a threshold is not finite.")
     if k is not None and 0 < n_features < k:
         raise TranscoderError(

@@ -82,8 +82,7 @@ def describe_features(
     """
     transcoders = _own(model, transcoders)
     rows, progress = _rows(model, texts), progress or silent
-    chosen = _chosen(transcoders, features)
-    _check_memory(sum(map(len, chosen)))
+    chosen = _within_memory(_chosen(transcoders, features))
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
     control = random_dictionary(model, transcoders, rows, seed=seed, **how)
     collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
@@ -110,13 +109,15 @@ def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features 
     )
 
 
-def _check_memory(n_described: int) -> None:
+def _within_memory(chosen: list[np.ndarray]) -> list[np.ndarray]:
+    n_described = sum(map(len, chosen))
     most, free = n_described * BYTES_PER_FEATURE, free_bytes(torch.device("cpu"))
     if most > free:
         raise FeatureError(
             f"{n_described:,} features may keep {in_words(most)}, {in_words(free)} are free; "
             "describe fewer: those of a graph, of one layer (3/*), or some by name."
         )
+    return chosen
 
 
 def _rows(model: LanguageModel, texts: TokenRows | Sequence[str | Path] | Path) -> TokenRows:

@@ -21,7 +21,7 @@ import pandas as pd
 from attrgraph.errors import GraphFileError
 from attrgraph.files import GRAPH_FORMATS, NO_GRAPHVIZ, PICTURE_ENDINGS, PROFILES, check_writable, write_whole
 from attrgraph.influence.influence import row_shares
-from attrgraph.io.json_writing import check_profile, write_json
+from attrgraph.io.json_writing import check_page, check_profile, write_json
 from attrgraph.io.native import save_graph
 from attrgraph.io.networkx_graph import to_networkx, without_own_bias
 from attrgraph.io.safe_text import NOT_IN_CSV, NOT_IN_XML, SURROGATE, Cleaner
@@ -104,11 +104,13 @@ def check_output(path: Path, *, profile: str = PROFILES[0], overwrite: bool) -> 
 
     Raises:
         GraphFileError: an unknown ending or profile, a program or package that is missing, a file that exists and must
-            not be overwritten, or a folder that cannot be written to.
+            not be overwritten, or a folder that cannot be written to, or whose list of graphs is damaged.
     """
     check_format(path.suffix, profile=profile, where=f"{path}: ")
     for file in files_of(path):
         check_writable(file, overwrite=overwrite)
+    if path.suffix == ".json":
+        check_page(path, profile)
 
 
 def check_format(ending: str, *, profile: str, where: str = "") -> None:

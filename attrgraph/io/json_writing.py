@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import GraphFileError
-from attrgraph.files import PROFILES, locked, read_json, write_whole
+from attrgraph.files import PROFILES, check_writable, locked, read_json, write_whole
 from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair
 from attrgraph.io.json_values import from_numpy
 from attrgraph.io.networkx_graph import without_own_bias
@@ -59,8 +59,7 @@ def write_json(
     if not (graph.nodes["kind"] == "logit").any():
         raise GraphFileError(f"{path}: no reader opens JSON without a logit; write .safetensors.")
     path, has_page = Path(path), profile == "circuit-tracer"
-    if has_page and path.name == LISTING:
-        raise GraphFileError(f"{path}: is where circuit-tracer's page has its list of graphs; choose another name.")
+    check_page(path, profile)
     document, repairs = to_document(graph, profile, scan=scan, source_set=source_set)
     in_list = {**document["metadata"], "slug": path.stem}  # the page looks for a file of this name
     if has_page and not graph.metadata.get("file_metadata"):
@@ -79,13 +78,30 @@ def write_json(
     return repairs
 
 
-def _enter(metadata: dict[str, Any], listing: Path) -> None:
-    """Write a graph's metadata into a folder's list of graphs, in place of an older graph of the same name."""
+def check_page(path: Path, profile: str) -> None:
+    """Raise GraphFileError if circuit-tracer's page, where it is the profile's, could not list a graph's file."""
+    if profile != "circuit-tracer":
+        return
+    if path.name == LISTING:
+        raise GraphFileError(f"{path}: is where circuit-tracer's page has its list of graphs; choose another name.")
+    _listed(path.with_name(LISTING))
+
+
+def _listed(listing: Path) -> list[dict[str, Any]]:
+    """The graphs that a folder's list holds; none without one."""
+    check_writable(listing, overwrite=True)
     try:
         listed = read_json(listing)["graphs"] if listing.exists() else []
-        others = [one for one in listed if one.get("slug") != metadata["slug"]]
-    except (ValueError, OSError, LookupError, TypeError, AttributeError) as e:
-        raise GraphFileError(f"{listing}: is no list of graphs ({e}); move it away.") from e
+    except (ValueError, OSError, LookupError, TypeError) as e:
+        raise GraphFileError(f"{listing}: is no list of graphs; move it away.") from e
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise GraphFileError(f"{listing}: is no list of graphs; move it away.")
+    return listed
+
+
+def _enter(metadata: dict[str, Any], listing: Path) -> None:
+    """Write a graph's metadata into a folder's list of graphs, in place of an older graph of the same name."""
+    others = [one for one in _listed(listing) if one.get("slug") != metadata["slug"]]
     text = json.dumps({"graphs": [*others, metadata]}, ensure_ascii=False, default=from_numpy)
     write_whole(listing, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
 

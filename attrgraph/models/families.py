@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import __version__
 
 from attrgraph.errors import UnsupportedModelError
 from attrgraph.models.frozen import widened
 from attrgraph.models.weights import Projection, plain_weights
 
+# whose Mixtral is named otherwise, and some of whose attention modules give their pattern only when they are asked
+IS_TRANSFORMERS_4 = __version__.startswith("4.")
 # places in `Family.query_key_value`
 QUERY, KEY, VALUE = range(3)
 
@@ -99,7 +102,9 @@ class Family:
     query_norm: str | None = None  # in the attention module, over the dimensions of a head
     key_norm: str | None = None
     # what multiplies the product of query and key
-    score_scale: Callable[[nn.Module, Any], float] = lambda module, config: float(module.scaling)  # type: ignore[arg-type]
+    score_scale: Callable[[Any, Any], float] = lambda module, config: float(
+        module.scaling if hasattr(module, "scaling") else module.head_dim**-0.5
+    )
     score_cap: Callable[[Any], float | None] = lambda config: None  # scores are soft-capped at this
     # a query sees this many keys, its own included; None: all up to its own
     window: Callable[[nn.Module, Any], int | None] = lambda module, config: getattr(module, "sliding_window", None)
@@ -232,7 +237,13 @@ FAMILIES = (
         is_parallel=lambda config: True,
         logit_scale=lambda config: float(config.logit_scale),
     ),
-    Family("Mixtral", ("mixtral",), mlp_out=None, window=lambda module, config: config.sliding_window),
+    Family(
+        "Mixtral",
+        ("mixtral",),
+        mlp="block_sparse_moe" if IS_TRANSFORMERS_4 else "mlp",
+        mlp_out=None,
+        window=lambda module, config: config.sliding_window,
+    ),
     Family("Qwen2-MoE", ("qwen2_moe",), mlp_out=None),
     Family("Qwen3-MoE", ("qwen3_moe",), mlp_out=None, **_HEAD_NORMS),
     Family("GPT-OSS", ("gpt_oss",), mlp_out=None),
@@ -255,7 +266,9 @@ FAMILIES = (
         mlp_out="mlp.c_proj",
         position_embedding="wpe",
         score_scale=lambda module, config: 1.0,
-        window=lambda module, config: config.window_size if module.attention_type == "local" else None,
+        window=lambda module, config: (
+            config.window_size if config.attention_layers[module.layer_id] == "local" else None
+        ),
     ),
     Family(
         "Falcon",
@@ -270,7 +283,7 @@ FAMILIES = (
         query_key_value=("query_key_value",) * 3,
         split_heads=_in_groups,
         attention_out="dense",
-        score_scale=lambda module, config: float(module.inv_norm_factor),  # type: ignore[arg-type]
+        score_scale=lambda module, config: float(module.inv_norm_factor),
         is_parallel=lambda config: config.new_decoder_architecture or config.parallel_attn,
         names_for=_falcon_names,
         refusals=lambda config: "alibi=True" if config.alibi else None,

@@ -30,6 +30,7 @@ class FrozenNorm:
     weight: Float[Tensor, " d_model"] | None
     bias: Float[Tensor, " d_model"] | None
     is_centered: bool
+    is_there: bool = True  # False where the model has no norm: nothing changes
 
     @staticmethod
     def of(
@@ -76,8 +77,13 @@ def norm_before(point: str, mlp_norm: FrozenNorm) -> FrozenNorm | None:
     """What lies between the stream and a read point of `transcoders.config.READ_POINTS`.
 
     Raises:
-        TranscoderError: `ln2.hook_normalized` of a LayerNorm, which has two meanings.
+        TranscoderError: `ln2.hook_normalized` of a LayerNorm, which has two meanings, or where there is no norm.
     """
+    if point.endswith("ln2.hook_normalized") and not mlp_norm.is_there:
+        raise TranscoderError(
+            f"feature_input_hook {point} is what the norm in front of the MLP gives, and this model has no norm there; "
+            "if features read what the MLP takes in, pass --read-point mlp.hook_in (read_point=)."
+        )
     match point:
         case "hook_resid_mid":
             return None

@@ -1,5 +1,6 @@
 """Observing and changing what goes through a model's modules while it runs; the model itself stays as it is."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
@@ -42,6 +43,16 @@ def on_input(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor |
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     return _attached(m.register_forward_pre_hook(partial(hook, i), with_kwargs=True) for i, m in enumerate(modules))
+
+
+def asked_for_patterns(modules: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    """While the context lasts, attention modules that give their pattern only when asked are asked."""
+
+    def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "output_attentions": True}
+
+    silent = [module for module in modules if "output_attentions" in inspect.signature(module.forward).parameters]
+    return _attached(module.register_forward_pre_hook(ask, with_kwargs=True) for module in silent)
 
 
 def on_output(modules: Sequence[nn.Module], see: Callable[[int, Any], Tensor | None]) -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -376,7 +377,7 @@ class LanguageModel:
 
     def _norm(self, layer: int, name: str | None, x: Float[Tensor, "n d"]) -> FrozenNorm:
         """A block's norm for `x`; without one, that changes nothing."""
-        return self._optional_norm(layer, name, x) or FrozenNorm.times(1.0, widened(x))
+        return self._optional_norm(layer, name, x) or replace(FrozenNorm.times(1.0, widened(x)), is_there=False)
 
     def _optional_norm(self, layer: int, name: str | None, x: Tensor) -> FrozenNorm | None:
         return None if name is None else self.frozen_norm(self._block_part(layer, name), x)

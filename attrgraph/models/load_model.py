@@ -29,7 +29,7 @@ from attrgraph.transcoders import Transcoders, load_transcoders
 from attrgraph.transcoders.digests import digest_files
 from attrgraph.transcoders.hub import resolve_folder
 from attrgraph.transcoders.known_sets import known_for
-from attrgraph.transcoders.labels import load_labels
+from attrgraph.transcoders.labels import joined, load_labels
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 # the deepest models have 126; making a million takes an hour
@@ -114,7 +114,7 @@ def _opened(
     """The set, from where it is named, with names of features."""
     opened = named_transcoders(transcoders, device, **points) if isinstance(transcoders, str | Path) else transcoders
     if opened is not None:
-        opened.labels |= load_labels(*labels)
+        opened.labels = joined(opened.labels, load_labels(*labels))
     return opened
 
 
@@ -220,6 +220,8 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     wrong = [*info["missing_keys"], *(str(item) for item in info["mismatched_keys"])]
     if wrong:
         raise ModelLoadError(f"{folder}: weights are missing or of the wrong shape: {', '.join(sorted(wrong)[:5])}.")
+    if how:  # transformers 4 leaves in bfloat16 what it dequantises
+        model = model.to(dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 

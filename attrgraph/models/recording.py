@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from attrgraph.models.families import IS_TRANSFORMERS_4
 from attrgraph.models.frozen import widened
-from attrgraph.models.hooks import on_call, on_input, on_output
+from attrgraph.models.hooks import asked_for_patterns, on_call, on_input, on_output
 
 if TYPE_CHECKING:
     from attrgraph.models.language_model import LanguageModel
@@ -53,6 +54,7 @@ def recording(model: "LanguageModel", *, keep_patterns: bool) -> Iterator[Record
         on_input([*model.layer_modules(), model.final_norm_module()], record(seen.streams)),
         on_input([model.mlp_norm_module(layer) for layer in layers], record(seen.mlp_streams)),
         on_output([model.mlp_inner_module(layer) for layer in layers], record(seen.mlp_outs)),
+        asked_for_patterns(attentions if IS_TRANSFORMERS_4 else []),
         on_call(attentions, record_attention),
     ):
         yield seen

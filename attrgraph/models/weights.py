@@ -45,7 +45,9 @@ def stored(module: nn.Module, name: str) -> Tensor | None:
 
 def stored_weights(hf_model: PreTrainedModel) -> dict[str, Tensor]:
     """All parameters by name, wherever they lie; those that are tied once."""
-    out, tied = dict[str, Tensor](), getattr(hf_model, "all_tied_weights_keys", {})
+    out, tied = dict[str, Tensor](), getattr(hf_model, "all_tied_weights_keys", None)
+    if tied is None:  # transformers 4 says what would be tied, whether or not it is
+        tied = (hf_model.config.get_text_config().tie_word_embeddings and hf_model._tied_weights_keys) or ()
     for full_name, parameter in hf_model.named_parameters():
         if parameter.is_meta and full_name in tied:  # offloaded, they are two
             continue

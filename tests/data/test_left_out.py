@@ -68,8 +68,10 @@ def trained(model: LanguageModel, folder: Path, asked: SkipPositions | None = No
             row[0] = BOS
     parts = (TokenRows(each, list(range(len(each))), {}) for each in (rows[:200], rows[200:]))
     config = TrainConfig(n_features=32, l0=8.0, n_tokens=2500, batch_tokens=128, learning_rate=2e-2, kl_weight=0.1)
+    model.hf_model.requires_grad_(True)
     found = ag.train(model, *parts, folder, config, skip_positions=asked)
     assert found is not None
+    assert all(p.requires_grad and p.grad is None for p in model.hf_model.parameters())
     return found
 
 

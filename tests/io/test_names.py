@@ -11,6 +11,7 @@ from six_nodes import six_nodes
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import GraphFileError
+from attrgraph.io.exports import check_output
 from attrgraph.transcoders.known_sets import neuronpedia_names
 
 
@@ -119,10 +120,16 @@ def test_graphs_that_are_written_at_one_time_are_all_in_the_list(tmp_path: Path)
 
 
 @pytest.mark.refusal
-def test_another_list_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "graph-metadata.json").write_text("[]")
-    with pytest.raises(GraphFileError, match=r"graph-metadata\.json: is no list of graphs"):
+@pytest.mark.parametrize("content", ["[]", '{"graphs": 3}', '{"graphs": [3]}', "{", '{"a": 1}'])
+def test_another_list_is_told_before_a_graph_is_traced_or_written(content: str, tmp_path: Path) -> None:
+    (tmp_path / "graph-metadata.json").write_text(content)
+    said = r"graph-metadata\.json: is no list of graphs; move it away\."
+    with pytest.raises(GraphFileError, match=said):
+        check_output(tmp_path / "first.json", profile="circuit-tracer", overwrite=True)
+    with pytest.raises(GraphFileError, match=said):
         of_set("owner/clt").to_json(tmp_path / "first.json", "circuit-tracer")
+    assert [path.name for path in tmp_path.iterdir()] == ["graph-metadata.json"]
+    of_set("owner/clt").to_json(tmp_path / "first.json")
 
 
 @pytest.mark.refusal

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError, ModelLoadError, PromptError, UnsupportedModelError
+from attrgraph.models.hooks import asked_for_patterns
 from attrgraph.models.language_model import LanguageModel
 
 ODD: list[tuple[str, dict[str, Any]]] = [
@@ -261,3 +262,16 @@ def test_dropout_that_is_turned_on_later_is_found_at_the_next_run() -> None:
     model.hf_model.eval()
     model.hf_model.model.layers[1].mlp.up_proj = torch.nn.Linear(D_MODEL, 40)
     assert ag.trace(model, PROMPT, max_feature_nodes=5).metadata["checks"]["is_exact"]
+
+
+def test_attention_that_gives_its_pattern_only_when_asked_is_asked() -> None:
+    class Shy(torch.nn.Module):
+        def forward(
+            self, hidden_states: torch.Tensor, output_attentions: bool = False
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            return hidden_states, hidden_states if output_attentions else None
+
+    shy, plain, x = Shy(), torch.nn.Identity(), torch.ones(1)
+    with asked_for_patterns([shy, plain]):
+        assert shy(x, output_attentions=False)[1] is x and plain(x) is x
+    assert shy(x)[1] is None

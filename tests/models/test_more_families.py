@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import attrgraph as ag
-from attrgraph.errors import ResultError, UnsupportedModelError
+from attrgraph.data.corpus import TokenRows
+from attrgraph.errors import ResultError, TranscoderError, UnsupportedModelError
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
@@ -108,6 +109,20 @@ def test_a_model_object_is_left_exactly_as_it_was(name: str, prompt: list[int]) 
     assert _state(hf_model) == before
     with torch.no_grad():
         torch.testing.assert_close(hf_model(input_ids=ids).logits, logits, rtol=0, atol=0)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("name", ["olmo2", "olmo3"])
+@pytest.mark.parametrize("read_point", ["ln2.hook_normalized", "tl2.ln2.hook_normalized"])
+def test_features_that_read_behind_a_norm_need_one(name: str, read_point: str, prompt: list[int]) -> None:
+    model = make_model(name)
+    model.transcoders = make_transcoders(read_point=read_point)
+    rows = TokenRows([torch.tensor(prompt)], [0], {})
+    for call in (lambda: ag.trace(model, prompt), lambda: ag.evaluate(model, model.transcoders, rows)):
+        with pytest.raises(TranscoderError, match=r"this model has no norm there; .* --read-point mlp\.hook_in"):
+            call()
+    model.transcoders = make_transcoders(read_point="mlp.hook_in")
+    assert ag.trace(model, prompt, max_feature_nodes=5).metadata["checks"]["is_exact"]
 
 
 @pytest.mark.refusal

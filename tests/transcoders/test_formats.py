@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from published import POINTS, PUBLISHED, D, Published, check_numbers, saelens, set_json, sparsify
+from published import POINTS, PUBLISHED, READS, D, Published, check_numbers, saelens, set_json, sparsify
 from safetensors.torch import load_file, save_file
 from tiny import N_LAYERS, make_model
 
@@ -204,6 +204,30 @@ def test_scales_are_folded_in_float32_whatever_the_weights_are(tmp_path: Path) -
             for name, tensor in vars(theirs).items():
                 if tensor is not None:
                     torch.testing.assert_close(getattr(ours, name).float(), tensor, msg=f"{layout} {name}")
+
+
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_weights_of_eight_bits_give_the_numbers_that_they_hold(layout: str, tmp_path: Path) -> None:
+    found = []
+    for dtype in (torch.float8_e4m3fn, torch.float32):
+        folder = PUBLISHED[layout](tmp_path / str(dtype)).folder
+        for path in folder.rglob("*.safetensors"):
+            tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+            held = {name: x.to(torch.float8_e4m3fn).to(dtype) for name, x in tensors.items() if x.is_floating_point()}
+            save_file(tensors | held, path)
+        points: dict[str, Any] = POINTS if layout == "crosslayer_transcoder" else {}
+        ag.convert_transcoders(folder, tmp_path / "ours", **points)
+        found += [ag.load_transcoders(folder, **points), ag.load_transcoders(tmp_path / "ours")]
+    for layer in range(N_LAYERS):
+        kept, values = torch.zeros(len(READS[layer]), dtype=torch.bool), READS[layer]
+        ones = [(each.encode_one(layer, values, kept), each.contributions(layer, values)) for each in found]
+        for active, written in ones[1:]:
+            assert torch.equal(active.codes, ones[0][0].codes) and len(active)
+            torch.testing.assert_close(active.activation, ones[0][0].activation)
+            torch.testing.assert_close(written, ones[0][1])
+    if found[0].layers[0].threshold is not None:
+        some = found[0].encode_some(0, READS[0], torch.tensor([2, 5, 9]))
+        assert set(some.feature.tolist()) <= {2, 5, 9} and len(some)
 
 
 @pytest.mark.refusal

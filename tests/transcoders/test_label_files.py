@@ -114,8 +114,55 @@ def test_a_token_with_a_comma_is_one_token_and_the_place_in_the_file_is_the_feat
     (tmp_path / "index.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
     assert ag.load_labels(tmp_path) == {(3, 1): 'promotes ", ", "b", "c"'}
     (tmp_path / "layer_3.bin").write_bytes(struct.pack("<I", len(packed)) + packed[:10] + b"x" * (len(packed) - 10))
-    with pytest.raises(TranscoderError, match="holds no labels of features that can be read"):
-        ag.load_labels(tmp_path)
+    with pytest.raises(
+        TranscoderError, match=r"layer_3\.bin: its record of feature 1 cannot be read; copy or download"
+    ):
+        ag.load_labels(tmp_path)[3, 1]
+
+
+def feature_files(path: Path, names: dict[tuple[int, int], str]) -> Path:
+    """Of the demo's features, those without a name in records that are damaged."""
+    index = {}
+    for layer in range(4):
+        records = b""
+        offsets = [0]
+        for feature in range(2048):
+            name = names.get((layer, feature))
+            packed = b"no record" if name is None else gzip.compress(json.dumps({"label": name}).encode())
+            records += struct.pack("<I", len(packed)) + packed
+            offsets.append(len(records))
+        (path / f"{layer}.bin").write_bytes(records)
+        index[layer] = {"filename": f"{layer}.bin", "offsets": offsets}
+    (path / "index.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
+    return path
+
+
+def test_of_feature_files_only_what_a_graph_has_is_read_and_later_files_win(tmp_path: Path) -> None:
+    plain = ag.trace(ag.load_model("demo"), DALLAS)
+    features = plain.nodes[plain.nodes["kind"] == "feature"]
+    places = set(zip(features["layer"].tolist(), features["feature"].tolist(), strict=True))
+    (tmp_path / "a.json").write_text('{"3/458": "first", "1/1023": "second"}')
+    folder = feature_files(tmp_path, dict.fromkeys(places, "from the file") | {(3, 458): ""})
+    for files in ([tmp_path / "a.json", folder], [tmp_path / "a.json", folder / "index.json.gz"]):
+        graphs = [ag.trace(ag.load_model("demo", labels=files), DALLAS), ag.name_features(plain, *files)]
+        for graph in graphs:
+            labels = graph.nodes["label"]
+            assert labels["3_458_8"] == "first" and labels["1_1023_5"] == "from the file"
+            assert set(labels[features.index]) == {"first", "from the file"} and "notes" not in graph.metadata
+    found = ag.load_labels(folder, tmp_path / "a.json")
+    assert found[1, 1023] == "second" and found[next(iter(places - {(1, 1023)}))] == "from the file"
+    assert len(found) == 4 * 2048 and (9, 0) not in found and found.get((0, 2048)) is None
+
+
+def test_dashboards_name_features_by_what_they_promote(tmp_path: Path) -> None:
+    features = [{"feature_index": 458, "pos_str": [" a", "b", "c", "d"]}, {"feature_index": 7, "pos_str": []}]
+    (tmp_path / "batch-0.json").write_text(json.dumps({"model_id": "m", "layer": 3, "features": features}))
+    assert ag.load_labels(tmp_path / "batch-0.json") == {(3, 458): 'promotes " a", "b", "c"'}
+
+
+def test_numbers_may_be_as_tables_write_them_where_others_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("layer,feature,label\n3.0,458.0,x\n1, 7 ,y\n")
+    assert ag.load_labels(tmp_path / "names.csv") == {(3, 458): "x", (1, 7): "y"}
 
 
 @pytest.mark.refusal
@@ -128,19 +175,31 @@ def test_a_token_with_a_comma_is_one_token_and_the_place_in_the_file_is_the_feat
             "several sets",
         ),
         ("x.json", '{"3/458": ["a", "b"]}', "a name is a list"),
-        ("x.jsonl", "[" * 100_000, "RecursionError"),
+        ("x.jsonl", "[" * 100_000, "nested too deep"),
         (
             "x.json",
             '{"nodes": [{"node_id": "1_2_3", "layer": "1", "clerp": "x", "feature": 1}], "qParams": 3}',
-            "Error",
+            "none of the forms that are known",
         ),
+        ("x.csv", "layer,feature,label\nnan,458,x", "a layer is 'nan'; expected a whole number from 0"),
+        ("x.csv", "feature,label\n458,x", "it lacks 'layer'"),
+        ("x.json", '{"a": {"1": "x"}}', "a layer is 'a'; expected a whole number"),
+        ("x.json", '{"1": {"b": "x"}}', "a feature is 'b'; expected a whole number"),
+        ("x.json", '{"1/2": "\\ud800"}', "no text in UTF-8"),
+        ("x.json", '{"1/2": ', "no JSON: Expecting value, line 1, column 9"),
+        ("x.json", "5", "none of the forms"),
+        ("x.json", "[1, 2]", "none of the forms"),
+        ("x.db", "x" * 1000, "file is not a database"),
+        ("x.db", "", "no table has columns layer, feature and label"),
+        ("x.gz", "x", "it is damaged, or not what its ending says"),
+        ("index.json.gz", "x", "it is damaged, or not what its ending says"),
     ],
 )
 def test_what_cannot_be_read_is_told_in_one_line(name: str, content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(TranscoderError, match=f"holds no labels of features that can be read.*{said}") as found:
         ag.load_labels(tmp_path / name)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(found.value) and "Error" not in str(found.value)
 
 
 def test_names_of_features_that_the_set_lacks_are_told(tmp_path: Path) -> None:

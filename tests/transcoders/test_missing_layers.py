@@ -81,6 +81,51 @@ def test_its_mlp_is_error_and_the_trace_is_exact_converted_or_not(layout: str, t
     assert abs(graphs[0].adjacency - graphs[1].adjacency).max() < 1e-5 * abs(graphs[0].adjacency).max()
 
 
+def _lacking(layout: str, layer: int, folder: Path) -> Path:
+    """A set without one of its layers."""
+    folder = PUBLISHED[layout](folder).folder
+    if "list" in layout:
+        values = yaml.safe_load((folder / "config.yaml").read_text())
+        values["transcoders"][layer] = None
+        (folder / "config.yaml").write_text(yaml.safe_dump(values))
+        return folder
+    name = LAYERS[layout.removesuffix("_by_layer")]
+    for one in ("layer_", "h."):
+        name = name.replace(f"{one}1", f"{one}{layer}")
+    gone = folder / (f"run_{9 - layer}" if layout == "saelens" else name)
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("layer", range(N_LAYERS))
+@pytest.mark.parametrize(
+    "layout", [*LAYERS, "sparsify_by_layer", "circuit_tracer_topk_by_layer", "mixed_list", "list_of_layouts"]
+)
+def test_what_opens_is_the_same_converted_or_saved(layout: str, layer: int, tmp_path: Path) -> None:
+    folder = _lacking(layout, layer, tmp_path / "there")
+    expected = ag.load_transcoders(folder, allow_missing_layers=True)
+    ag.convert_transcoders(folder, tmp_path / "converted", allow_missing_layers=True)
+    save_transcoders(expected, tmp_path / "saved")
+    for name in ("converted", "saved"):
+        found = ag.load_transcoders(tmp_path / name, allow_missing_layers=True)
+        for of in range(expected.n_layers):
+            assert found.config.k_of(of) == expected.config.k_of(of)
+            assert found.config.has_relu(of) == expected.config.has_relu(of)
+            for mine, theirs in zip(vars(found.layers[of]).values(), vars(expected.layers[of]).values(), strict=True):
+                assert (mine is None) == (theirs is None) and (mine is None or torch.equal(mine, theirs))
+        assert (found.n_features, found.missing_layers) == (expected.n_features, expected.missing_layers)
+    about = [ag.describe_transcoders(name, allow_missing_layers=True) for name in (folder, tmp_path / "converted")]
+    for key in ("k", "activation", "n_features", "missing_layers", "read_point", "write_point"):
+        assert about[0][key] == about[1][key]
+
+
+def test_a_set_whose_k_differs_is_the_same_with_layers_added_above(tmp_path: Path) -> None:
+    found = ag.load_transcoders(PUBLISHED["circuit_tracer_topk_by_layer"](tmp_path / "there").folder).up_to(5)
+    save_transcoders(found, tmp_path / "saved")
+    again = ag.load_transcoders(tmp_path / "saved")
+    assert again.config.k == found.config.k == (9, 7, 20, None, None) and again.missing_layers == [3, 4]
+
+
 def test_layers_at_the_top_are_added_for_the_model(lacking: Path) -> None:
     (lacking / "layer_2.safetensors").unlink()
     hf_model = make_model("llama").hf_model

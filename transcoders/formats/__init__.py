@@ -53,7 +53,8 @@ def read_layout(folder: Path, points: Points) -> Layout:
         if reader.matches(folder):
             layout: Layout = _guarded(folder, reader.read, folder, points)
             _check_layers(folder, layout, points)
-            return replace(layout, layer=partial(_layer, folder, layout))
+            whole = replace(layout, config=layout.config.up_to(layout.n_layers))
+            return replace(whole, layer=partial(_layer, folder, whole))
     for pattern, why in _REFUSED.items():
         if next(folder.glob(pattern), None):
             raise TranscoderError(f"{folder}: is {why}.")

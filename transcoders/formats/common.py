@@ -112,11 +112,11 @@ def read(folder: Path, points: Points) -> Layout:
             f"{folder}/config.yaml: a cross-layer set can list files in Gemma Scope's layout only; leave the list "
             "out where W_enc_0.safetensors, W_dec_0.safetensors and so on lie in the folder."
         )
-    k = layout.config.k
+    k, n_layers = layout.config.k, max(layout.n_layers, len(config.extra.get("transcoders") or ()))
     _check_k(folder, config, layout)
+    config.check_lists(f"{folder}/config.yaml", n_layers)
     extra = {name: value for name, value in config.extra.items() if k is None or name != "activation"}
     files = dict.fromkeys([folder / "config.yaml", *layout.files])
-    n_layers = max(layout.n_layers, len(config.extra.get("transcoders") or ()))
     config = replace(layout.config, extra=extra)
     return replace(layout, config=config, files=list(files), n_layers=n_layers, changes=(*layout.changes, *said))
 
@@ -154,19 +154,13 @@ def _count(tensors: Tensors) -> int:
 
 
 def _check_k(folder: Path, config: TranscoderConfig, layout: Layout) -> None:
-    """Raise for a TopK without a k, and for numbers that are of other layers."""
+    """Raise for a TopK without a k."""
     lacking = [layer for layer in layout.weights if layout.config.k_of(layer) is None]
     if config.extra.get("activation") == "topk" and lacking:
         raise TranscoderError(
             f"{folder}/config.yaml: topk needs a positive integer k, and layers {', '.join(map(str, lacking)):.200} "
             "have none, nor does it say one for all; add k (for facebook/crv-8b-instruct-transcoders: 128)."
         )
-    for name, values in (("k", config.k), ("relu_before_topk", config.relu_before_topk)):
-        if isinstance(values, tuple) and len(values) != layout.n_layers:
-            raise TranscoderError(
-                f"{folder}/config.yaml: {name} has {len(values)} entries; expected one for each of {layout.n_layers} "
-                "layers."
-            )
 
 
 def _layer(opened: Mapping[int, Sequence[Tensors]], config: TranscoderConfig, layer: int) -> LayerWeights:

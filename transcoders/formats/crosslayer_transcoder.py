@@ -123,4 +123,4 @@ def _layer(tensors: Tensors, is_cross_layer: bool, layer: int) -> LayerWeights:
 def _threshold(tensors: Tensors, layer: int) -> Tensor | None:
     """There a feature is on if it exceeds its threshold and zero."""
     theta = tensors.get("nonlinearity.theta")
-    return None if theta is None else theta.flatten(0, -2)[layer].clamp_min(0)
+    return None if theta is None else wide(theta.flatten(0, -2)[layer]).clamp_min(0)

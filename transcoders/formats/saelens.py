@@ -19,6 +19,7 @@ from attrgraph.transcoders.formats.reader import (
     layer_of,
     settings,
     settings_beside,
+    wide,
 )
 from attrgraph.transcoders.transcoders import LayerWeights
 
@@ -102,7 +103,7 @@ def _layer(tensors: Tensors, values: dict[str, Any]) -> LayerWeights:
         W_dec=tensors.check_shape("W_dec", values.get("d_sae"), values.get("d_out"))[:, None],
         b_dec=tensors["b_dec"],
         # there a feature is on if it exceeds its threshold and zero
-        threshold=None if threshold is None else threshold.clamp_min(0),
+        threshold=None if threshold is None else wide(threshold).clamp_min(0),
         W_skip=tensors.get("W_skip"),
     )
     tensors.check_all_read()

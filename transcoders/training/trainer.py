@@ -83,7 +83,8 @@ class TrainingRun:
         kl_weight = config.kl_scale(progress) * config.kl_weight
         if divergence is not None and kl_weight:
             kl = kl_weight * divergence(self.model, self.step)
-            kl.backward()
+            # the model that is explained is left as it was, whatever of it asks for gradients
+            kl.backward(inputs=list(self.model.parameters()))
             result = replace(result, loss=result.loss + kl.detach())
         self.optimizer.step(config.learning_rate * config.lr_scale(progress), config.max_gradient_norm)
         if self.penalty is not None:
