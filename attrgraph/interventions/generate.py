@@ -5,8 +5,8 @@ unchanged model does on the same text: it runs as the other row of a batch of tw
 activations and MLP outputs are there when they are needed, with a key-value cache as without.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -20,8 +20,9 @@ from attrgraph.interventions.intervene import held_layers, live_read, take_apart
 from attrgraph.interventions.intervention import Changes, Intervention, Positions, add_changes, resolve
 from attrgraph.models.cached_run import CachedRun
 from attrgraph.models.frozen import widened
+from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.models.live import replaced_mlps
+from attrgraph.models.live import check_finite, replaced_mlps
 from attrgraph.models.special import PromptOptions
 from attrgraph.transcoders.transcoders import FeatureKey
 
@@ -64,7 +65,7 @@ def generate(
 
     Raises:
         InterventionError: as `intervene`, or a mode with frozen attention.
-        PromptError, TranscoderError: as for `trace`.
+        PromptError, TranscoderError, ResultError: as for `trace`, or numbers overflow.
 
     Example:
         >>> import attrgraph as ag
@@ -128,8 +129,13 @@ class _Steering:
         )
         self._writes = pad(self._fixed.writes(local, own_layer_only=self._is_free), (0, 0, 0, n_new))
 
-    def at(self, start: int, n: int) -> AbstractContextManager[None]:
-        """While the model runs on `n` tokens from position `start` on."""
+    @contextmanager
+    def at(self, start: int, n: int) -> Iterator[None]:
+        """While the model runs on `n` tokens from position `start` on.
+
+        Raises:
+            ResultError: what entered a norm overflows.
+        """
         embedding = self._embedding[start : start + n]
         writes = self._writes[:, start : start + n].clone()
 
@@ -143,7 +149,14 @@ class _Steering:
 
         point = self._local.transcoders.config.feature_output_hook
         rows = torch.stack([torch.zeros_like(embedding), embedding])
-        return replaced_mlps(self._model, change, point=point, embedding=rows)
+        norms, squares = [self._model.mlp_norm_module(layer) for layer in range(self._model.n_layers)], list[Tensor]()
+        norms.append(self._model.final_norm_module())
+        with (
+            replaced_mlps(self._model, change, point=point, embedding=rows),
+            on_input(norms, lambda _, stream: squares.append(widened(stream).square().sum())),
+        ):
+            yield
+        check_finite([torch.stack(squares)])
 
     def _set_at(self, layer: int, stream: Tensor, start: int) -> dict[FeatureKey, tuple[float, float]]:
         """Features of one layer that are set at several positions, those counted from `start`: before and after."""

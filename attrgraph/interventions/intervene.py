@@ -32,7 +32,7 @@ from attrgraph.interventions.intervention import Changes, Intervention, resolve
 from attrgraph.memory import budget_bytes
 from attrgraph.models.frozen import norm_before
 from attrgraph.models.language_model import LanguageModel, Prompt
-from attrgraph.models.live import live_run
+from attrgraph.models.live import check_finite, live_run
 from attrgraph.models.live_replacement import divergence
 from attrgraph.models.special import PromptOptions
 from attrgraph.transcoders import ActiveFeatures, Transcoders
@@ -211,6 +211,7 @@ def _effect(
     """
     uncapped = local.run.uncapped_logits
     before, after = logits or (model.soft_cap(uncapped), model.soft_cap(uncapped + change))
+    check_finite((change, after, activations[1].activation))
     top_before, top_after, kl = _top(model, before), _top(model, after), float(divergence(before, after))
     return Effect(mode, before, after, change, kl, top_before, top_after, _compare(*activations, one))
 

@@ -5,15 +5,15 @@ A graph is of what ran, so such a model can be traced; but neither its weights n
 
 import json
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 from torch.nn.modules import module as every_module
 from transformers import PreTrainedModel
+
+from attrgraph.models.create import without_weights
 
 # whose hooks change no number
 _HARMLESS = ("attrgraph", "transformers", "accelerate")
@@ -31,7 +31,12 @@ _known: WeakKeyDictionary[PreTrainedModel, tuple[str, _Parts]] = WeakKeyDictiona
 
 def alterations(hf_model: PreTrainedModel) -> list[str]:
     """In words, module by module; none for a model as transformers, accelerate or bitsandbytes make it."""
-    expected, said = _as_configured(hf_model), list[str]()
+    said = list[str]()
+    try:
+        expected = _as_configured(hf_model)
+    except Exception as e:  # of whatever kind, for a configuration that was changed to one that no model can have
+        first, *_ = str(e).splitlines() or [""]
+        return [f"its configuration makes no model ({type(e).__name__}: {first:.100})"]
     for hook in (*every_module._global_forward_pre_hooks.values(), *every_module._global_forward_hooks.values()):
         said += [f"a hook on every module ({_name(hook)})"] if _is_foreign(hook) else []
     within = "."  # of what has no counterpart only the outermost module is named
@@ -72,9 +77,7 @@ def _as_configured(hf_model: PreTrainedModel) -> _Parts:
     """Class and numbers of each module of a model that is made anew, without weights, from the configuration."""
     config = json.dumps(hf_model.config.to_dict(), sort_keys=True, default=str)
     if _known.get(hf_model, ("", {}))[0] != config:
-        with torch.device("meta"):
-            made: PreTrainedModel = type(hf_model)(deepcopy(hf_model.config))
-        modules: dict[str, nn.Module] = dict(made.named_modules())
+        modules: dict[str, nn.Module] = dict(without_weights(hf_model).named_modules())
         _known[hf_model] = config, {name: (type(module), _facts(module)) for name, module in modules.items()}
     return _known[hf_model][1]
 

@@ -1,6 +1,6 @@
 """Running the model with its MLP outputs observed, replaced or changed while attention and norms stay live."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,6 +60,15 @@ def replaced_mlps(
         yield
 
 
+def check_finite(numbers: Iterable[Tensor]) -> None:
+    """Raise ResultError unless these of a changed run are finite.
+
+    A norm's output is: of a stream whose squares overflow it is 0, so squares are to be asked for.
+    """
+    if not all(bool(torch.isfinite(each).all()) for each in numbers):
+        raise ResultError("the changed run's activations overflow; set nodes to smaller numbers.")
+
+
 @torch.no_grad()
 def live_run(
     model: LanguageModel,
@@ -82,7 +91,6 @@ def live_run(
         replaced_mlps(model, keep, point=point, embedding=embedding),
     ):
         logits = model.logits(run.token_ids.expand(len(embedding), -1), logits_to_keep=1)[:, -1]
-    if not all(bool(torch.isfinite(stream.square().sum())) for stream in (*streams, *final)):
-        raise ResultError("the changed run's activations overflow; set nodes to smaller numbers.")
+    check_finite([stream.square().sum() for stream in (*streams, *final)])
     norm = model.frozen_norm(model.final_norm_module(), final[0])
     return LiveRun(widened(logits), run.unembed(norm.apply(final[0])), streams)

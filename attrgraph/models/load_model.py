@@ -1,8 +1,7 @@
 """Load a language model and its transcoders from a folder, the Hugging Face hub, or the package itself."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import Mxfp4Config
 
 from attrgraph.demo.shipped import SHIPPED, shipped_folder
 from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelError
 from attrgraph.files import read_json
+from attrgraph.models.create import silently
 from attrgraph.models.families import family_of
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.weights import home_device
@@ -203,7 +202,7 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     if not any(folder.glob("*.safetensors")):
         raise ModelLoadError(f"{folder}: holds no *.safetensors; convert the weights (pickled ones are never opened).")
     try:
-        with _silently():
+        with silently():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -272,17 +271,3 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-@contextmanager
-def _silently() -> Iterator[None]:
-    """Keep transformers from drawing its own bar on stderr, and from saying how else weights could be loaded."""
-    was_on, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if was_on:
-            transformers_logging.enable_progress_bar()

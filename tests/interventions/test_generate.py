@@ -8,7 +8,7 @@ import torch
 from tiny import BOS, FAMILY_CONFIGS, make_transcoders
 
 import attrgraph as ag
-from attrgraph.errors import InterventionError
+from attrgraph.errors import InterventionError, ResultError
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 
@@ -138,3 +138,16 @@ def test_what_cannot_be_set_is_refused(traced_model: Build, prompt: list[int]) -
             ag.generate(model, prompt, sets, mode=mode)
     with pytest.raises(InterventionError, match="max_new_tokens is -1"):
         ag.generate(model, prompt, max_new_tokens=-1)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("positions", [7, slice(7, None), slice(9, None)])
+def test_no_text_is_made_of_a_run_that_overflows(
+    positions: int | slice, use_cache: bool, traced_model: Build, prompt: list[int]
+) -> None:
+    """The squares do, not the logits: norms give 0 then."""
+    model = traced_model("llama")
+    for mode in ("constrained", "free"):
+        with pytest.raises(ResultError, match="the changed run's activations overflow"):
+            change = ag.Intervention((0, 3, positions), value=1e20)
+            ag.generate(model, prompt, change, mode=mode, use_cache=use_cache, max_new_tokens=3)

@@ -327,6 +327,10 @@ def test_what_cannot_be_set_is_refused(traced_model: Build, prompt: list[int]) -
         ag.intervene(model, prompt, [ag.Intervention("E_12_2", scale=0.0), ag.Intervention("E_012_2", scale=0.0)])
     with pytest.raises(ResultError, match="activations overflow"):
         ag.intervene(model, prompt, ag.Intervention((0, 1, 2), value=1e30), mode="free")
+    for mode in ("frozen", "frozen-attention", "constrained", "free"):
+        for node in ("1_-1_8", "E_12_2"):
+            with pytest.raises(ResultError, match="overflow"):
+                ag.intervene(model, prompt, ag.Intervention(node, scale=1e39), mode=mode)
     with pytest.raises(InterventionError, match="got none of them"):
         ag.Intervention("0_1_2")
     with pytest.raises(InterventionError, match="got value and add"):

@@ -89,6 +89,12 @@ def test_a_note_names_a_few_of_many(model: LanguageModel) -> None:
     assert "k_proj has a hook (twice); model.layers.1.self_attn.q_proj has a hook (twice) and 3 more. The" in note
 
 
+def test_a_configuration_that_no_model_can_have_is_told(model: LanguageModel) -> None:
+    model.config.hidden_act = "no such"
+    [said] = ag.trace(model, PROMPT, max_feature_nodes=5).metadata["model"]["altered"]
+    assert said.startswith("its configuration makes no model (KeyError: ")
+
+
 def test_without_the_hook_the_model_is_that_of_its_files_again(model: LanguageModel) -> None:
     model = LanguageModel(model.hf_model, source={"id": "owner/model", "revision": "abc"})
     before = model.source
