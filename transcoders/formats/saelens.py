@@ -111,7 +111,7 @@ def _scale(file: Path) -> float:
     """By what reads were multiplied in training, as a checkpoint says it."""
     scaler = file.with_name(SCALER)
     values = settings(scaler) if scaler.is_file() else {}
-    factor = values.get("scaling_factor")
+    factor: Any = values.get("scaling_factor")
     if not is_number(factor) or factor <= 0 or values.get("has_whitening"):
         raise TranscoderError(
             f"{file}: normalize_activations is {_SCALED!r}, and {SCALER} beside it does not say by which factor alone; "
