@@ -29,7 +29,7 @@ def home_device(hf_model: PreTrainedModel) -> torch.device:
 def precision_of(hf_model: PreTrainedModel) -> torch.dtype:
     """The type that says how coarsely the model computes: that in which it runs, or what its kernels read inputs in."""
     # 8-bit kernels make integers of what they read, 4-bit kernels on a CPU make it bfloat16
-    is_coarse = any(map(_is_of_bitsandbytes, hf_model.modules()))
+    is_coarse = any(map(_is_of_bitsandbytes, hf_model.modules())) or any(map(_rounds_inputs, hf_model.parameters()))
     return torch.bfloat16 if is_coarse else hf_model.dtype
 
 
@@ -54,24 +54,36 @@ def stored_weights(hf_model: PreTrainedModel) -> dict[str, Tensor]:
         where, _, name = full_name.rpartition(".")
         found = stored(hf_model.get_submodule(where), name) if parameter.is_meta else parameter.detach()
         assert found is not None
-        out[full_name] = found
+        out |= _plain_parts(full_name, found)
     return out
 
 
+def _plain_parts(name: str, tensor: Any) -> dict[str, Tensor]:
+    """A tensor by its name; of one that is quantised the tensors that it is made of."""
+    if not _is_of_torchao(tensor):
+        return {name: tensor}
+    name += ".inputs-rounded" * _rounds_inputs(tensor)  # other numbers with the same weights
+    inner = {f"{name}.{part}": getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
+    return {key: value for part in inner for key, value in _plain_parts(part, inner[part]).items()}
+
+
 def weight_of(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter where the module runs."""
+    """A parameter where the module runs, dequantised."""
     found, device = stored(module, name), running_device(module)
+    if found is not None and _is_of_torchao(found):
+        found = found.dequantize()
     return found if found is None or device is None else found.to(device)
 
 
 def check_projection(module: nn.Module, name: str) -> None:
     """Raise UnsupportedModelError unless it is a linear layer whose weight `plain_weights` can tell."""
     kind, weight = type(module), dict(module.named_parameters(recurse=False)).get("weight")
-    if not _is_of_bitsandbytes(module) and not (_is_plain(module) and type(weight) is nn.Parameter):
+    is_read = type(weight) is nn.Parameter or _is_of_torchao(weight)
+    if not _is_of_bitsandbytes(module) and not (_is_plain(module) and is_read):
         held = f", whose weight is a {type(weight).__name__}" if _is_plain(module) else ""
         raise UnsupportedModelError(
             f"{name} is a {kind.__module__}.{kind.__name__}{held}; expected a plain Linear or Conv1D, or one of "
-            "bitsandbytes. Merge adapters, and load weights that are quantised otherwise (GPTQ, AWQ, torchao, fp8) "
+            "bitsandbytes or torchao. Merge adapters, and load weights that are quantised otherwise (GPTQ, AWQ, fp8) "
             "dequantised, or the model that they come from."
         )
 
@@ -91,6 +103,20 @@ def _is_plain(module: nn.Module) -> bool:
 
 def _is_of_bitsandbytes(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == "bitsandbytes"
+
+
+def _is_of_torchao(tensor: object) -> bool:
+    """Whether it is a tensor that torchao packs, and says the values of."""
+    kind: Any = type(tensor)
+    is_its = isinstance(tensor, Tensor) and kind.__module__.partition(".")[0] == "torchao"
+    # NF4Tensor's is no method
+    return is_its and kind.__name__ != "NF4Tensor" and kind.dequantize is not Tensor.dequantize
+
+
+def _rounds_inputs(parameter: Tensor) -> bool:
+    """Whether torchao quantises what a weight is multiplied by, too."""
+    said = (getattr(parameter, name, None) for name in ("act_quant_kwargs", "activation_quantization"))
+    return _is_of_torchao(parameter) and any(each is not None for each in said)
 
 
 def _dequantised(module: Any) -> Tensor:
