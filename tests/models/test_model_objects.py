@@ -161,6 +161,42 @@ class _Packed(torch.nn.Linear):
 _Packed.__module__ = "bitsandbytes.nn.modules"
 
 
+class _Grouped(torch.nn.Module):
+    """A linear layer as gptqmodel has them: no parameters, and it computes in what its scales are."""
+
+    scales: torch.Tensor
+    qweight: torch.Tensor
+
+    def __init__(self, plain: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features, weight = plain.in_features, plain.out_features, plain.weight.detach().T
+        self.register_buffer("scales", weight.abs().amax(0) / 7)
+        self.register_buffer("qweight", (weight / self.scales).round().to(torch.int32))
+        self.register_buffer("bias", None if plain.bias is None else plain.bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x @ (self.qweight * self.scales)
+        return out if self.bias is None else out.add_(self.bias)  # type: ignore[operator, no-any-return]
+
+
+_Grouped.__module__ = "gptqmodel.nn_modules.qlinear.torch"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_of_gptqmodel_are_read_as_the_weights_that_they_compute_with(dtype: torch.dtype) -> None:
+    hf_model = hf_model_of("llama", attention_bias=True).to(dtype)
+    digests = [ag.load_model(hf_model).source["digest"]]
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        for block in hf_model.model.layers:
+            setattr(block.self_attn, name, _Grouped(getattr(block.self_attn, name)))
+    model = ag.load_model(hf_model, make_transcoders())
+    assert model.source["digest"] not in digests and model.precision == torch.bfloat16
+    exact = 1e-5 if dtype == torch.float32 else 0.1  # of bfloat16, as without
+    assert ag.trace(model, PROMPT).metadata["checks"]["input_sum_gap"] < exact
+    assert ag.explain_attention(model, PROMPT, 1, 0, -1, -2).deviation < 2 * exact
+    assert all(block.self_attn.v_proj.bias is not None for block in hf_model.model.layers)
+
+
 def test_layers_of_bitsandbytes_are_read_as_the_weights_that_they_compute_with() -> None:
     hf_model = hf_model_of("llama", attention_bias=True)
     digest = ag.load_model(hf_model).source["digest"]
