@@ -54,7 +54,7 @@ def load_model(
 
     Args:
         model: "demo" for the shipped model; a folder in Hugging Face format; `owner/repo` on the hub; or a model of
-            transformers, which stays as it is: it may be offloaded by accelerate, or quantised by bitsandbytes.
+            transformers, which stays as it is: offloaded by accelerate, quantised (bitsandbytes, gptqmodel, torchao).
         transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`) in any published layout, "demo"
             (cross-layer, the default for the demo), "demo-per-layer", or a set already in memory; None: none.
         tokenizer: in place of the folder's; with a model of transformers, its own.
@@ -244,7 +244,8 @@ def _dequantised(folder: Path, config: Any) -> dict[str, Any]:
     method = quantised.get("quant_method") if isinstance(quantised, dict) else None
     if method == "mxfp4":
         return {"quantization_config": Mxfp4Config(dequantize=True)}
-    arguments = {"bitsandbytes": "", "fp8": ", quantization_config=FineGrainedFP8Config(dequantize=True)"}
+    arguments = dict.fromkeys(("bitsandbytes", "torchao", "gptq", "awq"), "")
+    arguments["fp8"] = ", quantization_config=FineGrainedFP8Config(dequantize=True)"
     way = "load the model that it was made from"
     if method in arguments:
         way = f'give load_model what AutoModelForCausalLM.from_pretrained("{folder}"{arguments[method]}) returns'

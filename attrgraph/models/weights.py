@@ -11,6 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from attrgraph.errors import UnsupportedModelError
 
+# whose layers of 4 or 8 bits are run to see what they multiply by
+_PACKING = ("bitsandbytes", "gptqmodel")
 # weight and bias, None without one
 Projection = tuple[Tensor, Tensor | None]
 
@@ -29,13 +31,13 @@ def home_device(hf_model: PreTrainedModel) -> torch.device:
 def precision_of(hf_model: PreTrainedModel) -> torch.dtype:
     """The type that says how coarsely the model computes: that in which it runs, or what its kernels read inputs in."""
     # 8-bit kernels make integers of what they read, 4-bit kernels on a CPU make it bfloat16
-    is_coarse = any(map(_is_of_bitsandbytes, hf_model.modules()))
+    is_coarse = any(map(_is_packed, hf_model.modules())) or any(map(_rounds_inputs, hf_model.parameters()))
     return torch.bfloat16 if is_coarse else hf_model.dtype
 
 
 def stored(module: nn.Module, name: str) -> Tensor | None:
     """A parameter wherever it lies; None if the module has none of this name."""
-    parameter = dict(module.named_parameters(recurse=False)).get(name)
+    parameter = {**module._buffers, **module._parameters}.get(name)
     if parameter is not None and parameter.is_meta:
         for hook in _accelerate_hooks(module):
             if getattr(hook, "weights_map", None) is not None:
@@ -54,32 +56,44 @@ def stored_weights(hf_model: PreTrainedModel) -> dict[str, Tensor]:
         where, _, name = full_name.rpartition(".")
         found = stored(hf_model.get_submodule(where), name) if parameter.is_meta else parameter.detach()
         assert found is not None
-        out[full_name] = found
+        out |= _plain_parts(full_name, found)
     return out
 
 
+def _plain_parts(name: str, tensor: Any) -> dict[str, Tensor]:
+    """A tensor by its name; of one that is quantised the tensors that it is made of."""
+    if not _is_of_torchao(tensor):
+        return {name: tensor}
+    name += ".inputs-rounded" * _rounds_inputs(tensor)  # other numbers with the same weights
+    inner = {f"{name}.{part}": getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
+    return {key: value for part in inner for key, value in _plain_parts(part, inner[part]).items()}
+
+
 def weight_of(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter where the module runs."""
+    """A parameter where the module runs, dequantised."""
     found, device = stored(module, name), running_device(module)
+    if found is not None and _is_of_torchao(found):
+        found = found.dequantize()
     return found if found is None or device is None else found.to(device)
 
 
 def check_projection(module: nn.Module, name: str) -> None:
     """Raise UnsupportedModelError unless it is a linear layer whose weight `plain_weights` can tell."""
     kind, weight = type(module), dict(module.named_parameters(recurse=False)).get("weight")
-    if not _is_of_bitsandbytes(module) and not (_is_plain(module) and type(weight) is nn.Parameter):
+    is_read = type(weight) is nn.Parameter or _is_of_torchao(weight)
+    if not _is_packed(module) and not (_is_plain(module) and is_read):
         held = f", whose weight is a {type(weight).__name__}" if _is_plain(module) else ""
         raise UnsupportedModelError(
             f"{name} is a {kind.__module__}.{kind.__name__}{held}; expected a plain Linear or Conv1D, or one of "
-            "bitsandbytes. Merge adapters, and load weights that are quantised otherwise (GPTQ, AWQ, torchao, fp8) "
-            "dequantised, or the model that they come from."
+            "bitsandbytes, gptqmodel (GPTQ, AWQ) or torchao. Merge adapters, and load weights that are quantised "
+            "otherwise dequantised, or the model that they come from."
         )
 
 
 def plain_weights(module: nn.Module, name: str) -> Projection:
     """Weight [d_out, d_in] and bias of a projection; of one that is quantised, the weight that it computes with."""
     check_projection(module, name)
-    weight = _dequantised(module) if _is_of_bitsandbytes(module) else weight_of(module, "weight")
+    weight = _dequantised(module) if _is_packed(module) else weight_of(module, "weight")
     assert weight is not None
     return weight.T if isinstance(module, Conv1D) else weight, weight_of(module, "bias")
 
@@ -89,16 +103,35 @@ def _is_plain(module: nn.Module) -> bool:
     return type(module) in (nn.Linear, Conv1D) or type(module).__name__ == "FalconLinear"
 
 
-def _is_of_bitsandbytes(module: nn.Module) -> bool:
-    return type(module).__module__.partition(".")[0] == "bitsandbytes"
+def _is_packed(module: nn.Module) -> bool:
+    """Whether it is a layer of one of the packages that quantise, in which its weight is one of its own."""
+    return type(module).__module__.partition(".")[0] in _PACKING and hasattr(module, "in_features")
+
+
+def _is_of_torchao(tensor: object) -> bool:
+    """Whether it is a tensor that torchao packs, and says the values of."""
+    kind: Any = type(tensor)
+    is_its = isinstance(tensor, Tensor) and kind.__module__.partition(".")[0] == "torchao"
+    # NF4Tensor's is no method
+    return is_its and kind.__name__ != "NF4Tensor" and kind.dequantize is not Tensor.dequantize
+
+
+def _rounds_inputs(parameter: Tensor) -> bool:
+    """Whether torchao quantises what a weight is multiplied by, too."""
+    said = (getattr(parameter, name, None) for name in ("act_quant_kwargs", "activation_quantization"))
+    return _is_of_torchao(parameter) and any(each is not None for each in said)
 
 
 def _dequantised(module: Any) -> Tensor:
     """What the layer makes of each input alone: how weights are packed differs by device and version."""
     twin = copy(module)  # the first run of a layer settles the type that it computes in
-    twin._parameters = {**module._parameters, "bias": None}
+    for kind in ("_parameters", "_buffers"):
+        setattr(twin, kind, {name: None if name == "bias" else x for name, x in getattr(module, kind).items()})
+    # GPTQ's and AWQ's compute in the type of their scales
+    scales = module._buffers.get("scales")
+    how = {"device": module.weight.device} if scales is None else {"dtype": scales.dtype, "device": scales.device}
     with torch.no_grad():
-        return twin(torch.eye(module.in_features, device=module.weight.device)).T  # type: ignore[no-any-return]
+        return twin(torch.eye(module.in_features, **how)).T  # type: ignore[no-any-return]
 
 
 def _accelerate_hooks(module: nn.Module) -> Iterator[Any]:

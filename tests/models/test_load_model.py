@@ -49,7 +49,8 @@ def test_an_adapter_is_never_left_out_silently(has_model: bool, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"quant_method": "gptq", "bits": 4}, r"\(gptq\); load the model that it was made from"),
+        ({"quant_method": "aqlm", "bits": 4}, r"\(aqlm\); load the model that it was made from"),
+        ({"quant_method": "gptq", "bits": 4}, r"\(gptq\); give load_model what Auto.*\) returns\."),
         ({"quant_method": "bitsandbytes"}, r"\(bitsandbytes\); give load_model what Auto.*\) returns\."),
         ({"quant_method": "fp8"}, r'", quantization_config=FineGrainedFP8Config\(dequantize=True\)\) returns\.'),
         ({}, r"quantised \({}\)"),

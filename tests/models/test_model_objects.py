@@ -10,6 +10,7 @@ import torch
 from subwords import byte_level
 from tiny import D_MODEL, D_VOCAB, FAMILY_CONFIGS, PROMPT, make_model, make_transcoders
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map_only
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import attrgraph as ag
@@ -160,6 +161,42 @@ class _Packed(torch.nn.Linear):
 _Packed.__module__ = "bitsandbytes.nn.modules"
 
 
+class _Grouped(torch.nn.Module):
+    """A linear layer as gptqmodel has them: no parameters, and it computes in what its scales are."""
+
+    scales: torch.Tensor
+    qweight: torch.Tensor
+
+    def __init__(self, plain: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features, weight = plain.in_features, plain.out_features, plain.weight.detach().T
+        self.register_buffer("scales", weight.abs().amax(0) / 7)
+        self.register_buffer("qweight", (weight / self.scales).round().to(torch.int32))
+        self.register_buffer("bias", None if plain.bias is None else plain.bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x @ (self.qweight * self.scales)
+        return out if self.bias is None else out.add_(self.bias)  # type: ignore[operator, no-any-return]
+
+
+_Grouped.__module__ = "gptqmodel.nn_modules.qlinear.torch"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_of_gptqmodel_are_read_as_the_weights_that_they_compute_with(dtype: torch.dtype) -> None:
+    hf_model = hf_model_of("llama", attention_bias=True).to(dtype)
+    digests = [ag.load_model(hf_model).source["digest"]]
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        for block in hf_model.model.layers:
+            setattr(block.self_attn, name, _Grouped(getattr(block.self_attn, name)))
+    model = ag.load_model(hf_model, make_transcoders())
+    assert model.source["digest"] not in digests and model.precision == torch.bfloat16
+    exact = 1e-5 if dtype == torch.float32 else 0.1  # of bfloat16, as without
+    assert ag.trace(model, PROMPT).metadata["checks"]["input_sum_gap"] < exact
+    assert ag.explain_attention(model, PROMPT, 1, 0, -1, -2).deviation < 2 * exact
+    assert all(block.self_attn.v_proj.bias is not None for block in hf_model.model.layers)
+
+
 def test_layers_of_bitsandbytes_are_read_as_the_weights_that_they_compute_with() -> None:
     hf_model = hf_model_of("llama", attention_bias=True)
     digest = ag.load_model(hf_model).source["digest"]
@@ -178,6 +215,61 @@ def test_layers_of_bitsandbytes_are_read_as_the_weights_that_they_compute_with()
     )
     with pytest.raises(UnsupportedModelError, match=r"v_proj is a torch.*Linear, whose weight is a Int4; .*torchao"):
         ag.load_model(hf_model)
+
+
+class _Int8(torch.Tensor):
+    """A weight as torchao packs it: a tensor that is made of others."""
+
+    act_quant_kwargs: object = None
+
+    @staticmethod
+    def __new__(cls: type["_Int8"], qdata: torch.Tensor, scale: torch.Tensor, act_quant_kwargs: object) -> "_Int8":
+        new: Any = torch.Tensor._make_wrapper_subclass
+        found: _Int8 = new(cls, qdata.shape, dtype=scale.dtype, device=scale.device)
+        found.qdata, found.scale, found.act_quant_kwargs = qdata, scale, act_quant_kwargs
+        return found
+
+    qdata: torch.Tensor
+    scale: torch.Tensor
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["qdata", "scale"], None
+
+    def dequantize(self) -> torch.Tensor:  # type: ignore[override]
+        return self.qdata * self.scale
+
+    @classmethod
+    def __torch_dispatch__(cls, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if call is torch.ops.aten.detach.default:
+            return cls(args[0].qdata, args[0].scale, args[0].act_quant_kwargs)
+        return call(*tree_map_only(cls, cls.dequantize, args), **(kwargs or {}))
+
+
+_Int8.__module__ = "torchao.quantization"
+
+
+def _pack(layer: torch.nn.Module, rounding: object = None) -> None:
+    weight: torch.Tensor = layer.weight.detach()  # type: ignore[assignment, operator]
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    layer.weight = torch.nn.Parameter(_Int8((weight / scale).round().to(torch.int8), scale, rounding), False)
+
+
+def test_weights_of_torchao_are_read_as_what_they_stand_for() -> None:
+    found = {}
+    for rounding in (None, "to int8"):
+        hf_model = hf_model_of("llama", attention_bias=True)
+        for module in hf_model.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+                _pack(module, rounding)
+        model = ag.load_model(hf_model, make_transcoders())
+        graph = ag.trace(model, PROMPT)
+        assert graph.metadata["checks"]["logit_deviation"] < 1e-4
+        assert ag.explain_attention(model, PROMPT, 1, 0, -1, -2).deviation < 1e-4
+        found[graph.metadata["model"]["digest"]] = model.precision
+        weight: Any = hf_model.model.layers[0].self_attn.q_proj.weight
+        weight.qdata[0, 0] += 1
+        assert graph.metadata["model"]["digest"] != model.source["digest"]
+    assert list(found.values()) == [torch.float32, torch.bfloat16]
 
 
 def _adapted(hf_model: Any) -> torch.nn.Linear:

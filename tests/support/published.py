@@ -220,19 +220,29 @@ def clt_training_set(
     return Published(folder, lambda x: _top(_relu(_h(x)), *ks), decode)
 
 
-def saelens(folder: Path, read: str = "hook_resid_mid") -> Published:
+def saelens(folder: Path, read: str = "hook_resid_mid", scale: float | None = None) -> Published:
+    """With a scale, as a checkpoint of its trainer, which folds that only at its end."""
     for i in range(N_LAYERS):
         named = {"W_enc": W_ENC[i], "b_enc": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
         named |= {"threshold": THETA[i] - 0.2, "W_skip": SKIP[i]}
         hooks = {"hook_name": f"blocks.{i}.{read}", "hook_name_out": f"blocks.{i}.hook_mlp_out"}
         settings = {"architecture": "jumprelu_skip_transcoder", "normalize_activations": "none", "metadata": hooks}
+        scalers = {}
+        if scale is not None:
+            settings["normalize_activations"] = "expected_average_only_in"
+            scalers[f"run_{9 - i}__activation_scaler"] = {"scaling_factor": scale, "has_whitening": False}
         tensors = {f"run_{9 - i}/sae_weights.safetensors:{name}": tensor for name, tensor in named.items()}
-        _write(folder, tensors, **{f"run_{9 - i}__cfg": settings})
+        _write(folder, tensors, **{f"run_{9 - i}__cfg": settings}, **scalers)
+    by = scale or 1.0
     return Published(
         folder,
-        lambda x: _h(x).relu() * (_h(x) > THETA[:, None] - 0.2),
-        lambda a, x: _own(a) + x @ SKIP.transpose(1, 2) + _DIAGONAL_BIAS[:, None],
+        lambda x: _h(x * by).relu() * (_h(x * by) > THETA[:, None] - 0.2),
+        lambda a, x: (_own(a) + _DIAGONAL_BIAS[:, None]) / by + x @ SKIP.transpose(1, 2),
     )
+
+
+def saelens_scaled(folder: Path) -> Published:
+    return saelens(folder, scale=0.37)
 
 
 _PAIRS = [(s, t) for s in range(N_LAYERS) for t in range(s, N_LAYERS)]
@@ -394,6 +404,7 @@ PUBLISHED = {
         clt_training,
         clt_training_coalesced,
         saelens,
+        saelens_scaled,
         clt_forge,
         clt_forge_shards,
         crosslayer_transcoder,

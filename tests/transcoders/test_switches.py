@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,14 @@ _SAE, _SPARSIFY, _OF_LAYER = "run_8/cfg.json", "h.1.mlp/cfg.json", "layer_1/conf
         (saelens, _SAE, {"apply_b_dec_to_input": True}, "apply_b_dec_to_input is True"),
         (saelens, _SAE, {"k": 5}, "k is 5, which these graphs cannot express"),
         (saelens, _SAE, {"reshape_activations": "hook_z"}, "reshape_activations is 'hook_z'"),
-        (saelens, _SAE, {"normalize_activations": "constant_norm_rescale"}, "is 'constant_norm_rescale'"),
+        (saelens, _SAE, {"normalize_activations": "constant_norm_rescale"}, "each token .* by a number of its own"),
+        (saelens, _SAE, {"normalize_activations": "layer_norm"}, "each token .* by a number of its own"),
+        (saelens, _SAE, {"normalize_activations": "covariance_whitening"}, "is 'covariance_whitening'"),
+        (saelens, _SAE, {"normalize_activations": "expected_average_only_in"}, "scaler.json beside it does not say"),
+        *(
+            (partial(saelens, scale=0.5), "run_9/activation_scaler.json", changes, "does not say by which factor alone")
+            for changes in ({"scaling_factor": None}, {"scaling_factor": 0}, {"has_whitening": True})
+        ),
         (saelens, _SAE, {"finetuning_scaling_factor": True}, "finetuning_scaling_factor is True"),
         (saelens, _SAE, {"activation_fn_str": "topk"}, "activation_fn_str is 'topk'"),
         (saelens, _SAE, {"activation_fn_kwargs": {"k": 5}}, "activation_fn_kwargs is {'k': 5}"),

@@ -59,7 +59,7 @@ _FILES = tuple(dict.fromkeys((sparsify.FILE, saelens.FILE, llamascopium.FILE, *g
 # and the settings that lie beside them
 _BESIDE = {
     sparsify.FILE: ("cfg.json",),
-    saelens.FILE: ("cfg.json", "config.json"),
+    saelens.FILE: ("cfg.json", "config.json", saelens.SCALER),
     "params.safetensors": ("config.json",),
 }
 _MOST_BITS, _LONGEST_PATH = 64, 1000

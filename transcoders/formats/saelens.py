@@ -3,11 +3,13 @@
 Source: github.com/decoderesearch/SAELens, `saes/transcoder.py`
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import TranscoderError
+from attrgraph.io.json_values import is_number
 from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
@@ -24,7 +26,10 @@ from attrgraph.transcoders.formats.reader import (
 from attrgraph.transcoders.transcoders import LayerWeights
 
 PATTERNS = ["*cfg.json", "*sae_weights.safetensors"]
-FILE = "sae_weights.safetensors"
+FILE, SCALER = "sae_weights.safetensors", "activation_scaler.json"
+# reads times one factor, which the trainer folds when it has ended
+_SCALED = "expected_average_only_in"
+_BY_TOKEN = ("layer_norm", "constant_norm_rescale")
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _KNOWN = (
     *("architecture", "metadata", "d_in", "d_out", "d_sae", "dtype", "device"),
@@ -62,11 +67,16 @@ def read_layer(path: Path) -> SingleLayer:
             f"{file}: architecture is {architecture!r} at {hooks[0]!r}: an autoencoder, which stands for no MLP; "
             f"graphs need transcoders ({', '.join(_TRANSCODERS)})."
         )
+    if about.get("normalize_activations") in _BY_TOKEN:
+        raise TranscoderError(
+            f"{file}: normalize_activations is {about['normalize_activations']!r}, which divides what each token reads "
+            "by a number of its own: no fixed weights do that; use a set without it."
+        )
     said = check_settings(
         file,
         about,
         _KNOWN,
-        normalize_activations=["none", None],
+        normalize_activations=["none", None, _SCALED],
         apply_b_dec_to_input=[False, None],
         reshape_activations=["none", None],
         finetuning_scaling_factor=[False, None],
@@ -85,17 +95,32 @@ def read_layer(path: Path) -> SingleLayer:
         if (what in architecture) != (name in tensors):
             has, needs = ("no", "needs") if what in architecture else ("a", "has not")
             raise TranscoderError(f"{path}: has {has} {name}, which {architecture} {needs}; download it again.")
+    scale = _scale(file) if about.get("normalize_activations") == _SCALED else None
     return SingleLayer(
         path,
-        partial(_layer, tensors, values),
-        settings=(file,),
+        partial(_layer, tensors, values, scale),
+        settings=(file,) if scale is None else (file, file.with_name(SCALER)),
         layer=layer,
         hooks=(hook_name(hooks[0]), hook_name(hooks[1])),
-        changes=("encoders are transposed views", *said),
+        is_view=scale is None,
+        changes=("encoders are transposed views" if scale is None else "the scale of what is read is folded", *said),
     )
 
 
-def _layer(tensors: Tensors, values: dict[str, Any]) -> LayerWeights:
+def _scale(file: Path) -> float:
+    """By what reads were multiplied in training, as a checkpoint says it."""
+    scaler = file.with_name(SCALER)
+    values = settings(scaler) if scaler.is_file() else {}
+    factor: Any = values.get("scaling_factor")
+    if not is_number(factor) or factor <= 0 or values.get("has_whitening"):
+        raise TranscoderError(
+            f"{file}: normalize_activations is {_SCALED!r}, and {SCALER} beside it does not say by which factor alone; "
+            "add it from the checkpoint, or save the transcoder after fold_activation_norm_scaling_factor(factor)."
+        )
+    return float(factor)
+
+
+def _layer(tensors: Tensors, values: dict[str, Any], scale: float | None) -> LayerWeights:
     threshold = tensors.get("threshold")
     weights = LayerWeights(
         W_enc=tensors.check_shape("W_enc", values.get("d_in"), values.get("d_sae")).T,
@@ -107,4 +132,11 @@ def _layer(tensors: Tensors, values: dict[str, Any]) -> LayerWeights:
         W_skip=tensors.get("W_skip"),
     )
     tensors.check_all_read()
-    return weights
+    if scale is None:
+        return weights
+    return replace(  # as fold_activation_norm_scaling_factor does
+        weights,
+        W_enc=wide(weights.W_enc) * scale,
+        W_dec=wide(weights.W_dec) / scale,
+        b_dec=wide(weights.b_dec) / scale,
+    )
