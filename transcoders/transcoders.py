@@ -305,7 +305,7 @@ class Transcoders:
         """
         table = self.layers[source].W_dec[:, target - source]
         if (table.dtype, table.device) == (out.dtype, out.device):
-            return torch.index_select(table, 0, features, out=out)
+            return torch.index_select(table, 0, features.to(out.device), out=out)
         return out.copy_(table.index_select(0, features.to(table.device)))
 
     def written(

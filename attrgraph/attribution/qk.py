@@ -176,7 +176,8 @@ def explain_attention(
         run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))
     assert seen.stream is not None  # the run has called every layer
     scores = HeadScores.of(model, layer, head, seen.rotary)
-    weights, first = run.blocks[layer].attention.pattern[head, query], _first_key(model, layer, query)
+    weights = run.blocks[layer].attention.pattern[head, query].to(seen.stream.device)
+    first = _first_key(model, layer, query)
     own_scores, pattern_deviation = _own_scores(model, scores, seen.stream, weights, first, query)
     local = _below(run, transcoders, layer, mask_of(find_special(model, run, **options), run))
     edges = EdgeSweep(local, memory_bytes=memory).edges(_reads(scores, seen.stream, layer, query, key))

@@ -21,7 +21,7 @@ from attrgraph.evaluation.stand_ins import Reconstruction
 from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions
-from attrgraph.models.weights import plain_weights
+from attrgraph.models.weights import plain_weights, run_module
 
 NEURONS = "top-k neurons"
 # rows whose tokens the neurons' means are taken over; more change the means by less than they differ between texts
@@ -45,7 +45,8 @@ class TopNeurons:
         self._norms = []
         for layer in range(model.n_layers):
             weight, _ = plain_weights(self.read_module(layer), f"the last linear map of MLP {layer}")
-            self._norms.append(weight.to(torch.promote_types(weight.dtype, torch.float32)).norm(dim=0))
+            norms = weight.to(torch.promote_types(weight.dtype, torch.float32)).norm(dim=0)
+            self._norms.append(norms.to(model.device))
 
     @property
     def source(self) -> dict[str, Any]:
@@ -66,9 +67,9 @@ class TopNeurons:
         """By the model's own modules, in its dtype."""
         for layer, activations in enumerate(reads):
             kept, is_kept = self._keep(layer, activations)
-            out: Tensor = self.read_module(layer)(kept)
+            out = run_module(self.read_module(layer), kept)
             post_norm = self._model.mlp_post_norm_module(layer)
-            yield Reconstruction(out if post_norm is None else post_norm(out), is_kept)
+            yield Reconstruction(out if post_norm is None else run_module(post_norm, out), is_kept)
 
     def in_place(self, is_replaced: Tensor) -> AbstractContextManager[None]:
         def hold(layer: int, activations: Tensor) -> Tensor:

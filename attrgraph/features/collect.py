@@ -20,6 +20,7 @@ from attrgraph.models.hooks import on_output
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
 from attrgraph.models.special import SkipPositions
+from attrgraph.models.weights import run_module
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 # logits that exist at a time, and features from which on only the rows that are needed are read: chosen, not tuned
@@ -99,7 +100,7 @@ class Collected:
     def _said(self, normed: Float[Tensor, "n_tokens d_model"]) -> Int[Tensor, " n_tokens"]:
         unembedding = self._model.hf_model.get_output_embeddings()
         n_at_once = max(1, _MOST_LOGITS // self._model.d_vocab)
-        return torch.cat([unembedding(some).argmax(-1) for some in normed.split(n_at_once)])
+        return torch.cat([run_module(unembedding, some).argmax(-1) for some in normed.split(n_at_once)])
 
     def _add_layer(self, layer: int, read: Float[Tensor, "n_tokens d_model"], where: Where) -> None:
         self.control[layer].add(self._control.encode_often(layer, read), where)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attrgraph.models.families import KEY, QUERY, head_projection
 from attrgraph.models.frozen import FrozenNorm, widened
-from attrgraph.models.hooks import on_call
+from attrgraph.models.hooks import at_home, on_call
 from attrgraph.models.language_model import LanguageModel
 
 
@@ -36,10 +36,10 @@ def recorded_attention(model: LanguageModel, layer: int) -> Iterator[AttentionIn
     seen = AttentionInput()
 
     def record(_: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        seen.stream = widened((args[0] if args else kwargs["hidden_states"])[0].detach())
+        seen.stream = widened(at_home((args[0] if args else kwargs["hidden_states"])[0].detach()))
         rotary = kwargs.get("position_embeddings")
         if rotary is not None:
-            seen.rotary = torch.stack([widened(part[0].detach()) for part in rotary])
+            seen.rotary = torch.stack([widened(at_home(part[0].detach())) for part in rotary])
 
     with on_call([model.attention_module(layer)], record):
         yield seen
@@ -97,6 +97,7 @@ class HeadScores:
 
         def projection(part: int, norm: str | None) -> HeadProjection:
             W, b = head_projection(attention, family, config, part)
+            W, b = W.to(model.device), None if b is None else b.to(model.device)
             at = head * len(W) // config.num_attention_heads  # several query heads may share a key head
             hold = None if norm is None else partial(model.frozen_norm, attention.get_submodule(norm))
             return HeadProjection(W[at], None if b is None else b[at], hold, rotary)

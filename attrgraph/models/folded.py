@@ -30,9 +30,10 @@ class AttentionAdjoint:
 
     @staticmethod
     def of(block: FrozenBlock) -> "AttentionAdjoint":
-        held = block.attention.pattern
-        block = replace(block, attention=replace(block.attention, recall=lambda: held))  # computed once
-        attention, norm, post = block.attention, block.attention_norm, block.attention_post_norm
+        attention = block.attention.to(block.mlp_stream.device)
+        held = attention.pattern
+        block = replace(block, attention=replace(attention, recall=lambda: held))  # computed once
+        norm, post = block.attention_norm, block.attention_post_norm
         n_heads, d_model, d_head = attention.W_O.shape
         W_out = attention.W_O.permute(1, 0, 2).reshape(d_model, n_heads * d_head)
         W_in = norm.without_scale().transpose(attention.W_V.flatten(0, 1))

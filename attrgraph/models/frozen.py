@@ -6,7 +6,7 @@ read vectors travel backwards through it is `models.folded`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -106,6 +106,7 @@ def norm_before(point: str, mlp_norm: FrozenNorm) -> FrozenNorm | None:
 class FrozenAttention:
     """Attention with its pattern given: values are mixed over positions by `pattern`, head by head.
 
+    It lies where the model runs the layer, and comes to where it is used: together, layers may be too large for there.
     Several query heads may share a value head: query head `h` uses value head `h * n_value_heads // n_heads`.
     """
 
@@ -115,18 +116,24 @@ class FrozenAttention:
     b_V: Float[Tensor, "n_value_heads d_head"] | None
     b_O: Float[Tensor, " d_model"] | None
 
+    def to(self, device: torch.device) -> "FrozenAttention":
+        parts = ((name, getattr(self, name)) for name in ("W_V", "W_O", "b_V", "b_O"))
+        there: dict[str, Any] = {name: None if x is None else x.to(device) for name, x in parts}
+        return replace(self, recall=lambda: self.recall().to(device), **there)
+
     @property
     def pattern(self) -> Float[Tensor, "n_heads n_pos n_pos"]:
         """Attention weights [head, query, key]."""
         return self.recall()
 
     def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
-        values = torch.einsum("vcd,pd->vpc", self.W_V, x)  # [n_value_heads, n_pos, d_head]
-        if self.b_V is not None:
-            values = values + self.b_V[:, None]
-        mixed = self.pattern @ values.repeat_interleave(len(self.W_O) // len(self.W_V), dim=0)
-        out = torch.einsum("hpc,hdc->pd", mixed, self.W_O)
-        return out if self.b_O is None else out + self.b_O
+        here = self.to(x.device)
+        values = torch.einsum("vcd,pd->vpc", here.W_V, x)  # [n_value_heads, n_pos, d_head]
+        if here.b_V is not None:
+            values = values + here.b_V[:, None]
+        mixed = here.pattern @ values.repeat_interleave(len(here.W_O) // len(here.W_V), dim=0)
+        out = torch.einsum("hpc,hdc->pd", mixed, here.W_O)
+        return out if here.b_O is None else out + here.b_O
 
 
 @dataclass(frozen=True)

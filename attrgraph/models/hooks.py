@@ -1,4 +1,8 @@
-"""Observing and changing what goes through a model's modules while it runs; the model itself stays as it is."""
+"""Observing and changing what goes through a model's modules while it runs; the model itself stays as it is.
+
+A model's layers may run on several devices. Whoever observes them sees all on one, that of the tokens which are run, so
+that nothing else need know.
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,25 +11,34 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-# of the batch that is run: OPT's blocks put its rows one after the other for the MLP and the norm in front of it
-_n_rows: ContextVar[int] = ContextVar("n_rows", default=1)
+# of the batch that is run, how many rows, which OPT's blocks put one after the other for the MLP and the norm in front
+# of it, and where
+_batch: ContextVar[tuple[int, torch.device | None]] = ContextVar("batch", default=(1, None))
 
 
 @contextmanager
-def rows(n_rows: int) -> Iterator[None]:
-    """While the context lasts, batches that are run have so many rows."""
-    token = _n_rows.set(n_rows)
+def running(token_ids: Tensor) -> Iterator[None]:
+    """While the context lasts, this batch is run."""
+    token = _batch.set((len(token_ids), token_ids.device))
     try:
         yield
     finally:
-        _n_rows.reset(token)
+        _batch.reset(token)
+
+
+def at_home(x: Tensor) -> Tensor:
+    """What a layer computes, where the tokens of the batch are."""
+    _, device = _batch.get()
+    return x if device is None else x.to(device)
 
 
 def _by_row(x: Tensor) -> Tensor:
-    return x.unflatten(0, (_n_rows.get(), -1)) if x.ndim == 2 else x
+    n_rows, _ = _batch.get()
+    return at_home(x.unflatten(0, (n_rows, -1)) if x.ndim == 2 else x)
 
 
 def on_input(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> AbstractContextManager[None]:
@@ -39,7 +52,7 @@ def on_input(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor |
         changed = see(index, _by_row(stream))
         if changed is None:
             return None
-        changed = changed.reshape(stream.shape)
+        changed = changed.reshape(stream.shape).to(stream.device)
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     return _attached(m.register_forward_pre_hook(partial(hook, i), with_kwargs=True) for i, m in enumerate(modules))
@@ -67,7 +80,7 @@ def on_output(modules: Sequence[nn.Module], see: Callable[[int, Any], Tensor | N
         changed = see(index, _by_row(outputs[0].clone()))
         if changed is None:
             return None
-        changed = changed.reshape(outputs[0].shape).clone()
+        changed = changed.reshape(outputs[0].shape).to(outputs[0].device).clone()
         return (changed, *outputs[1:]) if isinstance(output, tuple) else changed
 
     return on_call(modules, first)

@@ -16,7 +16,7 @@ from attrgraph.models.alterations import alterations
 from attrgraph.models.chats import chat_text
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
-from attrgraph.models.hooks import rows
+from attrgraph.models.hooks import running
 from attrgraph.models.identity import origin_of_model
 from attrgraph.models.recording import Recording, recording
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model, embedding_deviation
@@ -257,7 +257,8 @@ class LanguageModel:
     def unembedding(self) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
         """Weight and bias that make logits of what leaves the final norm; at least in float32."""
         weight, bias = plain_weights(self.hf_model.get_output_embeddings(), "the unembedding")
-        weight, bias, scale = widened(weight), widened(bias), self.family.logit_scale(self.config)
+        weight, scale = widened(weight.to(self.device)), self.family.logit_scale(self.config)
+        bias = None if bias is None else widened(bias.to(self.device))
         if scale == 1.0:  # nothing is copied
             return weight, bias
         return scale * weight, None if bias is None else scale * bias
@@ -278,13 +279,13 @@ class LanguageModel:
             inputs: `position_ids` [n_rows, n_pos] and `attention_mask` [n_rows, 1, n_pos, n_pos], where a row is more
                 than one text from its beginning.
         """
-        with self.eager(), rows(len(token_ids)):
+        with self.eager(), running(token_ids):
             called = self.hf_model(input_ids=token_ids, use_cache=False, logits_to_keep=logits_to_keep, **inputs)
-        return called.logits  # type: ignore[no-any-return]
+        return called.logits.to(token_ids.device)  # type: ignore[no-any-return]
 
     def run_body(self, token_ids: Int[Tensor, "n_rows n_pos"], **inputs: Tensor | None) -> None:
         """Run the blocks for whoever observes them, with inputs as for `logits`; no logits are computed."""
-        with self.eager(), rows(len(token_ids)):
+        with self.eager(), running(token_ids):
             self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
 
     @contextmanager
@@ -369,7 +370,7 @@ class LanguageModel:
 
     def frozen_norm(self, module: nn.Module, x: Float[Tensor, "n d"]) -> FrozenNorm:
         """A norm of the model with its scales held at what they are for `x`; at least in float32."""
-        weight, bias = (widened(weight_of(module, name)) for name in ("weight", "bias"))
+        weight, bias = (widened(weight_of(module, name, x.device)) for name in ("weight", "bias"))
         if weight is not None and self.family.adds_one_to_weight:
             weight = 1.0 + weight
         eps = self.family.norm_eps(self.config)
@@ -385,4 +386,4 @@ class LanguageModel:
     def _position_embedding(self, n_pos: int) -> Tensor | None:
         name, first = self.family.position_embedding, self.family.first_position
         weight = None if name is None else weight_of(self._body_part(name), "weight")
-        return None if weight is None else widened(weight[first:][:n_pos])
+        return None if weight is None else widened(weight[first:][:n_pos]).to(self.device)

@@ -54,7 +54,7 @@ def load_model(
 
     Args:
         model: "demo" for the shipped model; a folder in Hugging Face format; `owner/repo` on the hub; or a model of
-            transformers, which stays as it is: offloaded by accelerate, quantised (bitsandbytes, gptqmodel, torchao).
+            transformers, which stays as it is: spread over devices, offloaded, quantised.
         transcoders: a folder or hub repository (`owner/repo[/subfolder][@revision]`) in any published layout, "demo"
             (cross-layer, the default for the demo), "demo-per-layer", or a set already in memory; None: none.
         tokenizer: in place of the folder's; with a model of transformers, its own.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attrgraph.models.families import IS_TRANSFORMERS_4
 from attrgraph.models.frozen import widened
-from attrgraph.models.hooks import asked_for_patterns, on_call, on_input, on_output
+from attrgraph.models.hooks import asked_for_patterns, at_home, on_call, on_input, on_output
 
 if TYPE_CHECKING:
     from attrgraph.models.language_model import LanguageModel
@@ -41,7 +41,7 @@ def recording(model: "LanguageModel", *, keep_patterns: bool) -> Iterator[Record
         return widened(pattern.detach())
 
     def record_attention(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        seen.attention_outs[layer], pattern = widened(output[0][0]), widened(output[1][0])
+        seen.attention_outs[layer], pattern = widened(at_home(output[0][0])), widened(output[1][0])
         if bool(pattern.triu(1).any()):
             seen.looks_ahead.append(layer)
         if keep_patterns:

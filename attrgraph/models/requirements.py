@@ -49,7 +49,7 @@ def _check_parts(hf_model: PreTrainedModel, family: Family) -> None:
 
 
 def _check_weights(hf_model: PreTrainedModel, family: Family) -> None:
-    """Raise UnsupportedModelError unless weights are on one device, of one type, and can be read."""
+    """Raise UnsupportedModelError unless weights are where they can be read and run together, and of one type."""
     for name, module in hf_model.named_modules():
         if type(module).__module__.partition(".")[0] == "peft":
             raise UnsupportedModelError(
@@ -61,10 +61,11 @@ def _check_weights(hf_model: PreTrainedModel, family: Family) -> None:
         for module in hf_model.modules()
         for parameter in module.parameters(recurse=False)
     }
-    if len(devices) > 1 or "meta" in devices:
+    # what accelerate spreads moves from device to device by itself
+    if "meta" in devices or (len(devices) > 1 and not any(map(running_device, hf_model.modules()))):
         raise UnsupportedModelError(
-            f"the model's weights lie on {' and '.join(sorted(devices))}; load the whole model on one device: what is "
-            "too large for it may be offloaded, as accelerate.cpu_offload(model) does."
+            f"the model's weights lie on {' and '.join(sorted(devices))}, and nothing brings them together; load the "
+            'model with device_map="auto", or on one device.'
         )
     check_projection(hf_model.get_output_embeddings(), "the unembedding")
     for block in _blocks(hf_model, family):

@@ -17,6 +17,17 @@ _PACKING = ("bitsandbytes", "gptqmodel")
 Projection = tuple[Tensor, Tensor | None]
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module that has weights runs."""
+    return running_device(module) or next(module.parameters()).device
+
+
+def run_module(module: nn.Module, x: Tensor) -> Tensor:
+    """What a part of the model makes of a tensor that may lie on another device than the part; there again."""
+    out: Tensor = module(x.to(device_of(module)))
+    return out.to(x.device)
+
+
 def running_device(module: nn.Module) -> torch.device | None:
     """Where accelerate brings an offloaded module's weights to run it; None if it does not."""
     devices = (getattr(hook, "execution_device", None) for hook in _accelerate_hooks(module))
@@ -25,7 +36,7 @@ def running_device(module: nn.Module) -> torch.device | None:
 
 def home_device(hf_model: PreTrainedModel) -> torch.device:
     """Where the model runs, though its weights may lie elsewhere until they are needed."""
-    return running_device(hf_model.get_input_embeddings()) or hf_model.device
+    return device_of(hf_model.get_input_embeddings())
 
 
 def precision_of(hf_model: PreTrainedModel) -> torch.dtype:
@@ -69,9 +80,9 @@ def _plain_parts(name: str, tensor: Any) -> dict[str, Tensor]:
     return {key: value for part in inner for key, value in _plain_parts(part, inner[part]).items()}
 
 
-def weight_of(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter where the module runs, dequantised."""
-    found, device = stored(module, name), running_device(module)
+def weight_of(module: nn.Module, name: str, device: torch.device | None = None) -> Tensor | None:
+    """A parameter on a device, by default where the module runs; dequantised."""
+    found, device = stored(module, name), device or running_device(module)
     if found is not None and _is_of_torchao(found):
         found = found.dequantize()
     return found if found is None or device is None else found.to(device)

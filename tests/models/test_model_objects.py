@@ -324,7 +324,7 @@ def _drop_a_layer(hf_model: PreTrainedModel) -> None:
         (lambda hf_model: hf_model.train(), "the model is in training mode, where dropout is random"),
         (_train_one_attention, r"transformer\.h\.1\.attn is in training mode"),
         (_train_one_dropout, r"transformer\.drop is in training mode"),
-        (_offload, "the model's weights lie on cpu and meta; load the whole model on one device"),
+        (_offload, 'the model\'s weights lie on cpu and meta, and nothing brings them together; .* device_map="auto"'),
         (_adapted, r"transformer\.h\.1\.mlp\.c_fc has an adapter .*merged weights: peft_model\.merge_and_unload"),
         (lambda hf_model: hf_model.transformer.ln_f.double(), r"float32 \(.*\) and float64 \(transformer\.ln_f\.bias"),
         (lambda hf_model: setattr(hf_model.config, "return_dict", False), r"set model\.config\.return_dict = True"),
