@@ -1,14 +1,16 @@
 """Are labels true, and what do random features get? `PYTHONPATH=tools/demo python benchmarks/feature_labels.py`.
 
 Labels of the demo's features from sentences of its world; how often each claim holds on other sentences (the share of
-the tokens that its rule names at which the feature fires); and how many labels random dictionaries get in the real
-one's place: its encoder and decoder rows shuffled within, or drawn anew with the same spread, as TopK or JumpReLU.
+the tokens that its rule names at which the feature fires, or of firings after which a promoted token comes); and how
+many labels random dictionaries get in the real one's place: its encoder and decoder rows, or either, shuffled within,
+or drawn anew with the same spread, as TopK or JumpReLU.
 """
 
 import argparse
 import json
 import platform
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,8 +24,10 @@ from torch import Tensor
 
 import attrgraph as ag
 from attrgraph.data.activations import activations_of, pad_rows
-from attrgraph.data.corpus import rows_of
-from attrgraph.features.rules import OFFSETS
+from attrgraph.data.corpus import TokenRows, rows_of
+from attrgraph.features.rules import PROMOTES
+from attrgraph.features.sides import Text
+from attrgraph.features.text_counts import TextCounts
 from attrgraph.transcoders import TranscoderConfig, Transcoders
 
 N_FOUND, N_FRESH, BATCH = 5000, 7000, 500
@@ -55,6 +59,9 @@ def dictionaries(real: Transcoders) -> dict[str, Transcoders]:
         generator = torch.Generator().manual_seed(seed)
         return [replace(w, W_enc=change(w.W_enc, generator), W_dec=change(w.W_dec, generator)) for w in real.layers]
 
+    encoders, decoders = changed(shuffled, 4), changed(shuffled, 5)
+    only_encoders = [replace(new, W_dec=w.W_dec) for new, w in zip(encoders, real.layers, strict=True)]
+    only_decoders = [replace(new, W_enc=w.W_enc) for new, w in zip(decoders, real.layers, strict=True)]
     config = TranscoderConfig(real.config.model_kind, feature_input_hook=real.config.feature_input_hook)
     jump = [
         replace(w, threshold=torch.full((len(w.W_enc),), _THRESHOLD * float(w.W_enc.std()))) for w in changed(drawn, 3)
@@ -62,33 +69,42 @@ def dictionaries(real: Transcoders) -> dict[str, Transcoders]:
     return {
         "real": real,
         "rows shuffled": Transcoders(changed(shuffled, 1), real.config),
+        "encoder rows shuffled": Transcoders(only_encoders, real.config),
+        "decoder rows shuffled": Transcoders(only_decoders, real.config),
         "drawn anew": Transcoders(changed(drawn, 2), real.config),
         "drawn anew, JumpReLU": Transcoders(jump, config),
     }
 
 
 def claims(model: ag.LanguageModel, transcoders: Transcoders, pages: ag.FeaturePages, texts: list[str]) -> list[float]:
-    """Of each labelled feature's rule, the share of the tokens it names in the texts at which the feature fires."""
-    labelled = [page for page in pages.values() if page["label"]]
-    named, right = np.zeros(len(labelled)), np.zeros(len(labelled))
+    """Of each labelled feature's rule, the share of its claims about the texts that are right.
+
+    A rule claims a firing at each token that it names; one of the kind "promotes", that after each firing one of some
+    tokens comes.
+    """
+    labelled = [page for page in pages.values() if page["label"] and page["label_rule"]]
+    n_claims, n_right = np.zeros(len(labelled)), np.zeros(len(labelled))
     rows = rows_of(model, texts).rows
     for start in range(0, len(rows), BATCH):
-        tokens = pad_rows(model, rows[start : start + BATCH])
-        found, ids = activations_of(model, tokens), tokens.token_ids
-        is_counted = tokens.is_trained
+        some = TokenRows(rows[start : start + BATCH], list(range(len(rows[start : start + BATCH]))), {})
+        tokens = pad_rows(model, some.rows)
+        found, is_trained = activations_of(model, tokens), tokens.is_trained
         with torch.no_grad():
-            says = model.logits(ids).argmax(-1)
-        pos = torch.arange(ids.shape[1]).expand_as(ids)
-        values = {kind: torch.roll(ids, -offset, 1) for kind, offset in OFFSETS.items()} | {"position": pos}
-        values |= dict.fromkeys(("says", "answer"), says)
-        values["next"] = torch.where(torch.roll(is_counted, -1, 1), values["next"], -1)
+            says = model.logits(tokens.token_ids).argmax(-1)
+        is_there = torch.arange(says.shape[1]) < torch.tensor([len(row) for row in some.rows])[:, None]
+        is_counted = is_trained[is_there].numpy()
+        counts = TextCounts(Text.of(some), is_counted, says[is_there].numpy(), model.d_vocab)
         active = [transcoders.encode_layer(layer, reads) != 0 for layer, reads in enumerate(found.reads)]
+        at = np.flatnonzero(is_counted)
         for i, page in enumerate(labelled):
-            rule = page["label_rule"]
-            at = torch.isin(values[rule["kind"]], torch.tensor(rule["values"]))[is_counted]
-            named[i] += int(at.sum())
-            right[i] += int(active[page["layer"]][at, page["index"]].sum())
-    return [float(r / n) for r, n in zip(right, named, strict=True) if n]
+            kind, named = page["label_rule"]["kind"], page["label_rule"]["values"]
+            values = {tuple(one) if isinstance(one, list) else (one,) for one in named}
+            there, place = np.unique(counts.at(kind, at), return_inverse=True)
+            is_named = np.array([value >= 0 and tuple(counts.tokens_of(kind, int(value))) in values for value in there])
+            is_named, fires = is_named[place], active[page["layer"]][:, page["index"]].numpy()
+            n_claims[i] += int((fires if kind == PROMOTES else is_named).sum())
+            n_right[i] += int((fires & is_named).sum())
+    return [float(r / n) for r, n in zip(n_right, n_claims, strict=True) if n]
 
 
 def main() -> None:
@@ -102,10 +118,15 @@ def main() -> None:
         pages = ag.describe_features(model, found, transcoders=dictionary, labels={})
         table = pages.table()
         held = np.array(claims(model, dictionary, pages, fresh))
+        kinds = Counter(page["label_rule"]["kind"] for page in pages.values() if page["label"] and page["label_rule"])
+        n_firing, n_labelled = int((table["n_firings"] > 0).sum()), int((table["label"] != "").sum())
         results[name] = {
             "features": len(table),
-            "firing": int((table["n_firings"] > 0).sum()),
-            "labelled": int((table["label"] != "").sum()),
+            "firing": n_firing,
+            "labelled": n_labelled,
+            "labelled_of_firing": n_labelled / n_firing,
+            "kinds": dict(kinds.most_common()),
+            "by_direction": int((table["label_source"] == "like").sum()),
             "claims_checked": len(held),
             "claims_with_precision_of_0.8": float((held >= 0.8).mean()) if len(held) else None,
         }

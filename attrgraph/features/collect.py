@@ -14,8 +14,8 @@ from attrgraph.data.corpus import TokenRows
 from attrgraph.features.control import read_of
 from attrgraph.features.kept import random_priority
 from attrgraph.features.layer_statistics import LayerStatistics, Where
-from attrgraph.features.rules import TextCounts
 from attrgraph.features.sides import Text
+from attrgraph.features.text_counts import TextCounts
 from attrgraph.models.hooks import on_output
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps

@@ -13,7 +13,7 @@ from attrgraph.data.corpus import TokenRows
 from attrgraph.features.kept import random_priority
 from attrgraph.models.frozen import norm_before, widened
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.transcoders import LayerWeights, Transcoders
+from attrgraph.transcoders import ActiveFeatures, LayerWeights, TranscoderConfig, Transcoders
 
 # features of a layer, and tokens that tell how often they fire: chosen, not tuned
 _N_FEATURES, _N_TOKENS = 256, 4096
@@ -37,23 +37,40 @@ def random_dictionary(
     some = [rows.rows[i] for i, n in zip(order, n_before, strict=False) if n < _N_TOKENS]
     batches = batches_of_similar_length(model, some, **how)
     streams = torch.cat([activations_of(model, batch).reads for batch in batches], dim=1)
-    layers = []
+    layers, is_topk = [], [transcoders.config.k_of(layer) is not None for layer in range(transcoders.n_layers)]
     for layer, weights in enumerate(transcoders.layers):
         read = read_of(model, transcoders, layer, streams[layer])
         generator = torch.Generator().manual_seed(seed * 1_000_003 + layer)
         n_features = len(weights.W_enc)
         chosen = torch.randperm(n_features, generator=generator)[:_N_FEATURES].sort().values
-        active = transcoders.encode_some(layer, read, chosen)
-        n_firings = torch.bincount(active.feature.cpu(), minlength=n_features)[chosen]
+        active = transcoders.encode_often(layer, read)
+        most = int(torch.bincount(active.feature.cpu(), minlength=n_features).max())
+        n_firings = torch.from_numpy(np.geomspace(0.5, max(most, 1), len(chosen)).round().astype(np.int64))
         real, _ = transcoders.encoder_rows(layer, chosen, torch.zeros(0))
         W_enc = torch.randn(real.shape, generator=generator)
         W_enc *= real.norm(dim=1, keepdim=True) / W_enc.norm(dim=1, keepdim=True)
-        threshold = _thresholds(read.cpu().float(), W_enc, n_firings)
+        as_read = _of_length_one(read) if is_topk[layer] else read
+        threshold = _thresholds(as_read.cpu().float(), W_enc, n_firings)
         W_dec = weights.W_dec.index_select(0, chosen.roll(1).to(weights.W_dec.device)).float()
         found = LayerWeights(W_enc, torch.zeros(len(W_enc)), W_dec, weights.b_dec.float(), threshold)
         layers.append(found.map(lambda w: w.to(model.device)))
     config = replace(transcoders.config, k=None)
-    return Transcoders(layers, config, source={"id": "random directions"})
+    return _RandomDirections(layers, config, is_topk)
+
+
+class _RandomDirections(Transcoders):
+    """Of a TopK, at each token the random features with the largest cosines fire, as of a random TopK dictionary."""
+
+    def __init__(self, layers: list[LayerWeights], config: TranscoderConfig, is_topk: list[bool]) -> None:
+        super().__init__(layers, config, source={"id": "random directions"})
+        self._is_topk = is_topk
+
+    def encode_often(self, layer: int, read: Float[Tensor, "n_pos d_model"]) -> ActiveFeatures:
+        return super().encode_often(layer, _of_length_one(read) if self._is_topk[layer] else read)
+
+
+def _of_length_one(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
 def read_of(
@@ -68,5 +85,4 @@ def read_of(
 def _thresholds(read: Tensor, W_enc: Tensor, n_firings: Tensor) -> Tensor:
     """For each row the value that so many of the reads exceed."""
     h = (read @ W_enc.T).sort(0, descending=True).values
-    bound = h.gather(0, n_firings.clamp_max(len(read) - 1)[None])[0]
-    return torch.where(n_firings == 0, h[0] + h[0].abs() + 1.0, bound)
+    return h.gather(0, n_firings.clamp_max(len(read) - 1)[None])[0]

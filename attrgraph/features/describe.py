@@ -21,9 +21,11 @@ from attrgraph.features.connections import Connections
 from attrgraph.features.control import random_dictionary
 from attrgraph.features.labelling import Control, control_of, labels_of
 from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_DRAWN, N_SPREAD, N_TOP, WINDOW
+from attrgraph.features.likeness import Likeness
 from attrgraph.features.pages import FeaturePages, parse_place
 from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.records import N_PROMOTED, Records
+from attrgraph.features.token_texts import TokenTexts
 from attrgraph.files import write_whole
 from attrgraph.graph.graph import Graph
 from attrgraph.memory import free_bytes, in_words
@@ -45,6 +47,7 @@ def describe_features(
     *,
     transcoders: Transcoders | None = None,
     labels: Mapping[tuple[int, int], str] | None = None,
+    like: Transcoders | None = None,
     scan: str = "",
     source_set: str = "",
     batch_tokens: int = 4096,
@@ -63,6 +66,7 @@ def describe_features(
         features: "layer/feature" names ("3/*" for a layer), or a graph, whose features are described; by default all.
         transcoders: whose features; by default the model's.
         labels: names that win over those found here; by default those that the transcoders have.
+        like: another set for the model, whose labels go to features that read or write in the same directions.
         scan, source_set: what Neuronpedia calls model and set, for its batches.
         batch_tokens: tokens that the model runs on at once.
         skip_positions: tokens that do not count: "auto" (BOS, attention sinks), "none", or positions of each row.
@@ -93,8 +97,9 @@ def describe_features(
         for layer, n in enumerate(control.n_features)
     ]
     names = transcoders.labels if labels is None else labels
-    blobs = _written(model, transcoders, collected, controls, names, progress)
-    card = _card(model, transcoders, collected, rows, scan, source_set) | about | {"controls": [*map(vars, controls)]}
+    blobs = _written(model, transcoders, collected, controls, names, like, progress)
+    card = _card(model, transcoders, collected, rows, scan, source_set) | about
+    card |= {"controls": [control.summary() for control in controls], "like": like and like.source}
     if state:
         Path(state).unlink(missing_ok=True)
     return FeaturePages(blobs, json.loads(json.dumps(card)))
@@ -134,17 +139,23 @@ def _written(
     collected: Collected,
     controls: list[Control],
     names: Mapping[layouts.Place, str],
+    like: Transcoders | None,
     progress: Progress,
 ) -> dict[layouts.Place, bytes]:
     """The records of all described features."""
+    texts = TokenTexts(model, collected.text.token_ids[collected.is_counted][:8].tolist())
+    found = [_promoted(model, transcoders, layer, one.features) for layer, one in enumerate(collected.layers)]
+    labels = [
+        labels_of(texts, collected, layer, found[layer].top_ids.numpy(), control)
+        for layer, control in enumerate(controls)
+    ]
+    likeness = Likeness(model, transcoders, collected, labels, names, like, controls)
     connections, blobs = Connections(model, transcoders, collected), dict[layouts.Place, bytes]()
-    for layer, one in enumerate(collected.layers):
+    for layer in range(len(controls)):
         progress("write pages", layer, len(controls))
-        if len(one.features):
-            found = _promoted(model, transcoders, layer, one.features)
-            labels = labels_of(model, collected, layer, found.top_ids.numpy(), controls[layer])
-            for record in Records(model, transcoders, collected, connections, layer, labels, names, found):
-                blobs[layer, record["index"]] = layouts.packed(record)
+        of_layer = (layer, likeness.labels(layer), names, found[layer], texts)
+        for record in Records(model, transcoders, collected, connections, *of_layer):
+            blobs[layer, record["index"]] = layouts.packed(record)
     progress("write pages", len(controls), len(controls))
     return blobs
 

@@ -1,94 +1,151 @@
 """The label of every feature, beside its controls: a random label, and features of a random dictionary."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from attrgraph.features.collect import Collected
 from attrgraph.features.kept import by_feature
 from attrgraph.features.layer_statistics import LayerStatistics
-from attrgraph.features.rules import SAYS, Firings, Rule, judge, precise_rules
-from attrgraph.models.language_model import LanguageModel
+from attrgraph.features.rules import KINDS, Firings, Rule, judge, precise_rules
+from attrgraph.features.token_texts import TokenTexts
 
-# of a random dictionary's labels of a layer, so many score less than a label has to
-_CONTROL_QUANTILE = 0.95
+# of so many random features, those that fire most nearly as often, this share scores less than a label has to: of 64
+# there are three above it; fewer would say less of the bound, more would be less alike
+_N_ALIKE, _CONTROL_QUANTILE = 64, 0.95
 _NAMED_TOKENS = 3
+
+
+class Measured(NamedTuple):
+    """A balanced accuracy on the judged side of the text, with an interval."""
+
+    score: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is said of a feature: a text, or None where no rule scores above its control."""
+    """What is said of a feature: a text, or None where no rule scores above its controls.
 
-    text: str | None
-    rule: Rule | None  # the best one found, even if it is no label
-    of_random_label: float  # the score of as many other values that are as frequent
-    of_random_dictionary: float  # the score that 95% of the layer's random features stay below
+    Args:
+        text: the label.
+        rule: the best one found, even if it is no label.
+        claimed: what the rule names: token ids, positions, or lists of token ids.
+        of_random_label: the score of as many other values that are as frequent, with a 95% interval.
+        of_random_dictionary: the median of what the rules of random features score, and what 5% and 95% stay below.
+        source: "rule", or "like" for what a feature with a direction like this one has.
+    """
+
+    text: str | None = None
+    rule: Rule | None = None
+    claimed: tuple[Any, ...] = ()
+    of_random_label: Measured | None = None
+    of_random_dictionary: Measured | None = None
+    source: str = "rule"
 
     def as_record(self, name: str | None = None) -> dict[str, Any]:
         """The keys that a feature's record has of it; a name that is given wins, and scores are still of the rule."""
-        rule = self.rule
+        rule, controls = self.rule, {"random_label": self.of_random_label}
+        controls["random_dictionary"] = self.of_random_dictionary
         return {
             "label": name or self.text or "",
-            "label_source": "given" if name else "rule" if self.text else "none",
+            "label_source": "given" if name else self.source if self.text else "none",
             "label_found": self.text or "",
             "label_score": None if rule is None else rule.score,
             "label_interval": None if rule is None else list(rule.interval),
             "label_precision": None if rule is None else rule.precision,
             "label_recall": None if rule is None else rule.recall,
-            # what is claimed exactly: token ids, or positions
-            "label_rule": None if rule is None else {"kind": rule.kind, "values": list(rule.values)},
-            "label_control": max(self.of_random_label, self.of_random_dictionary),
+            # what is claimed exactly
+            "label_rule": None if rule is None else {"kind": rule.kind, "values": list(self.claimed)},
+            "label_controls": {key: one and one._asdict() for key, one in controls.items()},
+            "label_control": self.bound,
         }
 
-
-def labels_of(
-    model: LanguageModel,
-    collected: Collected,
-    layer: int,
-    promoted: Int[np.ndarray, "n n_tokens"],
-    control: "Control",
-) -> list[Label]:
-    """Of all described features of a layer, in their order.
-
-    Args:
-        promoted: ids of the tokens that each feature promotes.
-        control: of the layer.
-    """
-    statistics, labels = collected.layers[layer], []
-    for feature, firings, tokens in zip(statistics.features, firings_of(statistics), promoted, strict=True):
-        label = Label(None, None, 0.5, control.of_others)
-        for rule in precise_rules(collected.counts, *firings, tokens):
-            rng = np.random.default_rng((layer, int(feature)))
-            values = collected.counts.like(rule.kind, rule.values, rng)
-            of_random = judge(collected.counts, replace(rule, values=values), firings[1], side=1).score
-            bound = control.of_says if rule.kind == SAYS else control.of_others
-            is_above = rule.interval[0] > of_random and rule.score > bound
-            if is_above or label.rule is None:
-                label = Label(named(model, rule) if is_above else None, rule, of_random, bound)
-            if is_above:
-                break
-        labels.append(label)
-    return labels
+    @property
+    def bound(self) -> float | None:
+        """What the lower end of the score's interval has to be above."""
+        if self.of_random_label is None or self.of_random_dictionary is None:
+            return None
+        return max(self.of_random_label.score, self.of_random_dictionary.interval[1])
 
 
 @dataclass(frozen=True)
 class Control:
-    """The scores that 95% of a random dictionary's features stay below; 0.5, which is chance, if none has a rule."""
+    """Of a layer's random features, how often they fire, and the best score of each by control of `KINDS`.
 
-    of_says: float
-    of_others: float
+    The score is 0.5, which is chance, of those that have no rule.
+    """
+
+    n_firings: Int[np.ndarray, " n"]
+    best: dict[str, Float[np.ndarray, " n"]]
+
+    def of(self, rule: Rule, n_firings: int) -> Measured:
+        """What rules of the same control score for features that fire about so many times: the best of each."""
+        order = np.argsort(np.abs(np.log(self.n_firings.clip(1)) - np.log(max(n_firings, 1))), kind="stable")
+        scores = self.best[KINDS[rule.kind].control][order[:_N_ALIKE]]
+        if not len(scores):
+            return Measured(0.5, (0.5, 0.5))
+        low, middle, high = np.quantile(scores, [1 - _CONTROL_QUANTILE, 0.5, _CONTROL_QUANTILE])
+        return Measured(float(middle), (float(low), float(high)))
+
+    def summary(self) -> dict[str, Any]:
+        """How many random features there are, and the score that 95% of them stay below."""
+        bounds = {
+            name: float(np.quantile(scores, _CONTROL_QUANTILE)) for name, scores in self.best.items() if len(scores)
+        }
+        return {"n_features": len(self.n_firings), "bounds": bounds}
+
+
+def labels_of(
+    texts: TokenTexts,
+    collected: Collected,
+    layer: int,
+    promoted: Int[np.ndarray, "n n_tokens"],
+    control: Control,
+) -> list[Label]:
+    """Of all described features of a layer, in their order.
+
+    Args:
+        texts: of tokens.
+        promoted: ids of the tokens that each feature promotes.
+        control: of the layer.
+    """
+    statistics, labels = collected.layers[layer], []
+    for feature, (found, judged), tokens in zip(statistics.features, firings_of(statistics), promoted, strict=True):
+        label = Label()
+        for rule in precise_rules(collected.counts, found, judged, tokens):
+            of_dictionary = control.of(rule, found.n + judged.n)
+            one = scored(collected, rule, judged, (layer, int(feature)), of_dictionary)
+            is_above = one.bound is not None and rule.interval[0] > one.bound
+            if is_above:
+                label = replace(one, text=named(texts, rule, one.claimed))
+                break
+            label = label if label.rule else one
+        labels.append(label)
+    return labels
+
+
+def scored(collected: Collected, rule: Rule, judged: Firings, place: tuple[int, int], of_dictionary: Measured) -> Label:
+    """A judged rule beside its controls, without a text."""
+    counts = collected.counts
+    other = replace(rule, values=counts.like(rule.kind, rule.values, np.random.default_rng(place)))
+    of_random = judge(counts, other, judged, side=1)
+    claimed = [counts.tokens_of(rule.kind, value) for value in rule.values]
+    flat = [ids[0] if len(ids) == 1 else ids for ids in claimed]
+    return Label(None, rule, tuple(flat), Measured(of_random.score, of_random.interval), of_dictionary)
 
 
 def control_of(collected: Collected, layer: int, promoted: Int[np.ndarray, "n n_tokens"]) -> Control:
     """Of a layer, from its random features; `promoted` as in `labels_of`, of these."""
-    best: tuple[list[float], list[float]] = ([], [])
-    for firings, tokens in zip(firings_of(collected.control[layer]), promoted, strict=True):
-        rules = precise_rules(collected.counts, *firings, tokens)
-        for scores, is_says in zip(best, (True, False), strict=True):
-            scores.append(max((rule.score for rule in rules if (rule.kind == SAYS) == is_says), default=0.5))
-    return Control(*(float(np.quantile(scores, _CONTROL_QUANTILE)) if scores else 0.5 for scores in best))
+    n_firings, best = [], {kind.control: list[float]() for kind in KINDS.values()}
+    for (found, judged), tokens in zip(firings_of(collected.control[layer]), promoted, strict=True):
+        n_firings.append(found.n + judged.n)
+        rules = precise_rules(collected.counts, found, judged, tokens)
+        for control, scores in best.items():
+            scores.append(max((rule.score for rule in rules if KINDS[rule.kind].control == control), default=0.5))
+    return Control(np.array(n_firings, dtype=int), {name: np.array(scores) for name, scores in best.items()})
 
 
 def firings_of(statistics: LayerStatistics) -> list[tuple[Firings, Firings]]:
@@ -107,12 +164,11 @@ def firings_of(statistics: LayerStatistics) -> list[tuple[Firings, Firings]]:
     return list(zip(*sides, strict=True))
 
 
-def named(model: LanguageModel, rule: Rule) -> str:
+def named(texts: TokenTexts, rule: Rule, claimed: tuple[Any, ...]) -> str:
     """The rule in words."""
     if rule.kind == "position":
         return f"position {', '.join(map(str, sorted(rule.values)))}"
-    texts = [f'"{model.token_text(value)}"' for value in rule.values]
-    n_more = len(texts) - _NAMED_TOKENS
+    quoted = [f'"{texts.joined(ids if isinstance(ids, list) else [ids])}"' for ids in claimed]
+    n_more = len(quoted) - _NAMED_TOKENS
     more = f" or {n_more} other{'s' if n_more > 1 else ''}" if n_more > 0 else ""
-    front = {"token": "", "previous": "after ", "next": "before ", SAYS: "says ", "answer": "where the answer is "}
-    return front[rule.kind] + " or ".join(texts[:_NAMED_TOKENS]) + more
+    return KINDS[rule.kind].front + " or ".join(quoted[:_NAMED_TOKENS]) + more

@@ -125,6 +125,7 @@ def write_neuronpedia(folder: Path, blobs: Mapping[Place, bytes], *, model: str,
 
 def _dashboard(record: Mapping[str, Any]) -> dict[str, Any]:
     edges, heights = record["histogram_edges"], record["histogram"]
+    (low, high), n_bins = record["logit_range"], len(record["logit_histogram"])
     return {
         "feature_index": record["index"],
         "pos_str": record["top_logits"],
@@ -134,15 +135,15 @@ def _dashboard(record: Mapping[str, Any]) -> dict[str, Any]:
         "frac_nonzero": record["activation_frequency"],
         "freq_hist_data_bar_values": [(low + high) / 2 for low, high in pairwise(edges)],
         "freq_hist_data_bar_heights": heights,
-        "logits_hist_data_bar_values": [],
-        "logits_hist_data_bar_heights": [],
+        "logits_hist_data_bar_values": [low + (high - low) * (i + 0.5) / n_bins for i in range(n_bins)],
+        "logits_hist_data_bar_heights": record["logit_histogram"],
         "n_prompts_total": record["n_documents"],
         "n_tokens_in_prompt": record["n_tokens"] // max(record["n_documents"], 1),
         "activations": [
             {
                 "bin_min": min(strengths),
                 "bin_max": max(strengths),
-                "bin_contains": len(group["examples"]) / max(record["n_firings"], 1),
+                "bin_contains": group["share_of_firings"],
                 "tokens": one["tokens"],
                 "values": one["tokens_acts_list"],
                 "qualifying_token_index": one["train_token_ind"],

@@ -13,6 +13,7 @@ _PAGE = Path(__file__).parent / "page.html"
 _NAMES = {
     "token": "Fires on",
     "previous": "Fires after",
+    "last 3": "Fires at the end of",
     "says": "Fires where the model says",
     "next": "Fires before",
     "position": "Fires at position",
@@ -133,11 +134,10 @@ def _examples(record: Mapping[str, Any]) -> str:
 
 
 def _tokens(one: Mapping[str, Any], largest: float) -> str:
-    joined = not any(token.startswith(" ") for token in one["tokens"])
     spans = []
     for i, (token, act) in enumerate(zip(one["tokens"], one["tokens_acts_list"], strict=True)):
         mark = " class='here'" if i == one["train_token_ind"] else ""
         depth = min(1.0, abs(act) / largest)
         color = f" style='background:rgba(230,140,0,{0.15 + 0.7 * depth:.2f})' title='{act:.3g}'" if act else ""
-        spans.append(f"<span{mark}{color}>{escape(plainly(token))}</span>{' ' if joined else ''}")
+        spans.append(f"<span{mark}{color}>{escape(plainly(token))}</span>")
     return "".join(spans)

@@ -21,7 +21,8 @@ def page_text(record: Mapping[str, Any]) -> str:
         f"promotes    {_tokens(record['top_logits'])}",
         f"suppresses  {_tokens(record['bottom_logits'])}",
     ]
-    names = {"token": "fires on", "previous": "after", "says": "model says", "next": "before", "position": "at"}
+    names = {"token": "fires on", "previous": "after", "last 3": "at end of", "says": "model says", "next": "before"}
+    names["position"] = "at"
     for kind, name in names.items():
         found = [
             f"{quoted(one['value'])} {one['share_of_firings']:.0%}"
@@ -47,15 +48,25 @@ def label_lines(record: Mapping[str, Any]) -> list[str]:
         found = record["label_found"]
         return ["label given by a person or a file" + (f"; by rule: {visible(found)}" if found else "")]
     if record["label_score"] is None:
-        return ["no rule describes where it fires"]
-    low, high = record["label_interval"]
-    verdict = "" if record["label"] else ": not above it, so no label"
-    return [
-        f"score {record['label_score']:.2f} ({low:.2f} to {high:.2f}) on held-out text, "
-        f"control {record['label_control']:.2f}{verdict}",
-        f"right {record['label_precision']:.0%} of the times it claims a firing; "
-        f"foresees {record['label_recall']:.0%} of the activation",
-    ]
+        return ["not measured on this text" if record["label"] else "no rule describes where it fires"]
+    score = _measured(record["label_score"], record["label_interval"])
+    controls = record["label_controls"]
+    verdict = "" if record["label"] else ": not above them, so no label"
+    beside = " and ".join(
+        f"{name} {_measured(**controls[key])}"
+        for key, name in (("random_label", "a random label"), ("random_dictionary", "random features"))
+    )
+    share = f"{record['label_precision']:.0%}"
+    claim = (
+        f"after {share} of its firings, one of them comes"
+        if record["label_rule"]["kind"] == "promotes"
+        else f"right {share} of the times it claims a firing; foresees {record['label_recall']:.0%} of the activation"
+    )
+    return [f"score {score} on held-out text, {beside}{verdict}", claim]
+
+
+def _measured(score: float, interval: Sequence[float]) -> str:
+    return f"{score:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 def bars(heights: Sequence[int]) -> str:
@@ -90,9 +101,8 @@ def _tokens(tokens: Sequence[str]) -> str:
 def _example(one: Mapping[str, Any]) -> str:
     """The window with firing tokens in brackets, the one it is about in double ones."""
     parts = []
-    joined = not any(token.startswith(" ") for token in one["tokens"])
     for i, (token, act) in enumerate(zip(one["tokens"], one["tokens_acts_list"], strict=True)):
-        text = plainly(token) + (" " if joined else "")
+        text = plainly(token)
         core = text.strip(" ")
         if i == one["train_token_ind"]:
             text = text.replace(core, f"[[{core} {act:.2g}]]", 1)

@@ -11,17 +11,22 @@ from attrgraph.models.frozen import FrozenNorm
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders
 
-# logits that exist at a time: chosen, not tuned
-_MOST_LOGITS = 2**25
+# logits that exist at a time; bins of their histograms, and tokens that these are of: chosen, not tuned
+_MOST_LOGITS, _N_BINS, _N_COUNTED = 2**25, 40, 8192
 
 
 class Promoted(NamedTuple):
-    """Of some features the tokens with the largest and the smallest logits, the most extreme first."""
+    """Of some features the tokens with the largest and the smallest logits, the most extreme first.
+
+    `histogram` counts the logits of all tokens, or of 8,192 to 16,384 evenly spaced ones, in equal bins of `range`.
+    """
 
     top_ids: Int[Tensor, "n n_tokens"]
     top_values: Float[Tensor, "n n_tokens"]
     bottom_ids: Int[Tensor, "n n_tokens"]
     bottom_values: Float[Tensor, "n n_tokens"]
+    histogram: Int[Tensor, "n n_bins"]
+    range: Float[Tensor, "n 2"]
 
 
 @torch.no_grad()
@@ -57,7 +62,7 @@ def promoted(
             @ W_U.T
         )
         top, bottom = logits.topk(n_tokens, dim=1), logits.topk(n_tokens, dim=1, largest=False)
-        found.append(Promoted(top.indices, top.values, bottom.indices, bottom.values))
+        found.append(Promoted(top.indices, top.values, bottom.indices, bottom.values, *_histogram(logits)))
     return Promoted(*(torch.cat(column).cpu() for column in zip(*found, strict=True)))
 
 
@@ -72,6 +77,14 @@ def written(
         rows = transcoders.decoder_rows(layer, target, features, out=torch.empty_like(total))
         total += _through(_norm_after(model, transcoders, target), rows)
     return total
+
+
+def _histogram(logits: Float[Tensor, "n d_vocab"]) -> tuple[Int[Tensor, "n n_bins"], Float[Tensor, "n 2"]]:
+    some = logits[:, :: max(1, logits.shape[1] // _N_COUNTED)]
+    low, high = some.aminmax(dim=1, keepdim=True)
+    at = ((some - low) / (high - low).clamp_min(1e-30) * _N_BINS).long().clamp_max(_N_BINS - 1)
+    counts = torch.zeros(len(some), _N_BINS, dtype=torch.int64, device=some.device)
+    return counts.scatter_add_(1, at, torch.ones_like(at)), torch.cat([low, high], 1)
 
 
 def _plain(model: LanguageModel, module: torch.nn.Module) -> FrozenNorm:

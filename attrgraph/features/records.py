@@ -17,6 +17,7 @@ from attrgraph.features.labelling import Label
 from attrgraph.features.layer_statistics import WINDOW, bin_edges
 from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.rules import SHOWN_KINDS
+from attrgraph.features.token_texts import TokenTexts
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders
 
@@ -38,8 +39,9 @@ class Records:
         labels: list[Label],
         names: Mapping[tuple[int, int], str],
         promoted_tokens: Promoted,
+        texts: TokenTexts,
     ) -> None:
-        self._model, self._collected, self._connections, self._layer = model, collected, connections, layer
+        self._collected, self._connections, self._layer, self._texts = collected, connections, layer, texts
         self._labels, self._names, self._promoted = labels, names, promoted_tokens
         self._statistics = collected.layers[layer]
         chosen = torch.from_numpy(self._statistics.features)
@@ -50,7 +52,6 @@ class Records:
             if len(targets) > 1
             else {}
         )
-        self._texts: dict[int, str] = {}
         self._n_documents = len(np.unique(collected.text.document))
         statistics = self._statistics
         self._kept = {name: by_feature(kept.entries(), len(chosen)) for name, kept in statistics.kept()}
@@ -105,6 +106,8 @@ class Records:
             "bottom_logits": self._all(found.bottom_ids[row]),
             "top_logit_values": found.top_values[row].tolist(),
             "bottom_logit_values": found.bottom_values[row].tolist(),
+            "logit_histogram": found.histogram[row].tolist(),
+            "logit_range": found.range[row].tolist(),
             "logits_by_layer": by_layer,
         }
 
@@ -118,14 +121,16 @@ class Records:
             value, share = int(values[i]), float(n_each[i] / len(token))
             if value >= 0:
                 n_there = sum(int(counts.count(kind, side, [value])[0]) for side in range(2))
-                what = value if kind == "position" else self._text(value)
+                what = value if kind == "position" else self._texts.joined(counts.tokens_of(kind, value))
                 fires_there = min(1.0, share * n_firings / n_there)
                 found.append({"value": what, "share_of_firings": share, "fires_there": fires_there})
         return found[:_N_LISTED]
 
     def _examples(self, row: int, drawn: np.ndarray) -> list[dict[str, Any]]:
         """The best documents, then drawn firings by fifths of all, the strongest first."""
-        groups = [{"quantile_name": "Top activations", "examples": self._windows("top", row)}]
+        top, n_firings = self._windows("top", row), int(self._statistics.n_firings[:, row].sum())
+        of_firings = len(top) / max(n_firings, 1)
+        groups = [{"quantile_name": "Top activations", "share_of_firings": of_firings, "examples": top}]
         if len(drawn):
             spread = self._windows("spread", row)
             edges = np.quantile(drawn, np.arange(1, _N_QUANTILES) / _N_QUANTILES)
@@ -136,7 +141,7 @@ class Records:
                 mine = [one for one, at in zip(spread, fifth, strict=True) if at == each]
                 mine.sort(key=lambda one: -one["tokens_acts_list"][one["train_token_ind"]])
                 name = f"Firings of the {_FIFTHS[each]} fifth"
-                groups.append({"quantile_name": name, "examples": mine})
+                groups.append({"quantile_name": name, "share_of_firings": 1 / _N_QUANTILES, "examples": mine})
         return groups
 
     def _windows(self, name: str, row: int) -> list[dict[str, Any]]:
@@ -152,7 +157,7 @@ class Records:
             offset = first - (token - WINDOW[0])
             found.append(
                 {
-                    "tokens": self._all(text.token_ids[first:last]),
+                    "tokens": self._texts.in_row(text.token_ids[first:last].tolist()),
                     "tokens_acts_list": window[offset : offset + last - first],
                     "train_token_ind": token - first,
                     "is_repeated_datapoint": False,
@@ -160,10 +165,5 @@ class Records:
             )
         return found
 
-    def _all(self, ids: torch.Tensor | np.ndarray) -> list[str]:
-        return [self._text(i) for i in ids.tolist()]
-
-    def _text(self, token_id: int) -> str:
-        if token_id not in self._texts:
-            self._texts[token_id] = self._model.token_text(token_id)
-        return self._texts[token_id]
+    def _all(self, ids: torch.Tensor) -> list[str]:
+        return [self._texts[i] for i in ids.tolist()]

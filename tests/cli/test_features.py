@@ -62,11 +62,36 @@ def test_files_have_the_layouts_of_circuit_tracer_and_neuronpedia(text: Path, tm
         (1, [1023]),
         (3, [458]),
     ]
+    for batch in batches:
+        assert set(batch) == {"model_id", "layer", "sae_set", "sae_id_suffix", "features"}
+        assert (batch["model_id"], batch["sae_set"]) == ("demo", "demo")
     (dashboard,) = batches[1]["features"]
-    assert (dashboard["pos_str"], dashboard["frac_nonzero"]) == (page["top_logits"], page["activation_frequency"])
+    taken = {
+        "pos_str": page["top_logits"],
+        "pos_values": page["top_logit_values"],
+        "neg_str": page["bottom_logits"],
+        "neg_values": page["bottom_logit_values"],
+        "frac_nonzero": page["activation_frequency"],
+        "freq_hist_data_bar_heights": page["histogram"],
+        "logits_hist_data_bar_heights": page["logit_histogram"],
+        "n_prompts_total": len(SENTENCES),
+        "n_tokens_in_prompt": sum(len(sentence.split()) for sentence in SENTENCES) // len(SENTENCES),
+    }
+    assert {name: dashboard[name] for name in taken} == taken
+    more = {"feature_index", "freq_hist_data_bar_values", "logits_hist_data_bar_values", "activations"}
+    assert set(dashboard) == {*taken, *more}
+    for name, ends in (("freq", page["histogram_edges"]), ("logits", page["logit_range"])):
+        middles, heights = (dashboard[f"{name}_hist_data_bar_{what}"] for what in ("values", "heights"))
+        assert len(middles) == len(heights) and ends[0] < middles[0] and middles[-1] < ends[-1]
+        assert middles == sorted(middles)
+    assert dashboard["activations"]
+    activation = {"bin_min", "bin_max", "bin_contains", "tokens", "values", "qualifying_token_index"}
     for one in dashboard["activations"]:
+        assert set(one) == activation and 0 < one["bin_contains"] <= 1
         assert len(one["tokens"]) == len(one["values"]) > one["qualifying_token_index"]
         assert one["bin_min"] <= one["values"][one["qualifying_token_index"]] <= one["bin_max"]
+        # both put tokens together as they are
+        assert "".join(one["tokens"]).strip() in SENTENCES
 
 
 def test_a_page_is_printed_and_written(

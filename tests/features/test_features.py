@@ -152,6 +152,8 @@ def test_promoted_tokens_are_those_of_the_sum_of_decoder_rows(name: str) -> None
                 if bottom is not None:
                     assert bottom == [f"<{i}>" for i in order[::-1][: len(bottom)]]
                     assert page["top_logit_values"][0] == pytest.approx(float(logits.max()), rel=1e-4)
+                    assert page["logit_range"] == pytest.approx([float(logits.min()), float(logits.max())], rel=1e-4)
+                    assert sum(page["logit_histogram"]) == len(logits) and page["logit_histogram"][-1] > 0
             assert len(page["top_logits"]) == min(10, D_VOCAB)
 
 
