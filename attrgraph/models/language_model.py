@@ -84,8 +84,8 @@ class LanguageModel:
 
         `altered` says what runs otherwise than the configuration says; see `models.alterations`.
         """
-        altered = alterations(self.hf_model)
-        return {**self._origin.now(), **({"altered": altered} if altered else {})}
+        now, altered = self._origin.now(), alterations(self.hf_model)
+        return {**now, "altered": altered} if altered else now
 
     @property
     def n_layers(self) -> int:
