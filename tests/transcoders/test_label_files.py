@@ -107,13 +107,22 @@ def test_every_form_gives_the_same_names(write: Callable[[Path], Path], tmp_path
     assert len(found) == len(EXPECTED) or write is our_graph
 
 
-def test_a_token_with_a_comma_is_one_token_and_the_place_in_the_file_is_the_feature(tmp_path: Path) -> None:
+def one_feature(path: Path, *, is_damaged: bool = False) -> Path:
     packed = gzip.compress(json.dumps({"index": 105_491, "top_logits": [", ", "b", "c", "d"]}).encode())
-    (tmp_path / "layer_3.bin").write_bytes(struct.pack("<I", len(packed)) + packed)
+    held = packed[:10] + b"x" * (len(packed) - 10) if is_damaged else packed
+    (path / "layer_3.bin").write_bytes(struct.pack("<I", len(packed)) + held)
     index = {"3": {"filename": "layer_3.bin", "offsets": [0, 0, 4 + len(packed)]}}
-    (tmp_path / "index.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
-    assert ag.load_labels(tmp_path) == {(3, 1): 'promotes ", ", "b", "c"'}
-    (tmp_path / "layer_3.bin").write_bytes(struct.pack("<I", len(packed)) + packed[:10] + b"x" * (len(packed) - 10))
+    (path / "index.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
+    return path
+
+
+def test_a_token_with_a_comma_is_one_token_and_the_place_in_the_file_is_the_feature(tmp_path: Path) -> None:
+    assert ag.load_labels(one_feature(tmp_path)) == {(3, 1): 'promotes ", ", "b", "c"'}
+
+
+@pytest.mark.refusal
+def test_a_damaged_record_is_told_when_it_is_read(tmp_path: Path) -> None:
+    one_feature(tmp_path, is_damaged=True)
     with pytest.raises(
         TranscoderError, match=r"layer_3\.bin: its record of feature 1 cannot be read; copy or download"
     ):
@@ -121,7 +130,7 @@ def test_a_token_with_a_comma_is_one_token_and_the_place_in_the_file_is_the_feat
 
 
 def feature_files(path: Path, names: dict[tuple[int, int], str]) -> Path:
-    """Of the demo's features, those without a name in records that are damaged."""
+    """Of the demo's features, those without a name in records that are damaged: who checks types reads the first."""
     index = {}
     for layer in range(4):
         records = b""
@@ -142,7 +151,7 @@ def test_of_feature_files_only_what_a_graph_has_is_read_and_later_files_win(tmp_
     features = plain.nodes[plain.nodes["kind"] == "feature"]
     places = set(zip(features["layer"].tolist(), features["feature"].tolist(), strict=True))
     (tmp_path / "a.json").write_text('{"3/458": "first", "1/1023": "second"}')
-    folder = feature_files(tmp_path, dict.fromkeys(places, "from the file") | {(3, 458): ""})
+    folder = feature_files(tmp_path, dict.fromkeys(places, "from the file") | {(3, 458): "", (0, 0): "x"})
     for files in ([tmp_path / "a.json", folder], [tmp_path / "a.json", folder / "index.json.gz"]):
         graphs = [ag.trace(ag.load_model("demo", labels=files), DALLAS), ag.name_features(plain, *files)]
         for graph in graphs:
