@@ -32,7 +32,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sentences of the demo's world, one a line."""
     path = tmp_path_factory.mktemp("text") / "sentences.txt"
     rng = random.Random(0)
-    sentences = [draws.sample(rng, draws.FULL_MIX).words for _ in range(200)]
+    sentences = [draws.sample(rng, draws.FULL_MIX).words for _ in range(400)]
     path.write_text("\n".join(" ".join(words[1:]) for words in sentences), encoding="utf-8")
     return path
 
