@@ -70,7 +70,7 @@ class _RandomDirections(Transcoders):
 
 
 def _of_length_one(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return torch.nn.functional.normalize(x, dim=-1, eps=1e-30)
 
 
 def read_of(

@@ -50,7 +50,8 @@ def test_html_is_text_and_asks_for_nothing(page: FeaturePage) -> None:
 
 
 def test_a_feature_that_never_fires_has_a_page() -> None:
-    pages = ag.describe_features(ag.load_model("demo"), ["in texas the capital is austin"], labels={})
+    some = [(3, feature) for feature in range(50)]
+    pages = ag.describe_features(ag.load_model("demo"), ["in texas the capital is austin"], some, labels={})
     silent = next(page for page in pages.values() if page["n_firings"] == 0)
     assert "no label" in str(silent) and "no label" in silent._repr_html_()
     assert json.dumps(silent.record, allow_nan=False)

@@ -121,9 +121,14 @@ def test_best_examples_are_the_documents_with_the_largest_maxima(name: str, sett
                 assert example["train_token_ind"] == pos - part.start
 
 
-def test_equal_documents_stand_in_the_order_of_the_text(tmp_path: Path) -> None:
-    model = ag.load_model("demo")
-    pages = ag.describe_features(model, SENTENCES * 3)
+@pytest.fixture(scope="module")
+def demo_pages() -> ag.FeaturePages:
+    """Of all features of the demo."""
+    return ag.describe_features(ag.load_model("demo"), SENTENCES * 3)
+
+
+def test_equal_documents_stand_in_the_order_of_the_text(demo_pages: ag.FeaturePages) -> None:
+    pages = demo_pages
     for page in pages.values():
         examples = page["examples_quantiles"][0]["examples"]
         tops = [max(one["tokens_acts_list"]) for one in examples]
@@ -222,13 +227,12 @@ def test_features_that_fire_together_and_lead_to_each_other() -> None:
                 assert set(found) == set(best)
 
 
-def test_some_features_have_the_pages_that_they_have_among_all() -> None:
+def test_some_features_have_the_pages_that_they_have_among_all(demo_pages: ag.FeaturePages) -> None:
     model = ag.load_model("demo")
-    every = ag.describe_features(model, SENTENCES)
-    some = ag.describe_features(model, SENTENCES, ["3/458", "1/1023", (0, 7)])
+    some = ag.describe_features(model, SENTENCES * 3, ["3/458", "1/1023", (0, 7)])
     assert list(some) == ["0/7", "1/1023", "3/458"]
     for name in some:
-        assert is_close(some[name].record, every[name].record)
+        assert is_close(some[name].record, demo_pages[name].record)
     graph = ag.trace(model, SENTENCES[0], max_feature_nodes=20)
     of_graph = ag.describe_features(model, SENTENCES, graph)
     nodes = graph.nodes[graph.nodes["kind"] == "feature"]

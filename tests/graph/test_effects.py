@@ -70,7 +70,7 @@ def test_an_effect_is_the_sum_over_all_paths(case: Case, data: st.DataObject) ->
         assert graph.effect(sources, targets, **limits) == pytest.approx(effect_of_paths(graph, paths), abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cases(), st.data())
 def test_signed_influence_is_every_nodes_effect(case: Case, data: st.DataObject) -> None:
     graph = case.build()
@@ -160,7 +160,7 @@ def test_dropped_nodes_are_gone_with_their_edges(case: Case, data: st.DataObject
     assert less.metadata["without"] == [{"mode": "drop", "nodes": graph.nodes.index[~kept].tolist()}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases(), st.data())
 def test_features_that_become_errors_lead_from_their_error(case: Case, data: st.DataObject) -> None:
     graph = case.build()

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import networkx as nx
@@ -127,10 +128,15 @@ CONDITIONS = st.recursive(
 )
 
 
+@cache
+def queried_graph() -> Graph:
+    return Case(n_features=5, n_logits=2, n_layers=3, density=0.8, seed=0).build()
+
+
 @settings(max_examples=100, deadline=None)
 @given(CONDITIONS)
 def test_any_allowed_expression_means_what_python_says_of_each_node(expression: str) -> None:
-    graph = Case(n_features=5, n_logits=2, n_layers=3, density=0.8, seed=0).build()
+    graph = queried_graph()
     rows = graph.nodes.reset_index().to_dict("records")
     expected = [row["node_id"] for row in rows if eval(expression, {}, row)]  # texts of this file, not a user's
     assert graph.query(expression).ids == expected

@@ -108,11 +108,11 @@ def test_rotations_that_depend_on_the_length_are_the_same_with_a_cache(rope: str
     assert ag.trace(model, prompt, max_feature_nodes=5).metadata["checks"]["is_exact"]
     assert ag.explain_attention(model, prompt, 1, 1, n_prompt - 1, 1).deviation < 1e-4
     found = [
-        ag.generate(model, prompt, SETS[:1], max_new_tokens=12, use_cache=use_cache).token_ids
+        ag.generate(model, prompt, SETS[:1], max_new_tokens=9, use_cache=use_cache).token_ids
         for use_cache in (True, False)
     ]
     text = list(prompt)
-    for _ in range(12):
+    for _ in range(9):
         text.append(int(ag.intervene(model, text, SETS[:1]).logits_after.argmax()))
     assert found == [text[n_prompt:]] * 2
 

@@ -1,9 +1,8 @@
 """Prompts to tokens, loading, and what is refused."""
 
+import io
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
 
 import attrgraph as ag
+from attrgraph.cli.main import main
 from attrgraph.errors import (
     AttrGraphError,
     ModelLoadError,
@@ -277,26 +277,19 @@ def test_loading_needs_no_code_from_the_folder(model_folder: Path) -> None:
     assert ag.load_model(model_folder).n_layers == N_LAYERS
 
 
-def test_code_in_a_folder_never_runs_even_if_the_user_would_agree(model_folder: Path) -> None:
+def test_code_in_a_folder_never_runs_even_if_the_user_would_agree(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """transformers asks on stdin whether to run code for model types it does not know; it must not get to ask."""
     config = json.loads((model_folder / "config.json").read_text())
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
     (model_folder / "config.json").write_text(json.dumps(config))
     (model_folder / "evil.py").write_text("print('code from the folder ran')")
-    command = [
-        sys.executable,
-        "-m",
-        "attrgraph.cli.main",
-        "trace",
-        "w5",
-        "--model",
-        str(model_folder),
-        "--transcoders",
-        "demo",
-    ]
-    out = subprocess.run(command, input="y\n" * 5, capture_output=True, text=True)
-    assert out.returncode == 1 and "not a configuration that transformers knows" in out.stderr
-    assert "code from the folder ran" not in out.stdout + out.stderr and "[y/N]" not in out.stdout + out.stderr
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 5))
+    assert main(["trace", "w5", "--model", str(model_folder), "--transcoders", "demo"]) == 1
+    out, err = capsys.readouterr()
+    assert "not a configuration that transformers knows" in err
+    assert "code from the folder ran" not in out + err and "[y/N]" not in out + err
 
 
 @pytest.mark.refusal

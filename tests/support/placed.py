@@ -79,8 +79,8 @@ class _Placing(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
-class _OfNumbers(TorchFunctionMode):
-    """Where PyTorch makes tensors of Python's numbers it moves them in ways that nothing sees: they are made here."""
+class _Unseen(TorchFunctionMode):
+    """Does openly what nothing would see: tensors of Python's numbers are moved, products squeezed in place."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -92,6 +92,8 @@ class _OfNumbers(TorchFunctionMode):
             like, *numbers = (None, *args) if func is torch.tensor else args
             how = ({} if like is None else {"dtype": like.dtype, "device": like.device}) | kwargs
             return torch.tensor(*numbers, **{**how, "device": HERE}).to(how.get("device", HERE))
+        if func in (Tensor.__matmul__, Tensor.matmul, torch.matmul) and args[0].ndim == 1 and args[1].ndim == 2:
+            return (args[0][None] @ args[1])[0]
         return func(*args, **kwargs)
 
 
@@ -121,7 +123,7 @@ def pretended_devices() -> Iterator[None]:
     """While the context lasts, tensors can be made on and moved to `PLACES`."""
     if not hasattr(torch, "privateuseone"):
         _register(backend_module=_Elsewhere())
-    with _OfNumbers(), _Placing():
+    with _Unseen(), _Placing():
         yield
 
 

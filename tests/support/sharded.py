@@ -34,7 +34,7 @@ def run_all(shards: Shards, folder: Path) -> dict[str, torch.Tensor]:
         config = TrainConfig(
             n_features=32,
             l0=4.0,
-            n_tokens=256 * 30,
+            n_tokens=256 * 24,
             batch_tokens=256,
             learning_rate=3e-3,
             dead_after=2_000,

@@ -1,8 +1,11 @@
 """Tiny random models of every family, with norms and biases that are anything but 1 and 0."""
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
@@ -113,6 +116,11 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def make_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A tiny model whose norm weights and all biases are random too."""
+    return LanguageModel(deepcopy(_hf_model(name, seed)).to(dtype).requires_grad_(False))
+
+
+@cache  # a copy costs a third
+def _hf_model(name: str, seed: int) -> PreTrainedModel:
     kind, config = (FAMILY_CONFIGS | MORE_FAMILIES)[name]
     hf_model = create_hf_model(kind, seed=seed, **config)
     generator = torch.Generator().manual_seed(seed)
@@ -120,7 +128,7 @@ def make_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
         noise = torch.randn(parameter.shape, generator=generator)
         is_scale = parameter.ndim == 1 and parameter_name.endswith("weight")
         parameter.data = parameter.data + 0.3 * noise if is_scale else (0.3 if parameter.ndim == 1 else 0.25) * noise
-    return LanguageModel(hf_model.to(dtype).requires_grad_(False))
+    return hf_model
 
 
 def make_transcoders(

@@ -1,16 +1,14 @@
 """Hub names resolve to pinned commits: tested on a local copy of the hub's cache, without a network."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny import make_model, make_transcoders
 
 import attrgraph as ag
+from attrgraph.cli.main import main
 from attrgraph.errors import ModelLoadError
 from attrgraph.transcoders import save_transcoders
 
@@ -25,14 +23,11 @@ def cached_repository(cache: Path, name: str) -> Path:
     return repository / "snapshots" / COMMIT
 
 
-def trace_offline(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "attrgraph.cli.main", "trace", "1 5 6", "--ids", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, which is all that can be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     make_model("llama").hf_model.save_pretrained(cached_repository(tmp_path / "hub", "owner/model"))
     save_transcoders(make_transcoders(), tmp_path / "t")
     shutil.copytree(tmp_path / "t", cached_repository(tmp_path / "hub", "owner/sets") / "clt" / "small")
@@ -41,10 +36,8 @@ def cache(tmp_path: Path) -> Path:
 
 def test_hub_names_are_traced_and_their_commits_recorded(cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "g.safetensors"
-    out = trace_offline(
-        cache, "--model", "owner/model", "--transcoders", f"owner/sets/clt/small@{COMMIT}", "-o", str(path)
-    )
-    assert out.returncode == 0, out.stderr
+    named = ["--model", "owner/model", "--transcoders", f"owner/sets/clt/small@{COMMIT}"]
+    assert main(["trace", "1 5 6", "--ids", *named, "-o", str(path)]) == 0
     metadata = ag.load_graph(path).metadata
     assert metadata["model"]["id"] == "owner/model"
     assert metadata["model"]["revision"] == metadata["transcoders"]["revision"] == COMMIT
@@ -52,10 +45,11 @@ def test_hub_names_are_traced_and_their_commits_recorded(cache: Path, tmp_path: 
 
 
 @pytest.mark.refusal
-def test_unknown_hub_names_are_refused_in_one_line(cache: Path) -> None:
-    out = trace_offline(cache, "--model", "owner/other", "--transcoders", "demo", "--json")
-    assert out.returncode == 1 and out.stdout == ""
-    *progress, told = out.stderr.splitlines()  # what takes long says that it loads
+def test_unknown_hub_names_are_refused_in_one_line(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "1 5 6", "--ids", "--model", "owner/other", "--transcoders", "demo", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    *progress, told = err.splitlines()  # what takes long says that it loads
     assert set(progress) <= {"load"} and "not found on the Hugging Face hub" in told
 
 

@@ -38,7 +38,7 @@ def trained(request: pytest.FixtureRequest) -> TrainableTranscoders:
     is_choosing = request.param.endswith("topk")
     # three a token are 1.2 causes a layer on average; a fixed number a token has to leave room for tokens with more
     l0 = 8.0 if request.param == "topk" else 3.0
-    return train(activation=request.param, l0=l0, n_tokens=60_000 if is_choosing else 200_000)
+    return train(activation=request.param, l0=l0, n_tokens=60_000 if is_choosing else 130_000)
 
 
 def test_every_kind_learns_and_has_as_many_active_features_as_asked(trained: TrainableTranscoders) -> None:

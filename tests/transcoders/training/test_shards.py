@@ -22,7 +22,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
         whole = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert {name.split(".")[0] for name in whole} == {*KINDS, "live"}
         for name, tensor in expected.items():
-            # sums over features in another order: rounding, grown over thirty steps
+            # sums over features in another order: rounding, grown over the steps
             torch.testing.assert_close(whole[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
