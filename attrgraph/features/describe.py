@@ -92,10 +92,7 @@ def describe_features(
     collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
     about = {"left_out": why_left_out(model, skip_positions), "seed": seed}
     _run(collected, progress, state, _key(model, transcoders, rows, chosen, how | about))
-    controls = [
-        control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
-        for layer, n in enumerate(control.n_features)
-    ]
+    controls = _controls(model, control, collected)
     names = transcoders.labels if labels is None else labels
     blobs = _written(model, transcoders, collected, controls, names, like, progress)
     card = _card(model, transcoders, collected, rows, scan, source_set) | about
@@ -103,6 +100,13 @@ def describe_features(
     if state:
         Path(state).unlink(missing_ok=True)
     return FeaturePages(blobs, json.loads(json.dumps(card)))
+
+
+def _controls(model: LanguageModel, control: Transcoders, collected: Collected) -> list[Control]:
+    return [
+        control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
+        for layer, n in enumerate(control.n_features)
+    ]
 
 
 def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features = None) -> str:
