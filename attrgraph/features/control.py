@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from attrgraph.data.activations import activations_of, batches_of_similar_length
 from attrgraph.data.corpus import TokenRows
@@ -22,10 +23,11 @@ _N_FEATURES, _N_TOKENS = 256, 4096
 def random_dictionary(
     model: LanguageModel, transcoders: Transcoders, rows: TokenRows, *, seed: int, **how: Any
 ) -> Transcoders:
-    """Encoders of random directions, each of which fires as often as a feature of the layer that is chosen at random.
+    """Encoders of random directions, which fire from hardly ever to as often as any feature of the layer does.
 
-    How often is set by thresholds, on rows drawn from the text. Each writes what another feature writes. No layer has
-    more than 256.
+    How often is set by thresholds, on rows drawn from the text: evenly on a logarithmic scale, so that there are random
+    features to compare with a rare one and with a common one. Each writes what a feature of the layer writes, which is
+    chosen at random. No layer has more than 256.
 
     Args:
         model, transcoders, rows: as they are described.
@@ -49,7 +51,7 @@ def random_dictionary(
         real, _ = transcoders.encoder_rows(layer, chosen, torch.zeros(0))
         W_enc = torch.randn(real.shape, generator=generator)
         W_enc *= real.norm(dim=1, keepdim=True) / W_enc.norm(dim=1, keepdim=True)
-        as_read = _of_length_one(read) if is_topk[layer] else read
+        as_read = normalize(read, dim=-1) if is_topk[layer] else read
         threshold = _thresholds(as_read.cpu().float(), W_enc, n_firings)
         W_dec = weights.W_dec.index_select(0, chosen.roll(1).to(weights.W_dec.device)).float()
         found = LayerWeights(W_enc, torch.zeros(len(W_enc)), W_dec, weights.b_dec.float(), threshold)
@@ -66,11 +68,15 @@ class _RandomDirections(Transcoders):
         self._is_topk = is_topk
 
     def encode_often(self, layer: int, read: Float[Tensor, "n_pos d_model"]) -> ActiveFeatures:
+<<<<<<< HEAD
         return super().encode_often(layer, _of_length_one(read) if self._is_topk[layer] else read)
 
 
 def _of_length_one(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x, dim=-1, eps=1e-30)
+=======
+        return super().encode_often(layer, normalize(read, dim=-1) if self._is_topk[layer] else read)
+>>>>>>> c6c8b60d63e0835670b8315694a685e345bacc71
 
 
 def read_of(

@@ -102,6 +102,13 @@ def describe_features(
     return FeaturePages(blobs, json.loads(json.dumps(card)))
 
 
+def _controls(model: LanguageModel, control: Transcoders, collected: Collected) -> list[Control]:
+    return [
+        control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
+        for layer, n in enumerate(control.n_features)
+    ]
+
+
 def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features = None) -> str:
     """What `describe_features` will take."""
     n_described = sum(map(len, _chosen(transcoders, features)))

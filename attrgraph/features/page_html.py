@@ -128,7 +128,10 @@ def _examples(record: Mapping[str, Any]) -> str:
     parts = []
     for group in record["examples_quantiles"]:
         if group["examples"]:
-            lines = "".join(f"<li>{_tokens(one, largest)}</li>" for one in group["examples"])
+            lines = "".join(
+                f"<li{' class=again' if one['is_repeated_datapoint'] else ''}>{_tokens(one, largest)}</li>"
+                for one in group["examples"]
+            )
             parts.append(f"<h2>{escape(group['quantile_name'])}</h2><ol>{lines}</ol>")
     return "".join(parts)
 

@@ -36,9 +36,10 @@ def page_text(record: Mapping[str, Any]) -> str:
             found = [f"{one['layer']}/{one['feature']} {one['weight']:+.2g}" for one in record[key][:6]]
             lines.append(f"{name:<11} {', '.join(found)}")
     for place, group in enumerate(record["examples_quantiles"]):
-        if group["examples"]:
+        new = [one for one in group["examples"] if not one["is_repeated_datapoint"]]
+        if new:
             lines += ["", group["quantile_name"]]
-            lines += [f"  {_example(one)}" for one in group["examples"][: _N_OF_FIFTH if place else _N_EXAMPLES]]
+            lines += [f"  {_example(one)}" for one in new[: _N_OF_FIFTH if place else _N_EXAMPLES]]
     return "\n".join(lines)
 
 

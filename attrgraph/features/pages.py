@@ -1,10 +1,15 @@
 """Pages of features: what each one is, to look at, to count with, and to save."""
 
 import json
+<<<<<<< HEAD
 from collections.abc import Iterator, Mapping
 from functools import partial
+=======
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping
+>>>>>>> c6c8b60d63e0835670b8315694a685e345bacc71
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attrgraph.errors import FeatureError, GraphFileError
 from attrgraph.features import layouts
@@ -93,6 +98,18 @@ class FeaturePages(Mapping[str, FeaturePage]):
     def labels(self) -> dict[layouts.Place, str]:
         """Of the features that have one."""
         return {place: label for place in self._blobs if (label := self[place]["label"])}
+
+    def with_labels(self, names: Mapping[layouts.Place, str]) -> "FeaturePages":
+        """The same pages with names that win, such as those that `load_labels` reads; what the rules found stays.
+
+        Raises:
+            FeatureError: one of them has no page here.
+        """
+        named = {}
+        for place, name in names.items():
+            found = {"label": name, "label_source": "given"}
+            named[place] = layouts.packed({**self[place].record, **found})
+        return FeaturePages(ChainMap(named, cast(MutableMapping[layouts.Place, bytes], self._blobs)), self.card)
 
     def table(self) -> "pd.DataFrame":
         """A row a feature: label, score, control, frequency, strengths."""

@@ -127,10 +127,12 @@ class Records:
         return found[:_N_LISTED]
 
     def _examples(self, row: int, drawn: np.ndarray) -> list[dict[str, Any]]:
-        """The best documents, then drawn firings by fifths of all, the strongest first."""
+        """The best documents, then drawn firings by fifths of all, the strongest first; what was seen is marked so."""
         top, n_firings = self._windows("top", row), int(self._statistics.n_firings[:, row].sum())
         of_firings = len(top) / max(n_firings, 1)
-        groups = [{"quantile_name": "Top activations", "share_of_firings": of_firings, "examples": top}]
+        groups: list[dict[str, Any]] = [
+            {"quantile_name": "Top activations", "share_of_firings": of_firings, "examples": top}
+        ]
         if len(drawn):
             spread = self._windows("spread", row)
             edges = np.quantile(drawn, np.arange(1, _N_QUANTILES) / _N_QUANTILES)
@@ -142,6 +144,11 @@ class Records:
                 mine.sort(key=lambda one: -one["tokens_acts_list"][one["train_token_ind"]])
                 name = f"Firings of the {_FIFTHS[each]} fifth"
                 groups.append({"quantile_name": name, "share_of_firings": 1 / _N_QUANTILES, "examples": mine})
+        seen = set[tuple[Any, ...]]()
+        for one in (example for group in groups for example in group["examples"]):
+            shown = one["train_token_ind"], *one["tokens"]
+            one["is_repeated_datapoint"] = shown in seen
+            seen.add(shown)
         return groups
 
     def _windows(self, name: str, row: int) -> list[dict[str, Any]]:

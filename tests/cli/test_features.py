@@ -125,6 +125,20 @@ def test_labels_go_into_graphs_and_given_names_win(text: Path, tmp_path: Path) -
     assert label == "says the capital"
 
 
+def test_names_that_are_typed_later_are_saved_beside_what_was_found(text: Path, tmp_path: Path) -> None:
+    assert write(text, tmp_path / "pages") == 0
+    pages = ag.FeaturePages.load(tmp_path / "pages")
+    named = pages.with_labels({(3, 458): 'says <the> "capital"'})
+    named.save(tmp_path / "named")
+    again = ag.FeaturePages.load(tmp_path / "named")
+    assert list(again) == list(pages)
+    assert ag.load_labels(tmp_path / "named") == {(1, 1023): "city in texas", (3, 458): 'says <the> "capital"'}
+    assert again["3/458"].record == pages["3/458"].record | {"label": 'says <the> "capital"', "label_source": "given"}
+    assert again["1/1023"].record == pages["1/1023"].record
+    with pytest.raises(ag.AttrGraphError, match="has no page here"):
+        pages.with_labels({(3, 459): "x"})
+
+
 def test_what_is_there_stays_without_force(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert write(text, tmp_path / "pages") == 0
     before = files_of(tmp_path / "pages")

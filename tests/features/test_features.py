@@ -134,6 +134,9 @@ def test_equal_documents_stand_in_the_order_of_the_text(demo_pages: ag.FeaturePa
         tops = [max(one["tokens_acts_list"]) for one in examples]
         assert tops == sorted(tops, reverse=True)
         assert all("<bos>" not in one["tokens"] for one in examples)
+        shown = [(one["train_token_ind"], *one["tokens"]) for one in examples]
+        is_again = [one in shown[:i] for i, one in enumerate(shown)]
+        assert [one["is_repeated_datapoint"] for one in examples] == is_again
     assert pages["1/1023"]["n_tokens"] == 3 * sum(len(sentence.split()) for sentence in SENTENCES)
 
 
