@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from attrgraph.errors import checked
 from attrgraph.graph.graph import Graph
 from attrgraph.transcoders.known_sets import neuronpedia_names
 from attrgraph.transcoders.labels import Labels, load_labels
@@ -14,6 +15,7 @@ from attrgraph.transcoders.neuronpedia import Place, ask
 _MADE_UP = re.compile(r"(?:L\d+ feature \d+)?")
 
 
+@checked
 def name_features(graph: Graph, *paths: str | Path, online: bool = False) -> Graph:
     """The graph with names of its features; `metadata["notes"]` says, a line each, which could not be had.
 

@@ -29,7 +29,7 @@ from attrgraph.attribution.prepare import keeps_patterns
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
-from attrgraph.errors import AttrGraphError, ResultError, UnsupportedModelError
+from attrgraph.errors import AttrGraphError, ResultError, UnsupportedModelError, checked
 from attrgraph.memory import budget_bytes
 from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
@@ -131,6 +131,7 @@ class AttentionExplanation:
 
 
 @torch.no_grad()
+@checked
 def explain_attention(
     model: LanguageModel,
     prompt: Prompt,

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from attrgraph.attribution.provenance import library_versions
 from attrgraph.data.corpus import TokenRows, read_corpus, rows_of
-from attrgraph.errors import FeatureError
+from attrgraph.errors import FeatureError, checked
 from attrgraph.features import layouts
 from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
@@ -38,6 +38,7 @@ _SECONDS_BETWEEN_STATES = 60.0
 Features = Sequence[str | tuple[int, int]] | Graph | None
 
 
+@checked
 def describe_features(
     model: LanguageModel,
     texts: TokenRows | Sequence[str | Path] | Path,
