@@ -93,7 +93,8 @@ def _meets_text(column: "pd.Series[str]", criterion: Any, name: str) -> Bool[np.
 def _counted(criterion: Any, n_pos: int) -> Any:
     """A criterion of positions, those below 0 counted from the end."""
     if isinstance(criterion, slice):
-        return slice(*_counted((criterion.start, criterion.stop), n_pos), criterion.step)
+        start, stop = (_counted(end, n_pos) for end in (criterion.start, criterion.stop))
+        return slice(start, stop, criterion.step)
     if isinstance(criterion, list | tuple | set | frozenset | range):
         return type(criterion if not isinstance(criterion, range) else [])(_counted(one, n_pos) for one in criterion)
     if not is_real(criterion) or criterion >= 0:
