@@ -206,7 +206,7 @@ def _slice_of(positions: slice | range, node: Any) -> slice:
             f"node {node!r} has a range below 0, which the text does not reach; give a slice to count from the end."
         )
     start, stop = (None if end is None else int(end) for end in ends)
-    return slice(start, stop, int(step))
+    return slice(start, stop, None if step == 1 else int(step))
 
 
 def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureKey]:
