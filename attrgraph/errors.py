@@ -171,13 +171,21 @@ def _check(name: str, value: Any, kinds: tuple[Any, ...]) -> None:
         raise AttrGraphError(f"{name} is {shown}; expected {words}.")
     if isinstance(value, Integral) and abs(int(value)) >= _MOST:
         raise AttrGraphError(f"{name} is {shown}; expected a number below 2**63.")
-    lists = [kind for kind in kinds if get_origin(kind) in _LISTS]
+    lists = [kind for kind in kinds if _elements_of(kind)]
     if lists and not isinstance(value, Iterator) and not any(_fits(value, kind) for kind in kinds if kind not in lists):
-        elements = tuple(one for kind in lists for one in _kinds(get_args(kind)[0]))
+        elements = tuple(one for kind in lists for one in _elements_of(kind))
         for each in islice(value, _MOST_ELEMENTS):
             _check(f"an element of {name.removeprefix('an element of ')}", each, elements)
     if Path in kinds and isinstance(value, str | os.PathLike):
         _check_path(name, os.fspath(value))
+
+
+def _elements_of(kind: Any) -> tuple[Any, ...]:
+    """What a list of this kind holds; nothing where it is no list."""
+    if isinstance(kind, str):
+        named, _, inner = kind.partition("[")
+        return (inner[:-1],) if named == "Iterable" else ()
+    return _kinds(get_args(kind)[0]) if get_origin(kind) in _LISTS else ()
 
 
 def _fits(value: Any, kind: Any) -> bool:

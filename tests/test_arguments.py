@@ -37,6 +37,7 @@ WRONG: dict[str, tuple[Ask, str]] = {
     "upto_layer too": (lambda model: intervene(model, upto_layer=True), "upto_layer is True; expected a whole number"),
     "new tokens": (lambda model: ag.generate(model, PROMPT, max_new_tokens=1.5), "max_new_tokens is 1.5; expected a"),
     "one graph": (lambda _: ag.union(six_nodes()), "graphs is a Graph; expected a list"),
+    "no graph": (lambda _: ag.union([1]), "an element of graphs is 1; expected a Graph"),
     "groups": (lambda _: six_nodes().group(None), "groups is None; expected a dictionary"),
     "paths": (lambda _: six_nodes().paths(k=10**30), r"k is 1e\+30; expected at most 1,000,000 paths"),
     "file": (lambda _: ag.load_graph(None), "path is None; expected text or a path"),
