@@ -22,8 +22,8 @@ def intervene(
     setting: Annotated[
         list[str],
         "CHANGE",
-        "NODE=VALUE, NODE*SCALE or NODE+SUMMAND; NODE is LAYER/FEATURE@POSITION (POSITION: 8, 2:5, or 8: for "
-        "all from 8 on) or a graph's node id. With --doses, only NODE. Repeatable.",
+        "NODE=VALUE, NODE*SCALE or NODE+SUMMAND, such as 3/458@5=0, 3/458@2:5*-1 or 3/458@0:+2 (at all positions). "
+        "NODE is LAYER/FEATURE@POSITION or a graph's node id. With --doses, only NODE. Repeatable.",
         "--set",
     ],
     choice: options.ModelOptions,

@@ -6,6 +6,7 @@ dictionary of its bounds, `min` and `max`. Flags and arguments are `Annotated[ty
 
 import gc
 import inspect
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,8 +109,13 @@ class ModelOptions:
                 f"{known_for(self.model)})."
             )
 
-    def load(self, graph: "ag.Graph | None" = None) -> "ag.LanguageModel":
-        """The model that the options name, or else the one that the graph was traced on."""
+    def load(self, graph: "ag.Graph | None" = None, *, template: str | None = None) -> "ag.LanguageModel":
+        """The model that the options name, or else the one that the graph was traced on.
+
+        Args:
+            graph: what `GraphModelOptions` are for.
+            template: JSON of arguments of the chat template.
+        """
         if graph is None or self.model is not None:
             traced_in = None if graph is None else graph.metadata.get("dtype")
             return load_model(
@@ -122,6 +128,7 @@ class ModelOptions:
                 write_point=self.write_point,
                 allow_missing_layers=self.allow_missing_layers,
                 labels=tuple(self.labels or ()),
+                template=template,
             )
         from attrgraph.attribution.provenance import origin_of
         from attrgraph.graph.origin import check_traced_model
@@ -196,6 +203,19 @@ def positions(which: str) -> str | list[int]:
     return which if which in ("auto", "none") else numbers(which, "--skip-positions", "positions")
 
 
+def template_arguments(text: str | None) -> str | None:
+    """What --chat-template-kwargs says, checked."""
+    try:
+        is_right = text is None or isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        is_right = False
+    if not is_right:
+        raise PromptError(
+            f'--chat-template-kwargs is {text!r:.60}; expected JSON such as {{"enable_thinking": false}}.'
+        )
+    return text
+
+
 def count(text: str) -> int:
     """A number of things such as 2000, 500K or 2M."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)", text.strip().upper())
@@ -220,8 +240,8 @@ def collect_again() -> None:
 
 
 @lru_cache(maxsize=2)
-def _load(*stamps: tuple[Any, ...], **how: Any) -> "ag.LanguageModel":
-    return ag.load_model(**how)
+def _load(*stamps: tuple[Any, ...], template: str | None = None, **how: Any) -> "ag.LanguageModel":
+    return ag.load_model(**how, chat_template_kwargs=None if template is None else json.loads(template))
 
 
 def _stamp(name: str | None) -> tuple[Any, ...]:

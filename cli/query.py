@@ -1,8 +1,10 @@
 """`attrgraph query`."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
+import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table
 from attrgraph.cli.writing import Saving
@@ -33,7 +35,8 @@ def query(
     check_one_form(as_json=as_json, as_csv=as_csv)
     files = [] if output is None else [output]
     saving.check(*files)
-    found = names.load(graph).query(expression)
+    loaded = names.load(graph)
+    found = loaded.query(expression)
     nodes = found.nodes.reset_index()
     if output is not None:
         saving.write(found.subgraph(), output)
@@ -42,5 +45,12 @@ def query(
     elif as_json:
         print_json({"expression": expression, "nodes": nodes.to_dict("records"), "files": files})
     else:
-        print_table(nodes[_SHOWN], empty="(no nodes)")
+        print_table(nodes[_SHOWN], empty=f"(no nodes{_unknown(loaded, expression)})")
         print_files(files)
+
+
+def _unknown(graph: "ag.Graph", expression: str) -> str:
+    """Which quoted text of an expression no node has."""
+    known = {text for name in ("token", "label", "kind") for text in graph.nodes[name]} | set(graph.nodes.index)
+    texts = [a or b for a, b in re.findall(r"'([^']*)'|\"([^\"]*)\"", expression)]
+    return "".join(f"; no node has {text!r}" for text in dict.fromkeys(texts) if text not in known)

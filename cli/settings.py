@@ -25,8 +25,8 @@ def parse_setting(text: str) -> "ag.Intervention":
         number = None
     if match is None or number is None or not isfinite(number):
         raise InterventionError(
-            f"{text!r} sets nothing; expected NODE=VALUE, NODE*SCALE or NODE+SUMMAND with a finite number, the node "
-            "being LAYER/FEATURE@POSITION or a graph's node id."
+            f"{text!r} sets nothing; expected NODE=VALUE, NODE*SCALE or NODE+SUMMAND with a finite number, such as "
+            "3/458@5=0, 3/458@0:*-1 (at all positions) or 3_458_5+2."
         )
     return ag.Intervention(match["node"].strip(), **{_HOW[match["how"]]: number})
 

@@ -42,6 +42,9 @@ def trace(
     ending: Annotated[
         str | None, "ENDING", "With --prompts: the ending of graph files. Default: .safetensors.", "--format"
     ] = None,
+    chat_template_kwargs: Annotated[
+        str | None, "JSON", "With --prompts: for the chat template of messages, such as '{\"enable_thinking\": false}'."
+    ] = None,
     target: Annotated[list[str] | None, "TOKEN", "Explain this token, not the most probable ones. Repeatable."] = None,
     minus: Annotated[str | None, "TOKEN", "With one --target: explain its logit minus that of this token."] = None,
     memory_budget: options.MemoryBudget = None,
@@ -71,6 +74,8 @@ def trace(
     if rows is None:
         if ending is not None:
             raise typer.BadParameter("--format is for --prompts; without, a file's own ending decides.")
+        if chat_template_kwargs is not None:
+            raise typer.BadParameter("--chat-template-kwargs is for chats, which stand in the file of --prompts.")
         saving.check(*outputs)
     elif len(outputs) != 1 or target or minus or reading.ids:
         raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
@@ -78,13 +83,13 @@ def trace(
         from attrgraph.io.exports import check_format
 
         check_format(kept_as, profile=saving.profile, where="--format: ")
-    targets = _targets(target, minus)
+    targets, template = _targets(target, minus), options.template_arguments(chat_template_kwargs)
     asked, tokens = reading.read(prompt or ""), reading.how()
 
     from attrgraph.cli.progress import progress_bar
 
     with progress_bar() as progress:
-        model = choice.load()
+        model = choice.load(template=template)
         how = {
             "memory_budget": memory_budget,
             "allow_inexact": allow_inexact,

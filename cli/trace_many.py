@@ -109,6 +109,7 @@ class Batch:
         made_by |= {name: value for name, value in self.settings.items() if name != "memory_budget"}
         made_by |= {
             **asdict(self.pruning),
+            "chat_template_kwargs": self.model.chat_template_kwargs,
             "names": [self.saving.profile, self.saving.scan, self.saving.source_set],
             "labels": sha256(repr(sorted(self.model.transcoders.labels.items())).encode()).hexdigest(),
         }

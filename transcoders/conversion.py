@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from attrgraph.errors import TranscoderError
+from attrgraph.errors import TranscoderError, checked
 from attrgraph.files import whole_folder
 from attrgraph.progress import Progress, silent
 from attrgraph.transcoders.folder import check_replaceable, labels_of, open_layout, write_layer, write_settings
@@ -13,6 +13,7 @@ from attrgraph.transcoders.formats import Layout, Points
 from attrgraph.transcoders.transcoders import LayerWeights, check_layer
 
 
+@checked
 def describe_transcoders(
     name: str | Path,
     *,
@@ -79,6 +80,7 @@ def _activation(layout: Layout, weights: LayerWeights, layer: int) -> str:
     return "topk" if layout.config.has_relu(layer) else "topk of either sign"
 
 
+@checked
 def convert_transcoders(
     name: str | Path,
     folder: str | Path,

@@ -16,7 +16,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from attrgraph.errors import TranscoderError
+from attrgraph.errors import TranscoderError, checked
 from attrgraph.files import put_back, whole_folder
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.transcoders.config import TranscoderConfig
@@ -34,6 +34,7 @@ _MOST_COMPUTED = 0.5
 _SETTINGS = ["config.yaml", "*.json"]
 
 
+@checked
 def load_transcoders(
     name: str | Path,
     *,
@@ -101,6 +102,7 @@ def _check_memory(folder: Path, layout: Layout) -> None:
         )
 
 
+@checked
 def save_transcoders(
     transcoders: Transcoders, folder: str | Path, *, overwrite: bool = True, texts: Mapping[str, str] | None = None
 ) -> None:

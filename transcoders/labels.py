@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from attrgraph.errors import TranscoderError
+from attrgraph.errors import TranscoderError, checked
 from attrgraph.files import read_json, read_text
 from attrgraph.graph.load_graph import load_graph
 from attrgraph.io.flavours import FEATURE_TYPES, feature_index
@@ -78,6 +78,7 @@ def joined(*sources: Labels) -> Labels:
     return sources[0] if len(sources) == 1 else _Joined(sources)
 
 
+@checked
 def load_labels(*paths: str | Path) -> Labels:
     """Names of features by (layer, feature), of files in any of the forms above; a later file's names win.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from attrgraph.errors import checked
 from attrgraph.graph.graph import Graph
 from attrgraph.transcoders.feature_files import Place
 from attrgraph.transcoders.known_sets import neuronpedia_names
@@ -15,6 +16,7 @@ from attrgraph.transcoders.neuronpedia import ask
 _MADE_UP = re.compile(r"(?:L\d+ feature \d+)?")
 
 
+@checked
 def name_features(graph: Graph, *paths: str | Path, online: bool = False) -> Graph:
     """The graph with names of its features; `metadata["notes"]` says, a line each, which could not be had.
 

@@ -4,10 +4,12 @@ from typing import Any
 
 from attrgraph.attribution.targets import LogitDifference, token_id_of
 from attrgraph.attribution.trace import trace
+from attrgraph.errors import checked
 from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel, Prompt
 
 
+@checked
 def contrast(model: LanguageModel, prompt: Prompt, positive: str | int, negative: str | int, **settings: Any) -> Graph:
     """The graph of the logit of one answer minus that of another, at the prompt's end.
 

@@ -18,6 +18,7 @@ from attrgraph.attribution.source_table import source_table
 from attrgraph.attribution.sweep import TILE_ROWS, EdgeSweep, ReadVectors, feature_reads, tiles_of
 from attrgraph.attribution.targets import LogitTargets, Targets, choose_targets
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
+from attrgraph.errors import checked
 from attrgraph.memory import own_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions
@@ -62,6 +63,7 @@ class Estimate:
 
 
 @torch.no_grad()
+@checked
 def estimate(
     model: LanguageModel,
     prompt: Prompt,

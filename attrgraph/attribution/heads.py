@@ -33,7 +33,7 @@ from attrgraph.attribution.provenance import origin_of
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.attribution.sweep import ReadVectors
 from attrgraph.attribution.targets import LogitDifference, choose_targets, token_id_of
-from attrgraph.errors import AttrGraphError, ResultError, TargetError
+from attrgraph.errors import AttrGraphError, ResultError, TargetError, checked
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
@@ -49,6 +49,7 @@ _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 
 
 @torch.no_grad()
+@checked
 def head_loadings(graph: Graph, source: str, target: str, *, model: LanguageModel | None = None) -> pd.DataFrame:
     """How much of an edge went through which attention head, at every layer between its ends.
 

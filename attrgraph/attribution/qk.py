@@ -28,7 +28,7 @@ from attrgraph.attribution.prepare import keeps_patterns
 from attrgraph.attribution.replacement import LocalReplacement, build_replacement
 from attrgraph.attribution.source_table import SOURCE_KINDS, source_table
 from attrgraph.attribution.sweep import EdgeSweep, ReadVectors
-from attrgraph.errors import AttrGraphError, ResultError, UnsupportedModelError, as_whole
+from attrgraph.errors import AttrGraphError, ResultError, UnsupportedModelError, as_whole, checked
 from attrgraph.memory import budget_bytes
 from attrgraph.models.attention_scores import HeadScores, recorded_attention
 from attrgraph.models.frozen import FrozenRun
@@ -130,6 +130,7 @@ class AttentionExplanation:
 
 
 @torch.no_grad()
+@checked
 def explain_attention(
     model: LanguageModel,
     prompt: Prompt,

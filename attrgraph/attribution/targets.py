@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attrgraph.attribution.sweep import ReadVectors
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
-from attrgraph.errors import TargetError, as_whole, listed
+from attrgraph.errors import TargetError, as_whole, checked, listed
 from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.tokens import check_pairs, text_ids, tokens_with_text
@@ -21,6 +21,7 @@ from attrgraph.models.tokens import check_pairs, text_ids, tokens_with_text
 _ESCAPE = re.compile(r"\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
+@checked
 @dataclass(frozen=True)
 class LogitDifference:
     """The logit of one token minus that of another. A token is text or an id."""

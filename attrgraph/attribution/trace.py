@@ -14,6 +14,7 @@ from attrgraph.attribution.replacement import LocalReplacement, measure_deviatio
 from attrgraph.attribution.rows import SELECTION_GROWTH, SELECTION_ROUND, EdgeRows, compute_rows, input_sum_gap
 from attrgraph.attribution.targets import Targets, choose_targets
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
+from attrgraph.errors import checked
 from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import SkipPositions
@@ -25,6 +26,7 @@ _MOST_NAMED = 3
 
 
 @torch.no_grad()
+@checked
 def trace(
     model: LanguageModel,
     prompt: Prompt,

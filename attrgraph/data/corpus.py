@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from attrgraph.data.documents import Documents
-from attrgraph.errors import CorpusError
+from attrgraph.errors import CorpusError, checked
 from attrgraph.models.language_model import LanguageModel
 
 Split = Literal["train", "held-out", "all"]
@@ -69,9 +69,10 @@ class TokenRows:
         return replace(self, rows=self.rows[:n_rows], document=self.document[:n_rows])
 
 
+@checked
 def read_corpus(
     model: LanguageModel,
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     *,
     split: Split = "all",
     held_out_share: float = HELD_OUT_SHARE,

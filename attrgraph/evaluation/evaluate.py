@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from attrgraph.attribution.provenance import library_versions
 from attrgraph.data.corpus import TokenRows
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, checked
 from attrgraph.evaluation.graphs import N_PROMPT_TOKENS, graph_scores
 from attrgraph.evaluation.measure import Measured, check_rows, measure
 from attrgraph.evaluation.report import MEASURES, Evaluation, GraphScores, Interval, LayerEvaluation
@@ -38,6 +38,7 @@ _WITH_INTERVAL = ("nmse", "l0", "top1_agreement", "kl", "ce_recovered")
 _GRAPH_INTERVALS = ("graph_replacement", "graph_completeness")
 
 
+@checked
 def evaluate(
     model: LanguageModel,
     transcoders: Transcoders | StandIn,

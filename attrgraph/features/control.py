@@ -68,15 +68,7 @@ class _RandomDirections(Transcoders):
         self._is_topk = is_topk
 
     def encode_often(self, layer: int, read: Float[Tensor, "n_pos d_model"]) -> ActiveFeatures:
-<<<<<<< HEAD
-        return super().encode_often(layer, _of_length_one(read) if self._is_topk[layer] else read)
-
-
-def _of_length_one(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x, dim=-1, eps=1e-30)
-=======
         return super().encode_often(layer, normalize(read, dim=-1) if self._is_topk[layer] else read)
->>>>>>> c6c8b60d63e0835670b8315694a685e345bacc71
 
 
 def read_of(

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from attrgraph.attribution.provenance import library_versions
 from attrgraph.data.corpus import TokenRows, read_corpus, rows_of
-from attrgraph.errors import FeatureError
+from attrgraph.errors import FeatureError, checked
 from attrgraph.features import layouts
 from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
@@ -40,6 +40,7 @@ _SECONDS_BETWEEN_STATES = 60.0
 Features = Sequence[str | tuple[int, int]] | Graph | None
 
 
+@checked
 def describe_features(
     model: LanguageModel,
     texts: TokenRows | Sequence[str | Path] | Path,
@@ -162,13 +163,6 @@ def _written(
             blobs[layer, record["index"]] = layouts.packed(record)
     progress("write pages", len(controls), len(controls))
     return blobs
-
-
-def _controls(model: LanguageModel, control: Transcoders, collected: Collected) -> list[Control]:
-    return [
-        control_of(collected, layer, _promoted(model, control, layer, np.arange(n)).top_ids.numpy())
-        for layer, n in enumerate(control.n_features)
-    ]
 
 
 def _promoted(model: LanguageModel, transcoders: Transcoders, layer: int, features: np.ndarray) -> Promoted:

@@ -1,13 +1,9 @@
 """Pages of features: what each one is, to look at, to count with, and to save."""
 
 import json
-<<<<<<< HEAD
-from collections.abc import Iterator, Mapping
-from functools import partial
-=======
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping
->>>>>>> c6c8b60d63e0835670b8315694a685e345bacc71
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from attrgraph.errors import checked
 from attrgraph.files import MAX_JSON_BYTES, check_readable
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.load_graph import load_graph
@@ -12,6 +13,7 @@ from attrgraph.io.json_reading import from_document
 from attrgraph.io.problems import say_repaired
 
 
+@checked
 def convert_graph(
     source: str | Path,
     output: str | Path,

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError, ResultError
+from attrgraph.errors import AttrGraphError, ResultError, checked
 from attrgraph.graph.neighbors import reached
 from attrgraph.graph.selections import Nodes, edges_without_bias, mask_of
 from attrgraph.influence.influence import node_influence, node_levels, rows_by_level, scale_rows
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
 
+@checked
 def influence(graph: "Graph", target: Nodes | None = None, *, signed: bool = False) -> "pd.Series[float]":
     """Every node's influence on targets over all paths, or its signed total effect on them.
 
@@ -48,6 +49,7 @@ def influence(graph: "Graph", target: Nodes | None = None, *, signed: bool = Fal
     return pd.Series(values, index=graph.nodes.index, name="effect" if signed else "influence")
 
 
+@checked
 def effect(
     graph: "Graph", source: Nodes, target: Nodes, *, through: Nodes | None = None, avoid: Nodes | None = None
 ) -> float:

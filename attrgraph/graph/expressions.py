@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, checked
+from attrgraph.graph.select import check_kinds, meant
 from attrgraph.graph.selections import Selection
-from attrgraph.schema import COLUMNS
+from attrgraph.schema import COLUMNS, KINDS, canonical_id
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -35,6 +36,7 @@ _NAMES = {
 }
 
 
+@checked
 def query(graph: "Graph", expression: str) -> Selection:
     """The nodes for which an expression over the columns holds: "kind == 'feature' and influence > 0.01".
 
@@ -61,7 +63,8 @@ def query(graph: "Graph", expression: str) -> Selection:
         if isinstance(e, AttrGraphError):
             raise
         why = e.msg if isinstance(e, SyntaxError) else str(e) or type(e).__name__
-        raise AttrGraphError(f"{_short(text)!r} is not an expression ({why}).") from e
+        way = "; write it as kind == 'feature' and layer > 3" if isinstance(e, SyntaxError) else ""
+        raise AttrGraphError(f"{_short(text)!r} is not an expression ({why}){way}.") from e
     return Selection(graph, np.asarray(mask, dtype=bool))
 
 
@@ -80,7 +83,8 @@ def _kind_of(part: ast.AST, text: str) -> str:
             return _check_comparison(part, text)
         case ast.Name(id=name):
             if name not in _TYPES:
-                raise AttrGraphError(f"{_short(name)!r} is no column; expected one of {', '.join(_TYPES)}.")
+                hint = f"; quote a text: '{name}'." if name in KINDS else meant(name, _TYPES)
+                raise AttrGraphError(f"{_short(name)!r} is no column; expected one of {', '.join(_TYPES)}{hint}")
             return "text" if _TYPES[name] == "str" else "number"
         case ast.Constant(value=str()):
             return "text"
@@ -108,14 +112,28 @@ def _check_comparison(part: ast.Compare, text: str) -> str:
             _expect(kind, right, text=text)
         else:
             _refuse(part, text)
+    _check_names(part)
     return "truth"
+
+
+def _check_names(part: ast.Compare) -> None:
+    """Refuse kinds that no node can have, and ids that are written otherwise: they would find nothing."""
+    inner = list(ast.walk(part))
+    columns = {each.id for each in inner if isinstance(each, ast.Name)}
+    texts = [each.value for each in inner if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    if columns == {"kind"}:
+        check_kinds(texts)
+    for one in texts if columns == {"node_id"} else ():
+        if canonical_id(one) != one:
+            raise AttrGraphError(f"node_id {one!r} is written {canonical_id(one)!r} in a graph; write it so.")
 
 
 def _expect(kind: str, *parts: ast.AST, text: str) -> str:
     for part in parts:
         found = _kind_of(part, text)
         if found != kind:
-            raise AttrGraphError(f"{_quote(part, text)} is a {found} where a {kind} is expected.")
+            hint = "; quote a text" if kind == "text" and isinstance(part, ast.Name) else ""
+            raise AttrGraphError(f"{_quote(part, text)} is a {found} where a {kind} is expected{hint}.")
     return kind
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, checked
 from attrgraph.graph.selections import edges_without_bias
 from attrgraph.influence.influence import node_influence, row_shares, scale_rows
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LEVELS = {"layer": "layer", "position": "pos", "kind": "kind"}
 
 
+@checked
 def flow(graph: "Graph", level: str = "layer") -> pd.DataFrame:
     """Which share of all influence goes from one group of nodes straight to another.
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from attrgraph.errors import GraphFileError
+from attrgraph.errors import GraphFileError, checked
 from attrgraph.files import GRAPH_FORMATS, MAX_JSON_BYTES, check_readable
 from attrgraph.graph.graph import Graph
 from attrgraph.io.document import read_document
@@ -16,6 +16,7 @@ _NOT_READ = {
 }
 
 
+@checked
 def load_graph(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> Graph:
     """Read a graph: the native `.safetensors`, or JSON as any tool writes it.
 

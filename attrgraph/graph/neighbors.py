@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from attrgraph.errors import share, whole_number
+from attrgraph.errors import checked, share, whole_number
 from attrgraph.graph.selections import Nodes, Selection, edges_without_bias, mask_of
 from attrgraph.influence.influence import node_levels, row_shares
 
@@ -13,26 +13,31 @@ if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
 
+@checked
 def predecessors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that lead to these by one edge, the bias node among them."""
     return Selection(graph, reached(graph.adjacency, mask_of(graph, nodes), hops=1))
 
 
+@checked
 def successors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that these lead to by one edge."""
     return Selection(graph, reached(graph.adjacency.T, mask_of(graph, nodes), hops=1))
 
 
+@checked
 def ancestors(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that lead to these by one edge or more; a given node only if it is an ancestor of another given one."""
     return _allreached(graph, graph.adjacency, nodes)
 
 
+@checked
 def descendants(graph: "Graph", nodes: Nodes) -> Selection:
     """The nodes that these lead to by one edge or more; a given node only if another given one leads to it."""
     return _allreached(graph, graph.adjacency.T, nodes)
 
 
+@checked
 def neighborhood(graph: "Graph", nodes: Nodes, hops: int = 1, *, min_share: float = 0.0) -> Selection:
     """These nodes and all others within `hops` edges, up or down, of at least `min_share` of their target's |input|.
 

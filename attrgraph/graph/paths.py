@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError, whole_number
+from attrgraph.errors import AttrGraphError, checked, whole_number
 from attrgraph.graph.best_paths import Ranked, best_paths, best_signed_paths
 from attrgraph.graph.effects import known_responses, responses, weights_of
 from attrgraph.graph.selections import Nodes, edges_without_bias, mask_of
@@ -16,9 +16,11 @@ from attrgraph.schema import ERROR_KINDS
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
+_MOST_PATHS = 1_000_000
 RANKINGS = ("share", "abs", "positive", "negative")
 
 
+@checked
 def paths(
     graph: "Graph", source: Nodes | None = None, target: Nodes | None = None, *, k: int = 10, by: str = "share"
 ) -> pd.DataFrame:
@@ -41,6 +43,8 @@ def paths(
         AttrGraphError: unknown nodes or ranking; other than by share, features on the way whose activation is missing.
     """
     k = whole_number("k, at least one path,", k, least=1)
+    if k > _MOST_PATHS:
+        raise AttrGraphError(f"k is {k:.3g}; expected at most {_MOST_PATHS:,} paths, which take a minute.")
     if by not in RANKINGS:
         raise AttrGraphError(f"by={by!r}, k={k}; expected one of {', '.join(RANKINGS)}, and at least one path.")
     edges, layers = edges_without_bias(graph), graph.nodes["layer"].to_numpy()

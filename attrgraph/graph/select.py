@@ -1,7 +1,7 @@
 """Nodes by what their columns hold."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,8 @@ def select(
     """The nodes whose columns meet every criterion that is given.
 
     Text must equal a string or match a compiled regular expression; a number must equal a number, or lie in a pair
-    (low, high), ends included and None for open, or in a slice, end excluded; or either meets one of a list.
+    (low, high), ends included and None for open, or in a slice, end excluded; or either meets one of a list. Positions
+    below 0 are counted from the end.
 
     Raises:
         AttrGraphError: a criterion that is none of these, or a kind that does not exist.
@@ -54,9 +55,26 @@ def select(
     for name, criterion in criteria.items():
         if criterion is None:
             continue
+        if name == "pos":
+            criterion = _counted(criterion, len(graph.prompt_tokens))
         meets = _meets_text if COLUMNS[name] == "str" else _meets_number
         mask &= meets(graph.nodes[name], criterion, name)
     return Selection(graph, mask)
+
+
+def check_kinds(kinds: Iterable[str]) -> None:
+    """Raise AttrGraphError for one that does not exist."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise AttrGraphError(
+                f"kind {kind!r:.60} does not exist; expected one of {', '.join(KINDS)}{meant(kind, KINDS)}"
+            )
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a message: what a wrong name may have meant."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def _meets_text(column: "pd.Series[str]", criterion: Any, name: str) -> Bool[np.ndarray, " n_nodes"]:
@@ -64,14 +82,26 @@ def _meets_text(column: "pd.Series[str]", criterion: Any, name: str) -> Bool[np.
     if not all(isinstance(item, str | re.Pattern) for item in items):
         raise AttrGraphError(f"{name}={criterion!r}: expected text, a compiled regular expression, or a list of these.")
     texts = [item for item in items if isinstance(item, str)]
-    for kind in [text for text in texts if name == "kind" and text not in KINDS]:
-        close = get_close_matches(kind, KINDS, n=1)
-        meant = f"; did you mean {close[0]!r}?" if close else "."
-        raise AttrGraphError(f"kind {kind!r} does not exist; expected one of {', '.join(KINDS)}{meant}")
+    if name == "kind":
+        check_kinds(texts)
     mask: np.ndarray = column.astype(object).isin(texts).to_numpy(dtype=bool)
     for pattern in (item for item in items if isinstance(item, re.Pattern)):
         mask = mask | np.array([pattern.search(text) is not None for text in column], dtype=bool)
     return mask
+
+
+def _counted(criterion: Any, n_pos: int) -> Any:
+    """A criterion of positions, those below 0 counted from the end."""
+    if isinstance(criterion, slice):
+        start, stop = (_counted(end, n_pos) for end in (criterion.start, criterion.stop))
+        return slice(start, stop, criterion.step)
+    if isinstance(criterion, list | tuple | set | frozenset | range):
+        return type(criterion if not isinstance(criterion, range) else [])(_counted(one, n_pos) for one in criterion)
+    if not is_real(criterion) or criterion >= 0:
+        return criterion
+    if criterion < -n_pos:
+        raise AttrGraphError(f"pos={criterion!r}: the prompt has {n_pos} positions; expected -{n_pos} or more.")
+    return criterion + n_pos
 
 
 def _meets_number(column: "pd.Series[float]", criterion: Any, name: str) -> Bool[np.ndarray, " n_nodes"]:

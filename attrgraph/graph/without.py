@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, checked
 from attrgraph.graph.parts import part_of, recomputed, with_scores
 from attrgraph.graph.selections import Nodes, Selection, mask_of
 from attrgraph.influence import scores as whole_graph
@@ -24,6 +24,7 @@ _DROPPED = -1
 _ERROR_OF = dict(zip(FEATURE_KINDS, ERROR_KINDS, strict=True))
 
 
+@checked
 def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
     """The graph without some nodes, its influence and bias shares recomputed; `metadata["without"]` names them.
 
@@ -46,6 +47,7 @@ def without(graph: "Graph", nodes: Nodes, mode: str = "drop") -> "Graph":
     return with_scores(recomputed(part_of(folded, ~gone)))
 
 
+@checked
 def scores(graph: "Graph", pinned: Nodes | None = None) -> Scores:
     """Replacement and completeness score of this graph as it is; see `attrgraph.influence.influence.scores`.
 

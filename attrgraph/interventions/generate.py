@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attrgraph.attribution.replacement import LocalReplacement
-from attrgraph.errors import InterventionError
+from attrgraph.errors import InterventionError, checked, whole_number
 from attrgraph.interventions.intervene import held_layers, live_read, take_apart
 from attrgraph.interventions.intervention import Changes, Intervention, Positions, add_changes, resolve
 from attrgraph.models.cached_run import CachedRun
@@ -39,6 +39,7 @@ class Generated:
 
 
 @torch.no_grad()
+@checked
 def generate(
     model: LanguageModel,
     prompt: Prompt,
@@ -73,12 +74,11 @@ def generate(
         >>> ag.generate(ag.load_model("demo"), prompt, max_new_tokens=1).text
         'austin'
     """
-    if max_new_tokens < 0:
-        raise InterventionError(f"max_new_tokens is {max_new_tokens}; expected 0 or more.")
+    max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=0, error=InterventionError)
     if mode not in _LIVE_MODES:
         raise InterventionError(f"mode is {mode!r}; text can be generated in mode {' or '.join(_LIVE_MODES)}.")
     local = take_apart(model, prompt, **options)
-    sets = [interventions] if isinstance(interventions, Intervention) else interventions
+    sets = [interventions] if isinstance(interventions, Intervention) else list(interventions)
     token_ids, new_ids = local.run.token_ids.tolist(), list[int]()
     read = CachedRun(model)
     # the last token is predicted, not read
@@ -205,8 +205,6 @@ def _counted(positions: Positions, n_prompt: int, n_total: int) -> range:
     """Positions of the text; slices may count from the end of the prompt."""
     if isinstance(positions, int):
         return range(positions, positions + 1)
-    if isinstance(positions, range):
-        return positions
     start, stop = (max(0, n_prompt + i) if i is not None and i < 0 else i for i in (positions.start, positions.stop))
     return range(n_total)[start : stop : positions.step]
 

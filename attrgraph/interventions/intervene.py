@@ -27,7 +27,7 @@ from torch import Tensor
 from attrgraph.attribution.exactness import check_replacement
 from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.replacement import LocalReplacement, activations_at, add_written, run_replaced
-from attrgraph.errors import InterventionError
+from attrgraph.errors import InterventionError, checked, whole_number
 from attrgraph.interventions.intervention import Changes, Intervention, resolve
 from attrgraph.memory import budget_bytes
 from attrgraph.models.frozen import norm_before
@@ -71,6 +71,7 @@ class Effect:
         return int(self.logits_before.argmax()) != int(self.logits_after.argmax())
 
 
+@checked
 def intervene(
     model: LanguageModel,
     prompt: Prompt,
@@ -108,6 +109,7 @@ def intervene(
     return intervene_many(model, prompt, [one], mode=mode, upto_layer=upto_layer, **options)[0]
 
 
+@checked
 def intervene_many(
     model: LanguageModel,
     prompt: Prompt,
@@ -227,7 +229,7 @@ def held_layers(n_layers: int, layers: Sequence[int], mode: str, upto_layer: int
             raise InterventionError(f"upto_layer is for mode 'constrained'; the mode is {mode!r}.")
         return 0
     highest = max(layers, default=-1)
-    last = highest if upto_layer is None else upto_layer
+    last = highest if upto_layer is None else whole_number("upto_layer", upto_layer, least=0, error=InterventionError)
     if not highest <= last < n_layers:
         raise InterventionError(
             f"upto_layer is {last}; expected {max(highest, 0)} (the highest layer at which something is set) to "

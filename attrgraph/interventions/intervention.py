@@ -1,6 +1,5 @@
 """What to change in a run: nodes that are set to something else, and what these then write."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.attribution.replacement import LocalReplacement, add_written
-from attrgraph.errors import InterventionError, as_whole
+from attrgraph.errors import InterventionError, as_whole, checked, is_finite
 from attrgraph.schema import canonical_id
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 from attrgraph.transcoders.transcoders import FeatureKey
 
 # the same at several positions; with an open slice also at those that are generated
-Positions = int | slice | range
+Positions = int | slice
 Place = str | tuple[int, int, Positions]
 # as users write it: a graph's id of the node, or numbers of whatever integer type their table has
 Node = str | tuple[SupportsIndex, SupportsIndex, SupportsIndex | slice | range]
-# LAYER/FEATURE@START:STOP, either end open
-_RANGE = re.compile(r"(\d+)/(\d+)@(\d*):(\d*)")
+# LAYER/FEATURE@START:STOP, either end open; or one position, from the end
+_PLACES = re.compile(r"(\d+)/(-1|\d+)@(?:(-\d+)|(-?\d+)?:(-?\d+)?)")
 _FEATURE, _EMBEDDING = re.compile(r"(\d+)_(-1|\d+)_(\d+)"), re.compile(r"E_(\d+)_(\d+)")
 
 
+@checked
 @dataclass(frozen=True)
 class Intervention:
     """Nodes that are set, all in the same way: exactly one of `value`, `scale` and `add`.
@@ -34,7 +34,7 @@ class Intervention:
         nodes: one or several. A node is the id that graphs give: `3_458_8` or `3/458@8` a feature, `3_-1_8` an error,
             `E_45_5` an embedding; or, for a feature, (layer, feature, position). A feature can be named at several
             positions: `3/458@2:5`, or a slice or a range in the triple. `3/458@8:` and `slice(8, None)` are all from
-            8 on, in `generate` those of new tokens too. Features need not be active.
+            8 on, in `generate` those of new tokens too; -1 is the prompt's last. Features need not be active.
         value: the new activation; features only.
         scale: a multiple of what the node is in the unchanged run; 0 takes it out, negative numbers reverse its sign.
         add: a number added to the activation in the unchanged run; features only.
@@ -43,19 +43,21 @@ class Intervention:
         InterventionError: none or several of the three are given.
     """
 
-    nodes: Node | Sequence[Node]
+    nodes: Node | Iterable[Node]
     value: float | None = None
     scale: float | None = None
     add: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.nodes, str) and not _is_key(self.nodes):  # so that they can be gone through twice
+            object.__setattr__(self, "nodes", tuple(self.nodes))
         given = [name for name in ("value", "scale", "add") if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none of them"
             raise InterventionError(f"a node is set by one of value, scale and add; got {got}.")
         number = getattr(self, given[0])
-        if not math.isfinite(number):
-            raise InterventionError(f"a node is set by {given[0]} {number}; expected a finite number.")
+        if not is_finite(number):
+            raise InterventionError(f"a node is set by {given[0]} {number!r:.60}; expected a finite number.")
 
     def each(self) -> list[Place]:
         """The nodes one by one: the id of an embedding, else (layer, feature, positions), the feature -1 for an error.
@@ -171,10 +173,11 @@ def _key_of(node: Any) -> Place:
     """See `Intervention.each`."""
     if isinstance(node, str):
         node = canonical_id(node)
-        several = _RANGE.fullmatch(node.strip())
+        several = _PLACES.fullmatch(node.strip())
         if several:
-            layer, number, start, stop = several.groups()
-            return int(layer), int(number), slice(int(start) if start else None, int(stop) if stop else None)
+            layer, number, one, *ends = several.groups()
+            start, stop = (int(end) if end else None for end in ends)
+            return int(layer), int(number), int(one) if one else slice(start, stop)
         feature, embedding = _FEATURE.fullmatch(node), _EMBEDDING.fullmatch(node)
         if embedding:
             return f"E_{int(embedding[1])}_{int(embedding[2])}"
@@ -182,9 +185,23 @@ def _key_of(node: Any) -> Place:
     if not _is_key(node):
         raise InterventionError(f"node {node!r} is no node; expected a graph's node id, or (layer, feature, position).")
     layer, feature, pos = node
-    if isinstance(pos, slice | range) and (pos.step or 1) < 0:
-        raise InterventionError(f"node {node!r} counts positions down; give the slice or range with a positive step.")
-    return int(layer), int(feature), pos if isinstance(pos, slice | range) else int(pos)
+    return int(layer), int(feature), int(pos) if not isinstance(pos, slice | range) else _slice_of(pos, node)
+
+
+def _slice_of(positions: slice | range, node: Any) -> slice:
+    """Positions as a slice of Python's numbers: a range names no others, and counts none from the end."""
+    ends = [positions.start, positions.stop]
+    step = 1 if positions.step is None else positions.step
+    if not all(end is None or as_whole(end) is not None for end in ends) or (as_whole(step) or 0) < 1:
+        raise InterventionError(
+            f"node {node!r} counts positions down, or not in whole numbers; expected a slice with a step above 0."
+        )
+    if isinstance(positions, range) and min(ends) < 0:
+        raise InterventionError(
+            f"node {node!r} has a range below 0, which the text does not reach; give a slice to count from the end."
+        )
+    start, stop = (None if end is None else int(end) for end in ends)
+    return slice(start, stop, None if step == 1 else int(step))
 
 
 def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureKey]:
@@ -201,8 +218,7 @@ def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureK
             _check(local, key, is_skipped=key[2] in skipped)
             found.append(key)
             continue
-        positions = range(n_pos)[where] if isinstance(where, slice) else where
-        places = [(layer, feature, pos) for pos in positions if pos not in skipped]
+        places = [(layer, feature, pos) for pos in range(n_pos)[where] if pos not in skipped]
         for key in places:
             _check(local, key, is_skipped=False)
         if one.scale is not None and feature != -1:  # a multiple of nothing
@@ -217,9 +233,9 @@ def _set_embedding(local: LocalReplacement, changes: Changes, node: str, one: In
     match, token_ids = _EMBEDDING.fullmatch(node), local.run.token_ids.tolist()
     if not match or int(match[2]) >= len(token_ids) or token_ids[int(match[2])] != int(match[1]):
         raise InterventionError(
-            f"node {node!r} is not in this prompt's graph; expected LAYER_FEATURE_POSITION, LAYER_-1_POSITION (an "
-            "error), E_TOKEN_POSITION (an embedding), or (layer, feature, position), at a position of 0 to "
-            f"{len(token_ids) - 1}."
+            f"node {node!r} is not in this prompt's graph; expected LAYER/FEATURE@POSITION or LAYER_FEATURE_POSITION, "
+            "as 3/458@5 (at several positions 3/458@2:5, at all 3/458@0:), LAYER_-1_POSITION (an error), "
+            f"E_TOKEN_POSITION (an embedding), or (layer, feature, position), at positions 0 to {len(token_ids) - 1}."
         )
     pos = int(match[2])
     changes.vectors[-1, pos] = (_scale_of(one, node) - 1) * local.run.embedding[pos]

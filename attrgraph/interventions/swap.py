@@ -1,13 +1,13 @@
 """Ready-made experiments on one or two prompts: dose curves, and swapping features of one prompt into another."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Unpack
 
 import pandas as pd
 
 from attrgraph.attribution.replacement import LocalReplacement
-from attrgraph.errors import InterventionError
+from attrgraph.errors import InterventionError, checked
 from attrgraph.graph.graph import Graph
 from attrgraph.interventions.intervene import Effect, effects_of, take_apart
 from attrgraph.interventions.intervention import Intervention, Node, places_of, resolve
@@ -19,10 +19,11 @@ SCALES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 ALIGNMENTS = ("end", "start")
 
 
+@checked
 def dose_response(
     model: LanguageModel,
     prompt: Prompt,
-    nodes: Node | Sequence[Node],
+    nodes: Node | Iterable[Node],
     *,
     scales: Sequence[float] = SCALES,
     mode: str = "constrained",
@@ -47,7 +48,8 @@ def dose_response(
         As `intervene`.
     """
     local = take_apart(model, prompt, **options)
-    changes = [resolve(local, [Intervention(nodes, scale=scale)]) for scale in scales]
+    scales, one = list(scales), Intervention(nodes, scale=1.0)
+    changes = [resolve(local, [replace(one, scale=scale)]) for scale in scales]
     answer = int(local.run.logits.argmax())
     rows = []
     for effect in effects_of(model, local, changes, mode=mode, upto_layer=upto_layer):
@@ -84,6 +86,7 @@ class FeaturesAt(NamedTuple):
     others: list[str]
 
 
+@checked
 def features_at(graph: Graph, pos: int, *, node_threshold: float = 0.8) -> FeaturesAt:
     """What a graph itself picks at a position, and the other active features there to compare with.
 
@@ -108,12 +111,13 @@ def features_at(graph: Graph, pos: int, *, node_threshold: float = 0.8) -> Featu
     return found
 
 
+@checked
 def swap(
     model: LanguageModel,
     prompt_a: Prompt,
     prompt_b: Prompt,
-    features_a: Iterable[Node],
-    features_b: Iterable[Node],
+    features_a: Node | Iterable[Node],
+    features_b: Node | Iterable[Node],
     *,
     dose: float = 1.0,
     align: str = "end",
@@ -166,9 +170,9 @@ def swap(
     return Swap(effect, *answers)
 
 
-def _active(local: LocalReplacement, nodes: Iterable[Node], name: str) -> dict[FeatureKey, float]:
+def _active(local: LocalReplacement, nodes: Node | Iterable[Node], name: str) -> dict[FeatureKey, float]:
     """Activations of features by their places."""
-    places = places_of(local, Intervention(list(nodes), scale=1.0))
+    places = places_of(local, Intervention(nodes, scale=1.0))
     features = [key for key in places if not isinstance(key, str) and key[1] != -1]
     found = dict(zip(features, local.active.at(features), strict=True))
     for node in places:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attrgraph.errors import GraphFileError
+from attrgraph.errors import GraphFileError, checked
 from attrgraph.files import MAX_JSON_BYTES, check_readable
 from attrgraph.io.check_nodes import check_links, check_nodes
 from attrgraph.io.document import Document, read_document
@@ -20,6 +20,7 @@ _NEURONPEDIA_BYTES = (1024, 100 * 2**20)
 _IDS = {"nodes": ("node_id",), "links": ("source", "target")}
 
 
+@checked
 def check_graph_file(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> list[Problem]:
     """Everything that is wrong with a graph file, errors first; an empty list for a file that opens everywhere.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from attrgraph.errors import GraphFileError
+from attrgraph.errors import GraphFileError, checked
 from attrgraph.files import GRAPH_FORMATS, NO_GRAPHVIZ, PICTURE_ENDINGS, PROFILES, check_writable, write_whole
 from attrgraph.influence.influence import row_shares
 from attrgraph.io.json_writing import check_page, check_profile, write_json
@@ -43,6 +43,7 @@ _POSITIVE, _NEGATIVE, _NODE = (0, 114, 178), (213, 94, 0), (230, 159, 0)
 _SMALLEST, _LARGEST, _THICKEST = 8.0, 40.0, 10.0
 
 
+@checked
 def export_graph(
     graph: "Graph",
     path: str | Path,

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrgraph.errors import GraphFileError
+from attrgraph.errors import GraphFileError, checked
 from attrgraph.files import PROFILES, check_writable, locked, read_json, write_whole
 from attrgraph.io.flavours import COMMON_TYPES, FEATURE_TYPES, SAFE_NAME, cantor_pair
 from attrgraph.io.json_values import from_numpy
@@ -29,6 +29,7 @@ _ELSEWHERE = ("extra", "qParams", "problems", "file_metadata", "names")
 LISTING = "graph-metadata.json"
 
 
+@checked
 def write_json(
     graph: "Graph",
     path: str | Path,

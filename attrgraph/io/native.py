@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy import sparse
 
-from attrgraph.errors import GraphFileError
+from attrgraph.errors import GraphFileError, checked
 from attrgraph.files import write_whole
 from attrgraph.io.check_parts import check_parts
 from attrgraph.io.json_values import are_texts, from_numpy
@@ -35,6 +35,7 @@ _OF_OTHERS = (".json", ".csv", ".parquet", ".graphml", ".gexf", ".cyjs", ".dot",
 _TEXTS = ("node_id", "token", "label")
 
 
+@checked
 def save_graph(graph: "Graph", path: str | Path, *, overwrite: bool = True) -> None:
     """Write a graph as a native file, `.safetensors`; the same graph gives the same bytes.
 

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils.quantization_config import Mxfp4Config
 
 from attrgraph.demo.shipped import SHIPPED, shipped_folder
-from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelError
+from attrgraph.errors import AttrGraphError, ModelLoadError, UnsupportedModelError, checked
 from attrgraph.files import read_json
 from attrgraph.models.create import silently
 from attrgraph.models.families import family_of
@@ -36,6 +36,7 @@ _MOST_LAYERS = 1000
 _FILE_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
+@checked
 def load_model(
     model: str | Path | PreTrainedModel,
     transcoders: str | Path | Transcoders | None = None,

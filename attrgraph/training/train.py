@@ -14,7 +14,7 @@ import yaml
 from attrgraph.data.activation_cache import ActivationCache, cache_size_bytes
 from attrgraph.data.activations import LiveRounds, divergence_on_rows
 from attrgraph.data.corpus import HELD_OUT_SHARE, TokenRows
-from attrgraph.errors import TrainingError
+from attrgraph.errors import TrainingError, checked
 from attrgraph.evaluation import Evaluation, evaluate
 from attrgraph.files import put_back, write_whole
 from attrgraph.models.language_model import LanguageModel
@@ -57,6 +57,7 @@ class RunSettings:
     progress: Progress = silent  # called while activations are written and transcoders measured
 
 
+@checked
 def train(
     model: LanguageModel,
     rows: TokenRows,

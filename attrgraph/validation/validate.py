@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from attrgraph.attribution.trace import trace
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, checked
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.language_model import LanguageModel, Prompt
@@ -22,6 +22,7 @@ from attrgraph.validation.validation_settings import Settings
 from attrgraph.validation.verdict import judge
 
 
+@checked
 def validate(
     model: LanguageModel,
     subject: Graph | Prompt,

@@ -4,6 +4,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrgraph.errors import checked
 from attrgraph.viz.caption import caption_of
 from attrgraph.viz.dot_text import below_picture, paragraphs, scene_as_dot, write_picture
 from attrgraph.viz.layout import lay_out
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
 
 
+@checked
 def to_dot(graph: "Graph", *, groups: Groups | None = None, min_share: float = 0.0, caption: bool = True) -> str:
     """DOT text with every box and arrow in its place. The same graph gives the same text.
 
@@ -44,6 +46,7 @@ def to_dot(graph: "Graph", *, groups: Groups | None = None, min_share: float = 0
     return scene_as_dot(scene, layout, looks, map(arrow_look, scene.arrows), below)
 
 
+@checked
 def draw_graph(
     graph: "Graph",
     path: str | Path,

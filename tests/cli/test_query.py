@@ -46,6 +46,8 @@ def test_a_query_that_nothing_meets_is_no_error(graph_file: str, capsys: pytest.
     nothing = "layer > 99"
     assert main(["query", graph_file, nothing]) == 0
     assert capsys.readouterr().out == "(no nodes)\n"
+    assert main(["query", graph_file, "token == 'nowhere' and kind == 'logit'"]) == 0
+    assert capsys.readouterr().out == "(no nodes; no node has 'nowhere')\n"
     assert main(["query", graph_file, nothing, "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert main(["query", graph_file, nothing, "--json"]) == 0

@@ -296,6 +296,24 @@ def test_what_another_tokenizer_or_other_points_would_change_is_not_kept(
     assert main(arguments) == 1 and "its record of traced prompts cannot be read" in capsys.readouterr().err
 
 
+def test_a_chat_template_takes_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, transcoders, path = tmp_path / "model", tmp_path / "set", tmp_path / "prompts.jsonl"
+    hf_model = make_model("llama")
+    hf_model.hf_model.save_pretrained(model)
+    byte_level("<s>", bos="<s>", template="{{ 'A' if short else '!' }}").save_pretrained(model)
+    save_transcoders(make_transcoders(cross_layer=False), transcoders)
+    path.write_text(json.dumps({"prompt": [{"role": "user", "content": "a"}]}))
+    arguments = ["trace", "--prompts", str(path), "-o", str(tmp_path / "graphs"), "--model", str(model)]
+    arguments += ["--transcoders", str(transcoders), "--max-feature-nodes", "5", "--allow-inexact"]
+    assert main([*arguments, "--prepend", "none", "--chat-template-kwargs", '{"short": true}']) == 0
+    assert ag.load_graph(tmp_path / "graphs/00001.safetensors").prompt_tokens == ["A"]
+    capsys.readouterr()
+    assert main([*arguments, "--prepend", "none", "--chat-template-kwargs", '{"short": false}']) == 1
+    assert "(chat_template_kwargs changed)" in capsys.readouterr().err
+    assert main([*arguments, "--chat-template-kwargs", "short"]) == 1
+    assert "--chat-template-kwargs is 'short'; expected JSON such as" in capsys.readouterr().err
+
+
 def test_separators_inside_a_prompt_end_no_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(json.dumps({"prompt": "a\u2028b"}, ensure_ascii=False) + "\r\n", encoding="utf-8")

@@ -57,6 +57,16 @@ def test_numbers_are_met_by_values_sets_pairs_and_slices(graph: Graph) -> None:
     assert graph.select(layer=[]).ids == []
 
 
+def test_positions_below_0_are_counted_from_the_end(graph: Graph) -> None:
+    n, pos = len(graph.prompt_tokens), graph.nodes["pos"]
+    assert graph.select(pos=-1).mask.tolist() == (pos == n - 1).tolist()
+    assert graph.select(pos=[0, -1]).mask.tolist() == pos.isin([0, n - 1]).tolist()
+    assert graph.select(pos=slice(-2, None)).mask.tolist() == graph.select(pos=(-2, None)).mask.tolist()
+    assert graph.select(pos=(-2, None)).mask.tolist() == (pos >= n - 2).tolist()
+    with pytest.raises(AttrGraphError, match=f"the prompt has {n} positions; expected -{n} or more"):
+        graph.select(pos=-n - 1)
+
+
 def test_text_is_met_exactly_or_by_search(graph: Graph) -> None:
     labels = graph.nodes["label"]
     assert graph.select(label="say feature 0").mask.tolist() == (labels == "say feature 0").tolist()
@@ -289,6 +299,13 @@ def test_asking_a_graph_needs_no_torch(graph: Graph, tmp_path: Path) -> None:
         ("layer == ...", "Constant is not allowed"),
         ("__builtins__ == 1", "'__builtins__' is no column; expected one of node_id, kind"),
         ("index == 1", "'index' is no column"),
+        ("lable == 'x'", "'lable' is no column; .*; did you mean 'label'"),
+        ("kind == logit", "quote a text: 'logit'"),
+        ("kind == feature", "'feature' is a number where a text is expected; quote a text"),
+        ("kind = 'x'", "write it as kind == 'feature' and layer > 3"),
+        ("kind == 'featur'", "kind 'featur' does not exist; expected one of feature, .*; did you mean 'feature'"),
+        ("kind in ['logit', 'tokens']", "kind 'tokens' does not exist"),
+        ("node_id == '3/458@8'", "is written '3_458_8' in a graph"),
         ("ilevel_0 == 1", "'ilevel_0' is no column"),
         ("layer + 1", "is a number, not a condition"),
         ("label", "is a text, not a condition"),

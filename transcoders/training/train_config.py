@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from numbers import Number
 from typing import Any
 
 from attrgraph.errors import AttrGraphError
@@ -76,6 +78,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _typed(getattr(self, field.name), field.type, field.name))
         for names, is_allowed, expected in _RULES:
             for name in names:
                 value = getattr(self, name)
@@ -128,26 +132,30 @@ class TrainConfig:
         Raises:
             AttrGraphError: a key is not a setting, or its value has the wrong type.
         """
-        known = {field.name: field for field in fields(TrainConfig)}
-        checked: dict[str, Any] = {}
-        for name, value in values.items():
+        known = [field.name for field in fields(TrainConfig)]
+        for name in values:
             if name not in known:
                 raise AttrGraphError(f"{where}: {name} is no setting; the settings are {', '.join(known)}.")
-            checked[name] = _typed(value, known[name].type, f"{where}: {name}")
-        return TrainConfig(**checked)
+        try:
+            return TrainConfig(**values)
+        except AttrGraphError as e:
+            raise AttrGraphError(f"{where}: {e}") from e
 
 
 def _typed(value: Any, annotation: Any, where: str) -> Any:
-    """The value, if it has the type that a field's annotation names."""
+    """The value, numpy's as Python's, if it has the type that a field's annotation names."""
     kind = getattr(annotation, "__name__", str(annotation))
+    value = value.item() if isinstance(value, Number) and hasattr(value, "item") else value
     if value is None and "None" in kind:
         return None
     kinds = kind.replace("[int]", "").split(" | ")
     if kinds[0] == "float" and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             value = float(value)  # YAML reads 1e-3 as text
-        except ValueError as e:
-            raise AttrGraphError(f"{where} is {value!r}; expected a number.") from e
+        except (ValueError, OverflowError) as e:
+            raise AttrGraphError(f"{where} is {value!r:.60}; expected a number.") from e
+    if isinstance(value, float) and not isfinite(value):
+        raise AttrGraphError(f"{where} is {value!r}; expected a finite number.")
     if type(value).__name__ not in kinds:
-        raise AttrGraphError(f"{where} is {value!r}; expected {kind}.")
+        raise AttrGraphError(f"{where} is {value!r:.60}; expected {kind}.")
     return value

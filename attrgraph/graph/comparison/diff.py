@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from attrgraph.errors import checked
 from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, keyed, placed_edges
 from attrgraph.graph.comparison.alignment import align as positions_of
 from attrgraph.graph.comparison.differences import differences
@@ -80,6 +81,7 @@ class Diff:
     to_dot = diff_dot.to_dot
 
 
+@checked
 def diff(left: "Graph", right: "Graph", *, align: str = "end") -> Diff:
     """Compare two graphs of one model and its transcoders; see `Diff`.
 

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Int
 from scipy import sparse
 
-from attrgraph.errors import AttrGraphError, whole_number
+from attrgraph.errors import AttrGraphError, checked, whole_number
 from attrgraph.graph.comparison.alignment import ALIGNMENTS, KEY, check_comparable, keyed, placed_edges
 from attrgraph.graph.comparison.differences import differences
 from attrgraph.influence.influence import cumulative_share
@@ -23,6 +23,7 @@ _Z = 1.959963984540054
 _WAYS = tuple(way for way in ALIGNMENTS if way != "tokens")
 
 
+@checked
 def union(graphs: "Iterable[Graph]", *, min_count: int = 1, align: str = "end") -> "Graph":
     """The nodes that occur in at least `min_count` graphs, with mean weights.
 

@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import norm
 
-from attrgraph.errors import AttrGraphError, share, whole_number
+from attrgraph.errors import AttrGraphError, checked, share, whole_number
 from attrgraph.graph.groups.flows import Flows, flows_of
 from attrgraph.graph.groups.grouping_score import score_of
 from attrgraph.graph.groups.saved_groups import unused_name
@@ -38,6 +38,7 @@ _DIGITS = 9
 _Cut = Callable[[int], Int[np.ndarray, " n_features"]]
 
 
+@checked
 def auto_groups(
     graph: "Graph",
     by: str = "tokens",

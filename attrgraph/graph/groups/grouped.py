@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from attrgraph.errors import AttrGraphError
+from attrgraph.errors import AttrGraphError, checked
 from attrgraph.graph.groups.flows import Flows, Groups, Membership, flows_of, membership
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class GroupedGraph:
         )
 
 
+@checked
 def group(graph: "Graph", groups: Groups, *, allow_cycles: bool = False) -> GroupedGraph:
     """The graph between groups of nodes; see `GroupedGraph`.
 

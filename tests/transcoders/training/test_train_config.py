@@ -1,5 +1,6 @@
 """Settings: checked, read from mappings, and their schedules."""
 
+import numpy as np
 import pytest
 
 from attrgraph.errors import AttrGraphError
@@ -12,6 +13,12 @@ def test_mapping_round_trip_and_numbers_that_yaml_reads_as_text() -> None:
     assert TrainConfig.from_dict({"learning_rate": "1e-3", "l0": 40}, "here") == TrainConfig(
         learning_rate=1e-3, l0=40.0
     )
+
+
+@pytest.mark.refusal  # annotations name Python's numbers only
+def test_numbers_of_numpy_become_pythons() -> None:
+    config = TrainConfig(n_features=np.int64(7), l0=np.float32(3), max_minutes=2)
+    assert config == TrainConfig(n_features=7, l0=3.0, max_minutes=2.0) and type(config.n_features) is int
 
 
 def test_learning_rate_rises_holds_and_falls() -> None:
@@ -37,6 +44,12 @@ def test_the_divergence_comes_in_gradually() -> None:
         ({"l0": 0.0}, r"l0 is 0.0; expected more than 0"),
         ({"max_minutes": -1.0}, r"max_minutes is -1.0; expected more than 0"),
         ({"decay_share": 1.5}, r"decay_share is 1.5; expected 0 to 1"),
+        ({"n_features": 1.5}, "n_features is 1.5; expected int"),
+        ({"n_tokens": True}, "n_tokens is True; expected int"),
+        ({"is_cross_layer": "no"}, "is_cross_layer is 'no'; expected bool"),
+        ({"activation": None}, "activation is None; expected str"),
+        ({"kl_weight": float("nan")}, "kl_weight is nan; expected a finite number"),
+        ({"l0": 10**400}, "l0 is 1000.*; expected a number"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object], message: str) -> None:
