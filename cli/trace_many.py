@@ -118,7 +118,10 @@ class Batch:
 
     def _check_same(self, made_by: dict[str, Any], old: dict[str, Any], prompts: Sequence[NamedPrompt]) -> None:
         if not old:
-            raise GraphFileError(f"{self.folder}: its record of traced prompts cannot be read; choose another folder.")
+            raise GraphFileError(
+                f"{self.folder}: its record of traced prompts cannot be read, or an earlier version wrote it; "
+                "choose another folder, or pass --force to trace all prompts again."
+            )
         changed = [key for key in made_by.keys() | old.keys() if made_by.get(key) != old.get(key)]
         for row in prompts:
             digest = None if row.fault or not self._file(row).exists() else self._record(row).get("digest")

@@ -24,7 +24,10 @@ def model() -> ag.LanguageModel:
 Ask = Callable[[ag.LanguageModel], Any]
 WRONG: dict[str, tuple[Ask, str]] = {
     "prepend": (lambda model: ag.trace(model, PROMPT, prepend=None), "prepend is None; expected text"),
-    "targets": (lambda model: ag.trace(model, PROMPT, targets=1.0), "targets is 1.0; expected None or text or a whole"),
+    "targets": (
+        lambda model: ag.trace(model, PROMPT, targets=1.0),
+        "target 1.0 is a float; expected a token's text or id",
+    ),
     "flag": (
         lambda model: ag.trace(model, PROMPT, allow_inexact="no"),
         "allow_inexact is 'no'; expected True or False",

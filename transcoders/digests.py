@@ -166,8 +166,8 @@ def _sums(tensor: Tensor) -> bytes:
 
 
 def _weighted(rows: Tensor) -> Tensor:
-    if rows.device.type == "cpu":
-        return rows @ _WEIGHTS
+    if rows.device.type != "cuda":
+        return rows.cpu() @ _WEIGHTS
     # GPUs have no such product of integers
     return torch.cat([(some * _WEIGHTS.to(some.device)).sum(1) for some in rows.split(2**14)])
 

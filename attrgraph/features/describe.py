@@ -229,8 +229,10 @@ def _chosen(transcoders: Transcoders, features: Features) -> list[np.ndarray]:
 
 def _named(one: str | tuple[int, int], sizes: list[int]) -> list[tuple[int, int]]:
     """The feature of that name, or all of a layer."""
-    layer, feature = parse_place(one.replace("/*", "/0")) if isinstance(one, str) else (int(one[0]), int(one[1]))
-    is_layer = isinstance(one, str) and "/*" in one and layer < len(sizes)
+    if not isinstance(one, str):
+        return [(int(one[0]), int(one[1]))]
+    layer, feature = parse_place(f"{one.strip().removesuffix('/*')}/0" if one.strip().endswith("/*") else one)
+    is_layer = one.strip().endswith("/*") and layer < len(sizes)
     return [(layer, i) for i in range(sizes[layer])] if is_layer else [(layer, feature)]
 
 

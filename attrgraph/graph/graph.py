@@ -127,7 +127,8 @@ class Graph:
         changed = [name for name in parts if name != "prompt_tokens" or tokens != self.prompt_tokens]
         stale = {name for part in changed for name in _FOLLOWING.get(part, ())}
         kept = {name: value for name, value in parts.get("metadata", self.metadata).items() if name not in stale}
-        tables = {name: parts.get(name, getattr(self, name)).copy() for name in ("nodes", "adjacency")}
+        tables = {"nodes": parts.get("nodes", self.nodes).copy()}
+        tables["adjacency"] = sparse.csr_array(parts.get("adjacency", self.adjacency), copy=True)
         n_nodes, shape = len(tables["nodes"]), tables["adjacency"].shape
         if shape != (n_nodes, n_nodes):
             raise AttrGraphError(f"adjacency has the shape {shape}; expected ({n_nodes}, {n_nodes}), [target, source].")

@@ -1,6 +1,8 @@
 """What one sees while a run trains."""
 
 import io
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.console import Console
 from attrgraph.cli.progress import progress_bar
 from attrgraph.cli.training_progress import TrainingProgress, summary
 from attrgraph.errors import TrainingError
+from attrgraph.progress import noted_interrupts
 from attrgraph.transcoders.training.train_config import TrainConfig
 
 CONFIG = TrainConfig(l0=40.0)
@@ -100,3 +103,16 @@ def test_event_files_without_tensorboard_are_refused(tmp_path: Path, monkeypatch
     progress = TrainingProgress(Console(file=io.StringIO()), is_shown=True)
     with pytest.raises(TrainingError, match=r"pip install 'attrgraph\[train\]'"), progress.reporting(CONFIG, tmp_path):
         pass
+
+
+def test_a_handler_that_only_notes_a_signal_does_not_make_stopped_work_look_finished() -> None:
+    seen = list[int]()
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), noted_interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not interrupts:
+                pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]

@@ -248,6 +248,8 @@ def test_a_layer_is_described_by_its_number(monkeypatch: pytest.MonkeyPatch) -> 
     model, transcoders, rows = described("llama")
     found = ag.describe_features(model, rows, ["1/*", "0/2"], transcoders=transcoders)
     assert list(found) == ["0/2", *(f"1/{i}" for i in range(N_FEATURES))]
+    with pytest.raises(FeatureError, match=r"'1/\*5' names no feature"):
+        ag.describe_features(model, rows, ["1/*5"], transcoders=transcoders)
     with pytest.raises(FeatureError, match="there is no feature 9/0"):
         ag.describe_features(model, rows, ["9/*"], transcoders=transcoders)
     monkeypatch.setattr(describe, "free_bytes", lambda _: 5 * BYTES_PER_FEATURE)

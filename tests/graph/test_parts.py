@@ -86,6 +86,7 @@ def test_other_edges_have_their_own_influence_and_bias_shares(graph: ag.Graph) -
     edges.data[:40] *= 5
     edges.data[(whole.nodes["kind"] == "bias").to_numpy()[edges.indices]] = 0
     changed = whole.replace(adjacency=edges)
+    assert whole.replace(adjacency=sparse.coo_array(edges)).nodes.equals(changed.nodes)
     assert changed.nodes.equals(with_influence(changed.nodes, changed.adjacency))
     assert not changed.nodes["influence"].equals(whole.nodes["influence"])
     assert changed.metadata["checks"]["bias_share"] == 0.0 < whole.metadata["checks"]["bias_share"]
