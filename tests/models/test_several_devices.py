@@ -24,6 +24,9 @@ def pretended_parts_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTRGRAPH_KERNELS", "torch")
     for module in ("weights", "requirements"):
         monkeypatch.setattr(f"attrgraph.models.{module}.check_projection", lambda *args: None)
+    # the model's forward is pretended to be its own
+    for module in ("identity", "language_model"):
+        monkeypatch.setattr(f"attrgraph.models.{module}.alterations", lambda hf_model: [])
 
 
 def _spread(model: LanguageModel) -> LanguageModel:
