@@ -7,6 +7,7 @@ from attrgraph.errors import AttrGraphError
 from attrgraph.transcoders.training.train_config import TrainConfig
 
 
+@pytest.mark.refusal  # annotations name no text
 def test_mapping_round_trip_and_numbers_that_yaml_reads_as_text() -> None:
     config = TrainConfig(n_features=7, l0=3.0, max_minutes=2.0)
     assert TrainConfig.from_dict(config.to_dict(), "here") == config
