@@ -142,3 +142,14 @@ def test_larger_tensors_are_asked_for_their_changes_only() -> None:
     assert origin.now()["digest"] == "sha256:0"
     W[0] = 2
     assert origin.now()["digest"] == digest_tensors({"W": W})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_sums_notice_signs_that_change_in_pairs(dtype: torch.dtype) -> None:
+    held = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)).to(dtype)
+    origin = Origin({"id": "x", "digest": "sha256:0"}, "x", lambda: {"W": held}, lambda: None)
+    seen = {origin.now()["digest"]}
+    for pair in (([7, 12], [1, 1]), ([3, 3], [1, 3]), ([5, 40], [95, 7])):
+        held.data[tuple(pair)] *= -1
+        seen.add(origin.now()["digest"])
+    assert len(seen) == 4
