@@ -57,6 +57,7 @@ class Label:
             "label_interval": None if rule is None else list(rule.interval),
             "label_precision": None if rule is None else rule.precision,
             "label_recall": None if rule is None else rule.recall,
+            "label_is_estimate": None if rule is None else rule.is_estimate,
             # what is claimed exactly
             "label_rule": None if rule is None else {"kind": rule.kind, "values": list(self.claimed)},
             "label_controls": {key: one and one._asdict() for key, one in controls.items()},

@@ -57,11 +57,12 @@ def label_lines(record: Mapping[str, Any]) -> list[str]:
         f"{name} {_measured(**controls[key])}"
         for key, name in (("random_label", "a random label"), ("random_dictionary", "random features"))
     )
-    share = f"{record['label_precision']:.0%}"
+    about = "about " * bool(record.get("label_is_estimate"))  # pages of earlier versions do not say
+    share, recall = (f"{about}{record[f'label_{name}']:.0%}" for name in ("precision", "recall"))
     claim = (
         f"after {share} of its firings, one of them comes"
         if record["label_rule"]["kind"] == "promotes"
-        else f"right {share} of the times it claims a firing; foresees {record['label_recall']:.0%} of the activation"
+        else f"right {share} of the times it claims a firing; foresees {recall} of the activation"
     )
     return [f"score {score} on held-out text, {beside}{verdict}", claim]
 

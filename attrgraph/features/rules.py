@@ -65,6 +65,7 @@ class Rule:
     recall: float = 0.0
     score: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
+    is_estimate: bool = False  # from some of the firings only
 
     @property
     def is_precise(self) -> bool:
@@ -133,6 +134,7 @@ def judge(counts: TextCounts, rule: Rule, firings: Firings, *, side: int) -> Rul
         recall=found,
         score=(recall + rejected) / 2,
         interval=((low + rejected) / 2, (high + rejected) / 2),
+        is_estimate=firings.n > len(firings.drawn),
     )
 
 

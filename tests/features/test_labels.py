@@ -61,7 +61,15 @@ def test_a_feature_that_fires_after_two_tokens_is_named_by_both() -> None:
     fires = (ids == 2) & (np.roll(ids, 1) == 1) & ~is_first
     best = precise_rules(counts, *on_sides(text, fires), np.zeros(0, dtype=int))[0]
     assert (best.kind, [counts.tokens_of(best.kind, value) for value in best.values]) == ("last 2", [[1, 2]])
-    assert (best.precision, best.recall, best.score) == (1, 1, 1)
+    assert (best.precision, best.recall, best.score, best.is_estimate) == (1, 1, 1, False)
+
+
+def test_what_some_firings_tell_is_called_an_estimate() -> None:
+    text, counts = random_text()
+    found, judged = on_sides(text, text.token_ids == 2)
+    few = replace(judged, drawn=judged.drawn[:50], value=judged.value[:50])
+    best = precise_rules(counts, found, few, np.zeros(0, dtype=int))[0]
+    assert best.is_estimate and best.precision == pytest.approx(1)
 
 
 def test_what_a_feature_promotes_is_claimed_of_its_firings() -> None:
