@@ -114,7 +114,7 @@ def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features 
     """What `describe_features` will take."""
     n_described = sum(map(len, _chosen(transcoders, features)))
     return (
-        f"describes {n_described:,} features on {rows.n_tokens:,} tokens: takes two to three times as long as the "
+        f"describes {n_described:,} features on {rows.n_tokens:,} tokens: takes about twice as long as the "
         f"model, then some milliseconds a feature; keeps at most {in_words(n_described * BYTES_PER_FEATURE)}"
     )
 
