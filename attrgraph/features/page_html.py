@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from attrgraph.features.page_text import label_lines, plainly, quoted, share
+from attrgraph.features.page_text import about, label_lines, neighbour, plainly, quoted, share
 from attrgraph.viz.text import visible
 
 _PAGE = Path(__file__).parent / "page.html"
@@ -28,26 +28,46 @@ _NEIGHBOURS = {
 }
 
 
-def page_html(record: Mapping[str, Any], *, is_whole: bool) -> str:
-    """The page; unless it is whole, only what stands in its body."""
-    template = Template(_PAGE.read_text(encoding="utf-8"))
+def page_html(record: Mapping[str, Any], *, is_whole: bool, names: Mapping[str, str], card: Mapping[str, Any]) -> str:
+    """The page; unless it is whole, only what stands in its body.
+
+    Args:
+        record: of the feature.
+        is_whole: as a file.
+        names: labels of its neighbours.
+        card: of the folder that it is in.
+    """
     title = f"Feature {record['layer']}/{record['index']}"
-    body = "\n".join([_head(record, title), _promoted(record), _fires(record), _neighbours(record), _examples(record)])
-    whole = template.substitute(title=escape(title), body=body)
-    if is_whole:
-        return whole
+    parts = [_head(record, title, card), _promoted(record), _fires(record), _neighbours(record, names)]
+    body = "\n".join([*parts, _examples(record)])
+    return whole_page(title, body) if is_whole else body_of(body)
+
+
+def whole_page(title: str, body: str, *, scripts: str = "") -> str:
+    """A file that makes no request; `scripts` is the part of its policy that allows a script of its own."""
+    template = Template(_PAGE.read_text(encoding="utf-8"))
+    return template.substitute(title=escape(title), body=body, scripts=scripts)
+
+
+def body_of(body: str) -> str:
+    """A part of a notebook, with its style."""
+    whole = whole_page("", "")
     style = whole[whole.index("<style>") : whole.index("</style>") + len("</style>")]
     return f"{style}<div class='ag-feature'>{body}</div>"
 
 
-def _head(record: Mapping[str, Any], title: str) -> str:
+def _head(record: Mapping[str, Any], title: str, card: Mapping[str, Any]) -> str:
     label = escape(visible(record["label"])) or "<em>no label</em>"
-    about = escape("; ".join(label_lines(record)))
+    trust, made_of = (
+        escape("; ".join(label_lines(record))),
+        f"<p class='quiet'>{escape(about(card))}</p>" if card else "",
+    )
     numbers = (
         f"fires on {share(record['activation_frequency'])} of {record['n_tokens']:,} tokens · "
         f"{record['act_mean']:.3g} on average · {record['act_max']:.3g} at most"
     )
-    return f"<h1>{escape(title)}: {label}</h1><p class='quiet'>{about}</p><p>{numbers}</p>{_histogram(record)}"
+    heading = f"<h1>{escape(title)}: {label}</h1>{made_of}<p class='quiet'>{trust}</p>"
+    return f"{heading}<p>{numbers}</p>{_histogram(record)}"
 
 
 def _histogram(record: Mapping[str, Any]) -> str:
@@ -95,12 +115,12 @@ def _fires(record: Mapping[str, Any]) -> str:
     return _definitions(rows)
 
 
-def _neighbours(record: Mapping[str, Any]) -> str:
+def _neighbours(record: Mapping[str, Any], names: Mapping[str, str]) -> str:
     rows = [
         (
             f"<span title='{escape(what, quote=True)}'>{name}</span>",
             " ".join(
-                f"<span class='chip'>{one['layer']}/{one['feature']} <small>{one['weight']:+.2g}</small></span>"
+                f"<span class='chip'>{escape(neighbour(one, names))} <small>{one['weight']:+.2g}</small></span>"
                 for one in record[key]
             ),
         )

@@ -3,14 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrgraph.viz.text import visible
+from attrgraph.viz.text import shorten, visible
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _N_EXAMPLES, _N_OF_FIFTH, _N_BARS = 8, 1, 24
 
 
-def page_text(record: Mapping[str, Any]) -> str:
-    """Label, numbers, what it promotes, what it fires on, neighbours, examples with the firing tokens marked."""
+def page_text(record: Mapping[str, Any], names: Mapping[str, str], card: Mapping[str, Any]) -> str:
+    """Label, numbers, what it promotes, what it fires on, neighbours, examples with the firing tokens marked.
+
+    Args:
+        record: of the feature.
+        names: labels of its neighbours.
+        card: of the folder that it is in.
+    """
     lines = [f"feature {record['layer']}/{record['index']}   {visible(record['label']) or 'no label'}"]
     lines += [*(f"  {line}" for line in label_lines(record)), ""]
     lines += [
@@ -21,9 +27,9 @@ def page_text(record: Mapping[str, Any]) -> str:
         f"promotes    {_tokens(record['top_logits'])}",
         f"suppresses  {_tokens(record['bottom_logits'])}",
     ]
-    names = {"token": "fires on", "previous": "after", "last 3": "at end of", "says": "model says", "next": "before"}
-    names["position"] = "at"
-    for kind, name in names.items():
+    kinds = {"token": "fires on", "previous": "after", "last 3": "at end of", "says": "model says", "next": "before"}
+    kinds["position"] = "at"
+    for kind, name in kinds.items():
         found = [
             f"{quoted(one['value'])} {one['share_of_firings']:.0%}"
             for one in record["tokens"][kind]
@@ -33,14 +39,34 @@ def page_text(record: Mapping[str, Any]) -> str:
             lines.append(f"{name:<11} {', '.join(found[:6])}")
     for key, name in (("together", "with"), ("inputs", "from"), ("outputs", "to")):
         if record[key]:
-            found = [f"{one['layer']}/{one['feature']} {one['weight']:+.2g}" for one in record[key][:6]]
+            found = [f"{neighbour(one, names)} {one['weight']:+.2g}" for one in record[key][:6]]
             lines.append(f"{name:<11} {', '.join(found)}")
     for place, group in enumerate(record["examples_quantiles"]):
         new = [one for one in group["examples"] if not one["is_repeated_datapoint"]]
         if new:
             lines += ["", group["quantile_name"]]
             lines += [f"  {_example(one)}" for one in new[: _N_OF_FIFTH if place else _N_EXAMPLES]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(["", about(card)] if card else [])])
+
+
+def about(card: Mapping[str, Any]) -> str:
+    """What pages are of, as far as their card says."""
+    parts = []
+    for name in ("model", "transcoders"):
+        if isinstance(one := card.get(name), Mapping):
+            parts.append(f"{name} {visible(str(one.get('id')))} ({_short(one.get('digest'))})")
+    counts = f"{card.get('n_tokens')} tokens of {card.get('n_documents')} documents"
+    return ", ".join([*parts, f"{counts} ({_short(card.get('text'))})"])
+
+
+def _short(digest: object) -> str:
+    return visible(str(digest)).removeprefix("sha256:")[:8] if digest else "no digest"
+
+
+def neighbour(one: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """A feature beside this one, with its label."""
+    name = f"{one['layer']}/{one['feature']}"
+    return f"{name} {shorten(visible(names.get(name, '')))}".rstrip()
 
 
 def label_lines(record: Mapping[str, Any]) -> list[str]:
@@ -82,7 +108,7 @@ def bars(heights: Sequence[int]) -> str:
 
 def share(value: float) -> str:
     """A share in percent, with as many digits as say something."""
-    return f"{value:.2%}" if value >= 0.001 or value == 0 else f"{value:.1e}"
+    return f"{value:.2%}" if value >= 0.001 or value == 0 else f"{100 * value:.2g}%"
 
 
 def quoted(value: Any) -> str:
