@@ -20,7 +20,7 @@ MOST_ROWS, _LONGEST = 100_000, 80
 # rows that stand in the file as they are shown, and that the script shows at a time
 _N_SHOWN = 200
 _SCRIPT = Path(__file__).parent / "index.js"
-_HEADINGS = ("feature", "label", "from", "score", "fires", "maximum")
+_HEADINGS = ("feature", "label", "from", "score", "fires", "max")
 
 
 def table_html(best: "pd.DataFrame", n_features: int, card: Mapping[str, Any]) -> str:

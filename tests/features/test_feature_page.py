@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,35 @@ def test_a_page_says_what_it_is_of_and_who_its_neighbours_are(page: FeaturePage)
         assert "transcoders t (01234567)" in said and "6 tokens of 1 documents (98765432)" in said
     damaged = ag.FeaturePages({(3, 458): layouts.packed(page.record)}, {"model": 1, "transcoders": {}, "text": []})
     assert "fires" in str(damaged["3/458"]) and "<b>m" not in damaged._repr_html_()
+
+
+def test_examples_that_are_shown_already_are_counted_not_repeated(page: FeaturePage) -> None:
+    def example(word: str, *, is_again: bool) -> dict[str, Any]:
+        return {"tokens": [word], "tokens_acts_list": [1.0], "train_token_ind": 0, "is_repeated_datapoint": is_again}
+
+    top = {"quantile_name": "Top", "examples": [example("zebra", is_again=False), example("zebra", is_again=True)]}
+    same = {"quantile_name": "Weak", "examples": [example("zebra", is_again=True)]}
+    other = {"quantile_name": "Other", "examples": [example("xyz", is_again=False), example("zebra", is_again=True)]}
+    all_same, some = (FeaturePage(page.record | {"examples_quantiles": [top, same, *more]}) for more in ([], [other]))
+    for shown in (str(all_same), all_same._repr_html_()):
+        assert (
+            shown.count("zebra") == 1 and "Weak" not in shown and "drawn from all strengths are shown already" in shown
+        )
+    for shown in (str(some), some._repr_html_()):
+        assert shown.count("zebra") == 1 and shown.count("xyz") == 1 and "from all strengths" not in shown
+    assert some._repr_html_().count("and 1 that are shown already") == 2
+
+
+@pytest.mark.parametrize(
+    ("edges", "ends"), [([0.25, 0.3125, 0.375], {"0.25"}), ([1.25, 1.5], {"1.25"}), ([0.75, *range(1, 6)], {"1", "4"})]
+)
+def test_a_histogram_has_numbers_at_its_axes(page: FeaturePage, edges: list[float], ends: set[str]) -> None:
+    heights = [1] * (len(edges) - 2) + [3000]
+    shown = FeaturePage(page.record | {"histogram": heights, "histogram_edges": edges})
+    assert f"{edges[0]:.3g} " in str(shown) and f" {edges[-1]:.3g}  (highest: 3,000 firings)" in str(shown)
+    assert {f">{number}</text>" for number in ends | {"0", "3,000"}} <= set(
+        re.findall(r">[^<>]*</text>", shown._repr_html_())
+    )
 
 
 def test_a_feature_that_never_fires_has_a_page() -> None:
