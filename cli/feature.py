@@ -41,8 +41,11 @@ def print_best(pages: "ag.FeaturePages", n: int) -> None:
     """The features with the best labels."""
     best = pages.best(n)
     best.insert(0, "feature", best["layer"].astype(str) + "/" + best["index"].astype(str))
-    columns = ["feature", "label", "label_source", "label_score", "label_control", "activation_frequency", "act_max"]
-    print_table(best[columns])
+    # short headings leave room for labels
+    shown = {"feature": "feature", "label": "label", "label_source": "from", "label_score": "score"}
+    shown |= {"label_control": "control", "activation_frequency": "fires", "act_max": "max"}
+    formats = {"score": ".2f", "control": ".2f", "fires": ".3%"}
+    print_table(best[list(shown)].rename(columns=shown), formats=formats)
     print_text(
         f"the best {len(best)} of {len(pages):,} features; their scores are balanced accuracies on held-out text"
     )

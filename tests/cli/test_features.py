@@ -116,7 +116,9 @@ def test_all_features_are_listed_in_the_terminal_and_in_one_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert write(text, Path("pages")) == 0
-    assert "label source" in capsys.readouterr().out
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["feature", "label", "from", "score", "control", "fires", "max"]
+    assert rows[0].startswith("1/1023   city in texas  given      -")
     assert main(["feature", "pages", "--html", "all.html"]) == 0
     page = Path("all.html").read_text()
     assert "3/458" in page and "city in texas" in page and "given" in page
