@@ -1,6 +1,7 @@
 """Pages of features, from one pass over a text and a second one of random features for control."""
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -22,7 +23,7 @@ from attrgraph.features.control import random_dictionary
 from attrgraph.features.labelling import Control, control_of, labels_of
 from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_DRAWN, N_SPREAD, N_TOP, WINDOW
 from attrgraph.features.likeness import Likeness
-from attrgraph.features.pages import FeaturePages, parse_place
+from attrgraph.features.pages import FeaturePages, place_of
 from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.records import N_PROMOTED, Records
 from attrgraph.features.token_texts import TokenTexts
@@ -229,11 +230,9 @@ def _chosen(transcoders: Transcoders, features: Features) -> list[np.ndarray]:
 
 def _named(one: str | tuple[int, int], sizes: list[int]) -> list[tuple[int, int]]:
     """The feature of that name, or all of a layer."""
-    if not isinstance(one, str):
-        return [(int(one[0]), int(one[1]))]
-    layer, feature = parse_place(f"{one.strip().removesuffix('/*')}/0" if one.strip().endswith("/*") else one)
-    is_layer = one.strip().endswith("/*") and layer < len(sizes)
-    return [(layer, i) for i in range(sizes[layer])] if is_layer else [(layer, feature)]
+    whole = re.fullmatch(r"(.*[^0-9])\*", one.strip()) if isinstance(one, str) else None
+    layer, feature = place_of(f"{whole[1]}0" if whole else one)
+    return [(layer, i) for i in range(sizes[layer])] if whole and layer < len(sizes) else [(layer, feature)]
 
 
 def _key(
