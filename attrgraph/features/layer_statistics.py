@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from attrgraph.features.kept import Kept, random_priority
+from attrgraph.features.kept import Kept, random_priority, token_priority
 from attrgraph.transcoders.transcoders import ActiveFeatures
 
 # tokens before and after the one that an example is about
 WINDOW = (16, 8)
-N_TOP, N_SPREAD, N_DRAWN = 20, 20, 128
-# what is kept of a feature at most: of 40 firings a window, and of these and three times 128 what they are; its
+N_TOP, N_SPREAD, N_DRAWN, N_JUDGED = 20, 20, 128, 256
+# what is kept of a feature at most: of 40 firings a window, and of these and of 512 others what they are; its
 # histogram, and its compressed page
-BYTES_PER_FEATURE = 40 * 4 * (WINDOW[0] + WINDOW[1] + 1) + (40 + 3 * N_DRAWN) * 28 + 512 + 8192
+BYTES_PER_FEATURE = 40 * 4 * (WINDOW[0] + WINDOW[1] + 1) + (40 + 2 * N_DRAWN + N_JUDGED) * 28 + 512 + 8192
 # bins of a histogram: four to an octave of activations, from 2^-16 to 2^16
 N_BINS, _LOWEST_OCTAVE, _BINS_PER_OCTAVE = 128, -16, 4
 _ARRAYS = ("n_firings", "total", "sum", "largest", "smallest", "histogram")
@@ -80,8 +80,9 @@ class LayerStatistics:
         self.top = Kept(n, N_TOP, one_a_document=True)  # with the activations around them
         self.spread = Kept(n, N_SPREAD)  # too
         self.drawn = Kept(n, N_DRAWN)  # without
-        # by side, as if drawn in proportion to their activations, without windows
-        self.weighted = (Kept(n, N_DRAWN), Kept(n, N_DRAWN))
+        # of the side where labels are found, as if drawn in proportion to their activations, without windows
+        self.found = Kept(n, N_DRAWN)
+        self.judged = Kept(n, N_JUDGED)  # of the other, those at the tokens of the least priority
 
     def add(self, active: ActiveFeatures, where: Where) -> None:
         """Count the firings of a batch; positions are indices into its counted tokens."""
@@ -98,8 +99,8 @@ class LayerStatistics:
         score = -random_priority(where.number[fired.token], unit)
         # keys of a weighted draw without replacement: Efraimidis and Spirakis 2006, algorithm A
         weighted = np.log1p(score) / np.abs(value)
-        for each, kept in enumerate(self.weighted):
-            _offer(kept, fired, where, weighted, np.flatnonzero(side == each))
+        _offer(self.found, fired, where, weighted, np.flatnonzero(side == 0))
+        _offer(self.judged, fired, where, -token_priority(where.number)[fired.token], np.flatnonzero(side == 1))
         _offer(self.drawn, fired, where, score, np.arange(len(value)))
         _offer(self.spread, fired, where, score, np.arange(len(value)), has_windows=True)
         best = fired.of_best_in_rows(where)
@@ -132,7 +133,7 @@ class LayerStatistics:
     def kept(self) -> list[tuple[str, Kept]]:
         """All entries that are kept, by name."""
         names = ("top", "spread", "drawn", "found", "judged")
-        return list(zip(names, (self.top, self.spread, self.drawn, *self.weighted), strict=True))
+        return list(zip(names, (self.top, self.spread, self.drawn, self.found, self.judged), strict=True))
 
 
 def _offer(

@@ -86,23 +86,28 @@ def label_lines(record: Mapping[str, Any]) -> list[str]:
     if record["label_source"] == "given":
         found = record["label_found"]
         return ["label given by a person or a file" + (f"; by rule: {visible(found)}" if found else "")]
+    # pages of earlier versions have no counts and say no fault
+    fault = record.get("label_fault") or "no rule describes where it fires"
     if record["label_score"] is None:
-        return ["not measured on this text" if record["label"] else "no rule describes where it fires"]
+        return ["not measured on this text" if record["label"] else f"no label: {fault}"]
     score = _measured(record["label_score"], record["label_interval"])
     controls = record["label_controls"]
-    verdict = "" if record["label"] else ": not above them, so no label"
-    beside = " and ".join(
-        f"{name} {_measured(**controls[key])}"
-        for key, name in (("random_label", "a random label"), ("random_dictionary", "random features"))
-    )
-    about = "about " * bool(record.get("label_is_estimate"))  # pages of earlier versions do not say
-    share, recall = (f"{about}{record[f'label_{name}']:.0%}" for name in ("precision", "recall"))
+    beside = [f"a random label {_measured(**controls['random_label'])}"]
+    of_dictionary = controls["random_dictionary"]
+    # what a control without any rule is given
+    is_any = of_dictionary["interval"][1] > 0.5
+    beside.append(f"random features {_measured(**of_dictionary)}" if is_any else "random features have no such rule")
+    share, recall = (f"{record[f'label_{name}']:.0%}" for name in ("precision", "recall"))
+    counted = " ({:,} of {:,})".format(*record["label_claims"]) if record.get("label_claims") else ""
     claim = (
-        f"after {share} of its firings, one of them comes"
+        f"after {share} of its firings{counted}, one of them comes"
         if record["label_rule"]["kind"] == "promotes"
-        else f"right {share} of the times it claims a firing; foresees {recall} of the activation"
+        else f"right {share} of the times it claims a firing{counted}; foresees {recall} of the activation"
     )
-    return [f"score {score} on held-out text, {beside}{verdict}", claim]
+    lines = [f"score {score} on held-out text; {'; '.join(beside)}", claim]
+    if record["label"]:
+        return lines
+    return [f"no label: {visible(fault)}", *lines]
 
 
 def _measured(score: float, interval: Sequence[float]) -> str:
