@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROMPT := in the state containing dallas the capital is
 
-.PHONY: demo test shapes lint types imports check gpu clean
+.PHONY: demo test shapes lint types imports scripts check gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attrgraph needs Python 3.11 or newer; set PYTHON=")'
@@ -41,6 +41,10 @@ types: $(VENV)/.installed
 
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
+
+# The explorer's scripts; needs npm, or tsc.
+scripts:
+	$$(command -v tsc || echo npx --yes -p typescript tsc) -p attrgraph/viz/explorer/jsconfig.json
 
 check: test shapes lint types imports
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.doors
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "attrgraph"
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_LOOSE_MODULES = 400, 60, 6
+MOST_LINES_OF_A_SCRIPT = 300
 
 
 def modules() -> dict[str, Path]:
@@ -70,6 +71,13 @@ def test_files_and_functions_are_short() -> None:
             if isinstance(node, ast.FunctionDef) and "cli" not in file.relative_to(ROOT).parts:
                 n_lines = node.end_lineno - node.lineno + 1  # type: ignore[operator]
                 assert n_lines <= MOST_LINES_OF_A_FUNCTION, f"{file}: {node.name}"
+
+
+def test_scripts_of_pages_are_short() -> None:
+    files = list((PACKAGE / "viz" / "explorer").glob("*.js"))
+    assert len(files) > 10
+    for file in files:
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_A_SCRIPT, file
 
 
 def test_modules_are_told_apart_by_their_names() -> None:

@@ -9,9 +9,9 @@ import pandas as pd
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError, share
-from attrgraph.graph import effects, expressions, flow, neighbors, paths, select, stats, without
+from attrgraph.graph import effects, explore, expressions, flow, neighbors, paths, select, stats, without
 from attrgraph.graph.groups import automatic, grouped
-from attrgraph.graph.parts import part_of, recomputed, size_of, with_scores
+from attrgraph.graph.parts import before_pruning, part_of, recomputed, with_scores
 from attrgraph.influence import pruning, scores
 from attrgraph.influence.influence import logit_weights, without_zeros
 from attrgraph.io import json_writing, native, networkx_graph
@@ -89,10 +89,7 @@ class Graph:
         thresholds = {name: share(name, value) for name, value in given.items()}
         graph = self.without_bias()
         kept = pruning.prune(graph.nodes, graph.adjacency, **thresholds)
-        earlier = {name: self.metadata[name] for name in ("pruning", "scores") if name in self.metadata}
-        before: dict[str, Any] = size_of(self) | earlier
-        recorded = {"pruned_from": self.metadata.get("pruned_from", before), "pruning": thresholds}
-        metadata = {**self.metadata, **recorded}
+        metadata = {**self.metadata, "pruned_from": before_pruning(self), "pruning": thresholds}
         return with_scores(part_of(graph, kept.nodes, adjacency=kept.adjacency, metadata=metadata))
 
     def mean_hops(self) -> float:
@@ -159,3 +156,4 @@ class Graph:
     to_json = json_writing.write_json
     to_networkx = networkx_graph.to_networkx
     to_dot = draw.to_dot
+    explore = explore.explore

@@ -42,6 +42,12 @@ def recomputed(graph: "Graph") -> "Graph":
     return graph.replace(metadata={**graph.metadata, "checks": checks})
 
 
+def before_pruning(graph: "Graph") -> dict[str, Any]:
+    """What a pruned graph records as `pruned_from`: of what it was pruned first."""
+    earlier = {name: graph.metadata[name] for name in ("pruning", "scores") if name in graph.metadata}
+    return dict(graph.metadata.get("pruned_from", size_of(graph) | earlier))
+
+
 def size_of(graph: "Graph") -> dict[str, int]:
     """How many nodes and edges there are, the bias node's left out, as a part of the graph records it."""
     is_bias = (graph.nodes["kind"] == "bias").to_numpy()

@@ -67,16 +67,25 @@ def write_json(
         document["metadata"] = in_list
     if has_page and not SAFE_NAME.fullmatch(path.stem):
         repairs.append(f"circuit-tracer's page may not find a file named {path.name!r}: use A-Z a-z 0-9 . _ - only")
-    try:
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=from_numpy)
-        content = text.encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as e:
-        raise GraphFileError(f"{path}: the graph holds what JSON cannot ({e}).") from e
+    content = as_json(document, str(path))
     write_whole(path, lambda temporary: temporary.write_bytes(content), overwrite=overwrite)
     if has_page:
         with locked(path.absolute().parent):
             _enter(in_list, path.with_name(LISTING))
     return repairs
+
+
+def as_json(content: Any, where: str) -> bytes:
+    """Compact JSON.
+
+    Raises:
+        GraphFileError: JSON cannot hold it.
+    """
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=from_numpy)
+        return text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as e:
+        raise GraphFileError(f"{where}: the graph holds what JSON cannot ({e}).") from e
 
 
 def check_page(path: Path, profile: str) -> None:

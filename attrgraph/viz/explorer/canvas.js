@@ -1,0 +1,191 @@
+// The picture on the screen: what the pointer does to it, and when it is drawn anew.
+// @ts-check
+import { at, drawBase, drawFocus, MARGIN } from "./drawing.js";
+import { CanvasPen, SvgPen } from "./pens.js";
+/** @typedef {import("./drawing.js").Scene} Scene */
+
+const REACH = 30; // pixels, from which a node is hit
+const FADED = 0.3; // what is not near the node in focus
+
+export class Canvas {
+  /**
+   * @param {HTMLCanvasElement} element
+   * @param {HTMLElement} tooltip
+   * @param {(i: number, event: PointerEvent) => void} onClick  with -1 far from any node
+   * @param {(i: number) => string} describe  what the tooltip says
+   */
+  constructor(element, tooltip, onClick, describe) {
+    this.element = element;
+    this.tooltip = tooltip;
+    this.onClick = onClick;
+    this.describe = describe;
+    /** @type {Scene | null} */
+    this.scene = null;
+    this.hovered = -1;
+    this.view = { sx: 1, sy: 1, x: 0, y: 0, width: 1, height: 1 };
+    this.base = document.createElement("canvas");
+    this.isBaseDrawn = false;
+    this.isAsked = false;
+    this.#listen();
+    new ResizeObserver(() => this.fit()).observe(element);
+  }
+
+  /** @param {Scene} scene  @param {boolean} isOther  whether other nodes are shown than before */
+  show(scene, isOther) {
+    this.scene = scene;
+    if (isOther) {
+      this.#hover(-1);
+      this.fit();
+    }
+    this.ask();
+  }
+
+  /** Everything in sight, and the window filled. */
+  fit() {
+    if (!this.scene) return;
+    const { width, height } = this.scene.look.places;
+    const { clientWidth, clientHeight } = this.element;
+    const room = { x: clientWidth - MARGIN.left - MARGIN.right, y: clientHeight - MARGIN.top - MARGIN.bottom };
+    const sx = Math.max(0.02, Math.min(room.x / width, 5));
+    const sy = Math.max(0.02, Math.min(room.y / height, 5));
+    const [x, y] = [MARGIN.left + (room.x - width * sx) / 2, MARGIN.top + Math.max(0, (room.y - height * sy) / 2)];
+    this.#move({ sx, sy, x, y, width: clientWidth, height: clientHeight });
+  }
+
+  /** @param {import("./drawing.js").View} view */
+  #move(view) {
+    this.view = view;
+    this.redraw();
+  }
+
+  /** All of it, with the next frame. */
+  redraw() {
+    this.isBaseDrawn = false;
+    this.ask();
+  }
+
+  /** What is in focus, with the next frame. */
+  ask() {
+    if (this.isAsked) return;
+    this.isAsked = true;
+    requestAnimationFrame(() => {
+      this.isAsked = false;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const context = this.element.getContext("2d");
+    if (!this.scene || !context) return;
+    const palette = this.palette();
+    const { width, height } = this.view;
+    if (!this.isBaseDrawn) {
+      const base = this.#scaled(this.base);
+      if (!base) return;
+      drawBase(new CanvasPen(base), this.scene, this.view, palette);
+      this.isBaseDrawn = true;
+    }
+    this.#scaled(this.element);
+    const { selected, look } = this.scene;
+    const isFocused = this.hovered >= 0 || (selected >= 0 && Boolean(look.stays[selected]));
+    context.globalAlpha = isFocused ? FADED : 1;
+    context.drawImage(this.base, 0, 0, width, height);
+    context.globalAlpha = 1;
+    drawFocus(new CanvasPen(context), this.scene, this.view, palette, this.hovered);
+  }
+
+  /** An empty canvas as large as the screen's. @param {HTMLCanvasElement} canvas */
+  #scaled(canvas) {
+    const ratio = devicePixelRatio || 1;
+    const [width, height] = [Math.round(this.view.width * ratio), Math.round(this.view.height * ratio)];
+    if (canvas.width !== width) canvas.width = width;
+    if (canvas.height !== height) canvas.height = height;
+    const context = canvas.getContext("2d");
+    context?.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context?.clearRect(0, 0, this.view.width, this.view.height);
+    return context;
+  }
+
+  /** @returns {import("./drawing.js").Palette} */
+  palette() {
+    const style = getComputedStyle(this.element);
+    const color = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
+    return {
+      ink: color("ink"), quiet: color("quiet"), paper: color("paper"), line: color("line"),
+      raises: color("raises"), lowers: color("lowers"), gold: color("gold"),
+    };
+  }
+
+  /** What is on the screen as SVG. */
+  svg() {
+    const context = this.base.getContext("2d");
+    if (!this.scene || !context) return "";
+    const pen = new SvgPen(new CanvasPen(context));
+    drawBase(pen, this.scene, this.view, this.palette());
+    drawFocus(pen, this.scene, this.view, this.palette(), -1);
+    return pen.picture(this.view.width, this.view.height, this.palette().paper);
+  }
+
+  /** The node nearest to a point of the screen, or -1. @param {number} x  @param {number} y */
+  nearest(x, y) {
+    let found = -1;
+    let best = REACH ** 2;
+    if (!this.scene) return found;
+    const { places } = this.scene.look;
+    for (let i = 0; i < places.x.length; i++) {
+      const [dx, dy] = [this.view.x + places.x[i] * this.view.sx - x, this.view.y + places.y[i] * this.view.sy - y];
+      const distance = dx * dx + dy * dy;
+      if (distance < best) [found, best] = [i, distance];
+    }
+    return found;
+  }
+
+  #listen() {
+    const { element } = this;
+    /** @type {{x: number, y: number, isMoved: boolean} | null} */
+    let drag = null;
+    element.addEventListener("pointerdown", (event) => {
+      drag = { x: event.offsetX, y: event.offsetY, isMoved: false };
+      element.setPointerCapture(event.pointerId);
+    });
+    element.addEventListener("pointermove", (event) => {
+      if (!drag) this.#hover(this.nearest(event.offsetX, event.offsetY));
+      else if (drag.isMoved || Math.hypot(event.offsetX - drag.x, event.offsetY - drag.y) > 4) {
+        this.#move({ ...this.view, x: this.view.x + event.offsetX - drag.x, y: this.view.y + event.offsetY - drag.y });
+        drag = { x: event.offsetX, y: event.offsetY, isMoved: true };
+      }
+    });
+    element.addEventListener("pointerup", (event) => {
+      if (drag && !drag.isMoved) this.onClick(this.nearest(event.offsetX, event.offsetY), event);
+      drag = null;
+    });
+    element.addEventListener("pointercancel", () => (drag = null));
+    element.addEventListener("pointerleave", () => this.#hover(-1));
+    element.addEventListener("dblclick", () => this.fit());
+    element.addEventListener("wheel", (event) => this.#zoom(event), { passive: false });
+  }
+
+  /** @param {WheelEvent} event */
+  #zoom(event) {
+    event.preventDefault();
+    const { view } = this;
+    const by = Math.min(20 / Math.max(view.sx, view.sy), Math.max(0.02 / Math.min(view.sx, view.sy), Math.exp(-event.deltaY / 400)));
+    const [x, y] = [event.offsetX - (event.offsetX - view.x) * by, event.offsetY - (event.offsetY - view.y) * by];
+    this.#move({ ...view, sx: view.sx * by, sy: view.sy * by, x, y });
+  }
+
+  /** @param {number} i */
+  #hover(i) {
+    if (i === this.hovered || !this.scene) return;
+    this.hovered = i;
+    this.tooltip.hidden = i < 0;
+    if (i >= 0) {
+      this.tooltip.textContent = this.describe(i);
+      const { x, y } = at(this.scene, this.view, i);
+      const isLow = y > this.view.height - 90;
+      this.tooltip.style.left = `${Math.max(4, Math.min(x + 14, this.view.width - this.tooltip.offsetWidth - 8))}px`;
+      this.tooltip.style.top = `${isLow ? y - 14 - this.tooltip.offsetHeight : y + 14}px`;
+    }
+    this.ask();
+  }
+}

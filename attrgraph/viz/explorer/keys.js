@@ -1,0 +1,34 @@
+// The keyboard.
+// @ts-check
+
+/**
+ * @typedef {object} Actions
+ * @property {() => void} undo
+ * @property {() => void} redo
+ * @property {Record<string, () => void>} byKey
+ */
+
+/**
+ * Keys do what they are for wherever the focus is, except where a person writes.
+ * @param {Actions} actions
+ */
+export function listenToKeys(actions) {
+  document.addEventListener("keydown", (event) => {
+    const { target } = event;
+    const isInput = target instanceof HTMLInputElement;
+    const writes = target instanceof HTMLInputElement && target.type !== "range";
+    const hasModifier = event.ctrlKey || event.metaKey || event.altKey;
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && !writes) {
+      event.preventDefault();
+      if (event.shiftKey) actions.redo();
+      else actions.undo();
+      return;
+    }
+    const isArrow = event.key.startsWith("Arrow");
+    if (hasModifier || (writes && event.key !== "Escape") || (isInput && isArrow)) return;
+    const action = actions.byKey[event.shiftKey && isArrow ? `Shift${event.key}` : event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  });
+}

@@ -1,0 +1,61 @@
+"""A graph and the explorer's scripts in one HTML file."""
+
+import base64
+import hashlib
+import re
+import zlib
+from html import escape
+from pathlib import Path
+from string import Template
+
+from attrgraph.viz.text import visible
+
+_FOLDER = Path(__file__).parent
+# each uses earlier ones only, except inside functions
+_SCRIPTS = "graph html influence state layout look pens drawing labels canvas panel search save keys main".split()
+_IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
+_EXPORT = re.compile(r"^export (?:async )?(?:function\*?|class|const) (\w+)", re.MULTILINE)
+
+
+class ExplorerPage(str):
+    """The explorer as HTML; a notebook shows it in a frame."""
+
+    def __repr__(self) -> str:
+        return f"ExplorerPage({len(self) / 1000:,.0f} KB of HTML)"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{escape(self)}" style="width:100%;height:640px;border:0" title="Graph"></iframe>'
+
+
+def explorer_page(title: str, about: bytes, edges: bytes) -> ExplorerPage:
+    """The whole page.
+
+    Args:
+        title: of the page.
+        about: JSON of all that a graph has but edges, as graph.js reads it.
+        edges: a sparse matrix, [target, source]: where rows start, sources, weights.
+    """
+    script = "\n".join(map(_script, _SCRIPTS))
+    template = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
+    return ExplorerPage(
+        template.substitute(
+            title=escape(visible(title)),
+            style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+            script=script,
+            hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            about=_packed(about),
+            edges=_packed(edges),
+        )
+    )
+
+
+def _script(name: str) -> str:
+    """A module as a part of one script: what it exports is known to all, the rest to itself."""
+    text = _IMPORT.sub("", (_FOLDER / f"{name}.js").read_text(encoding="utf-8"))
+    exported = ", ".join(_EXPORT.findall(text))
+    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+    return f"const {{ {exported} }} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content, 6)).decode()

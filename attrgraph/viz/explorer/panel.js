@@ -1,0 +1,180 @@
+// What stands beside the picture: the selected node with its inputs and outputs, and the pinned nodes.
+// @ts-check
+import { edgesOf } from "./graph.js";
+import { digits, make, percent, signed, sum } from "./html.js";
+import { errorShare } from "./influence.js";
+/** @typedef {import("./graph.js").Graph} Graph */
+/** @typedef {import("./graph.js").Edges} Edges */
+
+const MOST_LISTED = 1000; // edges of a node, until all are asked for
+
+/**
+ * @typedef {object} Shown  What panels need of what is shown.
+ * @property {Graph} graph
+ * @property {import("./look.js").Look} look
+ * @property {Float64Array} influence
+ * @property {string[]} pins
+ * @property {(i: number) => string} label
+ * @property {(i: number) => void} select
+ * @property {(i: number) => void} pin
+ * @property {(i: number, label: string) => void} rename
+ */
+
+/** @param {Shown} shown  @param {number} i */
+export function nodePanel(shown, i) {
+  const { graph, label, look } = shown;
+  const node = graph.nodes[i];
+  const isPinned = shown.pins.includes(node.node_id);
+  const note = look.stays[i] ? "" : "Pruned at this threshold: these are links of the whole graph.";
+  return [
+    make("h2", {}, label(i)),
+    make("p", { class: "id" }, make("code", {}, node.node_id)),
+    make(
+      "div",
+      { class: "row" },
+      labelField(shown, i),
+      make("button", { type: "button", "aria-pressed": String(isPinned), onclick: () => shown.pin(i) }, isPinned ? "Unpin" : "Pin"),
+    ),
+    make("dl", {}, ...numbers(shown, i).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
+    ...(note ? [make("p", { class: "note" }, note)] : []),
+    make("div", { class: "sides" }, edgeList(shown, i, "Inputs"), edgeList(shown, i, "Outputs")),
+  ];
+}
+
+/** @param {Shown} shown  @param {number} i */
+function labelField(shown, i) {
+  const input = /** @type {HTMLInputElement} */ (make("input", { type: "text", value: shown.label(i), "aria-label": "Label" }));
+  input.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key === "Enter") shown.rename(i, input.value);
+    if (event.key === "Escape") {
+      input.value = shown.label(i);
+      input.blur();
+    }
+  });
+  input.addEventListener("change", () => shown.rename(i, input.value));
+  return input;
+}
+
+/** @param {Shown} shown  @param {number} i */
+function numbers({ graph, look, influence }, i) {
+  const node = graph.nodes[i];
+  const found = [
+    ["kind", graph.kind[i].replace("_", " ")],
+    ["token", `${JSON.stringify(graph.token[i])} at position ${graph.pos[i]}`],
+    ["influence", `${digits(influence[i])} of the answer's ${digits(sum(graph.target))}, over all paths`],
+  ];
+  if (typeof node.activation === "number") found.push(["activation", digits(node.activation)]);
+  if (graph.kind[i] === "logit") found.push(["probability", percent(node.token_prob)]);
+  if (typeof node.bias_share === "number") found.push(["from biases", `${percent(node.bias_share)} of its input`]);
+  if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph, look.inputs, i, look.sizes[i]))} of the input shown`]);
+  return found;
+}
+
+/**
+ * The edges on one side: those shown, or of a node that is not shown, all.
+ * @param {Shown} shown  @param {number} i  @param {"Inputs" | "Outputs"} name
+ */
+function edgeList(shown, i, name) {
+  const found = edgesBeside(shown, i, name).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+  const item = (/** @type {typeof found[number]} */ { other, weight, share }) => {
+    const title = `${percent(share)} of what ${name === "Inputs" ? "this node" : "that node"} reads from the nodes shown`;
+    return make(
+      "li",
+      {},
+      make(
+        "button",
+        { type: "button", class: weight > 0 ? "raises" : "lowers", title, onclick: () => shown.select(other) },
+        make("span", { class: "name" }, shown.label(other)),
+        make("span", { class: "weight" }, signed(weight)),
+        make("span", { class: "share", "aria-hidden": "true", style: `--share:${share}` }),
+      ),
+    );
+  };
+  const list = make("ul", { role: "list", "aria-label": name }, ...found.slice(0, MOST_LISTED).map(item));
+  const section = make("section", {}, make("h3", {}, `${name} (${found.length})`), list);
+  const rest = found.slice(MOST_LISTED);
+  if (rest.length) {
+    const more = make("button", { type: "button" }, `${rest.length} weaker ones`);
+    more.addEventListener("click", () => {
+      list.append(...rest.map(item));
+      more.remove();
+    });
+    section.append(more);
+  }
+  return section;
+}
+
+/** @param {Shown} shown  @param {number} i  @param {"Inputs" | "Outputs"} name */
+function edgesBeside({ graph, look }, i, name) {
+  const found = [];
+  if (look.stays[i]) {
+    const edges = name === "Inputs" ? look.inputs : look.outputs;
+    for (const e of edgesOf(edges, i)) {
+      const size = look.sizes[name === "Inputs" ? i : edges.node[e]];
+      found.push({ other: edges.node[e], weight: edges.weight[e], share: Math.abs(edges.weight[e]) / size });
+    }
+    return found;
+  }
+  for (let target = 0; target < graph.kind.length; target++) {
+    if (name === "Inputs" && target !== i) continue;
+    let size = 0;
+    for (const e of edgesOf(graph.inputs, target)) size += Math.abs(graph.inputs.weight[e]);
+    for (const e of edgesOf(graph.inputs, target)) {
+      const [source, weight] = [graph.inputs.node[e], graph.inputs.weight[e]];
+      if (name === "Inputs") found.push({ other: source, weight, share: Math.abs(weight) / size });
+      else if (source === i) found.push({ other: target, weight, share: Math.abs(weight) / size });
+    }
+  }
+  return found;
+}
+
+/** @param {Shown} shown */
+export function pinnedList(shown) {
+  const items = shown.pins.flatMap((id) => {
+    const i = shown.graph.place.get(id);
+    if (i === undefined) return [];
+    return make(
+      "li",
+      {},
+      make("button", { type: "button", onclick: () => shown.select(i) }, make("span", { class: "name" }, shown.label(i))),
+      make("button", { type: "button", "aria-label": `Unpin ${shown.label(i)}`, onclick: () => shown.pin(i) }, "×"),
+    );
+  });
+  return make("ul", { role: "list", "aria-label": "Pinned nodes" }, ...items);
+}
+
+/** What stands in the panel while no node is selected. @param {Shown} shown */
+export function overview(shown) {
+  const { graph, influence, look } = shown;
+  const all = [...graph.kind.keys()];
+  const answers = all.filter((i) => graph.kind[i] === "logit").sort((a, b) => graph.target[b] - graph.target[a]);
+  const features = all.filter((i) => look.stays[i] && graph.kind[i].endsWith("feature"));
+  features.sort((a, b) => influence[b] - influence[a]);
+  const listed = (/** @type {string} */ name, /** @type {number[]} */ nodes, /** @type {(i: number) => string} */ value) =>
+    make(
+      "section",
+      {},
+      make("h3", {}, name),
+      make(
+        "ul",
+        { role: "list", "aria-label": name },
+        ...nodes.map((i) =>
+          make(
+            "li",
+            {},
+            make(
+              "button",
+              { type: "button", onclick: () => shown.select(i) },
+              make("span", { class: "name" }, shown.label(i)),
+              make("span", { class: "weight" }, value(i)),
+            ),
+          ),
+        ),
+      ),
+    );
+  return [
+    listed("Answers", answers, (i) => percent(graph.target[i])),
+    listed("Most influential features", features.slice(0, 12), (i) => digits(influence[i])),
+  ];
+}

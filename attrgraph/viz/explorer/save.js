@@ -1,0 +1,75 @@
+// Graph JSON of what is shown, with pins, groups and edited labels, as `load_graph` and other tools' pages read it.
+// @ts-check
+/** @typedef {import("./graph.js").Graph} Graph */
+
+const PROBABILITY = /\(p=\s*[0-9.]+/; // without which other pages refuse an answer's label
+
+/**
+ * @param {Graph} graph
+ * @param {import("./look.js").Look} look
+ * @param {import("./state.js").Choice} choice
+ */
+export function saved(graph, look, choice) {
+  const shown = graph.nodes.filter((_, i) => look.stays[i]);
+  const ids = new Set(shown.map((node) => node.node_id));
+  const known = (/** @type {string[]} */ some) => some.filter((id) => ids.has(id));
+  return {
+    ...graph.document,
+    metadata: metadataOf(graph, look, choice),
+    qParams: {
+      ...graph.document.qParams,
+      linkType: choice.links,
+      pinnedIds: known(choice.pins),
+      supernodes: choice.groups.map(([label, ...members]) => [label, ...known(members)]).filter((group) => group.length > 1),
+      clickedId: ids.has(choice.node) ? choice.node : "",
+    },
+    nodes: shown.map((node) => relabelled(node, choice.labels[node.node_id])),
+    links: linksOf(graph, look),
+  };
+}
+
+/** @param {any} node  @param {string | undefined} label */
+function relabelled(node, label) {
+  if (label === undefined) return node;
+  const needsProbability = node.is_target_logit && !PROBABILITY.test(label);
+  return { ...node, clerp: needsProbability ? `${label} (p=${node.token_prob.toFixed(3)})` : label };
+}
+
+/** @param {Graph} graph  @param {import("./look.js").Look} look */
+function linksOf({ nodes, extraLinks }, { inputs, stays }) {
+  const more = new Map(extraLinks.map(([source, target, keys]) => [JSON.stringify([source, target]), keys]));
+  const links = [];
+  for (let i = 0; i < stays.length; i++)
+    for (let e = inputs.start[i]; e < inputs.start[i + 1]; e++) {
+      const [source, target] = [nodes[inputs.node[e]].node_id, nodes[i].node_id];
+      const link = { source, target, weight: inputs.weight[e] };
+      links.push(more.size ? { ...link, ...more.get(JSON.stringify([source, target])) } : link);
+    }
+  return links;
+}
+
+/**
+ * At which thresholds it was pruned, and what follows from that.
+ * @param {Graph} graph  @param {import("./look.js").Look} look  @param {import("./state.js").Choice} choice
+ */
+function metadataOf(graph, look, choice) {
+  const { metadata } = graph.document;
+  if (choice.nodes === null) return metadata;
+  const pruning = { node_threshold: choice.nodes, edge_threshold: choice.edges };
+  const found = { ...metadata, node_threshold: choice.nodes, pruning_settings: { ...metadata.pruning_settings, ...pruning } };
+  const own = metadata.attrgraph;
+  if (own) {
+    const { scores: _, ...rest } = own;
+    found.attrgraph = { ...rest, pruning, pruned_from: graph.prunedFrom };
+  }
+  return found;
+}
+
+/** @param {string} name  @param {string} type  @param {BlobPart} content */
+export function download(name, type, content) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}

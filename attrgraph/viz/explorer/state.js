@@ -1,0 +1,106 @@
+// What a person has chosen: kept in the address, and undone step by step.
+// @ts-check
+
+/**
+ * @typedef {object} Choice
+ * @property {string} node  the id of the selected one, or ""
+ * @property {string[]} pins  ids
+ * @property {string[][]} groups  of nodes: a label, then ids
+ * @property {number | null} nodes  threshold; null shows the graph as it came
+ * @property {number} edges  threshold
+ * @property {"input" | "output" | "both"} links  of the selected node that stand out
+ * @property {Record<string, string>} labels  that were edited, by id
+ */
+
+const MOST_STEPS = 200;
+
+export class State {
+  /** @param {Choice} initial  @param {() => void} onChange */
+  constructor(initial, onChange) {
+    this.initial = initial;
+    this.choice = { ...initial, ...fromAddress(location.hash) };
+    this.onChange = onChange;
+    /** @type {Choice[]} */
+    this.past = [];
+    /** @type {Choice[]} */
+    this.future = [];
+    addEventListener("hashchange", () => {
+      if (location.hash.slice(1) !== toAddress(this.choice)) this.set({ ...initial, ...fromAddress(location.hash) });
+    });
+  }
+
+  /** @param {Partial<Choice>} change  @param {boolean} isStep  whether undo comes back here */
+  set(change, isStep = true) {
+    if (isStep) {
+      this.past = [...this.past.slice(-MOST_STEPS), this.choice];
+      this.future = [];
+    }
+    this.choice = { ...this.choice, ...change };
+    this.#changed();
+  }
+
+  undo() {
+    this.#step(this.past, this.future);
+  }
+
+  redo() {
+    this.#step(this.future, this.past);
+  }
+
+  /** @param {Choice[]} from  @param {Choice[]} to */
+  #step(from, to) {
+    const earlier = from.pop();
+    if (!earlier) return;
+    to.push(this.choice);
+    this.choice = earlier;
+    this.#changed();
+  }
+
+  #changed() {
+    try {
+      history.replaceState(null, "", `#${toAddress(this.choice)}`);
+    } catch {
+      // a page inside another's frame has no address of its own
+    }
+    this.onChange();
+  }
+}
+
+/** @param {Choice} choice */
+function toAddress(choice) {
+  const parts = new URLSearchParams();
+  if (choice.node) parts.set("node", choice.node);
+  parts.set("pins", JSON.stringify(choice.pins));
+  parts.set("groups", JSON.stringify(choice.groups));
+  if (choice.nodes !== null) parts.set("nodes", String(choice.nodes));
+  parts.set("edges", String(choice.edges));
+  if (choice.links !== "both") parts.set("links", choice.links);
+  if (Object.keys(choice.labels).length) parts.set("labels", JSON.stringify(choice.labels));
+  return parts.toString();
+}
+
+/** What the address says; anything else in it is left out. @param {string} hash  @returns {Partial<Choice>} */
+function fromAddress(hash) {
+  const parts = new URLSearchParams(hash.slice(1));
+  const read = (/** @type {string} */ name) => {
+    try {
+      return JSON.parse(parts.get(name) ?? "null");
+    } catch {
+      return null;
+    }
+  };
+  const isShare = (/** @type {any} */ value) => typeof value === "number" && value >= 0 && value <= 1;
+  const isText = (/** @type {any} */ value) => typeof value === "string";
+  /** @type {Partial<Choice>} */
+  const found = {};
+  const [pins, groups, labels, links] = [read("pins"), read("groups"), read("labels"), parts.get("links")];
+  if (Array.isArray(pins)) found.pins = pins.filter(isText);
+  if (Array.isArray(groups)) found.groups = groups.filter((group) => Array.isArray(group) && group.every(isText) && group.length > 1);
+  if (labels && typeof labels === "object")
+    found.labels = Object.fromEntries(Object.entries(labels).filter(([, label]) => isText(label)));
+  if (parts.has("node")) found.node = parts.get("node") ?? "";
+  if (isShare(read("nodes"))) found.nodes = read("nodes");
+  if (isShare(read("edges"))) found.edges = read("edges");
+  if (links === "input" || links === "output") found.links = links;
+  return found;
+}
