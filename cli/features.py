@@ -62,7 +62,7 @@ def features(
         rows = ag.read_corpus(loaded, text, text_field=text_field)
         rows = rows if n_tokens is None else rows.first_tokens(n_tokens)
         what = ag.load_graph(graph) if graph is not None else named
-        tell(cost_in_words(rows, found, what))
+        tell(cost_in_words(loaded, rows, found, what))
         pages = ag.describe_features(
             loaded,
             rows,
