@@ -25,8 +25,8 @@ _HEADINGS = ("feature", "label", "from", "score", "fires", "max")
 
 def table_html(best: "pd.DataFrame", n_features: int, card: Mapping[str, Any]) -> str:
     """These rows and what they are of, for a notebook."""
-    rest = f", the best {len(best):,} of {n_features:,}" if len(best) < n_features else ""
-    heading = f"<p>{n_features:,} features{rest}; <code>.to_html(file)</code> lists all</p>"
+    these = f"the best {len(best):,} of " if len(best) < n_features else ""
+    heading = f"<p>{these}{n_features:,} features; <code>.to_html(file)</code> lists all, to be searched</p>"
     return body_of(heading + _table(_rows(best)) + _about(card))
 
 

@@ -83,8 +83,9 @@ def _histogram(record: Mapping[str, Any]) -> str:
         for i, (n, low, high) in enumerate(zip(heights, edges, edges[1:], strict=False))
     )
     numbers = [(_X0 - 6, _TOP + 8, "end", f"{max(heights):,}"), (_X0 - 6, _TOP + _HEIGHT, "end", "0")]
-    # whole octaves, and the ends where there is room
+    # whole octaves, every second where numbers are long, and the ends where there is room
     places = [i for i, edge in enumerate(edges) if frexp(edge)[0] == 0.5]
+    places = places[:: 2 if any(len(f"{edges[i]:.3g}") > 6 for i in places) else 1]
     places += [i for i in (0, len(edges) - 1) if all(abs(i - place) > 2 for place in places)]
     numbers += [(_X0 + _BAR * i, _TOP + _HEIGHT + 14, "middle", f"{edges[i]:.3g}") for i in places]
     texts = "".join(f"<text x='{x}' y='{y}' text-anchor='{anchor}'>{text}</text>" for x, y, anchor, text in numbers)

@@ -96,6 +96,7 @@ def test_a_name_that_was_given_has_no_score(page: FeaturePage) -> None:
     assert table["label_score"].isna().tolist() == [False, True, False]
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize("name", [(1, "*"), (1,), (1, 2, 3), 7, 1.5, "3", None, (True, 1), "³/1"])
 def test_what_names_no_feature_is_told_in_one_line(name: object) -> None:
     pages: Any = ag.FeaturePages({}, CARD)
