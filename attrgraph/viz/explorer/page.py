@@ -35,7 +35,7 @@ def explorer_page(title: str, about: bytes, edges: bytes) -> ExplorerPage:
         about: JSON of all that a graph has but edges, as graph.js reads it.
         edges: a sparse matrix, [target, source]: where rows start, sources, weights.
     """
-    script = "\n".join(map(_script, _SCRIPTS))
+    script = "\n".join(map(_script, [*_SCRIPTS, "ask", "settings", "server"]))
     template = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
     return ExplorerPage(
         template.substitute(
