@@ -56,7 +56,7 @@ class Site:
         graph = self.shelf.graph(request.graph)
         if isinstance(request, ToSet):
             return partial(self._experiment, graph, request, request.sets)
-        return lambda progress: validate(self.model, graph, progress=progress).to_dict()
+        return lambda progress: validate(self.model, graph, n_nodes=request.n_nodes, progress=progress).to_dict()
 
     def _trace(self, asked: ToTrace, progress: Progress) -> dict[str, Any]:
         n_tokens = len(self.model.tokenize(asked.prompt))
