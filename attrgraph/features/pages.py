@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from attrgraph.errors import FeatureError, GraphFileError
-from attrgraph.features import layouts
 from attrgraph.features.page_html import page_html
 from attrgraph.features.page_text import page_text
 from attrgraph.files import put_back, whole_folder, write_whole
+from attrgraph.io import feature_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ class FeaturePages(Mapping[str, FeaturePage]):
         card: how they were made: model, transcoders, text, tokens, settings, controls.
     """
 
-    def __init__(self, blobs: Mapping[layouts.Place, bytes], card: Mapping[str, Any]) -> None:
+    def __init__(self, blobs: Mapping[feature_records.Place, bytes], card: Mapping[str, Any]) -> None:
         self._blobs, self.card = blobs, dict(card)
 
     @staticmethod
@@ -69,12 +69,12 @@ class FeaturePages(Mapping[str, FeaturePage]):
         Raises:
             FeatureError: it holds none.
         """
-        return FeaturePages(layouts.FeatureFiles(Path(folder)), layouts.read_card(Path(folder)))
+        return FeaturePages(feature_records.FeatureFiles(Path(folder)), feature_records.read_card(Path(folder)))
 
-    def __getitem__(self, name: str | layouts.Place) -> FeaturePage:
+    def __getitem__(self, name: str | feature_records.Place) -> FeaturePage:
         place = parse_place(name) if isinstance(name, str) else (int(name[0]), int(name[1]))
         try:
-            return FeaturePage(layouts.unpacked(self._blobs[place]))
+            return FeaturePage(feature_records.unpacked(self._blobs[place]))
         except KeyError as e:
             raise FeatureError(
                 f"feature {place[0]}/{place[1]} has no page here; {len(self)} features have one, of layers "
@@ -91,11 +91,11 @@ class FeaturePages(Mapping[str, FeaturePage]):
         return f"FeaturePages({len(self)} features, {self.card.get('n_tokens', 0)} tokens)"
 
     @property
-    def labels(self) -> dict[layouts.Place, str]:
+    def labels(self) -> dict[feature_records.Place, str]:
         """Of the features that have one."""
         return {place: label for place in self._blobs if (label := self[place]["label"])}
 
-    def with_labels(self, names: Mapping[layouts.Place, str]) -> "FeaturePages":
+    def with_labels(self, names: Mapping[feature_records.Place, str]) -> "FeaturePages":
         """The same pages with names that win, such as those that `load_labels` reads; what the rules found stays.
 
         Raises:
@@ -104,8 +104,8 @@ class FeaturePages(Mapping[str, FeaturePage]):
         named = {}
         for place, name in names.items():
             found = {"label": name, "label_source": "given"}
-            named[place] = layouts.packed({**self[place].record, **found})
-        return FeaturePages(ChainMap(named, cast(MutableMapping[layouts.Place, bytes], self._blobs)), self.card)
+            named[place] = feature_records.packed({**self[place].record, **found})
+        return FeaturePages(ChainMap(named, cast(MutableMapping[feature_records.Place, bytes], self._blobs)), self.card)
 
     def table(self) -> "pd.DataFrame":
         """A row a feature: label, score, control, frequency, strengths."""
@@ -126,9 +126,9 @@ class FeaturePages(Mapping[str, FeaturePage]):
             names.setdefault(str(layer), {})[str(feature)] = label
         try:
             with whole_folder(folder, partial(check_folder, folder, overwrite=overwrite)) as new:
-                layouts.write_feature_files(new, self._blobs, self.card["n_features"])
+                feature_records.write_feature_files(new, self._blobs, self.card["n_features"])
                 about = {"model": self.card["scan"], "source_set": self.card["source_set"]}
-                layouts.write_neuronpedia(new, self._blobs, **about)
+                feature_records.write_neuronpedia(new, self._blobs, **about)
                 self.table().to_parquet(new / "features.parquet", index=False)
                 for name, values in (("card.json", self.card), ("labels.json", names)):
                     text = json.dumps(values, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
@@ -148,7 +148,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise GraphFileError(f"{folder}: holds something else than feature pages; choose another name.")
 
 
-def parse_place(name: str) -> layouts.Place:
+def parse_place(name: str) -> feature_records.Place:
     """Layer and feature of "3/458".
 
     Raises:

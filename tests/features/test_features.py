@@ -12,8 +12,9 @@ from tiny import D_VOCAB, N_FEATURES, N_LAYERS, make_model, make_transcoders
 import attrgraph as ag
 from attrgraph.data.corpus import TokenRows, rows_of
 from attrgraph.errors import FeatureError
-from attrgraph.features import describe, layouts
+from attrgraph.features import describe
 from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_TOP, WINDOW, bin_edges
+from attrgraph.io import feature_records
 from attrgraph.models.frozen import norm_before
 
 SENTENCES = [
@@ -305,7 +306,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: p
     )
     assert done[0] > 0 and not state.exists()
     for name in whole:
-        assert layouts.packed(again[name].record) == layouts.packed(whole[name].record)
+        assert feature_records.packed(again[name].record) == feature_records.packed(whole[name].record)
     ag.describe_features(model, rows, **how)
     with pytest.raises(KeyboardInterrupt):
         ag.describe_features(model, rows, **how, state=state, progress=stop)

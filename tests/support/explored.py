@@ -78,11 +78,11 @@ class Explored:
 
 
 @contextmanager
-def explored(browser: Any, graph: ag.Graph, folder: Path, **how: Any) -> Iterator[Explored]:
+def explored(browser: Any, graph: ag.Graph, folder: Path, **held: Any) -> Iterator[Explored]:
     """The graph's page, open; when it is closed, it has made no request and said nothing."""
     file = folder / "page.html"
-    graph.explore(file)
-    context = browser.new_context(**how)
+    graph.explore(file, **held)
+    context = browser.new_context()
     try:
         opened = Explored(context.new_page(), file)
         yield opened

@@ -126,6 +126,11 @@ export class Canvas {
     return pen.picture(this.view.width, this.view.height, this.palette().paper);
   }
 
+  /** Where a node is on the screen. @param {number} i */
+  place(i) {
+    return this.scene ? at(this.scene, this.view, i) : { x: NaN, y: NaN };
+  }
+
   /** The node nearest to a point of the screen, or -1. @param {number} x  @param {number} y */
   nearest(x, y) {
     let found = -1;

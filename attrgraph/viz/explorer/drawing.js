@@ -24,6 +24,7 @@ import { placeLabels } from "./labels.js";
  * @property {number} selected  -1 for none
  * @property {Set<number>} pinned
  * @property {Set<number>} grouped
+ * @property {number[]} path  that stands out, source first
  * @property {"input" | "output" | "both"} side  whose links stand out
  * @property {(i: number) => string} label
  */
@@ -119,6 +120,7 @@ export function drawFocus(pen, scene, view, palette, hovered) {
       drawNode(pen, scene, view, palette, other, { fill: weight > 0 ? palette.raises : palette.lowers, fillAlpha: Math.sqrt(share) });
     }
   }
+  for (let step = 1; step < scene.path.length; step++) drawStep(pen, scene, view, palette, scene.path[step - 1], scene.path[step]);
   for (const center of focus) drawNode(pen, scene, view, palette, center, { width: 2.5, fill: palette.gold });
   for (const i of pinned) if (look.stays[i]) drawRing(pen, scene, view, i, 4, { color: palette.ink, width: 1.2 });
   for (const i of grouped) if (look.stays[i]) drawRing(pen, scene, view, i, 4, { color: palette.quiet, width: 1.2, isDashed: true });
@@ -126,7 +128,19 @@ export function drawFocus(pen, scene, view, palette, hovered) {
   if (hovered >= 0 && graph.kind[hovered].endsWith("feature"))
     for (const i of sameFeature(graph, hovered))
       if (look.stays[i] && i !== hovered) drawRing(pen, scene, view, i, 7, { color: palette.ink, width: 1, isDashed: true });
+  drawTokens(pen, scene, view, palette);
   placeLabels(pen, scene, view, palette, focus, near);
+}
+
+/** One link of the path that stands out, and its target. @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette  @param {number} source  @param {number} target */
+function drawStep(pen, scene, view, palette, source, target) {
+  const { inputs, sizes } = scene.look;
+  for (const e of edgesOf(inputs, target))
+    if (inputs.node[e] === source) {
+      const share = Math.max(Math.abs(inputs.weight[e]) / sizes[target], 0.45);
+      drawLink(pen, scene, view, palette, { source, target, weight: inputs.weight[e], share }, 0.9);
+    }
+  for (const i of [source, target]) drawNode(pen, scene, view, palette, i, { width: 2, fill: palette.gold, fillAlpha: 0.8 });
 }
 
 /** Nodes of the same feature at other positions. @param {Graph} graph  @param {number} i */
@@ -170,7 +184,7 @@ function drawLink(pen, scene, view, palette, link, alpha) {
 
 /** @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette */
 function drawBands(pen, { graph, look }, view, palette) {
-  const { bands, columns } = look.places;
+  const { bands } = look.places;
   let lowest = Infinity;
   for (const band of [...bands].reverse()) {
     const top = view.y + band.y * view.sy;
@@ -182,9 +196,13 @@ function drawBands(pen, { graph, look }, view, palette) {
     const name = band.layer < 0 ? "tokens" : band.layer >= graph.nLayers ? "answer" : `layer ${band.layer}`;
     pen.text(name, 8, middle, { color: palette.quiet });
   }
+}
+
+/** The words of the prompt, which do not fade. @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette */
+function drawTokens(pen, { graph, look }, view, palette) {
   const below = Math.min(view.y + look.places.height * view.sy, view.height - 28) + 14;
   const tokens = graph.document.metadata.prompt_tokens;
-  for (const { pos, x, width } of columns) {
+  for (const { pos, x, width } of look.places.columns) {
     const text = clipped(pen, plain(tokens[pos] ?? ""), (width + 20) * view.sx);
     pen.text(text, view.x + (x + width / 2) * view.sx, below, { color: palette.ink, paper: palette.paper, align: "center" });
   }

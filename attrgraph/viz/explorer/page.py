@@ -12,7 +12,10 @@ from attrgraph.viz.text import visible
 
 _FOLDER = Path(__file__).parent
 # each uses earlier ones only, except inside functions
-_SCRIPTS = "graph html influence state layout look pens drawing labels canvas panel search save keys main".split()
+_SCRIPTS = """
+graph html influence paths groups state layout look pens drawing labels canvas
+feature pathpanel panel lists search moves save keys main
+""".split()
 _IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export (?:async )?(?:function\*?|class|const) (\w+)", re.MULTILINE)
 
@@ -27,13 +30,14 @@ class ExplorerPage(str):
         return f'<iframe srcdoc="{escape(self)}" style="width:100%;height:640px;border:0" title="Graph"></iframe>'
 
 
-def explorer_page(title: str, about: bytes, edges: bytes) -> ExplorerPage:
+def explorer_page(title: str, about: bytes, edges: bytes, features: bytes) -> ExplorerPage:
     """The whole page.
 
     Args:
         title: of the page.
         about: JSON of all that a graph has but edges, as graph.js reads it.
         edges: a sparse matrix, [target, source]: where rows start, sources, weights.
+        features: JSON of what features mean, by layer/feature.
     """
     script = "\n".join(map(_script, _SCRIPTS))
     template = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
@@ -45,6 +49,7 @@ def explorer_page(title: str, about: bytes, edges: bytes) -> ExplorerPage:
             hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             about=_packed(about),
             edges=_packed(edges),
+            features=_packed(features),
         )
     )
 
