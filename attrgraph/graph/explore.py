@@ -1,16 +1,20 @@
 """The explorer of a graph."""
 
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrgraph.errors import GraphFileError, checked
+from attrgraph.errors import AttrGraphError, GraphFileError, checked
 from attrgraph.files import write_whole
-from attrgraph.graph.explored import Pages, about, edge_arrays, feature_records, measured_nodes, title
+from attrgraph.graph.explored import Pages, about, edge_arrays, feature_records, is_pruned, measured_nodes, title
 from attrgraph.io.json_writing import as_json
 from attrgraph.viz.explorer.page import ExplorerPage, explorer_page
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
+
+# characters of a page in a notebook, which is saved with it; and the thresholds that are tried until it fits
+_MOST_IN_NOTEBOOK, _SMALLER = 1_000_000, (0.6, 0.4, 0.2, 0.1, 0.0)
 
 
 @checked
@@ -59,6 +63,20 @@ def explore(
     if path is not None:
         write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"), overwrite=overwrite)
     return page
+
+
+def in_notebook(graph: "Graph") -> str:
+    """The explorer of the pruned graph in a frame, of bounded size; of a graph that it cannot show, the counts."""
+    try:
+        shown = graph if is_pruned(graph.metadata) else graph.prune()
+        for threshold in _SMALLER:
+            page = explore(shown)
+            if len(page) <= _MOST_IN_NOTEBOOK:
+                return page._repr_html_()
+            shown = graph.prune(threshold)
+    except AttrGraphError:
+        pass
+    return f"<pre>{escape(repr(graph))}</pre>"
 
 
 def check_page_path(path: str | Path) -> None:

@@ -17,6 +17,7 @@ graph html influence paths groups state layout look pens drawing labels canvas
 feature pathpanel panel lists search moves save keys main
 """.split()
 _IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"^ *(/\*\*((?!\*/).)*\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export (?:async )?(?:function\*?|class|const) (\w+)", re.MULTILINE)
 
 
@@ -27,7 +28,8 @@ class ExplorerPage(str):
         return f"ExplorerPage({len(self) / 1000:,.0f} KB of HTML)"
 
     def _repr_html_(self) -> str:
-        return f'<iframe srcdoc="{escape(self)}" style="width:100%;height:640px;border:0" title="Graph"></iframe>'
+        how = 'sandbox="allow-scripts allow-downloads" title="Graph" style="width:100%;height:640px;border:0"'
+        return f'<iframe srcdoc="{escape(self)}" {how}></iframe>'
 
 
 def explorer_page(title: str, about: bytes, edges: bytes, features: bytes) -> ExplorerPage:
@@ -58,7 +60,7 @@ def _script(name: str) -> str:
     """A module as a part of one script: what it exports is known to all, the rest to itself."""
     text = _IMPORT.sub("", (_FOLDER / f"{name}.js").read_text(encoding="utf-8"))
     exported = ", ".join(_EXPORT.findall(text))
-    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+    text = _COMMENT.sub("", re.sub(r"^export ", "", text, flags=re.MULTILINE))
     return f"const {{ {exported} }} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
 
 
