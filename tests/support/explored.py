@@ -55,7 +55,7 @@ class Explored:
 
     @property
     def heading(self) -> list[str]:
-        return self.role("region", "Node").get_by_role("heading", level=2).all_inner_texts()
+        return self.role("region", "Node").get_by_role("heading").all_inner_texts()
 
     def edges(self, side: str) -> list[list[str]]:
         items = self.role("region", "Node").get_by_role("list", name=side).get_by_role("listitem").all()

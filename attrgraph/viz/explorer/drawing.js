@@ -42,6 +42,8 @@ import { placeLabels } from "./labels.js";
 /** @typedef {Record<"ink" | "quiet" | "paper" | "line" | "raises" | "lowers" | "gold", string>} Palette */
 
 export const MOST_LINKS = 20000;
+// dashes of thin lines are not seen among many, and take most of the time
+const [THIN, MANY] = [0.05, 3000];
 const MOST_OF_A_NODE = 2000;
 export const MARGIN = { left: 68, right: 28, top: 18, bottom: 34 };
 
@@ -92,10 +94,17 @@ export function linksOf({ look, side }, i) {
   return found.sort((a, b) => a.share - b.share).slice(-MOST_OF_A_NODE);
 }
 
-/** What does not change when the pointer moves. @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette */
-export function drawBase(pen, scene, view, palette) {
+/**
+ * What does not change when the pointer moves, in steps: bands, then some links at a time, then nodes.
+ * @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette  @param {Link[]} links  @param {number} atOnce
+ */
+export function* drawBase(pen, scene, view, palette, links, atOnce) {
   drawBands(pen, scene, view, palette);
-  for (const link of scene.links) drawLink(pen, scene, view, palette, link, Math.min(0.75, 0.08 + 2 * link.share));
+  let n = 0;
+  for (const link of links) {
+    drawLink(pen, scene, view, palette, link, Math.min(0.75, 0.08 + 2 * link.share));
+    if (++n % atOnce === 0) yield;
+  }
   const most = scene.influence.reduce((a, b) => Math.max(a, b), 0);
   for (let i = 0; i < scene.graph.kind.length; i++)
     if (scene.look.stays[i])
@@ -152,7 +161,7 @@ function sameFeature(graph, i) {
 }
 
 /** @param {View} view */
-export const sizeOf = (view) => Math.max(3, Math.min(9, 6.5 * Math.min(view.sx, view.sy)));
+export const sizeOf = (view) => Math.max(3.5, Math.min(9, 9 * Math.min(view.sx, view.sy)));
 
 /** @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette  @param {number} i  @param {import("./pens.js").Style} style */
 function drawNode(pen, scene, view, palette, i, style) {
@@ -177,8 +186,9 @@ function drawLink(pen, scene, view, palette, link, alpha) {
   if (Math.max(from.x, to.x) < 0 || Math.min(from.x, to.x) > view.width) return;
   if (Math.max(from.y, to.y) < 0 || Math.min(from.y, to.y) > view.height) return;
   const isUp = link.weight > 0;
+  const isThin = link.share < THIN && scene.links.length > MANY;
   pen.curve(from.x, from.y, to.x, to.y, {
-    color: isUp ? palette.raises : palette.lowers, isDashed: !isUp, width: 0.4 + 5 * link.share, alpha,
+    color: isUp ? palette.raises : palette.lowers, isDashed: !isUp && !isThin, width: 0.4 + 5 * link.share, alpha,
   });
 }
 
@@ -200,7 +210,10 @@ function drawBands(pen, { graph, look }, view, palette) {
 
 /** The words of the prompt, which do not fade. @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette */
 function drawTokens(pen, { graph, look }, view, palette) {
-  const below = Math.min(view.y + look.places.height * view.sy, view.height - 28) + 14;
+  const { bands, height } = look.places;
+  const last = bands[bands.length - 1];
+  const bottom = last && last.layer < 0 ? last.y + last.height / 2 : height;
+  const below = Math.min(view.y + bottom * view.sy + sizeOf(view) + 14, view.height - 12);
   const tokens = graph.document.metadata.prompt_tokens;
   for (const { pos, x, width } of look.places.columns) {
     const text = clipped(pen, plain(tokens[pos] ?? ""), (width + 20) * view.sx);

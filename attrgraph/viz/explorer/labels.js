@@ -30,7 +30,7 @@ export function placeLabels(pen, scene, view, palette, focus, near) {
     const text = clipped(pen, plain(scene.label(i)).trim(), graph.kind[i] === "logit" ? 2 * WIDEST : WIDEST);
     const ring = scene.pinned.has(i) || scene.grouped.has(i) || i === scene.selected ? 6 : 0;
     const isBold = graph.kind[i] === "logit";
-    const place = freePlace(at(scene, view, i), pen.measure(text) * (isBold ? 1.08 : 1), r + ring, view, taken);
+    const place = freePlace(at(scene, view, i), pen.measure(text) * (isBold ? 1.1 : 1) + (isBold ? 3 : 0), r + ring, view, taken);
     if (!place || !text) continue;
     taken.push(place);
     const isStrong = !focus.length || first.has(i) || graph.kind[i] === "logit";

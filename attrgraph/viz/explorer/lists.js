@@ -15,7 +15,7 @@ export function pinnedList(shown) {
       "li",
       {},
       make("button", { type: "button", onclick: () => shown.select(i) }, make("span", { class: "name" }, shown.label(i))),
-      make("button", { type: "button", "aria-label": `Unpin ${shown.label(i)}`, onclick: () => shown.pin(i) }, "×"),
+      make("button", { type: "button", "aria-label": `Remove ${shown.label(i)}`, onclick: () => shown.pin(i) }, "×"),
     );
   });
   return make("ul", { role: "list", "aria-label": "Pinned nodes" }, ...items);
@@ -60,7 +60,7 @@ export function overview(shown) {
 export function groupList(shown) {
   const items = shown.groups.map(([label, ...ids], at) => {
     const flows = flowsOf(shown.graph, shown.look.inputs, shown.groups, at);
-    const input = /** @type {HTMLInputElement} */ (make("input", { type: "text", value: label, "aria-label": `Label of group ${label}` }));
+    const input = /** @type {HTMLInputElement} */ (make("input", { type: "text", value: label, "aria-label": `Name of group ${label}` }));
     const rename = () => {
       const text = input.value.trim();
       if (text && text !== label) shown.regroup(shown.groups.map((group, i) => (i === at ? [text, ...ids] : group)));

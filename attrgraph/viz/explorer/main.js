@@ -10,7 +10,7 @@ import { listenToKeys } from "./keys.js";
 import { lookAt } from "./look.js";
 import { groupList, overview, pagesNote, pinnedList } from "./lists.js";
 import { nextInLine, strongestNeighbour } from "./moves.js";
-import { nodePanel } from "./panel.js";
+import { morePanels, nodePanel, SIDES } from "./panel.js";
 import { effectOf, pathThrough, strongestPaths } from "./paths.js";
 import { download, saved } from "./save.js";
 import { search } from "./search.js";
@@ -19,7 +19,6 @@ import { State } from "./state.js";
 
 const NODE_THRESHOLD = 0.8;
 const EDGE_THRESHOLD = 0.98;
-const LINKS = { both: "in and out", input: "inputs", output: "outputs" };
 
 export class Explorer {
   /** @param {Graph} graph */
@@ -130,6 +129,7 @@ export class Explorer {
     const { choice } = state;
     const shown = {
       graph, look, influence, label, select, pin, rename, from: this.#place(choice.from), groups: choice.groups,
+      side: choice.links, otherSide: () => this.#otherLinks(),
       pins: choice.pins.filter((id) => this.#place(id) >= 0),
       setFrom: (/** @type {number} */ i) => state.set({ from: i < 0 ? "" : graph.nodes[i].node_id }),
       regroup: (/** @type {string[][]} */ groups) => state.set({ groups }),
@@ -140,7 +140,8 @@ export class Explorer {
     };
     const hint = make("p", { class: "note" }, "Click a node, or press / to search.");
     element("node").replaceChildren(...(selected < 0 ? [hint] : nodePanel(shown, selected)));
-    element("overview").replaceChildren(...(selected < 0 ? [...overview(shown), make("p", { class: "note" }, pagesNote(shown))] : []));
+    const below = selected < 0 ? [...overview(shown), make("p", { class: "note" }, pagesNote(shown))] : morePanels(shown, selected);
+    element("more").replaceChildren(...below);
     element("pinned").replaceChildren(make("h3", {}, `Pinned nodes (${shown.pins.length})`), pinnedList(shown));
     element("groups").replaceChildren(...(choice.groups.length ? [make("h3", {}, `Groups (${choice.groups.length})`), groupList(shown)] : []));
   }
@@ -162,7 +163,6 @@ export class Explorer {
     field("edges").value = String(choice.edges);
     element("nodes-value").textContent = isWhole ? "as it came" : String(choice.nodes);
     element("edges-value").textContent = isWhole ? "as it came" : String(choice.edges);
-    element("links").textContent = `Links: ${LINKS[choice.links]}`;
     /** @type {HTMLButtonElement} */ (element("undo")).disabled = !past.length;
     /** @type {HTMLButtonElement} */ (element("redo")).disabled = !future.length;
   }
@@ -191,7 +191,7 @@ export class Explorer {
   }
 
   #otherLinks() {
-    const sides = /** @type {("both" | "input" | "output")[]} */ (Object.keys(LINKS));
+    const sides = /** @type {("both" | "input" | "output")[]} */ (Object.keys(SIDES));
     this.state.set({ links: sides[(sides.indexOf(this.state.choice.links) + 1) % sides.length] });
   }
 
@@ -217,10 +217,17 @@ export class Explorer {
   }
 
   #save() {
-    const { slug } = this.graph.document.metadata;
-    const text = JSON.stringify(saved(this.graph, this.look, this.state.choice));
-    download(`${slug || "graph"}.json`, "application/json", text);
+    download(this.#fileName("json"), "application/json", JSON.stringify(saved(this.graph, this.look, this.state.choice)));
   }
+
+  /** @param {"svg" | "png"} format */
+  #savePicture(format) {
+    if (format === "svg") download(this.#fileName("svg"), "image/svg+xml", this.canvas.svg());
+    else this.canvas.png((content) => content && download(this.#fileName("png"), "image/png", content));
+  }
+
+  /** @param {string} ending */
+  #fileName = (ending) => `${this.graph.document.metadata.slug || "graph"}.${ending}`;
 
   #listen() {
     const { state, graph, influence, label, select } = this;
@@ -229,7 +236,7 @@ export class Explorer {
     const keys = /** @type {HTMLDialogElement} */ (element("keys"));
     for (const [id, run] of Object.entries({
       undo: () => state.undo(), redo: () => state.redo(), save: () => this.#save(), help: () => keys.showModal(),
-      links: () => this.#otherLinks(),
+      svg: () => this.#savePicture("svg"), png: () => this.#savePicture("png"),
     })) element(id).addEventListener("click", run);
     search(field("search"), element("found"), () => ({ graph, isShown: this.look.stays, influence, label }), select);
     listenToKeys({
@@ -257,7 +264,8 @@ export class Explorer {
     });
     document.addEventListener("keyup", (event) => event.key === "g" && this.#releaseG());
     addEventListener("blur", () => this.#releaseG());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.canvas.redraw());
+    for (const media of ["(prefers-color-scheme: dark)", "print"])
+      matchMedia(media).addEventListener("change", () => this.canvas.fitNow());
   }
 }
 

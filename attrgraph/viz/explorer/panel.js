@@ -8,6 +8,7 @@ import { pathPanel } from "./pathpanel.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 /** @typedef {import("./graph.js").Edges} Edges */
 
+export const SIDES = { both: "in and out", input: "inputs", output: "outputs" };
 const MOST_LISTED = 1000; // edges of a node, until all are asked for
 
 /**
@@ -18,6 +19,8 @@ const MOST_LISTED = 1000; // edges of a node, until all are asked for
  * @property {string[]} pins
  * @property {number} from  the node from which paths are asked for, or -1
  * @property {string[][]} groups
+ * @property {keyof typeof SIDES} side  whose links stand out
+ * @property {() => void} otherSide
  * @property {(i: number) => void} setFrom  -1 for none
  * @property {(path: number[]) => void} showPath
  * @property {(groups: string[][]) => void} regroup
@@ -32,7 +35,6 @@ export function nodePanel(shown, i) {
   const { graph, label, look } = shown;
   const node = graph.nodes[i];
   const isPinned = shown.pins.includes(node.node_id);
-  const page = graph.pages[featureName(graph, i)];
   const note = look.stays[i] ? "" : "Pruned at this threshold: these are links of the whole graph.";
   return [
     make("h2", {}, label(i)),
@@ -45,10 +47,16 @@ export function nodePanel(shown, i) {
     ),
     make("dl", {}, ...numbers(shown, i).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
     ...(note ? [make("p", { class: "note" }, note)] : []),
+    make("button", { type: "button", title: "Which links of this node stand out in the picture (l)", onclick: shown.otherSide }, `Links that stand out: ${SIDES[shown.side]}`),
     make("div", { class: "sides" }, edgeList(shown, i, "Inputs"), edgeList(shown, i, "Outputs")),
-    pathPanel(shown, i),
-    ...(page ? [featurePanel(page, node.activation ?? null)] : []),
   ];
+}
+
+/** What stands below the node: its paths, and what its feature means. @param {Shown} shown  @param {number} i */
+export function morePanels(shown, i) {
+  const { graph } = shown;
+  const page = graph.pages[featureName(graph, i)];
+  return [pathPanel(shown, i), ...(page ? [featurePanel(page, graph.nodes[i].activation ?? null)] : [])];
 }
 
 /** @param {Shown} shown  @param {number} i */
@@ -104,7 +112,7 @@ function edgeList(shown, i, name) {
     );
   };
   const list = make("ul", { role: "list", "aria-label": name }, ...found.slice(0, MOST_LISTED).map(item));
-  const section = make("section", {}, make("h3", {}, `${name} (${found.length})`), list);
+  const section = make("section", {}, make("p", { class: "title" }, `${name} (${found.length})`), list);
   const rest = found.slice(MOST_LISTED);
   if (rest.length) {
     const more = make("button", { type: "button" }, `${rest.length} weaker ones`);

@@ -162,7 +162,7 @@ RECORD: dict[str, Any] = {
 def test_a_features_page_is_beside_its_node_and_only_those_shown_are_in_the_file(browser: Any, tmp_path: Path) -> None:
     pages: Mapping[str, Mapping[str, Any]] = {"1/3": RECORD, "0/1": {**RECORD, "layer": 0, "index": 1}}
     with explored(browser, six_nodes(), tmp_path, features=pages) as page:
-        assert "Of 1 feature this file has a page" in page.page.locator("#overview").inner_text()
+        assert "Of 1 feature this file has a page" in page.page.locator("#more").inner_text()
         page.select(C)
         text = page.role("region", "Feature").inner_text()
         assert "fires on 25% of 4,000 tokens" in text and '"<i>up</i>" 0.5' in text and "<img src=x> two" in text
