@@ -1,10 +1,13 @@
 // Lists beside the picture: pins, groups, and what to look at first.
 // @ts-check
+import { isFeature } from "./graph.js";
 import { flowsOf, without } from "./groups.js";
 import { counted, digits, make, percent, signed } from "./html.js";
+import { pinnedScores } from "./subgraph.js";
 /** @typedef {import("./panel.js").Shown} Shown */
 
 const MOST_FLOWS = 8;
+let lastNote = { key: "", text: "" }; // counting takes a while in a large graph
 
 /** @param {Shown} shown */
 export function pinnedList(shown) {
@@ -56,6 +59,18 @@ export function overview(shown) {
   ];
 }
 
+/** How much of the whole graph's answer the pinned features explain alone. @param {Shown} shown */
+export function pinnedNote({ graph, pins }) {
+  const key = JSON.stringify(pins);
+  if (key === lastNote.key) return lastNote.text;
+  const pinned = new Set(pins.map((id) => graph.place.get(id) ?? -1));
+  const { replacement, completeness } = pinnedScores(graph, pinned);
+  const scores = `replacement ${percent(replacement)}, completeness ${percent(completeness)}`;
+  const hasFeature = [...pinned].some((i) => i >= 0 && isFeature(graph, i));
+  lastNote = { key, text: hasFeature ? `Pinned features alone, all others as errors: ${scores}.` : "" };
+  return lastNote.text;
+}
+
 /** Groups of nodes: their label, members, and what flows in and out. @param {Shown} shown */
 export function groupList(shown) {
   const items = shown.groups.map(([label, ...ids], at) => {
@@ -76,7 +91,7 @@ export function groupList(shown) {
       {},
       make(
         "details",
-        {},
+        { "data-key": ids.join(" ") },
         make("summary", {}, `${label} `, make("small", {}, `${ids.length} nodes, influence ${digits(flows.influence)}`)),
         make("div", { class: "row" }, input, make("button", { type: "button", onclick: () => shown.regroup(without(shown.groups, ids)) }, "Ungroup")),
         make("ul", { role: "list", "aria-label": `Nodes of ${label}` }, ...members),

@@ -1,20 +1,21 @@
 // The page: what is chosen decides what is shown.
 // @ts-check
 import { Canvas } from "./canvas.js";
-import { MOST_LINKS, strongest } from "./drawing.js";
+import { strongest } from "./drawing.js";
 import { labelOf, readGraph } from "./graph.js";
 import { flowsOf, without } from "./groups.js";
-import { counted, digits, element, field, make, percent } from "./html.js";
+import { digits, element, field, percent } from "./html.js";
 import { influenceOf, inputSizes } from "./influence.js";
 import { listenToKeys } from "./keys.js";
 import { lookAt } from "./look.js";
-import { groupList, overview, pagesNote, pinnedList } from "./lists.js";
 import { nextInLine, strongestNeighbour } from "./moves.js";
-import { morePanels, nodePanel, SIDES } from "./panel.js";
+import { SIDES } from "./panel.js";
+import { showNumbers, showPanels } from "./panels.js";
 import { effectOf, pathThrough, strongestPaths } from "./paths.js";
 import { download, saved } from "./save.js";
 import { search } from "./search.js";
 import { State } from "./state.js";
+import { pinnedScores } from "./subgraph.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 
 const NODE_THRESHOLD = 0.8;
@@ -106,13 +107,15 @@ export class Explorer {
       this.links = strongest(this.look.inputs);
     }
     this.key = key;
+    if (this.pathOf !== this.selected) element("panels").scrollTop = 0;
     if (isOther || this.pathOf !== this.selected) {
       this.pathOf = this.selected;
       this.path = this.selected < 0 || !this.look.stays[this.selected] ? [] : pathThrough(this.graph, this.look.inputs, this.selected);
     }
     this.#draw(isOther);
     this.#showPanels();
-    this.#showNumbers();
+    /** @type {HTMLButtonElement} */ (element("undo")).disabled = !this.state.past.length;
+    /** @type {HTMLButtonElement} */ (element("redo")).disabled = !this.state.future.length;
   }
 
   /** @param {boolean} isOther  whether other nodes are shown than before */
@@ -138,33 +141,8 @@ export class Explorer {
         this.#draw(false);
       },
     };
-    const hint = make("p", { class: "note" }, "Click a node, or press / to search.");
-    element("node").replaceChildren(...(selected < 0 ? [hint] : nodePanel(shown, selected)));
-    const below = selected < 0 ? [...overview(shown), make("p", { class: "note" }, pagesNote(shown))] : morePanels(shown, selected);
-    element("more").replaceChildren(...below);
-    element("pinned").replaceChildren(make("h3", {}, `Pinned nodes (${shown.pins.length})`), pinnedList(shown));
-    element("groups").replaceChildren(...(choice.groups.length ? [make("h3", {}, `Groups (${choice.groups.length})`), groupList(shown)] : []));
-  }
-
-  #showNumbers() {
-    const { choice, past, future } = this.state;
-    const { graph, look } = this;
-    const nEdges = look.inputs.node.length;
-    element("status").textContent = `${look.nKept} nodes`;
-    element("kept").textContent =
-      (look.nAdded ? `and ${look.nAdded} pinned ` : "") +
-      `of ${counted(graph.kind.length)}, ${counted(nEdges)} of ${counted(graph.inputs.node.length)} links: ` +
-      `${percent(look.inputShown)} of what these nodes read` +
-      (nEdges > MOST_LINKS ? `; the strongest ${counted(MOST_LINKS)} links are drawn` : "");
-    element("scores").textContent =
-      `replacement ${percent(look.scores.replacement)}, completeness ${percent(look.scores.completeness)}`;
-    const isWhole = choice.nodes === null;
-    field("nodes").value = String(choice.nodes ?? 1);
-    field("edges").value = String(choice.edges);
-    element("nodes-value").textContent = isWhole ? "as it came" : String(choice.nodes);
-    element("edges-value").textContent = isWhole ? "as it came" : String(choice.edges);
-    /** @type {HTMLButtonElement} */ (element("undo")).disabled = !past.length;
-    /** @type {HTMLButtonElement} */ (element("redo")).disabled = !future.length;
+    showPanels(shown, selected);
+    showNumbers(graph, look, choice);
   }
 
   /** @param {number} i */
@@ -282,7 +260,7 @@ function slide(id, change) {
 readGraph().then(
   (graph) => {
     // for the browser's console
-    Object.assign(globalThis, { explorer: new Explorer(graph), questions: { strongestPaths, effectOf, flowsOf } });
+    Object.assign(globalThis, { explorer: new Explorer(graph), questions: { strongestPaths, effectOf, flowsOf, pinnedScores } });
     document.body.dataset.ready = "true";
   },
 ).catch((error) => {

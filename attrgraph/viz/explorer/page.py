@@ -13,8 +13,8 @@ from attrgraph.viz.text import visible
 _FOLDER = Path(__file__).parent
 # each uses earlier ones only, except inside functions
 _SCRIPTS = """
-graph html influence paths groups state layout look pens drawing labels base canvas
-feature pathpanel panel lists search moves save keys main
+graph html influence subgraph paths groups state layout look pens drawing labels base canvas
+feature pathpanel panel lists focus panels search moves save keys main
 """.split()
 _IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"^ *(/\*\*((?!\*/).)*\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)

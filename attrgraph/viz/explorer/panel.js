@@ -37,17 +37,17 @@ export function nodePanel(shown, i) {
   const isPinned = shown.pins.includes(node.node_id);
   const note = look.stays[i] ? "" : "Pruned at this threshold: these are links of the whole graph.";
   return [
-    make("h2", {}, label(i)),
+    make("h2", { tabindex: -1 }, label(i)),
     make("p", { class: "id" }, make("code", {}, node.node_id)),
     make(
       "div",
       { class: "row" },
       labelField(shown, i),
-      make("button", { type: "button", "aria-pressed": String(isPinned), onclick: () => shown.pin(i) }, isPinned ? "Unpin" : "Pin"),
+      make("button", { type: "button", "data-key": "pin", "aria-pressed": String(isPinned), onclick: () => shown.pin(i) }, isPinned ? "Unpin" : "Pin"),
     ),
     make("dl", {}, ...numbers(shown, i).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
     ...(note ? [make("p", { class: "note" }, note)] : []),
-    make("button", { type: "button", title: "Which links of this node stand out in the picture (l)", onclick: shown.otherSide }, `Links that stand out: ${SIDES[shown.side]}`),
+    make("button", { type: "button", "data-key": "links", title: "Which links of this node stand out in the picture (l)", onclick: shown.otherSide }, `Links that stand out: ${SIDES[shown.side]}`),
     make("div", { class: "sides" }, edgeList(shown, i, "Inputs"), edgeList(shown, i, "Outputs")),
   ];
 }

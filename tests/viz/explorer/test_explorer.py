@@ -141,6 +141,17 @@ def test_the_pointer_shows_selects_and_pins(browser: Any, tmp_path: Path) -> Non
         assert page.heading == []
 
 
+def test_the_focus_stays_where_a_person_was(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, six_nodes(), tmp_path) as page:
+        page.select(B)
+        page.role("button", "Pin").focus()
+        page.press("Enter")
+        assert page.page.evaluate("document.activeElement.textContent") == "Unpin"
+        page.role("list", "Inputs").get_by_role("button").first.focus()
+        page.press("Enter")
+        assert page.page.evaluate("document.activeElement.tagName") == "H2"
+
+
 def test_a_pinned_node_is_shown_and_saved_however_little_it_influences(browser: Any, tmp_path: Path) -> None:
     with explored(browser, six_nodes(), tmp_path) as page:
         page.role("slider", "Node threshold").fill("0.1")
