@@ -4,6 +4,7 @@
 /**
  * @typedef {object} Choice
  * @property {string} node  the id of the selected one, or ""
+ * @property {string} from  the id of the node from which paths are asked for, or ""
  * @property {string[]} pins  ids
  * @property {string[][]} groups  of nodes: a label, then ids
  * @property {number | null} nodes  threshold; null shows the graph as it came
@@ -70,6 +71,7 @@ export class State {
 function toAddress(choice) {
   const parts = new URLSearchParams();
   if (choice.node) parts.set("node", choice.node);
+  if (choice.from) parts.set("from", choice.from);
   parts.set("pins", JSON.stringify(choice.pins));
   parts.set("groups", JSON.stringify(choice.groups));
   if (choice.nodes !== null) parts.set("nodes", String(choice.nodes));
@@ -99,6 +101,7 @@ function fromAddress(hash) {
   if (labels && typeof labels === "object")
     found.labels = Object.fromEntries(Object.entries(labels).filter(([, label]) => isText(label)));
   if (parts.has("node")) found.node = parts.get("node") ?? "";
+  if (parts.has("from")) found.from = parts.get("from") ?? "";
   if (isShare(read("nodes"))) found.nodes = read("nodes");
   if (isShare(read("edges"))) found.edges = read("edges");
   if (links === "input" || links === "output") found.links = links;
