@@ -52,17 +52,34 @@ def explore(
     """
     if path is not None:
         check_page_path(path)
+    more = {} if validation is None else {"measured": measured_nodes(graph, validation)}
+    records = {} if features is None else feature_records(graph, features)
+    page = page_of(graph, str(path or "page"), more, records)
+    if path is not None:
+        write_page(page, path, overwrite=overwrite)
+    return page
+
+
+def page_of(graph: "Graph", where: str, more: dict[str, Any], records: dict[str, Any]) -> ExplorerPage:
+    """The page of a graph.
+
+    Args:
+        graph: with or without its bias node.
+        where: the file, for errors.
+        more: than what a graph has.
+        records: what features mean, by "layer/feature".
+
+    Raises:
+        GraphFileError: the graph has no answer.
+    """
     if not (graph.nodes["kind"] == "logit").any():
         raise GraphFileError("the graph has no answer (a node of kind logit), and the explorer shows what led to one.")
-    held = about(graph)
-    if validation is not None:
-        held["measured"] = measured_nodes(graph, validation)
-    records = {} if features is None else feature_records(graph, features)
-    where = str(path or "page")
-    page = explorer_page(title(graph), as_json(held, where), edge_arrays(graph), as_json(records, where))
-    if path is not None:
-        write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"), overwrite=overwrite)
-    return page
+    return explorer_page(title(graph), as_json(about(graph) | more, where), edge_arrays(graph), as_json(records, where))
+
+
+def write_page(page: str, path: str | Path, *, overwrite: bool) -> None:
+    """Write it whole."""
+    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"), overwrite=overwrite)
 
 
 def in_notebook(graph: "Graph") -> str:

@@ -133,6 +133,9 @@ export function drawFocus(pen, scene, view, palette, hovered) {
   for (const center of focus) drawNode(pen, scene, view, palette, center, { width: 2.5, fill: palette.gold });
   for (const i of pinned) if (look.stays[i]) drawRing(pen, scene, view, i, 4, { color: palette.ink, width: 1.2 });
   for (const i of grouped) if (look.stays[i]) drawRing(pen, scene, view, i, 4, { color: palette.quiet, width: 1.2, isDashed: true });
+  if (graph.matches)
+    for (let i = 0; i < graph.kind.length; i++)
+      if (look.stays[i] && !graph.matches[graph.nodes[i].node_id]) drawRing(pen, scene, view, i, 2.5, { color: palette.ink, width: 1 });
   if (selected >= 0 && look.stays[selected]) drawRing(pen, scene, view, selected, 4, { color: palette.ink, width: 2.5 });
   if (hovered >= 0 && graph.kind[hovered].endsWith("feature"))
     for (const i of sameFeature(graph, hovered))
@@ -231,5 +234,5 @@ export function clipped(pen, text, room) {
   if (pen.measure(text) <= room) return text;
   let characters = [...text].slice(0, 60);
   while (characters.length > 1 && pen.measure(`${characters.join("")}…`) > room) characters = characters.slice(0, -1);
-  return characters.length > 1 ? `${characters.join("")}…` : "";
+  return pen.measure(characters.join("")) <= room ? `${characters.join("")}…` : "";
 }

@@ -23,6 +23,7 @@
  * @property {Record<string, any>} pages  of features, by layer/feature
  * @property {number} pageBytes  how much room these take in the file
  * @property {Record<string, Record<string, {predicted: number, measured: number}>>} measured  by node id and mode
+ * @property {Record<string, [string, number]> | null} matches  beside another graph: the id and influence there, by id here
  * @property {boolean} isPruned  already, as its file says
  * @property {object} prunedFrom  of what a graph that is pruned here is pruned first
  * @property {[string, string, object][]} extraLinks  what links have beyond their weight: source, target, keys
@@ -65,6 +66,7 @@ export async function readGraph() {
     pages: JSON.parse(new TextDecoder().decode(await part("features"))),
     pageBytes: document.getElementById("features")?.textContent?.length ?? 0,
     measured: about.measured ?? {},
+    matches: about.matches ?? null,
     isPruned: about.is_pruned,
     prunedFrom: about.pruned_from,
     extraLinks: about.extra_links,

@@ -7,6 +7,7 @@ import { flowsOf, without } from "./groups.js";
 import { digits, element, field, percent } from "./html.js";
 import { influenceOf, inputSizes } from "./influence.js";
 import { listenToKeys } from "./keys.js";
+import { listenToOther } from "./link.js";
 import { lookAt } from "./look.js";
 import { nextInLine, strongestNeighbour } from "./moves.js";
 import { SIDES } from "./panel.js";
@@ -259,8 +260,10 @@ function slide(id, change) {
 
 readGraph().then(
   (graph) => {
+    const explorer = new Explorer(graph);
+    listenToOther(explorer);
     // for the browser's console
-    Object.assign(globalThis, { explorer: new Explorer(graph), questions: { strongestPaths, effectOf, flowsOf, pinnedScores } });
+    Object.assign(globalThis, { explorer, questions: { strongestPaths, effectOf, flowsOf, pinnedScores } });
     document.body.dataset.ready = "true";
   },
 ).catch((error) => {

@@ -4,6 +4,7 @@ import { featurePanel } from "./feature.js";
 import { edgesOf, featureName } from "./graph.js";
 import { digits, make, percent, signed, sum } from "./html.js";
 import { errorShare } from "./influence.js";
+import { otherHas } from "./link.js";
 import { pathPanel } from "./pathpanel.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 /** @typedef {import("./graph.js").Edges} Edges */
@@ -87,6 +88,7 @@ function numbers({ graph, look, influence }, i) {
   if (typeof node.bias_share === "number") found.push(["from biases", `${percent(node.bias_share)} of its input`]);
   for (const [mode, { predicted, measured }] of Object.entries(graph.measured[node.node_id] ?? {}))
     found.push([`taken out, ${mode}`, `answer's logit ${signed(predicted)} predicted, ${signed(measured)} measured`]);
+  if (graph.matches) found.push(["other graph", otherHas(graph, node.node_id)]);
   if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph, look.inputs, i, look.sizes[i]))} of the input shown`]);
   return found;
 }

@@ -37,6 +37,7 @@ export function showNumbers(graph, look, { nodes, edges }) {
     `of ${counted(graph.kind.length)}, ${counted(nEdges)} of ${counted(graph.inputs.node.length)} links: ` +
     `${percent(look.inputShown)} of what these nodes read` +
     (nEdges > MOST_LINKS ? `; the strongest ${counted(MOST_LINKS)} links are drawn` : "");
+  element("matched").hidden = !graph.matches;
   element("scores").textContent =
     `replacement ${percent(look.scores.replacement)}, completeness ${percent(look.scores.completeness)}`;
   field("nodes").value = String(nodes ?? 1);

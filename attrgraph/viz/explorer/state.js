@@ -21,13 +21,20 @@ export class State {
     this.initial = initial;
     this.choice = { ...initial, ...fromAddress(location.hash) };
     this.onChange = onChange;
+    /** Told the address where the page has none of its own. @type {(address: string) => void} */
+    this.onAddress = () => {};
     /** @type {Choice[]} */
     this.past = [];
     /** @type {Choice[]} */
     this.future = [];
     addEventListener("hashchange", () => {
-      if (location.hash.slice(1) !== toAddress(this.choice)) this.set({ ...initial, ...fromAddress(location.hash) });
+      if (location.hash.slice(1) !== toAddress(this.choice)) this.load(location.hash);
     });
+  }
+
+  /** @param {string} hash  of an address */
+  load(hash) {
+    this.set({ ...this.initial, ...fromAddress(hash) });
   }
 
   /** @param {Partial<Choice>} change  @param {boolean} isStep  whether undo comes back here */
@@ -58,10 +65,11 @@ export class State {
   }
 
   #changed() {
+    const address = toAddress(this.choice);
     try {
-      history.replaceState(null, "", `#${toAddress(this.choice)}`);
+      history.replaceState(null, "", `#${address}`);
     } catch {
-      // a page inside another's frame has no address of its own
+      this.onAddress(address); // a page in a frame may have no address of its own
     }
     this.onChange();
   }
