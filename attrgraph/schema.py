@@ -53,6 +53,7 @@ OUTPUT = re.compile(r'^(?:Output|Logit|output:) "(.*)" \(p=', re.DOTALL)
 LABELLED = re.compile(rf" ?\(p={_SHARE}\)$")
 # another way to write the id of a feature or an error: layer/feature@position
 _PLACE = re.compile(r"(\d+)/(-1|\d+)@(\d+)")
+_FEATURE = re.compile(r"L?([0-9]{1,9})(?:[/_:]| feature )([0-9]{1,18})(?:[@_][0-9]+)?")
 
 
 class GraphParts(NamedTuple):
@@ -87,6 +88,12 @@ def canonical_id(name: str) -> str:
     """A node's id as graphs have it: `3_458_8` for `3/458@8`; any other text as it is."""
     place = _PLACE.fullmatch(name.strip())
     return "_".join(place.groups()) if place else name
+
+
+def feature_place(name: str) -> tuple[int, int] | None:
+    """Layer and index of a feature: of 3/458, 3_458, 3:458, L3/458, its label, or its node's id; None of all else."""
+    place = _FEATURE.fullmatch(name.strip())
+    return (int(place[1]), int(place[2])) if place else None
 
 
 def unique_names(names: Iterable[str]) -> list[str]:

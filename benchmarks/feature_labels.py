@@ -1,9 +1,9 @@
 """Are labels true, and what do random features get? `PYTHONPATH=tools/demo python benchmarks/feature_labels.py`.
 
-Labels of the demo's features from sentences of its world; how often each claim holds on other sentences (the share of
-the tokens that its rule names at which the feature fires, or of firings after which a promoted token comes); and how
-many labels random dictionaries get in the real one's place: its encoder and decoder rows, or either, shuffled within,
-or drawn anew with the same spread, as TopK or JumpReLU.
+Labels of the demo's features from sentences of its world; how often each claim holds on other sentences, each of them
+once (the share of the tokens that its rule names at which the feature fires, or of firings after which a promoted token
+comes); and how many labels random dictionaries get in the real one's place: its encoder and decoder rows, or either,
+shuffled within, or drawn anew with the same spread, as TopK or JumpReLU.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from attrgraph.features.text_counts import TextCounts
 from attrgraph.transcoders import TranscoderConfig, Transcoders
 
 N_FOUND, N_FRESH, BATCH = 5000, 7000, 500
+FEWER = (500, 1500)  # sentences, of which labels are made too
 # of a drawn encoder's pre-activations, the threshold that few exceed
 _THRESHOLD = 30.0
 
@@ -76,14 +77,15 @@ def dictionaries(real: Transcoders) -> dict[str, Transcoders]:
     }
 
 
-def claims(model: ag.LanguageModel, transcoders: Transcoders, pages: ag.FeaturePages, texts: list[str]) -> list[float]:
-    """Of each labelled feature's rule, the share of its claims about the texts that are right.
+def counts_of(
+    model: ag.LanguageModel, transcoders: Transcoders, labelled: list[Any], texts: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the rule of each labelled feature's page, how many of its claims about the texts are right, of how many.
 
     A rule claims a firing at each token that it names; one of the kind "promotes", that after each firing one of some
     tokens comes.
     """
-    labelled = [page for page in pages.values() if page["label"] and page["label_rule"]]
-    n_claims, n_right = np.zeros(len(labelled)), np.zeros(len(labelled))
+    n_claims, n_right = np.zeros(len(labelled), dtype=int), np.zeros(len(labelled), dtype=int)
     rows = rows_of(model, texts).rows
     for start in range(0, len(rows), BATCH):
         some = TokenRows(rows[start : start + BATCH], list(range(len(rows[start : start + BATCH]))), {})
@@ -104,7 +106,7 @@ def claims(model: ag.LanguageModel, transcoders: Transcoders, pages: ag.FeatureP
             is_named, fires = is_named[place], active[page["layer"]][:, page["index"]].numpy()
             n_claims[i] += int((fires if kind == PROMOTES else is_named).sum())
             n_right[i] += int((fires & is_named).sum())
-    return [float(r / n) for r, n in zip(n_right, n_claims, strict=True) if n]
+    return n_right, n_claims
 
 
 def main() -> None:
@@ -112,13 +114,19 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     model = ag.load_model("demo")
-    found, fresh = sentences(N_FOUND, 0), sentences(N_FRESH, 1)
-    results = {}
-    for name, dictionary in dictionaries(model.transcoders).items():
+    fresh = sentences(N_FRESH, 1)
+    cases = {name: (one, N_FOUND) for name, one in dictionaries(model.transcoders).items()}
+    cases |= {f"real, {n} sentences": (model.transcoders, n) for n in FEWER}
+    results: dict[str, Any] = {}
+    for name, (dictionary, n_found) in cases.items():
+        found = sentences(n_found, 0)
+        others = sorted(set(fresh).difference(found))
         pages = ag.describe_features(model, found, transcoders=dictionary, labels={})
         table = pages.table()
-        held = np.array(claims(model, dictionary, pages, fresh))
-        kinds = Counter(page["label_rule"]["kind"] for page in pages.values() if page["label"] and page["label_rule"])
+        labelled = [page for page in pages.values() if page["label"] and page["label_rule"]]
+        n_right, n_claims = counts_of(model, dictionary, labelled, others)
+        held = (n_right / n_claims.clip(1))[n_claims > 0]
+        kinds = Counter(page["label_rule"]["kind"] for page in labelled)
         n_firing, n_labelled = int((table["n_firings"] > 0).sum()), int((table["label"] != "").sum())
         results[name] = {
             "features": len(table),
@@ -127,6 +135,8 @@ def main() -> None:
             "labelled_of_firing": n_labelled / n_firing,
             "kinds": dict(kinds.most_common()),
             "by_direction": int((table["label_source"] == "like").sum()),
+            "sentences": n_found,
+            "other_sentences": len(others),
             "claims_checked": len(held),
             "claims_with_precision_of_0.8": float((held >= 0.8).mean()) if len(held) else None,
         }
@@ -134,7 +144,6 @@ def main() -> None:
     about = {
         "machine": platform.processor() or platform.machine(),
         "torch": version("torch"),
-        "sentences": [N_FOUND, N_FRESH],
     }
     if arguments.output:
         arguments.output.write_text(json.dumps({**about, "results": results}, indent=1) + "\n", encoding="utf-8")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import attrgraph as ag
 from attrgraph.cli import options
-from attrgraph.cli.output import print_files, print_json, print_table, tell
+from attrgraph.cli.feature import print_best
+from attrgraph.cli.output import print_files, print_json, tell
 from attrgraph.cli.stopping import leaving
 from attrgraph.errors import FeatureError
 
@@ -61,7 +62,7 @@ def features(
         rows = ag.read_corpus(loaded, text, text_field=text_field)
         rows = rows if n_tokens is None else rows.first_tokens(n_tokens)
         what = ag.load_graph(graph) if graph is not None else named
-        tell(cost_in_words(rows, found, what))
+        tell(cost_in_words(loaded, rows, found, what))
         pages = ag.describe_features(
             loaded,
             rows,
@@ -79,7 +80,5 @@ def features(
     if as_json:
         print_json({**pages.card, "files": [output], "n_described": len(pages)})
         return
-    table = pages.table()
-    columns = ["layer", "index", "label", "label_score", "label_control", "activation_frequency", "act_max"]
-    print_table(table.sort_values("label_score", ascending=False, kind="stable")[columns].head(10))
+    print_best(pages, 10)
     print_files([output])

@@ -7,6 +7,7 @@ dictionary of its bounds, `min` and `max`. Flags and arguments are `Annotated[ty
 import gc
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,7 +191,16 @@ class PromptOptions:
     ] = "auto"
 
     def read(self, prompt: str) -> str | list[int]:
-        """Text, or the token ids that it spells."""
+        """Text, or the token ids that it spells.
+
+        Raises:
+            PromptError: it is the name of a file, which is not read.
+        """
+        if os.path.isfile(prompt):
+            raise PromptError(
+                f"the prompt {prompt!r:.60} is the name of a file. Give the text itself; files of prompts are read by "
+                "`attrgraph trace --prompts FILE`, graphs by `query` or `validate`."
+            )
         return numbers(prompt, "--ids", "token ids") if self.ids else _as_utf8(prompt)
 
     def how(self) -> dict[str, Any]:

@@ -20,6 +20,14 @@ def test_tables_are_those_of_the_results() -> None:
     assert text.count("| GPT-2 |") > 5  # they are there
 
 
+def test_the_demo_s_text_is_written_as_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    exec(text.partition('python -c "')[2].partition('"')[0], {})
+    sentences = capsys.readouterr().out.splitlines()
+    assert f"all {len(sentences):,} that can be listed" in text
+    assert "in the state containing dallas the capital is austin" in sentences
+
+
 def test_files_that_documents_name_exist() -> None:
     for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for link in document.read_text(encoding="utf-8").split("](")[1:]:

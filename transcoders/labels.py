@@ -27,13 +27,12 @@ from attrgraph.io.flavours import FEATURE_TYPES, feature_index
 from attrgraph.io.json_values import integer
 from attrgraph.io.json_writing import to_document
 from attrgraph.io.params import own_labels, supernodes
+from attrgraph.schema import feature_place
 from attrgraph.transcoders.feature_files import INDEX, FeatureFiles, Place, promoted
 from attrgraph.transcoders.feature_files import NAMES as _NAMES
 
 Labels = Mapping[Place, str]
 _Pairs = Iterable[tuple[Place, Any]]
-# a feature's layer and index: 3/458, 3_458, 3_458_7, 3/458@7
-_PLACE = re.compile(r"(\d+)[/_](\d+)(?:[@_]\d+)?")
 # delphi's names of files: layers.3.mlp_latent458.txt
 _DELPHI = re.compile(r"(?:^|\D)(\d+)\D.*?(?:latent|feature)(\d+)\.(?:txt|json)$")
 _FEATURES = ("feature", "feature_idx", "feature_id", "feature_index", "index", "latent")
@@ -208,9 +207,9 @@ def _of_json(value: Any) -> Iterator[tuple[Place, Any]]:
         yield from _of_rows(value.values())
     else:
         for key, name in value.items():
-            place = _PLACE.fullmatch(key)
+            place = feature_place(key)
             if place:
-                yield (int(place[1]), int(place[2])), name
+                yield place, name
             else:
                 layer = _number(key, "a layer")
                 yield from (((layer, _number(feature, "a feature")), each) for feature, each in name.items())
@@ -223,11 +222,11 @@ def _of_graph(document: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
     for node in document["nodes"]:
         if node.get("feature_type", FEATURE_TYPES["feature"]) != FEATURE_TYPES["feature"]:
             continue
-        stated, by_id = integer(node.get("layer")), _PLACE.fullmatch(str(node["node_id"]))
+        stated, by_id = integer(node.get("layer")), feature_place(str(node["node_id"]))
         if stated is not None:
             place = stated, feature_index(node, stated, schema)
         elif by_id:
-            place = int(by_id[1]), int(by_id[2])
+            place = by_id
         else:
             continue
         places |= {str(node.get(name)): place for name in ("feature", "jsNodeId", "node_id")[schema != 1 :]}
@@ -284,10 +283,9 @@ def _of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Place, Any]]:
     for row in rows:
         feature: Any = row[next((key for key in _FEATURES if key in row), _FEATURES[0])]
         names = [row[key] or "" for key in _NAMES if key in row]
-        place = _PLACE.fullmatch(str(feature))
+        place = feature_place(str(feature))
         name = next((name for name in names if not _MADE_UP.match(name)), "") if names else row[_NAMES[0]]
-        where = int(place[1]) if place else _number(row["layer"], "a layer")
-        yield (where, int(place[2]) if place else _number(feature, "a feature")), name
+        yield place or (_number(row["layer"], "a layer"), _number(feature, "a feature")), name
 
 
 def _of_sqlite(path: Path) -> Iterator[tuple[Place, Any]]:

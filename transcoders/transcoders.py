@@ -145,7 +145,7 @@ class Transcoders:
         for layer, weights in enumerate(self.layers):
             where, n_targets = f"{name}, layer {layer}", self.n_targets(layer)
             check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k_of(layer))
-        self._origin = Origin(source, name, self._named, self._deciding, most_summed=views_of_files(source))
+        self._origin = Origin(source, name, self._named, self._deciding, most_read=views_of_files(source))
 
     def _deciding(self) -> list[Any]:
         """Of the config what decides and stands nowhere else in graphs, as hooks do."""

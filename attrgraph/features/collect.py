@@ -12,7 +12,7 @@ from torch import Tensor
 from attrgraph.data.activations import batches_by_length, pad_rows
 from attrgraph.data.corpus import TokenRows
 from attrgraph.features.control import read_of
-from attrgraph.features.kept import random_priority
+from attrgraph.features.kept import token_priority
 from attrgraph.features.layer_statistics import LayerStatistics, Where
 from attrgraph.features.sides import Text
 from attrgraph.features.text_counts import TextCounts
@@ -61,7 +61,7 @@ class Collected:
         self.batches = batches_by_length(rows.rows, batch_tokens, longest_first=True)
         self.n_done = 0  # batches
         # tokens as if drawn at random, of which everything that is active is kept: what fires together
-        priority = random_priority(np.arange(len(self.text.token_ids)), np.full(len(self.text.token_ids), -1))
+        priority = token_priority(np.arange(len(self.text.token_ids)))
         self.sampled = np.sort(np.argsort(priority, kind="stable")[:n_sampled])
         self._active: list[np.ndarray] = []  # [4, n]: layer, row of the sample, feature, activation
 

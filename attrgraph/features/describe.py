@@ -1,9 +1,11 @@
 """Pages of features, from one pass over a text and a second one of random features for control."""
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +21,9 @@ from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
 from attrgraph.features.control import random_dictionary
 from attrgraph.features.labelling import Control, control_of, labels_of
-from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_DRAWN, N_SPREAD, N_TOP, WINDOW
+from attrgraph.features.layer_statistics import N_DRAWN, N_JUDGED, N_SPREAD, N_TOP, WINDOW, bytes_per_feature
 from attrgraph.features.likeness import Likeness
-from attrgraph.features.pages import FeaturePages, parse_place
+from attrgraph.features.pages import FeaturePages, place_of
 from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.records import N_PROMOTED, Records
 from attrgraph.features.token_texts import TokenTexts
@@ -37,6 +39,8 @@ from attrgraph.transcoders import Transcoders
 # tokens of which everything active is kept
 _N_SAMPLED = 4096
 _SECONDS_BETWEEN_STATES = 60.0
+# of a word with its blank, about: with tokens of single characters an example has as many times more of them
+_CHARACTERS_OF_A_WORD = 5
 Features = Sequence[str | tuple[int, int]] | Graph | None
 
 
@@ -59,7 +63,7 @@ def describe_features(
 ) -> FeaturePages:
     """What features mean: where they fire and how strongly, what they promote, what they lead to, and a scored label.
 
-    The text streams by: at most about 25 KB are kept of each feature, however long the text is.
+    The text streams by: of each feature 25 KB are kept at most (40 if tokens are characters), however long the text is.
 
     Args:
         model: the model.
@@ -85,13 +89,13 @@ def describe_features(
         >>> pages["3/458"]["n_tokens"]
         6
     """
-    transcoders = _own(model, transcoders)
-    rows, progress = _rows(model, texts), progress or silent
-    chosen = _within_memory(_chosen(transcoders, features))
+    transcoders, rows, progress = _own(model, transcoders), _rows(model, texts), progress or silent
+    chosen = _within_memory(_chosen(transcoders, features), model, rows)
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
     control = random_dictionary(model, transcoders, rows, seed=seed, **how)
     collected = Collected(model, transcoders, rows, chosen, control, n_sampled=_N_SAMPLED, **how)
     about = {"left_out": why_left_out(model, skip_positions), "seed": seed}
+    _widen(collected, model, rows)
     _run(collected, progress, state, _key(model, transcoders, rows, chosen, how | about))
     controls = _controls(model, control, collected)
     names = transcoders.labels if labels is None else labels
@@ -110,18 +114,33 @@ def _controls(model: LanguageModel, control: Transcoders, collected: Collected) 
     ]
 
 
-def cost_in_words(rows: TokenRows, transcoders: Transcoders, features: Features = None) -> str:
+def cost_in_words(model: LanguageModel, rows: TokenRows, transcoders: Transcoders, features: Features = None) -> str:
     """What `describe_features` will take."""
     n_described = sum(map(len, _chosen(transcoders, features)))
+    most = n_described * bytes_per_feature(rows.n_tokens, _window(model, rows))
     return (
         f"describes {n_described:,} features on {rows.n_tokens:,} tokens: takes about twice as long as the "
-        f"model, then some milliseconds a feature; keeps at most {in_words(n_described * BYTES_PER_FEATURE)}"
+        f"model, then some milliseconds a feature; keeps at most {in_words(most)}"
     )
 
 
-def _within_memory(chosen: list[np.ndarray]) -> list[np.ndarray]:
+def _window(model: LanguageModel, rows: TokenRows) -> tuple[int, int]:
+    """Tokens before and after those that examples are about: more where they are shorter than parts of words."""
+    sample = list(islice(chain.from_iterable(row[1:].tolist() for row in rows.rows), _N_SAMPLED))
+    n_characters = max(1, sum(len(model.token_text(token)) for token in sample))
+    times = max(1, min(_CHARACTERS_OF_A_WORD, _CHARACTERS_OF_A_WORD * len(sample) // n_characters))
+    return WINDOW[0] * times, WINDOW[1] * times
+
+
+def _widen(collected: Collected, model: LanguageModel, rows: TokenRows) -> None:
+    window = _window(model, rows)
+    for one in collected.layers:
+        one.window = window
+
+
+def _within_memory(chosen: list[np.ndarray], model: LanguageModel, rows: TokenRows) -> list[np.ndarray]:
     n_described = sum(map(len, chosen))
-    most, free = n_described * BYTES_PER_FEATURE, free_bytes(torch.device("cpu"))
+    most, free = n_described * bytes_per_feature(rows.n_tokens, _window(model, rows)), free_bytes(torch.device("cpu"))
     if most > free:
         raise FeatureError(
             f"{n_described:,} features may keep {in_words(most)}, {in_words(free)} are free; "
@@ -178,7 +197,8 @@ def _card(
     source_set: str,
 ) -> dict[str, Any]:
     n_described = sum(len(one.features) for one in collected.layers)
-    settings = {"window": WINDOW, "n_top": N_TOP, "n_spread": N_SPREAD, "n_drawn": N_DRAWN}
+    window = collected.layers[0].window
+    settings = {"window": window, "n_top": N_TOP, "n_spread": N_SPREAD, "n_drawn": N_DRAWN, "n_judged": N_JUDGED}
     return {
         "model": model.source,
         "transcoders": transcoders.source,
@@ -190,7 +210,10 @@ def _card(
         "scan": scan or str(model.source["id"]).rpartition("/")[2],
         "source_set": source_set or str(transcoders.source["id"]).rpartition("/")[2],
         "settings": {**settings, "n_sampled": len(collected.sampled)},
-        "cost": {"n_batches": len(collected.batches), "most_bytes_kept": n_described * BYTES_PER_FEATURE},
+        "cost": {
+            "n_batches": len(collected.batches),
+            "most_bytes_kept": n_described * bytes_per_feature(rows.n_tokens, window),
+        },
         "versions": library_versions(),
     }
 
@@ -229,11 +252,9 @@ def _chosen(transcoders: Transcoders, features: Features) -> list[np.ndarray]:
 
 def _named(one: str | tuple[int, int], sizes: list[int]) -> list[tuple[int, int]]:
     """The feature of that name, or all of a layer."""
-    if not isinstance(one, str):
-        return [(int(one[0]), int(one[1]))]
-    layer, feature = parse_place(f"{one.strip().removesuffix('/*')}/0" if one.strip().endswith("/*") else one)
-    is_layer = one.strip().endswith("/*") and layer < len(sizes)
-    return [(layer, i) for i in range(sizes[layer])] if is_layer else [(layer, feature)]
+    whole = re.fullmatch(r"(.*[^0-9])\*", one.strip()) if isinstance(one, str) else None
+    layer, feature = place_of(f"{whole[1]}0" if whole else one)
+    return [(layer, i) for i in range(sizes[layer])] if whole and layer < len(sizes) else [(layer, feature)]
 
 
 def _key(

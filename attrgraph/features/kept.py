@@ -107,6 +107,11 @@ def random_priority(token: Int[np.ndarray, " n"], unit: Int[np.ndarray, " n"]) -
     return found
 
 
+def token_priority(token: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """`random_priority` of tokens, the same for all features."""
+    return random_priority(token, np.full(len(token), -1))
+
+
 def by_feature(entries: dict[str, np.ndarray], n_features: int) -> list[dict[str, np.ndarray]]:
     """Entries of `Kept` apart, of each feature."""
     if not entries:

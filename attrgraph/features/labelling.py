@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from attrgraph.features.collect import Collected
 from attrgraph.features.kept import by_feature
 from attrgraph.features.layer_statistics import LayerStatistics
-from attrgraph.features.rules import KINDS, Firings, Rule, judge, precise_rules
+from attrgraph.features.rules import KINDS, LEAST_FIRINGS, Found, Judged, Rule, judge, nearest_rule, precise_rules
 from attrgraph.features.token_texts import TokenTexts
 
 # of so many random features, those that fire most nearly as often, this share scores less than a label has to: of 64
@@ -36,6 +36,7 @@ class Label:
         of_random_label: the score of as many other values that are as frequent, with a 95% interval.
         of_random_dictionary: the median of what the rules of random features score, and what 5% and 95% stay below.
         source: "rule", or "like" for what a feature with a direction like this one has.
+        fault: why there is no text, if there is none.
     """
 
     text: str | None = None
@@ -44,6 +45,7 @@ class Label:
     of_random_label: Measured | None = None
     of_random_dictionary: Measured | None = None
     source: str = "rule"
+    fault: str = "no rule says where it fires"
 
     def as_record(self, name: str | None = None) -> dict[str, Any]:
         """The keys that a feature's record has of it; a name that is given wins, and scores are still of the rule."""
@@ -57,11 +59,14 @@ class Label:
             "label_interval": None if rule is None else list(rule.interval),
             "label_precision": None if rule is None else rule.precision,
             "label_recall": None if rule is None else rule.recall,
-            "label_is_estimate": None if rule is None else rule.is_estimate,
+            # right, and all: counted on the judged text, or at tokens of it that are as if drawn
+            "label_claims": None if rule is None else [rule.n_right, rule.n_claims],
+            "label_precision_interval": None if rule is None else list(rule.precision_interval),
             # what is claimed exactly
             "label_rule": None if rule is None else {"kind": rule.kind, "values": list(self.claimed)},
             "label_controls": {key: one and one._asdict() for key, one in controls.items()},
             "label_control": self.bound,
+            "label_fault": None if self.text else self.fault,
         }
 
     @property
@@ -116,23 +121,27 @@ def labels_of(
     statistics, labels = collected.layers[layer], []
     for feature, (found, judged), tokens in zip(statistics.features, firings_of(statistics), promoted, strict=True):
         label = Label()
-        for rule in precise_rules(collected.counts, found, judged, tokens):
+        if min(found.n, judged.n) < LEAST_FIRINGS:
+            label = Label(fault=f"it fires {found.n} and {judged.n} times on the two halves of the text, too seldom")
+        precise = precise_rules(collected.counts, found, judged, tokens)
+        for rule in precise or nearest_rule(collected.counts, found, judged, tokens):
             of_dictionary = control.of(rule, found.n + judged.n)
             one = scored(collected, rule, judged, (layer, int(feature)), of_dictionary)
-            is_above = one.bound is not None and rule.interval[0] > one.bound
-            if is_above:
-                label = replace(one, text=named(texts, rule, one.claimed))
+            text, is_above = named(texts, rule, one.claimed), one.bound is not None and rule.interval[0] > one.bound
+            if rule.fault is None and is_above:
+                label = replace(one, text=text)
                 break
-            label = label if label.rule else one
+            fault = rule.fault or "its score is not above its controls"
+            label = label if label.rule else replace(one, fault=f"the nearest rule is {text}: {fault}")
         labels.append(label)
     return labels
 
 
-def scored(collected: Collected, rule: Rule, judged: Firings, place: tuple[int, int], of_dictionary: Measured) -> Label:
+def scored(collected: Collected, rule: Rule, judged: Judged, place: tuple[int, int], of_dictionary: Measured) -> Label:
     """A judged rule beside its controls, without a text."""
     counts = collected.counts
     other = replace(rule, values=counts.like(rule.kind, rule.values, np.random.default_rng(place)))
-    of_random = judge(counts, other, judged, side=1)
+    of_random = judge(counts, other, judged)
     claimed = [counts.tokens_of(rule.kind, value) for value in rule.values]
     flat = [ids[0] if len(ids) == 1 else ids for ids in claimed]
     return Label(None, rule, tuple(flat), Measured(of_random.score, of_random.interval), of_dictionary)
@@ -149,20 +158,19 @@ def control_of(collected: Collected, layer: int, promoted: Int[np.ndarray, "n n_
     return Control(np.array(n_firings, dtype=int), {name: np.array(scores) for name, scores in best.items()})
 
 
-def firings_of(statistics: LayerStatistics) -> list[tuple[Firings, Firings]]:
+def firings_of(statistics: LayerStatistics) -> list[tuple[Found, Judged]]:
     """Of every described feature of a layer, those on the side where labels are found and on the judged one."""
-    sides = []
-    for side, kept in enumerate(statistics.weighted):
-        drawn = by_feature(kept.entries(), len(statistics.features))
-        sums = zip(statistics.n_firings[side], statistics.total[side], strict=True)
-        nothing = np.zeros(0, dtype=np.int64)
-        sides.append(
-            [
-                Firings(int(n), float(total), each.get("token", nothing), each.get("value", nothing))
-                for (n, total), each in zip(sums, drawn, strict=True)
-            ]
-        )
-    return list(zip(*sides, strict=True))
+    nothing, n_features, both = np.zeros(0, dtype=np.int64), len(statistics.features), list[tuple[Found, Judged]]()
+    sums = zip(*statistics.n_firings, statistics.total[0], strict=True)
+    drawn, kept = (by_feature(one.entries(), n_features) for one in (statistics.found, statistics.judged))
+    for (n_found, n_judged, total), some, all_below in zip(sums, drawn, kept, strict=True):
+        at, value, below = all_below.get("token", nothing), all_below.get("value", nothing), np.inf
+        if n_judged > len(at):
+            # from here on some are missing
+            at, value, below = at[:-1], value[:-1], -all_below["score"][-1]
+        found = Found(int(n_found), float(total), some.get("token", nothing), some.get("value", nothing))
+        both.append((found, Judged(int(n_judged), float(below), at, value)))
+    return both
 
 
 def named(texts: TokenTexts, rule: Rule, claimed: tuple[Any, ...]) -> str:

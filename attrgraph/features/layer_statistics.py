@@ -5,15 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from attrgraph.features.kept import Kept, random_priority
+from attrgraph.features.kept import Kept, random_priority, token_priority
 from attrgraph.transcoders.transcoders import ActiveFeatures
 
-# tokens before and after the one that an example is about
+# tokens before and after the one that an example is about, unless tokens are short
 WINDOW = (16, 8)
-N_TOP, N_SPREAD, N_DRAWN = 20, 20, 128
-# what is kept of a feature at most: of 40 firings a window, and of these and three times 128 what they are; its
-# histogram, and its compressed page
-BYTES_PER_FEATURE = 40 * 4 * (WINDOW[0] + WINDOW[1] + 1) + (40 + 3 * N_DRAWN) * 28 + 512 + 8192
+N_TOP, N_SPREAD, N_DRAWN, N_JUDGED = 20, 20, 128, 256
 # bins of a histogram: four to an octave of activations, from 2^-16 to 2^16
 N_BINS, _LOWEST_OCTAVE, _BINS_PER_OCTAVE = 128, -16, 4
 _ARRAYS = ("n_firings", "total", "sum", "largest", "smallest", "histogram")
@@ -66,7 +63,12 @@ class LayerStatistics:
     Args:
         layer: which.
         features: those that are described, ascending.
+
+    Attributes:
+        window: tokens before and after those that examples are about; to be changed before firings are added.
     """
+
+    window = WINDOW
 
     def __init__(self, layer: int, features: Int[np.ndarray, " n"]) -> None:
         n = len(features)
@@ -80,8 +82,9 @@ class LayerStatistics:
         self.top = Kept(n, N_TOP, one_a_document=True)  # with the activations around them
         self.spread = Kept(n, N_SPREAD)  # too
         self.drawn = Kept(n, N_DRAWN)  # without
-        # by side, as if drawn in proportion to their activations, without windows
-        self.weighted = (Kept(n, N_DRAWN), Kept(n, N_DRAWN))
+        # of the side where labels are found, as if drawn in proportion to their activations, without windows
+        self.found = Kept(n, N_DRAWN)
+        self.judged = Kept(n, N_JUDGED)  # of the other, those at the tokens of the least priority
 
     def add(self, active: ActiveFeatures, where: Where) -> None:
         """Count the firings of a batch; positions are indices into its counted tokens."""
@@ -98,12 +101,12 @@ class LayerStatistics:
         score = -random_priority(where.number[fired.token], unit)
         # keys of a weighted draw without replacement: Efraimidis and Spirakis 2006, algorithm A
         weighted = np.log1p(score) / np.abs(value)
-        for each, kept in enumerate(self.weighted):
-            _offer(kept, fired, where, weighted, np.flatnonzero(side == each))
+        _offer(self.found, fired, where, weighted, np.flatnonzero(side == 0))
+        _offer(self.judged, fired, where, -token_priority(where.number)[fired.token], np.flatnonzero(side == 1))
         _offer(self.drawn, fired, where, score, np.arange(len(value)))
-        _offer(self.spread, fired, where, score, np.arange(len(value)), has_windows=True)
+        _offer(self.spread, fired, where, score, np.arange(len(value)), self.window)
         best = fired.of_best_in_rows(where)
-        _offer(self.top, fired, where, value.astype(float), best, has_windows=True)
+        _offer(self.top, fired, where, value.astype(float), best, self.window)
 
     def _fired(self, active: ActiveFeatures, where: Where) -> _Fired:
         token, feature, value = (column.cpu().numpy() for column in (active.pos, active.feature, active.activation))
@@ -132,34 +135,46 @@ class LayerStatistics:
     def kept(self) -> list[tuple[str, Kept]]:
         """All entries that are kept, by name."""
         names = ("top", "spread", "drawn", "found", "judged")
-        return list(zip(names, (self.top, self.spread, self.drawn, *self.weighted), strict=True))
+        return list(zip(names, (self.top, self.spread, self.drawn, self.found, self.judged), strict=True))
 
 
 def _offer(
-    kept: Kept, fired: _Fired, where: Where, score: np.ndarray, at: np.ndarray, *, has_windows: bool = False
+    kept: Kept, fired: _Fired, where: Where, score: np.ndarray, at: np.ndarray, window: tuple[int, int] | None = None
 ) -> None:
     """Offer some of the firings, with the activations around them if asked for."""
     at = at[kept.worth_offering(fired.feature[at], score[at])]
     number = where.number[fired.token[at]]
     columns = {"feature": fired.feature[at].astype(np.int32), "score": score[at], "token": number}
     columns |= {"value": fired.value[at], "document": where.document[fired.token[at]].astype(np.int32)}
-    if has_windows:
-        columns["window"] = _windows(fired, where, at)
+    if window is not None:
+        columns["window"] = _windows(fired, where, at, *window)
     kept.offer(**columns)
 
 
-def _windows(fired: _Fired, where: Where, at: np.ndarray) -> Float[np.ndarray, "n n_window"]:
+def _windows(
+    fired: _Fired, where: Where, at: np.ndarray, n_before: int, n_after: int
+) -> Float[np.ndarray, "n n_window"]:
     """Activations around firings; 0 outside the row."""
     token, feature = fired.token[at], fired.feature[at].astype(np.int64) << _NUMBER_BITS
-    first = where.number[token] - WINDOW[0]
+    first = where.number[token] - n_before
     begin = np.maximum(first, where.begin[token])
-    end = np.minimum(where.number[token] + WINDOW[1] + 1, where.end[token])
+    end = np.minimum(where.number[token] + n_after + 1, where.end[token])
     start, stop = np.searchsorted(fired.code, feature + begin), np.searchsorted(fired.code, feature + end)
     row = np.repeat(np.arange(len(at)), stop - start)
     inside = np.arange(len(row)) + np.repeat(start - np.cumsum(stop - start) + (stop - start), stop - start)
-    windows = np.zeros((len(at), sum(WINDOW) + 1), dtype=np.float32)
+    windows = np.zeros((len(at), n_before + n_after + 1), dtype=np.float32)
     windows[row, fired.code[inside] - (feature + first)[row]] = fired.value[inside]
     return windows
+
+
+def bytes_per_feature(n_tokens: int, window: tuple[int, int]) -> int:
+    """What is kept of a feature at most, in a text of so many tokens.
+
+    Of 40 firings a window, and of these and 512 others what they are; its histogram, and its compressed page.
+    """
+    n_windows, n_drawn = min(N_TOP, n_tokens) + min(N_SPREAD, n_tokens), min(2 * N_DRAWN + N_JUDGED, 3 * n_tokens)
+    page = 4096 * (N_TOP + N_SPREAD + n_windows) // (N_TOP + N_SPREAD)
+    return 4 * (sum(window) + 1) * n_windows + 28 * (n_windows + n_drawn) + 512 + page
 
 
 def bin_edges() -> Float[np.ndarray, " n_edges"]:

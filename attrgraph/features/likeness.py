@@ -88,7 +88,7 @@ class Likeness:
         found, judged = firings
         if judged.n < LEAST_FIRINGS or of_other.rule is None:
             return Label()
-        rule = judge(self._collected.counts, of_other.rule, judged, side=1)
+        rule = judge(self._collected.counts, of_other.rule, judged)
         if not rule.is_precise:
             return Label()
         feature = int(self._collected.layers[layer].features[row])

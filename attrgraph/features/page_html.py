@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import frexp
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from attrgraph.features.page_text import label_lines, plainly, quoted, share
+from attrgraph.features.page_text import about, label_lines, neighbour, new_examples, plainly, quoted, share
 from attrgraph.viz.text import visible
 
 _PAGE = Path(__file__).parent / "page.html"
@@ -18,6 +19,8 @@ _NAMES = {
     "next": "Fires before",
     "position": "Fires at position",
 }
+# of the histogram, in pixels
+_X0, _BAR, _TOP, _HEIGHT = 56, 12, 4, 48
 _NEIGHBOURS = {
     "together": ("Fires together with", "cosine of the activations over sampled tokens"),
     "inputs": ("Comes from", "what a feature of a lower layer adds to it at the same token, on average where it fires"),
@@ -28,26 +31,46 @@ _NEIGHBOURS = {
 }
 
 
-def page_html(record: Mapping[str, Any], *, is_whole: bool) -> str:
-    """The page; unless it is whole, only what stands in its body."""
-    template = Template(_PAGE.read_text(encoding="utf-8"))
+def page_html(record: Mapping[str, Any], *, is_whole: bool, names: Mapping[str, str], card: Mapping[str, Any]) -> str:
+    """The page; unless it is whole, only what stands in its body.
+
+    Args:
+        record: of the feature.
+        is_whole: as a file.
+        names: labels of its neighbours.
+        card: of the folder that it is in.
+    """
     title = f"Feature {record['layer']}/{record['index']}"
-    body = "\n".join([_head(record, title), _promoted(record), _fires(record), _neighbours(record), _examples(record)])
-    whole = template.substitute(title=escape(title), body=body)
-    if is_whole:
-        return whole
+    parts = [_head(record, title, card), _promoted(record), _fires(record), _neighbours(record, names)]
+    body = "\n".join([*parts, _examples(record)])
+    return whole_page(title, body) if is_whole else body_of(body)
+
+
+def whole_page(title: str, body: str, *, scripts: str = "") -> str:
+    """A file that makes no request; `scripts` is the part of its policy that allows a script of its own."""
+    template = Template(_PAGE.read_text(encoding="utf-8"))
+    return template.substitute(title=escape(title), body=body, scripts=scripts)
+
+
+def body_of(body: str) -> str:
+    """A part of a notebook, with its style."""
+    whole = whole_page("", "")
     style = whole[whole.index("<style>") : whole.index("</style>") + len("</style>")]
     return f"{style}<div class='ag-feature'>{body}</div>"
 
 
-def _head(record: Mapping[str, Any], title: str) -> str:
+def _head(record: Mapping[str, Any], title: str, card: Mapping[str, Any]) -> str:
     label = escape(visible(record["label"])) or "<em>no label</em>"
-    about = escape("; ".join(label_lines(record)))
+    trust, made_of = (
+        escape("; ".join(label_lines(record))),
+        f"<p class='quiet'>{escape(about(card))}</p>" if card else "",
+    )
     numbers = (
         f"fires on {share(record['activation_frequency'])} of {record['n_tokens']:,} tokens · "
         f"{record['act_mean']:.3g} on average · {record['act_max']:.3g} at most"
     )
-    return f"<h1>{escape(title)}: {label}</h1><p class='quiet'>{about}</p><p>{numbers}</p>{_histogram(record)}"
+    heading = f"<h1>{escape(title)}: {label}</h1>{made_of}<p class='quiet'>{trust}</p>"
+    return f"{heading}<p>{numbers}</p>{_histogram(record)}"
 
 
 def _histogram(record: Mapping[str, Any]) -> str:
@@ -55,14 +78,22 @@ def _histogram(record: Mapping[str, Any]) -> str:
     if not heights:
         return ""
     bars = "".join(
-        f"<rect x='{8 * i}' y='{40 - 40 * n / max(heights):.1f}' width='7' height='{40 * n / max(heights):.1f}'>"
-        f"<title>{n} firings of {low:.3g} to {high:.3g}</title></rect>"
+        f"<rect x='{_X0 + _BAR * i}' y='{_TOP + _HEIGHT * (1 - n / max(heights)):.1f}' width='{_BAR - 1}' "
+        f"height='{_HEIGHT * n / max(heights):.1f}'><title>{n:,} firings of {low:.3g} to {high:.3g}</title></rect>"
         for i, (n, low, high) in enumerate(zip(heights, edges, edges[1:], strict=False))
     )
-    width = 8 * len(heights)
+    numbers = [(_X0 - 6, _TOP + 8, "end", f"{max(heights):,}"), (_X0 - 6, _TOP + _HEIGHT, "end", "0")]
+    # whole octaves, every second where numbers are long, and the ends where there is room
+    places = [i for i, edge in enumerate(edges) if frexp(edge)[0] == 0.5]
+    places = places[:: 2 if any(len(f"{edges[i]:.3g}") > 6 for i in places) else 1]
+    places += [i for i in (0, len(edges) - 1) if all(abs(i - place) > 2 for place in places)]
+    numbers += [(_X0 + _BAR * i, _TOP + _HEIGHT + 14, "middle", f"{edges[i]:.3g}") for i in places]
+    texts = "".join(f"<text x='{x}' y='{y}' text-anchor='{anchor}'>{text}</text>" for x, y, anchor, text in numbers)
+    base = f"<path d='M{_X0} {_TOP + _HEIGHT + 0.5}h{_BAR * len(heights)}'/>"
     return (
-        f"<figure><svg width='{width}' height='40' role='img' aria-label='histogram of activations'>{bars}</svg>"
-        f"<figcaption>activations from {edges[0]:.3g} to {edges[-1]:.3g}, four bins an octave</figcaption></figure>"
+        f"<figure><svg width='{_X0 + _BAR * len(heights) + 30}' height='{_TOP + _HEIGHT + 18}' role='img' "
+        f"aria-label='histogram of activations'>{bars}{base}{texts}</svg>"
+        "<figcaption>firings by activation, four bins an octave</figcaption></figure>"
     )
 
 
@@ -95,12 +126,12 @@ def _fires(record: Mapping[str, Any]) -> str:
     return _definitions(rows)
 
 
-def _neighbours(record: Mapping[str, Any]) -> str:
+def _neighbours(record: Mapping[str, Any], names: Mapping[str, str]) -> str:
     rows = [
         (
             f"<span title='{escape(what, quote=True)}'>{name}</span>",
             " ".join(
-                f"<span class='chip'>{one['layer']}/{one['feature']} <small>{one['weight']:+.2g}</small></span>"
+                f"<span class='chip'>{escape(neighbour(one, names))} <small>{one['weight']:+.2g}</small></span>"
                 for one in record[key]
             ),
         )
@@ -126,13 +157,10 @@ def _chips(tokens: Sequence[Any], notes: Sequence[str], shares: Sequence[float] 
 def _examples(record: Mapping[str, Any]) -> str:
     largest = record["act_max"] or 1.0
     parts = []
-    for group in record["examples_quantiles"]:
-        if group["examples"]:
-            lines = "".join(
-                f"<li{' class=again' if one['is_repeated_datapoint'] else ''}>{_tokens(one, largest)}</li>"
-                for one in group["examples"]
-            )
-            parts.append(f"<h2>{escape(group['quantile_name'])}</h2><ol>{lines}</ol>")
+    for name, examples, n_again in new_examples(record):
+        lines = "".join(f"<li>{_tokens(one, largest)}</li>" for one in examples)
+        again = f" <small>and {n_again} that are shown already</small>" if n_again else ""
+        parts.append(f"<h2>{escape(name)}{again}</h2><ol>{lines}</ol>")
     return "".join(parts)
 
 
@@ -141,6 +169,6 @@ def _tokens(one: Mapping[str, Any], largest: float) -> str:
     for i, (token, act) in enumerate(zip(one["tokens"], one["tokens_acts_list"], strict=True)):
         mark = " class='here'" if i == one["train_token_ind"] else ""
         depth = min(1.0, abs(act) / largest)
-        color = f" style='background:rgba(230,140,0,{0.15 + 0.7 * depth:.2f})' title='{act:.3g}'" if act else ""
+        color = f" style='--depth:{0.15 + 0.7 * depth:.2f}' title='{act:.3g}'" if act else ""
         spans.append(f"<span{mark}{color}>{escape(plainly(token))}</span>")
     return "".join(spans)

@@ -3,27 +3,35 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrgraph.viz.text import visible
+from attrgraph.errors import as_whole
+from attrgraph.viz.text import shorten, visible
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+ALL_SHOWN = "Firings drawn from all strengths are shown already"
 _N_EXAMPLES, _N_OF_FIFTH, _N_BARS = 8, 1, 24
 
 
-def page_text(record: Mapping[str, Any]) -> str:
-    """Label, numbers, what it promotes, what it fires on, neighbours, examples with the firing tokens marked."""
+def page_text(record: Mapping[str, Any], names: Mapping[str, str], card: Mapping[str, Any]) -> str:
+    """Label, numbers, what it promotes, what it fires on, neighbours, examples with the firing tokens marked.
+
+    Args:
+        record: of the feature.
+        names: labels of its neighbours.
+        card: of the folder that it is in.
+    """
     lines = [f"feature {record['layer']}/{record['index']}   {visible(record['label']) or 'no label'}"]
     lines += [*(f"  {line}" for line in label_lines(record)), ""]
     lines += [
         f"fires       {share(record['activation_frequency'])} of tokens "
         f"({record['n_firings']:,} of {record['n_tokens']:,})",
         f"strength    {record['act_mean']:.3g} on average, {record['act_max']:.3g} at most   "
-        f"{bars(record['histogram'])}",
+        f"{_histogram(record)}".rstrip(),
         f"promotes    {_tokens(record['top_logits'])}",
         f"suppresses  {_tokens(record['bottom_logits'])}",
     ]
-    names = {"token": "fires on", "previous": "after", "last 3": "at end of", "says": "model says", "next": "before"}
-    names["position"] = "at"
-    for kind, name in names.items():
+    kinds = {"token": "fires on", "previous": "after", "last 3": "at end of", "says": "model says", "next": "before"}
+    kinds["position"] = "at"
+    for kind, name in kinds.items():
         found = [
             f"{quoted(one['value'])} {one['share_of_firings']:.0%}"
             for one in record["tokens"][kind]
@@ -33,14 +41,44 @@ def page_text(record: Mapping[str, Any]) -> str:
             lines.append(f"{name:<11} {', '.join(found[:6])}")
     for key, name in (("together", "with"), ("inputs", "from"), ("outputs", "to")):
         if record[key]:
-            found = [f"{one['layer']}/{one['feature']} {one['weight']:+.2g}" for one in record[key][:6]]
+            found = [f"{neighbour(one, names)} {one['weight']:+.2g}" for one in record[key][:6]]
             lines.append(f"{name:<11} {', '.join(found)}")
-    for place, group in enumerate(record["examples_quantiles"]):
+    for place, (name, examples, _) in enumerate(new_examples(record)):
+        lines += ["", name]
+        lines += [f"  {_example(one)}" for one in examples[: _N_OF_FIFTH if place else _N_EXAMPLES]]
+    return "\n".join([*lines, *(["", about(card)] if card else [])])
+
+
+def new_examples(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]], int]]:
+    """Of each group of examples its name, those that no group before it has, and how many there are besides."""
+    found = []
+    for group in record["examples_quantiles"]:
         new = [one for one in group["examples"] if not one["is_repeated_datapoint"]]
         if new:
-            lines += ["", group["quantile_name"]]
-            lines += [f"  {_example(one)}" for one in new[: _N_OF_FIFTH if place else _N_EXAMPLES]]
-    return "\n".join(lines)
+            found.append((group["quantile_name"], new, len(group["examples"]) - len(new)))
+    if len(found) == 1 < len(record["examples_quantiles"]):
+        found.append((ALL_SHOWN, [], 0))
+    return found
+
+
+def about(card: Mapping[str, Any]) -> str:
+    """What pages are of, as far as their card says."""
+    parts = []
+    for name in ("model", "transcoders"):
+        if isinstance(one := card.get(name), Mapping):
+            parts.append(f"{name} {visible(str(one.get('id')))} ({_short(one.get('digest'))})")
+    n_tokens, n_documents = (as_whole(card.get(name)) or 0 for name in ("n_tokens", "n_documents"))
+    return ", ".join([*parts, f"{n_tokens:,} tokens of {n_documents:,} documents ({_short(card.get('text'))})"])
+
+
+def _short(digest: object) -> str:
+    return visible(str(digest)).removeprefix("sha256:")[:8] if digest else "no digest"
+
+
+def neighbour(one: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """A feature beside this one, with its label."""
+    name = f"{one['layer']}/{one['feature']}"
+    return f"{name} {shorten(visible(names.get(name, '')))}".rstrip()
 
 
 def label_lines(record: Mapping[str, Any]) -> list[str]:
@@ -48,41 +86,48 @@ def label_lines(record: Mapping[str, Any]) -> list[str]:
     if record["label_source"] == "given":
         found = record["label_found"]
         return ["label given by a person or a file" + (f"; by rule: {visible(found)}" if found else "")]
+    # pages of earlier versions have no counts and say no fault
+    fault = record.get("label_fault") or "no rule describes where it fires"
     if record["label_score"] is None:
-        return ["not measured on this text" if record["label"] else "no rule describes where it fires"]
+        return ["not measured on this text" if record["label"] else f"no label: {fault}"]
     score = _measured(record["label_score"], record["label_interval"])
     controls = record["label_controls"]
-    verdict = "" if record["label"] else ": not above them, so no label"
-    beside = " and ".join(
-        f"{name} {_measured(**controls[key])}"
-        for key, name in (("random_label", "a random label"), ("random_dictionary", "random features"))
-    )
-    about = "about " * bool(record.get("label_is_estimate"))  # pages of earlier versions do not say
-    share, recall = (f"{about}{record[f'label_{name}']:.0%}" for name in ("precision", "recall"))
+    beside = [f"a random label {_measured(**controls['random_label'])}"]
+    of_dictionary = controls["random_dictionary"]
+    # what a control without any rule is given
+    is_any = of_dictionary["interval"][1] > 0.5
+    beside.append(f"random features {_measured(**of_dictionary)}" if is_any else "random features have no such rule")
+    share, recall = (f"{record[f'label_{name}']:.0%}" for name in ("precision", "recall"))
+    counted = " ({:,} of {:,})".format(*record["label_claims"]) if record.get("label_claims") else ""
     claim = (
-        f"after {share} of its firings, one of them comes"
+        f"after {share} of its firings{counted}, one of them comes"
         if record["label_rule"]["kind"] == "promotes"
-        else f"right {share} of the times it claims a firing; foresees {recall} of the activation"
+        else f"right {share} of the times it claims a firing{counted}; foresees {recall} of the activation"
     )
-    return [f"score {score} on held-out text, {beside}{verdict}", claim]
+    lines = [f"score {score} on held-out text; {'; '.join(beside)}", claim]
+    if record["label"]:
+        return lines
+    return [f"no label: {visible(fault)}", *lines]
 
 
 def _measured(score: float, interval: Sequence[float]) -> str:
     return f"{score:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
-def bars(heights: Sequence[int]) -> str:
-    """Heights as a row of blocks."""
+def _histogram(record: Mapping[str, Any]) -> str:
+    """A row of blocks between the numbers at its ends, and how many firings the highest has."""
+    heights, edges = record["histogram"], record["histogram_edges"]
     if not heights:
         return ""
     step = -(-len(heights) // _N_BARS)
     joined = [sum(heights[i : i + step]) for i in range(0, len(heights), step)]
-    return "".join(_BLOCKS[round(8 * height / max(joined))] for height in joined)
+    blocks = "".join(_BLOCKS[-(-8 * height // max(joined))] for height in joined)
+    return f"{edges[0]:.3g} {blocks} {edges[-1]:.3g}  (highest: {max(joined):,} firings)"
 
 
 def share(value: float) -> str:
     """A share in percent, with as many digits as say something."""
-    return f"{value:.2%}" if value >= 0.001 or value == 0 else f"{value:.1e}"
+    return f"{value:.2%}" if value >= 0.001 or value == 0 else f"{100 * value:.2g}%"
 
 
 def quoted(value: Any) -> str:

@@ -14,7 +14,7 @@ from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
 from attrgraph.features.kept import by_feature
 from attrgraph.features.labelling import Label
-from attrgraph.features.layer_statistics import WINDOW, bin_edges
+from attrgraph.features.layer_statistics import bin_edges
 from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.rules import SHOWN_KINDS
 from attrgraph.features.token_texts import TokenTexts
@@ -155,13 +155,13 @@ class Records:
         entries, text, found = self._kept[name][row], self._collected.text, []
         if not entries:
             return []
-        tokens = entries["token"].tolist()
+        tokens, (before, after) = entries["token"].tolist(), self._statistics.window
         rows = text.row_of(entries["token"])
         begins, ends = text.begin[rows].tolist(), text.end[rows].tolist()
         for token, begin, stop, window in zip(tokens, begins, ends, entries["window"].tolist(), strict=True):
-            first, last = max(token - WINDOW[0], begin), min(token + WINDOW[1] + 1, stop)
+            first, last = max(token - before, begin), min(token + after + 1, stop)
             first += int(self._collected.is_counted[first:last].argmax())  # BOS, which is not counted, stands first
-            offset = first - (token - WINDOW[0])
+            offset = first - (token - before)
             found.append(
                 {
                     "tokens": self._texts.in_row(text.token_ids[first:last].tolist()),

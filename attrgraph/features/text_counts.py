@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from attrgraph.features.kept import token_priority
 from attrgraph.features.sides import Text
 
 OFFSETS = {"token": 0, "previous": -1, "next": 1}
@@ -43,7 +44,10 @@ class TextCounts:
             self._values[kind], self._first[kind] = ending - n_nothing, first[n_nothing:]
             ending = self._values[kind]
         side = text.side[row]
-        self.n_tokens = [int((is_counted & (side == each)).sum()) for each in range(2)]
+        self._judged = np.flatnonzero(is_counted & (side == 1))
+        self._priority = token_priority(self._judged)
+        self._in_order = np.sort(self._priority)
+        self.n_tokens = [int((is_counted & (side == 0)).sum()), len(self._judged)]
         n_values = max(n_vocab, int(lengths.max(initial=1)))
         self._counts = {
             kind: [
@@ -55,6 +59,7 @@ class TextCounts:
             for kind, values in self._values.items()
         }
         self._by_count: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._by_value: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def at(self, kind: str, token: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The values of tokens, by their number in the text; -1 where there is none."""
@@ -65,6 +70,21 @@ class TextCounts:
         """How many counted tokens of a side have each value."""
         found: np.ndarray = self._counts[kind][side][np.asarray(values, dtype=int)]
         return found
+
+    def n_below(self, below: float) -> int:
+        """How many tokens of the judged side have a priority below this bound."""
+        return int(np.searchsorted(self._in_order, below))
+
+    def count_below(self, kind: str, values: Sequence[int], below: float) -> Int[np.ndarray, " n"]:
+        """How many tokens of the judged side with a priority below this bound have each value."""
+        if below > 1:
+            return self.count(kind, 1, values)
+        if kind not in self._by_value:
+            of_tokens = self._values[kind][self._judged]
+            order = np.lexsort((self._priority, of_tokens))[int((of_tokens < 0).sum()) :]
+            self._by_value[kind] = np.r_[0, np.cumsum(self._counts[kind][1])], self._priority[order]
+        start, priority = self._by_value[kind]
+        return np.array([np.searchsorted(priority[start[value] : start[value + 1]], below) for value in values])
 
     def tokens_of(self, kind: str, value: int) -> list[int]:
         """The ids of the tokens that a value stands for."""

@@ -226,9 +226,10 @@ def _effect(
     """
     uncapped = local.run.uncapped_logits
     before, after = logits or (model.soft_cap(uncapped), model.soft_cap(uncapped + change))
-    check_finite((change, after, activations[1].activation))
-    top_before, top_after, kl = _top(model, before), _top(model, after), float(divergence(before, after))
-    return Effect(mode, before, after, change, kl, top_before, top_after, _compare(*activations, one))
+    kl = divergence(before, after)
+    check_finite((change, after, kl, activations[1].activation))
+    top = _top(model, before), _top(model, after)
+    return Effect(mode, before, after, change, float(kl), *top, _compare(*activations, one))
 
 
 def held_layers(n_layers: int, layers: Sequence[int], mode: str, upto_layer: int | None) -> int:

@@ -155,6 +155,17 @@ def _dashboard(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_is_there(folder: Path) -> None:
+    """Raise FeatureError if the folder holds no pages."""
+    for name in (f"{_FEATURES}/{INDEX}", "card.json"):
+        if not (folder / name).is_file():
+            problem = f"holds no feature pages ({name} is missing)" if folder.is_dir() else "there is no such folder"
+            raise FeatureError(
+                f"{folder}: {problem}; write pages with attrgraph features MODEL TRANSCODERS --text FILE -o FOLDER "
+                "(in Python describe_features)."
+            )
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """What `card.json` says.
 

@@ -1,7 +1,7 @@
 """Chat messages as text, by the chat template of a tokenizer, which is a program that somebody else wrote."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -55,9 +55,15 @@ def chat_text(
             text = _MARK
         last = filled[-1].get("content") or [{"text": ""}]
         is_whole = not is_continued or text.endswith(last if isinstance(last, str) else last[-1]["text"])
-        if _MARK not in text and _has_parts(text, filled) and is_whole:
+        if _MARK not in text and is_whole and _left_out(tokenizer, filled, is_continued, options) is None:
             return text
     text = _rendered(tokenizer, joined, is_continued, options)
+    left_out = _left_out(tokenizer, joined, is_continued, options)
+    if left_out is not None:
+        raise PromptError(
+            f"the chat template leaves out {left_out}, so that the model would never see it. Take it out, put it into "
+            "another message, or give the prompt as text."
+        )
     if is_continued and not text.endswith(texts[-1]):
         raise PromptError(
             f"the chat template changes the last message, {texts[-1]!r:.60}: most take away the spaces at its ends. "
@@ -141,14 +147,44 @@ def _marked(message: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _has_parts(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether all parts are in the text one after the other: a template that knows none may leave them out."""
-    at = 0
-    for message in messages:
-        for part in message["content"] if isinstance(message.get("content"), list) else ():
-            words = part["text"].strip()
-            found = text.find(words, at)
-            if found < 0:
-                return False
-            at = found + len(words)
-    return True
+def _left_out(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Any], is_continued: bool, options: Mapping[str, Any]
+) -> str | None:
+    """The first text or call of a function that the template does not write, or None: each is marked at its end."""
+    marks: dict[str, str] = {}
+
+    def marked(text: str, what: str) -> str:
+        if not text.strip():
+            return text
+        mark = f"attrgraph{len(marks)}end"
+        marks[mark] = what
+        return text.rstrip() + mark
+
+    def with_marks(message: Mapping[str, Any], number: int) -> dict[str, Any]:
+        of, found = f"of message {number} ({message['role']})", dict(message)
+        content, calls = found.get("content"), found.get("tool_calls")
+        if isinstance(content, str):
+            found["content"] = marked(content, f"the text {of}")
+        elif content:
+            found["content"] = [{**part, "text": marked(part["text"], f"a part {of}")} for part in content]
+        if isinstance(calls, list):
+            found["tool_calls"] = [_renamed(call, lambda name: marked(name, f"a tool call {of}")) for call in calls]
+        return found
+
+    filled = [with_marks(message, number) for number, message in enumerate(messages)]
+    try:
+        text = _rendered(tokenizer, filled, is_continued, options)
+    except PromptError:  # of what the marks have changed; what the template says of the messages has been heard
+        return None
+    return next((what for mark, what in marks.items() if mark not in text), None)
+
+
+def _renamed(call: Any, rename: Callable[[str], str]) -> Any:
+    """A tool call with another name of its function, which stands at the top or, as OpenAI has it, one level below."""
+    if not isinstance(call, Mapping):
+        return call
+    return {
+        **call,
+        **({"name": rename(call["name"])} if isinstance(call.get("name"), str) else {}),
+        **({"function": _renamed(call["function"], rename)} if "function" in call else {}),
+    }

@@ -196,3 +196,15 @@ def test_what_stands_before_a_prompt_and_is_skipped_is_as_asked(capsys: pytest.C
     assert "a position to skip is -7; expected 0 to 5, or -1" in capsys.readouterr().err
     assert main(["trace", "in texas the capital is", "--skip-positions", "0,x"]) == 1
     assert capsys.readouterr().err.startswith("attrgraph: --skip-positions: '0,x' is not a list of positions")
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("command", [["trace"], ["validate"], ["intervene", "--set", "0_1_2=0"]])
+def test_a_file_is_no_prompt(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("The capital of Texas is")
+    name, *others = command
+    assert main([name, "prompts.txt", *others]) == 1
+    assert "'prompts.txt' is the name of a file. Give the text itself" in capsys.readouterr().err

@@ -111,6 +111,40 @@ def test_a_page_is_printed_and_written(
     assert "has no page here" in capsys.readouterr().err
 
 
+def test_all_features_are_listed_in_the_terminal_and_in_one_file(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert write(text, Path("pages")) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["feature", "label", "from", "score", "control", "fires", "max"]
+    assert rows[0].startswith("1/1023   city in texas  given      -")
+    assert main(["feature", "pages", "--html", "all.html"]) == 0
+    page = Path("all.html").read_text()
+    assert "3/458" in page and "city in texas" in page and "given" in page
+    capsys.readouterr()
+    assert main(["feature", "pages", "--top", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "1/1023" in shown and "city in texas" in shown and "given" in shown and "3/458" not in shown
+    assert main(["feature", "pages", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["index"], row["label_score"]) for row in rows if row["label_source"] == "given"] == [(1023, None)]
+
+
+@pytest.mark.parametrize("name", ["3/458", "3_458", "3:458", "L3/458", "L3 feature 458", "3_458_7", "3/458@7"])
+def test_a_feature_is_found_by_every_name_that_it_has(name: str, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps({name: "mine"}))
+    assert ag.load_labels(tmp_path / "mine.json") == {(3, 458): "mine"}
+    assert list(ag.describe_features(ag.load_model("demo"), SENTENCES[-1:], [name])) == ["3/458"]
+
+
+def test_a_folder_without_pages_is_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, problem in ((tmp_path / "none", "there is no such folder"), (tmp_path, "holds no feature pages")):
+        assert main(["feature", str(folder), "3/458"]) == 1
+        said = capsys.readouterr().err
+        assert problem in said and "attrgraph features" in said and "Errno" not in said and said.count("\n") == 1
+
+
 def test_labels_go_into_graphs_and_given_names_win(text: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"3/458": "says the capital"}')
     assert write(text, tmp_path / "pages", "--labels", str(tmp_path / "mine.json")) == 0

@@ -302,7 +302,7 @@ def test_a_chat_template_takes_arguments(tmp_path: Path, capsys: pytest.CaptureF
     hf_model.hf_model.save_pretrained(model)
     byte_level("<s>", bos="<s>", template="{{ 'A' if short else '!' }}").save_pretrained(model)
     save_transcoders(make_transcoders(cross_layer=False), transcoders)
-    path.write_text(json.dumps({"prompt": [{"role": "user", "content": "a"}]}))
+    path.write_text(json.dumps({"prompt": [{"role": "user", "content": ""}]}))
     arguments = ["trace", "--prompts", str(path), "-o", str(tmp_path / "graphs"), "--model", str(model)]
     arguments += ["--transcoders", str(transcoders), "--max-feature-nodes", "5", "--allow-inexact"]
     assert main([*arguments, "--prepend", "none", "--chat-template-kwargs", '{"short": true}']) == 0

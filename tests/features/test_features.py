@@ -13,7 +13,7 @@ import attrgraph as ag
 from attrgraph.data.corpus import TokenRows, rows_of
 from attrgraph.errors import FeatureError
 from attrgraph.features import describe
-from attrgraph.features.layer_statistics import BYTES_PER_FEATURE, N_TOP, WINDOW, bin_edges
+from attrgraph.features.layer_statistics import N_TOP, WINDOW, bin_edges, bytes_per_feature
 from attrgraph.io import feature_records
 from attrgraph.models.frozen import norm_before
 
@@ -253,9 +253,34 @@ def test_a_layer_is_described_by_its_number(monkeypatch: pytest.MonkeyPatch) -> 
         ag.describe_features(model, rows, ["1/*5"], transcoders=transcoders)
     with pytest.raises(FeatureError, match="there is no feature 9/0"):
         ag.describe_features(model, rows, ["9/*"], transcoders=transcoders)
-    monkeypatch.setattr(describe, "free_bytes", lambda _: 5 * BYTES_PER_FEATURE)
+    monkeypatch.setattr(describe, "free_bytes", lambda _: 5 * bytes_per_feature(rows.n_tokens, WINDOW))
     with pytest.raises(FeatureError, match=r"6 features may keep .* describe fewer"):
         ag.describe_features(model, rows, [(0, i) for i in range(6)], transcoders=transcoders)
+
+
+def test_of_a_small_text_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, transcoders, rows = described("llama")
+    free = N_LAYERS * N_FEATURES * bytes_per_feature(rows.n_tokens, WINDOW) // 2
+    monkeypatch.setattr(describe, "free_bytes", lambda _: free)
+    with pytest.raises(FeatureError, match="describe fewer"):
+        ag.describe_features(model, rows, transcoders=transcoders)
+    pages = ag.describe_features(model, rows.first_tokens(6), transcoders=transcoders)
+    assert pages.card["cost"]["most_bytes_kept"] < free
+    assert max(len(feature_records.packed(page.record)) for page in pages.values()) < bytes_per_feature(6, WINDOW)
+
+
+def test_examples_of_single_characters_have_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, transcoders, rows = described("gpt2", activation="relu")
+    monkeypatch.setattr(type(model), "token_text", lambda _, token: chr(0x4E00 + token))
+    pages = ag.describe_features(model, rows, ["0/3"], transcoders=transcoders)
+    assert pages.card["settings"]["window"] == [5 * each for each in WINDOW]
+    of_rows = [acts[:, 3] for acts in activations(model, transcoders, rows, 0)]
+    longest = max(of_rows, key=len)
+    (example,) = (
+        one for one in pages["0/3"]["examples_quantiles"][0]["examples"] if len(one["tokens"]) == len(longest)
+    )
+    assert len(longest) > sum(WINDOW) + 1 and example["train_token_ind"] == longest.argmax()
+    np.testing.assert_allclose(example["tokens_acts_list"], longest, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("activation", ["relu", "jumprelu"])

@@ -1,5 +1,6 @@
 """Chat templates of every style, rebuilt: what they make of messages, and which positions stand before the text."""
 
+import re
 import sys
 from typing import Any
 
@@ -166,6 +167,37 @@ def test_parts_are_the_templates_own_or_put_together() -> None:
     assert text(GEMMA_3_PARTS, "It ", "is", role="assistant") == "<bos><start_of_turn>assistant\nItis"
     for template in (ONLY_TEXT, AS_JSON, QWEN_2.replace("{{ m['content'] }}", "{{ '' + m['content'] }}")):
         assert "Cap ital?<|im_end|>" in text(template, "Cap ", "ital?")
+
+
+CALLS = "{{ m.tool_calls | tojson if m.tool_calls }}"
+WHOLE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}" + CALLS + "</{{ m.role }}>{% endfor %}"
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("template", "left_out"),
+    [
+        (WHOLE, None),
+        (WHOLE.replace("if m.tool_calls", "if m.tool_calls and not m.content"), "a tool call of message 2 (assistant)"),
+        (WHOLE.replace("if m.tool_calls", "if m.tool_calls and loop.last"), "a tool call of message 2 (assistant)"),
+        (WHOLE.replace("{{ m.content }}", "{{ m.content if m.role != 'system' }}"), "the text of message 0 (system)"),
+        (WHOLE.replace("{{ m.content }}", "{{ m.content if not m.tool_calls }}"), "the text of message 2 (assistant)"),
+    ],
+)
+def test_what_a_template_leaves_out_is_named(template: str, left_out: str | None) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "s"}]},
+        {"role": "assistant", "content": "I add.", "tool_calls": [CALL]},
+        {"role": "tool", "content": " 2 "},
+        {"role": "user", "content": " "},
+    ]
+    tokenizer = byte_level("<bos>", bos="<bos>", template=template)
+    if left_out is None:
+        assert "<user>s</user>" in (text := chat_text(tokenizer, messages, {})) and '"name": "add"' in text
+        return
+    with pytest.raises(PromptError, match=re.escape(f"leaves out {left_out}, so that")):
+        chat_text(tokenizer, messages, {})
 
 
 BOMBS = {

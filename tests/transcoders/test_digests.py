@@ -9,7 +9,7 @@ import torch
 from tiny import make_model, make_transcoders
 
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
+from attrgraph.transcoders import Transcoders, digests, load_transcoders, save_transcoders
 from attrgraph.transcoders.digests import Origin, digest_files, digest_tensors
 
 
@@ -112,6 +112,14 @@ def test_transcoders_that_are_changed_no_longer_have_their_files_digest(name: st
     assert other.source["digest"] != transcoders.source["digest"]
 
 
+@pytest.fixture(params=["here", "on a device"])
+def _both_readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents are read, or as on devices other than the CPU summed."""
+    if request.param != "here":
+        monkeypatch.setattr(digests, "_quick_digest", lambda tensor: digests._sums(tensor.detach().reshape(-1)))
+
+
+@pytest.mark.usefixtures("_both_readers")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int8])
 def test_sums_notice_signs_single_elements_and_odd_places(dtype: torch.dtype) -> None:
     whole = torch.randint(1, 100, (40_001,), generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -124,6 +132,7 @@ def test_sums_notice_signs_single_elements_and_odd_places(dtype: torch.dtype) ->
         assert origin.now()["digest"] != first
 
 
+@pytest.mark.usefixtures("_both_readers")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
 @pytest.mark.parametrize("width", [1, 8, 24, 511, 1000])
 def test_sums_notice_that_rows_change_places(width: int, dtype: torch.dtype) -> None:
@@ -137,13 +146,14 @@ def test_sums_notice_that_rows_change_places(width: int, dtype: torch.dtype) -> 
 
 def test_larger_tensors_are_asked_for_their_changes_only() -> None:
     W = torch.zeros(1000)
-    origin = Origin({"id": "x", "digest": "sha256:0"}, "x", lambda: {"W": W}, lambda: None, most_summed=100)
+    origin = Origin({"id": "x", "digest": "sha256:0"}, "x", lambda: {"W": W}, lambda: None, most_read=100)
     W.data[0] = 1  # what is said not to be seen
     assert origin.now()["digest"] == "sha256:0"
     W[0] = 2
     assert origin.now()["digest"] == digest_tensors({"W": W})
 
 
+@pytest.mark.usefixtures("_both_readers")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_sums_notice_signs_that_change_in_pairs(dtype: torch.dtype) -> None:
     held = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -107,7 +107,7 @@ class TrainableTranscoders(nn.Module):
         return self.norm.read_mean.device.type == "cpu" and n_pairs < _DENSE_FROM * config.n_features
 
     def normalised_reads(self, layer: int, reads: Tensor) -> Float[Tensor, "n_tokens d_model"]:
-        return (reads - self.norm.read_mean[layer]) * self.norm.read_scale[layer]
+        return (reads.float() - self.norm.read_mean[layer]) * self.norm.read_scale[layer]
 
     def pre_activations(self, layer: int, x: Float[Tensor, "n_tokens d_model"]) -> Tensor:
         """Of every feature, from normalised reads; in bfloat16 on a GPU, which is enough to choose by."""

@@ -159,7 +159,7 @@ def _error_gradients(
     before.
     """
     config, n_tokens, d = model.config, batch.n_tokens, model.d_model
-    targets = batch.writes * model.norm.write_scale[:, None, None]
+    targets = batch.writes.float() * model.norm.write_scale[:, None, None]
     written = torch.zeros(n_tokens, model.n_layers * d, device=targets.device)
     spans = [slice(layer * d, (layer + n) * d) for layer, n in enumerate(model.n_targets)]
     for out, span in zip(outs, spans, strict=True):

@@ -14,6 +14,7 @@ from attrgraph.transcoders.training.checkpoint import CheckpointFolder
 from attrgraph.transcoders.training.export import export_transcoders
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
 from attrgraph.transcoders.training.shards import Shards
+from attrgraph.transcoders.training.streams import Activations
 from attrgraph.transcoders.training.train_config import TrainConfig
 from attrgraph.transcoders.training.trainer import Hooks, train_transcoders
 
@@ -103,6 +104,21 @@ def test_runs_are_reproducible_and_leave_the_global_seed_alone() -> None:
     for ours, theirs in zip(first.parameters(), train(n_tokens=5_120).parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(first.W_enc[0], train(n_tokens=5_120, seed=1).W_enc[0])
+
+
+class _InDouble(SparseWorld):
+    """As a model in float64 gives them."""
+
+    def round(self, index: int) -> Activations:
+        found = super().round(index)
+        return Activations(found.reads.double(), found.writes.double())
+
+
+@pytest.mark.parametrize("activation", ["batchtopk", "jumprelu"])
+def test_activations_in_double_precision_train_the_same_set(activation: str) -> None:
+    single, double = (train(world, n_tokens=5_120, activation=activation) for world in (SparseWorld(), _InDouble()))
+    assert_close(double.W_dec[0], single.W_dec[0], rtol=1e-4, atol=1e-5)
+    assert double.W_enc[0].dtype == torch.float32
 
 
 class _StopError(Exception):
