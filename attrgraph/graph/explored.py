@@ -12,7 +12,7 @@ from scipy import sparse
 from attrgraph.errors import FeatureError, GraphFileError
 from attrgraph.files import read_json
 from attrgraph.graph.parts import before_pruning
-from attrgraph.io.feature_records import FeatureFiles, read_card, unpacked
+from attrgraph.io.feature_records import FeatureFiles, check_is_there, read_card, unpacked
 from attrgraph.io.json_writing import to_document
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def feature_records(graph: "Graph", pages: Pages | str | Path) -> dict[str, Any]
         FeatureError: no folder of pages, or pages of other transcoders than the graph's.
     """
     if isinstance(pages, str | Path):
+        check_is_there(Path(pages))
         files, card = FeatureFiles(Path(pages)), read_card(Path(pages))
         pages = _Unpacked({f"{layer}/{feature}": (files, (layer, feature)) for layer, feature in files})
     else:

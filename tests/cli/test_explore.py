@@ -33,7 +33,7 @@ def test_a_graph_becomes_a_page_with_names_for_its_features(
         (["-o", "page.svg"], 1, "unknown ending '.svg'; expected .html"),
         (["-o", "there.html"], 1, "exists; choose another name or pass --force"),
         (["-o", "page.html", "--model", "demo"], 2, "with a graph, options of a model have no use, except --labels"),
-        (["-o", "page.html", "--features", "."], 1, "has no feature pages"),
+        (["-o", "page.html", "--features", "."], 1, "holds no feature pages"),
         (["-o", "page.html", "--validation", "none.json"], 1, "none.json"),
     ],
 )

@@ -179,7 +179,7 @@ def test_pages_of_other_transcoders_are_refused(tmp_path: Path) -> None:
     graph = graph.replace(metadata={**graph.metadata, "transcoders": {"digest": "sha256:" + "2" * 64}})
     with pytest.raises(FeatureError, match=r"of transcoders with digest sha256:1+, the graph's are sha256:2+"):
         graph.explore(features=Pages({"1/3": RECORD}))
-    with pytest.raises(FeatureError, match="has no feature pages"):
+    with pytest.raises(FeatureError, match="holds no feature pages"):
         graph.explore(features=tmp_path)
 
 
