@@ -10,6 +10,7 @@ import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import check_one_form, print_csv, print_files, print_json, print_table, print_text
 from attrgraph.cli.writing import check_picture
+from attrgraph.files import check_writable
 from attrgraph.viz.text import typed, visible
 
 _TABLES = ("nodes", "edges")
@@ -19,7 +20,7 @@ def diff(
     left: Annotated[Path, options.argument("LEFT", "A graph file.")],
     right: Annotated[Path, options.argument("RIGHT", "Another, of the same model and transcoders.")],
     align: Annotated[str, "WAY", "Positions counted from the end, from the start, or by equal tokens."] = "end",
-    output: Annotated[Path | None, options.output("A picture of both: .svg .png .pdf .dot.")] = None,
+    output: Annotated[Path | None, options.output("Both: a picture (.svg .png .pdf .dot), or .html to click.")] = None,
     top: options.Top = 10,
     as_csv: Annotated[str | None, "TABLE", "Print this table as CSV: nodes or edges.", "--csv"] = None,
     as_json: options.AsJson = False,
@@ -36,12 +37,18 @@ def diff(
         raise typer.BadParameter(f"--csv is {as_csv!r}; expected nodes or edges.")
     files = [] if output is None else [output]
     for file in files:
-        check_picture(file, force=force)
+        if file.suffix == ".html":
+            check_writable(file, overwrite=force)
+        else:
+            check_picture(file, force=force)
     from attrgraph.viz.diff_dot import draw_diff
 
     found = ag.diff(ag.load_graph(left), ag.load_graph(right), align=align)
     for file in files:
-        draw_diff(found, file, overwrite=force)
+        if file.suffix == ".html":
+            found.explore(file, overwrite=force)
+        else:
+            draw_diff(found, file, overwrite=force)
     if as_csv is not None:
         print_csv(found.nodes.reset_index() if as_csv == "nodes" else found.edges)
         for note in found.notes:

@@ -18,6 +18,8 @@ def explore(
     output: Annotated[Path, options.output("The page: .html.")],
     choice: options.ModelOptions,
     reading: options.PromptOptions,
+    features: Annotated[Path | None, "FOLDER", "Pages of features (attrgraph features), for those shown."] = None,
+    validation: Annotated[Path | None, "FILE", "Of this graph: JSON that attrgraph validate wrote."] = None,
     force: options.Force = False,
 ) -> None:
     """Write a graph as a page to click: one file, for any browser.
@@ -38,5 +40,5 @@ def explore(
         graph = options.NamedGraph(labels=choice.labels).load(Path(subject))
     else:
         graph = ag.trace(choice.load(), reading.read(subject), **reading.how())
-    graph.explore(output, overwrite=force)
+    graph.explore(output, features=features, validation=validation, overwrite=force)
     print_text(str(output))

@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 from attrgraph.attribution.provenance import library_versions
 from attrgraph.data.corpus import TokenRows, read_corpus, rows_of
 from attrgraph.errors import FeatureError, checked
-from attrgraph.features import layouts
 from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
 from attrgraph.features.control import random_dictionary
@@ -30,6 +29,7 @@ from attrgraph.features.records import N_PROMOTED, Records
 from attrgraph.features.token_texts import TokenTexts
 from attrgraph.files import write_whole
 from attrgraph.graph.graph import Graph
+from attrgraph.io import feature_records
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, why_left_out
@@ -162,10 +162,10 @@ def _written(
     transcoders: Transcoders,
     collected: Collected,
     controls: list[Control],
-    names: Mapping[layouts.Place, str],
+    names: Mapping[feature_records.Place, str],
     like: Transcoders | None,
     progress: Progress,
-) -> dict[layouts.Place, bytes]:
+) -> dict[feature_records.Place, bytes]:
     """The records of all described features."""
     texts = TokenTexts(model, collected.text.token_ids[collected.is_counted][:8].tolist())
     found = [_promoted(model, transcoders, layer, one.features) for layer, one in enumerate(collected.layers)]
@@ -174,12 +174,12 @@ def _written(
         for layer, control in enumerate(controls)
     ]
     likeness = Likeness(model, transcoders, collected, labels, names, like, controls)
-    connections, blobs = Connections(model, transcoders, collected), dict[layouts.Place, bytes]()
+    connections, blobs = Connections(model, transcoders, collected), dict[feature_records.Place, bytes]()
     for layer in range(len(controls)):
         progress("write pages", layer, len(controls))
         of_layer = (layer, likeness.labels(layer), names, found[layer], texts)
         for record in Records(model, transcoders, collected, connections, *of_layer):
-            blobs[layer, record["index"]] = layouts.packed(record)
+            blobs[layer, record["index"]] = feature_records.packed(record)
     progress("write pages", len(controls), len(controls))
     return blobs
 

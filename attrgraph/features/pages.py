@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from attrgraph.errors import FeatureError, GraphFileError, as_whole
-from attrgraph.features import layouts
 from attrgraph.features.index_html import MOST_ROWS, index_html, table_html
 from attrgraph.features.page_html import page_html
 from attrgraph.features.page_text import page_text
 from attrgraph.files import put_back, whole_folder, write_whole
+from attrgraph.io import feature_records
 from attrgraph.schema import feature_place
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FeaturePages(Mapping[str, FeaturePage]):
         card: how they were made: model, transcoders, text, tokens, settings, controls.
     """
 
-    def __init__(self, blobs: Mapping[layouts.Place, bytes], card: Mapping[str, Any]) -> None:
+    def __init__(self, blobs: Mapping[feature_records.Place, bytes], card: Mapping[str, Any]) -> None:
         self._blobs, self.card = blobs, dict(card)
 
     @staticmethod
@@ -81,13 +81,13 @@ class FeaturePages(Mapping[str, FeaturePage]):
             FeatureError: it holds none.
         """
         folder = Path(folder)
-        layouts.check_is_there(folder)
-        return FeaturePages(layouts.FeatureFiles(folder), layouts.read_card(folder))
+        feature_records.check_is_there(folder)
+        return FeaturePages(feature_records.FeatureFiles(folder), feature_records.read_card(folder))
 
-    def __getitem__(self, name: str | layouts.Place) -> FeaturePage:
+    def __getitem__(self, name: str | feature_records.Place) -> FeaturePage:
         place = place_of(name)
         try:
-            return FeaturePage(layouts.unpacked(self._blobs[place]), self)
+            return FeaturePage(feature_records.unpacked(self._blobs[place]), self)
         except KeyError as e:
             raise FeatureError(
                 f"feature {place[0]}/{place[1]} has no page here; {len(self)} features have one, of layers "
@@ -118,11 +118,11 @@ class FeaturePages(Mapping[str, FeaturePage]):
         write_whole(path, lambda file: file.write_text(text, encoding="utf-8"), overwrite=overwrite)
 
     @property
-    def labels(self) -> dict[layouts.Place, str]:
+    def labels(self) -> dict[feature_records.Place, str]:
         """Of the features that have one."""
         return {place: label for place in self._blobs if (label := self[place]["label"])}
 
-    def with_labels(self, names: Mapping[layouts.Place, str]) -> "FeaturePages":
+    def with_labels(self, names: Mapping[feature_records.Place, str]) -> "FeaturePages":
         """The same pages with names that win, such as those that `load_labels` reads; what the rules found stays.
 
         Raises:
@@ -131,8 +131,8 @@ class FeaturePages(Mapping[str, FeaturePage]):
         named = {}
         for place, name in names.items():
             found = {"label": name, "label_source": "given"}
-            named[place] = layouts.packed({**self[place].record, **found})
-        return FeaturePages(ChainMap(named, cast(MutableMapping[layouts.Place, bytes], self._blobs)), self.card)
+            named[place] = feature_records.packed({**self[place].record, **found})
+        return FeaturePages(ChainMap(named, cast(MutableMapping[feature_records.Place, bytes], self._blobs)), self.card)
 
     def table(self) -> "pd.DataFrame":
         """A row a feature: label, where it is from, score, control, frequency, strengths.
@@ -165,9 +165,9 @@ class FeaturePages(Mapping[str, FeaturePage]):
             names.setdefault(str(layer), {})[str(feature)] = label
         try:
             with whole_folder(folder, partial(check_folder, folder, overwrite=overwrite)) as new:
-                layouts.write_feature_files(new, self._blobs, self.card["n_features"])
+                feature_records.write_feature_files(new, self._blobs, self.card["n_features"])
                 about = {"model": self.card["scan"], "source_set": self.card["source_set"]}
-                layouts.write_neuronpedia(new, self._blobs, **about)
+                feature_records.write_neuronpedia(new, self._blobs, **about)
                 self.table().to_parquet(new / "features.parquet", index=False)
                 for name, values in (("card.json", self.card), ("labels.json", names)):
                     text = json.dumps(values, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
@@ -187,7 +187,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise GraphFileError(f"{folder}: holds something else than feature pages; choose another name.")
 
 
-def place_of(name: object) -> layouts.Place:
+def place_of(name: object) -> feature_records.Place:
     """Layer and feature of "3/458", of another name that `feature_place` knows, or of (3, 458).
 
     Raises:
@@ -197,4 +197,4 @@ def place_of(name: object) -> layouts.Place:
     place = feature_place(name) if isinstance(name, str) else tuple(whole)
     if place is None or len(place) != 2 or None in place:
         raise FeatureError(f"{name!r:.60} names no feature; expected layer/feature, such as 3/458.")
-    return cast(layouts.Place, place)
+    return cast(feature_records.Place, place)

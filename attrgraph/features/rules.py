@@ -22,8 +22,8 @@ from attrgraph.features.text_counts import TextCounts
 # a rule names at most so many tokens, each with this share of the activation, at which it fires more often than not
 _MOST_TOKENS, _LEAST_SHARE, _LEAST_PRECISION_OF_ONE = 8, 0.02, 0.5
 LEAST_PRECISION, LEAST_RECALL, LEAST_FIRINGS = 0.8, 0.1, 5
-# what the 95% interval of the counted precision has to lie above: 8 of 8 do, 7 of 7 do not
-_LEAST_CERTAIN = 0.65
+# what the 95% interval of the counted precision has to lie above: 6 of 6 do, 5 of 5 do not
+_LEAST_CERTAIN = 0.6
 
 
 class Kind(NamedTuple):
@@ -155,7 +155,7 @@ def nearest_rule(
 ) -> list[Rule]:
     """Where no rule is precise, the one that is most nearly, if there is any; arguments as of `precise_rules`."""
     rules = [judge(counts, rule, judged) for rule in _candidates(counts, found, judged, promoted)]
-    faulty = [rule for rule in rules if rule.fault is not None]
+    faulty = [rule for rule in rules if rule.fault is not None and rule.n_claims]
     return sorted(faulty, key=lambda rule: (rule.precision_interval[0], rule.score))[-1:]
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 from scipy import sparse
 
 from attrgraph.errors import AttrGraphError, share
-from attrgraph.graph import effects, explore, expressions, flow, neighbors, paths, select, stats, without
+from attrgraph.graph import effects, expressions, flow, neighbors, paths, select, stats, without
+from attrgraph.graph.explore import explore, in_notebook
 from attrgraph.graph.groups import automatic, grouped
 from attrgraph.graph.parts import before_pruning, part_of, recomputed, with_scores
 from attrgraph.influence import pruning, scores
@@ -156,4 +157,5 @@ class Graph:
     to_json = json_writing.write_json
     to_networkx = networkx_graph.to_networkx
     to_dot = draw.to_dot
-    explore = explore.explore
+    explore = explore
+    _repr_html_ = in_notebook

@@ -16,6 +16,7 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from itertools import islice
 from typing import Unpack
 
@@ -37,6 +38,7 @@ from attrgraph.models.live_replacement import divergence
 from attrgraph.models.special import PromptOptions
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 from attrgraph.transcoders.transcoders import decoded
+from attrgraph.viz.html_table import html_table
 
 MODES = ("frozen", "frozen-attention", "constrained", "free")
 # What the rows of a batch take at most, if the memory budget allows it: chosen, not tuned.
@@ -44,6 +46,7 @@ _BATCH_BYTES = 2**28
 # Of a row: streams of a block and its MLP's neurons in one layer, in widths of the stream, and copies of the logits of
 # the last position, one of them in float64. Counted.
 _BLOCK_STREAMS, _LOGIT_COPIES = 20, 5
+_MOST_SHOWN = 20  # rows of a table in a notebook
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,16 @@ class Effect:
     def __repr__(self) -> str:
         (before, p), (after, q) = self.top_before[0], self.top_after[0]
         return f"Effect({self.mode}: {before!r} {p:.3f} -> {after!r} {q:.3f}; KL {self.kl:.3g} nats)"
+
+    def _repr_html_(self) -> str:
+        tops = zip(self.top_before, self.top_after, strict=True)
+        rows = [(before, p, after, q) for (before, p), (after, q) in tops]
+        answers = pd.DataFrame(rows, columns=["before", "p_before", "after", "p_after"])
+        order = (self.features["after"] - self.features["before"]).abs().sort_values(ascending=False).index
+        tables = [answers, self.features.loc[order]]
+        return f"<p>{escape(repr(self))}</p>" + "".join(
+            html_table(one, _MOST_SHOWN, "effect.features") for one in tables
+        )
 
     @property
     def is_flipped(self) -> bool:

@@ -73,3 +73,4 @@ class Validation:
         }
 
     save = validation_report.save
+    _repr_html_ = validation_report.in_notebook

@@ -5,14 +5,13 @@ from base64 import b64encode
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.files import write_whole
 from attrgraph.validation.report_figures import draw_all
 from attrgraph.viz.figures import check_matplotlib
+from attrgraph.viz.html_table import html_table
 
 if TYPE_CHECKING:
     from attrgraph.validation.result import Validation
@@ -74,11 +73,7 @@ def to_html(validation: "Validation") -> str:
         for line in validation.verdict
     )
     figures = "\n".join(_figure(escape(name), svg) for name, svg in draw_all(validation).items())
-    tables = "\n".join(
-        f"<details><summary>{HEADINGS[name]}</summary>{_table(validation.tables[name])}</details>"
-        for name in HEADINGS
-        if name in validation.tables and len(validation.tables[name])
-    )
+    tables = _tables(validation)
     parts = {"title": title, "verdict": verdict, "figures": figures, "tables": tables}
     parts |= {"mode": validation.settings["mode"], "provenance": escape(_provenance(validation))}
     return Template(_PAGE.read_text(encoding="utf-8")).substitute(parts)
@@ -88,19 +83,18 @@ def _figure(title: str, svg: bytes) -> str:
     return f'<h2>{title}</h2><img alt="{title}" src="data:image/svg+xml;base64,{b64encode(svg).decode()}">'
 
 
-def _table(table: pd.DataFrame) -> str:
-    shown = table.head(_MOST_ROWS).rename(columns=lambda name: str(name).replace("_", " "))
-    with pd.option_context("display.max_colwidth", None):
-        html = shown.to_html(index=False, border=0, na_rep="-", formatters=dict.fromkeys(shown.columns, _cell))
-    n_more = len(table) - _MOST_ROWS
-    more = f"<p class=small>{n_more} more rows are in the JSON report.</p>" if n_more > 0 else ""
-    return f'<div class="wide">{html}</div>{more}'
+def in_notebook(validation: "Validation") -> str:
+    """The verdict, and the tables to open below it."""
+    lines = "".join(f"<li><b>{line.level}</b> {escape(line.text)}</li>" for line in validation.verdict)
+    return f"<ul>{lines}</ul>{_tables(validation)}"
 
 
-def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _tables(validation: "Validation") -> str:
+    return "\n".join(
+        f"<details><summary>{HEADINGS[name]}</summary>{html_table(table, _MOST_ROWS, 'the JSON report')}</details>"
+        for name in HEADINGS
+        if len(table := validation.tables.get(name, ()))
+    )
 
 
 def _provenance(validation: "Validation") -> str:

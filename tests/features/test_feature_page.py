@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import attrgraph as ag
-from attrgraph.features import layouts
 from attrgraph.features.pages import FeaturePage
+from attrgraph.io import feature_records
 
 # tags, a terminal's colours, text from right to left, a byte, nothing, blanks, a very long word
 NASTY = [
@@ -65,7 +65,7 @@ def test_html_is_text_and_asks_for_nothing(page: FeaturePage) -> None:
 
 
 def test_all_features_stand_in_one_file_whose_script_is_its_own(page: FeaturePage, tmp_path: Path) -> None:
-    pages = ag.FeaturePages({(3, 458): layouts.packed(page.record | {"label": "</script><b>x"})}, CARD)
+    pages = ag.FeaturePages({(3, 458): feature_records.packed(page.record | {"label": "</script><b>x"})}, CARD)
     pages.to_html(tmp_path / "all.html")
     shown = (tmp_path / "all.html").read_text(encoding="utf-8")
     assert "http:" not in shown and "https:" not in shown and "<b>x" not in shown and "3/458" in shown
@@ -78,7 +78,7 @@ def test_all_features_stand_in_one_file_whose_script_is_its_own(page: FeaturePag
 def test_a_notebook_shows_the_best_of_many_features(page: FeaturePage) -> None:
     records = [page.record | {"index": i, "label": f"<b>{i}", "label_score": i / 100} for i in range(100)]
     records[5] |= {"label_source": "given", "label_score": 1.0}
-    pages = ag.FeaturePages({(3, one["index"]): layouts.packed(one) for one in records}, CARD)
+    pages = ag.FeaturePages({(3, one["index"]): feature_records.packed(one) for one in records}, CARD)
     shown = pages._repr_html_()
     assert "<td>3/99</td><td>&lt;b&gt;99</td>" in shown and "0.99" in shown and "the best 20 of 100" in shown
     assert "3/79" not in shown and "<b>99" not in shown and "<script" not in shown
@@ -90,7 +90,7 @@ def test_a_name_that_was_given_has_no_score(page: FeaturePage) -> None:
     found = page.record | {"index": 1, "label": "says x", "label_source": "rule", "label_score": 0.7, "n_firings": 9}
     nothing = page.record | {"index": 2, "label": "", "label_source": "none", "label_score": 0.99}
     records = [nothing, page.record | named, found]
-    table = ag.FeaturePages({(3, one["index"]): layouts.packed(one) for one in records}, CARD).best()
+    table = ag.FeaturePages({(3, one["index"]): feature_records.packed(one) for one in records}, CARD).best()
     assert table["label"].tolist() == ["says x", "mine", ""]
     assert table["label_source"].tolist() == ["rule", "given", "none"]
     assert table["label_score"].isna().tolist() == [False, True, False]
@@ -111,13 +111,15 @@ def test_what_names_no_feature_is_told_in_one_line(name: object) -> None:
 def test_a_page_says_what_it_is_of_and_who_its_neighbours_are(page: FeaturePage) -> None:
     with_neighbour = page.record | {"together": [{"layer": 1, "feature": 9, "weight": 0.5}]}
     records = [with_neighbour, page.record | {"layer": 1, "index": 9, "label": "<i>other"}]
-    pages = ag.FeaturePages({(one["layer"], one["index"]): layouts.packed(one) for one in records}, CARD)
+    pages = ag.FeaturePages({(one["layer"], one["index"]): feature_records.packed(one) for one in records}, CARD)
     assert "1/9 <i>other +0.5" in str(pages["3/458"])
     shown = pages["3/458"]._repr_html_()
     assert "1/9 &lt;i&gt;other <small>+0.5" in shown and "&lt;b&gt;m (no digest)" in shown
     for said in (str(pages["3/458"]), shown):
         assert "transcoders t (01234567)" in said and "6 tokens of 1 documents (98765432)" in said
-    damaged = ag.FeaturePages({(3, 458): layouts.packed(page.record)}, {"model": 1, "transcoders": {}, "text": []})
+    damaged = ag.FeaturePages(
+        {(3, 458): feature_records.packed(page.record)}, {"model": 1, "transcoders": {}, "text": []}
+    )
     assert "fires" in str(damaged["3/458"]) and "<b>m" not in damaged._repr_html_()
 
 

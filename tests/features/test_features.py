@@ -12,8 +12,9 @@ from tiny import D_VOCAB, N_FEATURES, N_LAYERS, make_model, make_transcoders
 import attrgraph as ag
 from attrgraph.data.corpus import TokenRows, rows_of
 from attrgraph.errors import FeatureError
-from attrgraph.features import describe, layouts
+from attrgraph.features import describe
 from attrgraph.features.layer_statistics import N_TOP, WINDOW, bin_edges, bytes_per_feature
+from attrgraph.io import feature_records
 from attrgraph.models.frozen import norm_before
 
 SENTENCES = [
@@ -265,7 +266,7 @@ def test_of_a_small_text_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         ag.describe_features(model, rows, transcoders=transcoders)
     pages = ag.describe_features(model, rows.first_tokens(6), transcoders=transcoders)
     assert pages.card["cost"]["most_bytes_kept"] < free
-    assert max(len(layouts.packed(page.record)) for page in pages.values()) < bytes_per_feature(6, WINDOW)
+    assert max(len(feature_records.packed(page.record)) for page in pages.values()) < bytes_per_feature(6, WINDOW)
 
 
 def test_examples_of_single_characters_have_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +331,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: p
     )
     assert done[0] > 0 and not state.exists()
     for name in whole:
-        assert layouts.packed(again[name].record) == layouts.packed(whole[name].record)
+        assert feature_records.packed(again[name].record) == feature_records.packed(whole[name].record)
     ag.describe_features(model, rows, **how)
     with pytest.raises(KeyboardInterrupt):
         ag.describe_features(model, rows, **how, state=state, progress=stop)

@@ -55,7 +55,7 @@ class Explored:
 
     @property
     def heading(self) -> list[str]:
-        return self.role("region", "Node").get_by_role("heading", level=2).all_inner_texts()
+        return self.role("region", "Node").get_by_role("heading").all_inner_texts()
 
     def edges(self, side: str) -> list[list[str]]:
         items = self.role("region", "Node").get_by_role("list", name=side).get_by_role("listitem").all()
@@ -78,11 +78,11 @@ class Explored:
 
 
 @contextmanager
-def explored(browser: Any, graph: ag.Graph, folder: Path, **how: Any) -> Iterator[Explored]:
+def explored(browser: Any, graph: ag.Graph, folder: Path, **held: Any) -> Iterator[Explored]:
     """The graph's page, open; when it is closed, it has made no request and said nothing."""
     file = folder / "page.html"
-    graph.explore(file)
-    context = browser.new_context(**how)
+    graph.explore(file, **held)
+    context = browser.new_context()
     try:
         opened = Explored(context.new_page(), file)
         yield opened

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from attrgraph.errors import checked
+from attrgraph.graph.comparison import side_by_side
 from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, keyed, placed_edges
 from attrgraph.graph.comparison.alignment import align as positions_of
 from attrgraph.graph.comparison.differences import differences
@@ -39,6 +41,7 @@ class Diff:
             `share_left`, `share_right` (of the target's |input|).
         notes: how the graphs were made otherwise, as far as they say: other models or transcoders, precision, settings;
             and what cannot be verified. Graph 1 is the left one.
+        matches: rows of the same node in the left and the right graph.
     """
 
     left: "Graph"
@@ -47,6 +50,7 @@ class Diff:
     nodes: pd.DataFrame
     edges: pd.DataFrame
     notes: list[str]
+    matches: Int[np.ndarray, "n_common 2"]
 
     def __repr__(self) -> str:
         nodes, edges = (
@@ -79,6 +83,7 @@ class Diff:
         }
 
     to_dot = diff_dot.to_dot
+    explore = side_by_side.explore_both
 
 
 @checked
@@ -111,8 +116,9 @@ def diff(left: "Graph", right: "Graph", *, align: str = "end") -> Diff:
         tables.append(keyed(graph, [place_of[pos] for pos in range(len(graph.prompt_tokens))], len(pairs)))
     nodes = _nodes(*tables)
     edges = _edges(nodes, left, right)
+    at = nodes[["at_left", "at_right"]].to_numpy()
     nodes = nodes.drop(columns=["at_left", "at_right"])
-    return Diff(left, right, _places(pairs, left, right), nodes, edges, notes)
+    return Diff(left, right, _places(pairs, left, right), nodes, edges, notes, at[(at >= 0).all(1)])
 
 
 def _places(pairs: list[Pair], left: "Graph", right: "Graph") -> pd.DataFrame:

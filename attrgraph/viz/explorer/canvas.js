@@ -1,5 +1,6 @@
 // The picture on the screen: what the pointer does to it, and when it is drawn anew.
 // @ts-check
+import { Base, scaled } from "./base.js";
 import { at, drawBase, drawFocus, MARGIN } from "./drawing.js";
 import { CanvasPen, SvgPen } from "./pens.js";
 /** @typedef {import("./drawing.js").Scene} Scene */
@@ -23,7 +24,7 @@ export class Canvas {
     this.scene = null;
     this.hovered = -1;
     this.view = { sx: 1, sy: 1, x: 0, y: 0, width: 1, height: 1 };
-    this.base = document.createElement("canvas");
+    this.base = new Base(() => this.ask());
     this.isBaseDrawn = false;
     this.isAsked = false;
     this.#listen();
@@ -52,6 +53,12 @@ export class Canvas {
     this.#move({ sx, sy, x, y, width: clientWidth, height: clientHeight });
   }
 
+  /** At once, as for a printer that does not wait. */
+  fitNow() {
+    this.fit();
+    this.draw();
+  }
+
   /** @param {import("./drawing.js").View} view */
   #move(view) {
     this.view = view;
@@ -75,35 +82,16 @@ export class Canvas {
   }
 
   draw() {
-    const context = this.element.getContext("2d");
-    if (!this.scene || !context) return;
+    const { scene, view, hovered } = this;
+    if (!scene || view.width < 1 || view.height < 1) return; // a frame that is not shown yet has no size
     const palette = this.palette();
-    const { width, height } = this.view;
-    if (!this.isBaseDrawn) {
-      const base = this.#scaled(this.base);
-      if (!base) return;
-      drawBase(new CanvasPen(base), this.scene, this.view, palette);
-      this.isBaseDrawn = true;
-    }
-    this.#scaled(this.element);
-    const { selected, look } = this.scene;
-    const isFocused = this.hovered >= 0 || (selected >= 0 && Boolean(look.stays[selected]));
-    context.globalAlpha = isFocused ? FADED : 1;
-    context.drawImage(this.base, 0, 0, width, height);
+    if (!this.isBaseDrawn) this.base.draw(scene, view, palette);
+    this.isBaseDrawn = true;
+    const context = scaled(this.element, view);
+    context.globalAlpha = isFocused(scene, hovered) ? FADED : 1;
+    context.drawImage(this.base.canvas, 0, 0, view.width, view.height);
     context.globalAlpha = 1;
-    drawFocus(new CanvasPen(context), this.scene, this.view, palette, this.hovered);
-  }
-
-  /** An empty canvas as large as the screen's. @param {HTMLCanvasElement} canvas */
-  #scaled(canvas) {
-    const ratio = devicePixelRatio || 1;
-    const [width, height] = [Math.round(this.view.width * ratio), Math.round(this.view.height * ratio)];
-    if (canvas.width !== width) canvas.width = width;
-    if (canvas.height !== height) canvas.height = height;
-    const context = canvas.getContext("2d");
-    context?.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context?.clearRect(0, 0, this.view.width, this.view.height);
-    return context;
+    drawFocus(new CanvasPen(context), scene, view, palette, hovered);
   }
 
   /** @returns {import("./drawing.js").Palette} */
@@ -118,12 +106,36 @@ export class Canvas {
 
   /** What is on the screen as SVG. */
   svg() {
-    const context = this.base.getContext("2d");
-    if (!this.scene || !context) return "";
-    const pen = new SvgPen(new CanvasPen(context));
-    drawBase(pen, this.scene, this.view, this.palette());
-    drawFocus(pen, this.scene, this.view, this.palette(), -1);
+    const pen = new SvgPen(new CanvasPen(scaled(document.createElement("canvas"), this.view)));
+    this.#drawAll(pen);
     return pen.picture(this.view.width, this.view.height, this.palette().paper);
+  }
+
+  /** What is on the screen, twice as fine. @param {BlobCallback} onDone */
+  png(onDone) {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [2 * this.view.width, 2 * this.view.height];
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    context.scale(2, 2);
+    const pen = new CanvasPen(context);
+    pen.veil(this.view, { fill: this.palette().paper });
+    this.#drawAll(pen);
+    canvas.toBlob(onDone);
+  }
+
+  /** @param {CanvasPen | SvgPen} pen */
+  #drawAll(pen) {
+    const { scene, view } = this;
+    if (!scene) return;
+    const palette = this.palette();
+    [...drawBase(pen, scene, view, palette, scene.links, Infinity)];
+    if (isFocused(scene, -1)) pen.veil(view, { fill: palette.paper, fillAlpha: 1 - FADED });
+    drawFocus(pen, scene, view, palette, -1);
+  }
+
+  /** Where a node is on the screen. @param {number} i */
+  place(i) {
+    return this.scene ? at(this.scene, this.view, i) : { x: NaN, y: NaN };
   }
 
   /** The node nearest to a point of the screen, or -1. @param {number} x  @param {number} y */
@@ -189,3 +201,6 @@ export class Canvas {
     this.ask();
   }
 }
+
+/** Whether a node stands out. @param {Scene} scene  @param {number} hovered */
+const isFocused = ({ selected, look }, hovered) => hovered >= 0 || (selected >= 0 && Boolean(look.stays[selected]));

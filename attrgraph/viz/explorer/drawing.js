@@ -24,6 +24,7 @@ import { placeLabels } from "./labels.js";
  * @property {number} selected  -1 for none
  * @property {Set<number>} pinned
  * @property {Set<number>} grouped
+ * @property {number[]} path  that stands out, source first
  * @property {"input" | "output" | "both"} side  whose links stand out
  * @property {(i: number) => string} label
  */
@@ -41,6 +42,8 @@ import { placeLabels } from "./labels.js";
 /** @typedef {Record<"ink" | "quiet" | "paper" | "line" | "raises" | "lowers" | "gold", string>} Palette */
 
 export const MOST_LINKS = 20000;
+// dashes of thin lines are not seen among many, and take most of the time
+const [THIN, MANY] = [0.05, 3000];
 const MOST_OF_A_NODE = 2000;
 export const MARGIN = { left: 68, right: 28, top: 18, bottom: 34 };
 
@@ -91,10 +94,17 @@ export function linksOf({ look, side }, i) {
   return found.sort((a, b) => a.share - b.share).slice(-MOST_OF_A_NODE);
 }
 
-/** What does not change when the pointer moves. @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette */
-export function drawBase(pen, scene, view, palette) {
+/**
+ * What does not change when the pointer moves, in steps: bands, then some links at a time, then nodes.
+ * @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette  @param {Link[]} links  @param {number} atOnce
+ */
+export function* drawBase(pen, scene, view, palette, links, atOnce) {
   drawBands(pen, scene, view, palette);
-  for (const link of scene.links) drawLink(pen, scene, view, palette, link, Math.min(0.75, 0.08 + 2 * link.share));
+  let n = 0;
+  for (const link of links) {
+    drawLink(pen, scene, view, palette, link, Math.min(0.75, 0.08 + 2 * link.share));
+    if (++n % atOnce === 0) yield;
+  }
   const most = scene.influence.reduce((a, b) => Math.max(a, b), 0);
   for (let i = 0; i < scene.graph.kind.length; i++)
     if (scene.look.stays[i])
@@ -119,14 +129,30 @@ export function drawFocus(pen, scene, view, palette, hovered) {
       drawNode(pen, scene, view, palette, other, { fill: weight > 0 ? palette.raises : palette.lowers, fillAlpha: Math.sqrt(share) });
     }
   }
+  for (let step = 1; step < scene.path.length; step++) drawStep(pen, scene, view, palette, scene.path[step - 1], scene.path[step]);
   for (const center of focus) drawNode(pen, scene, view, palette, center, { width: 2.5, fill: palette.gold });
   for (const i of pinned) if (look.stays[i]) drawRing(pen, scene, view, i, 4, { color: palette.ink, width: 1.2 });
   for (const i of grouped) if (look.stays[i]) drawRing(pen, scene, view, i, 4, { color: palette.quiet, width: 1.2, isDashed: true });
+  if (graph.matches)
+    for (let i = 0; i < graph.kind.length; i++)
+      if (look.stays[i] && !graph.matches[graph.nodes[i].node_id]) drawRing(pen, scene, view, i, 2.5, { color: palette.ink, width: 1 });
   if (selected >= 0 && look.stays[selected]) drawRing(pen, scene, view, selected, 4, { color: palette.ink, width: 2.5 });
   if (hovered >= 0 && graph.kind[hovered].endsWith("feature"))
     for (const i of sameFeature(graph, hovered))
       if (look.stays[i] && i !== hovered) drawRing(pen, scene, view, i, 7, { color: palette.ink, width: 1, isDashed: true });
+  drawTokens(pen, scene, view, palette);
   placeLabels(pen, scene, view, palette, focus, near);
+}
+
+/** One link of the path that stands out, and its target. @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette  @param {number} source  @param {number} target */
+function drawStep(pen, scene, view, palette, source, target) {
+  const { inputs, sizes } = scene.look;
+  for (const e of edgesOf(inputs, target))
+    if (inputs.node[e] === source) {
+      const share = Math.max(Math.abs(inputs.weight[e]) / sizes[target], 0.45);
+      drawLink(pen, scene, view, palette, { source, target, weight: inputs.weight[e], share }, 0.9);
+    }
+  for (const i of [source, target]) drawNode(pen, scene, view, palette, i, { width: 2, fill: palette.gold, fillAlpha: 0.8 });
 }
 
 /** Nodes of the same feature at other positions. @param {Graph} graph  @param {number} i */
@@ -138,7 +164,7 @@ function sameFeature(graph, i) {
 }
 
 /** @param {View} view */
-export const sizeOf = (view) => Math.max(3, Math.min(9, 6.5 * Math.min(view.sx, view.sy)));
+export const sizeOf = (view) => Math.max(3.5, Math.min(9, 9 * Math.min(view.sx, view.sy)));
 
 /** @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette  @param {number} i  @param {import("./pens.js").Style} style */
 function drawNode(pen, scene, view, palette, i, style) {
@@ -163,14 +189,15 @@ function drawLink(pen, scene, view, palette, link, alpha) {
   if (Math.max(from.x, to.x) < 0 || Math.min(from.x, to.x) > view.width) return;
   if (Math.max(from.y, to.y) < 0 || Math.min(from.y, to.y) > view.height) return;
   const isUp = link.weight > 0;
+  const isThin = link.share < THIN && scene.links.length > MANY;
   pen.curve(from.x, from.y, to.x, to.y, {
-    color: isUp ? palette.raises : palette.lowers, isDashed: !isUp, width: 0.4 + 5 * link.share, alpha,
+    color: isUp ? palette.raises : palette.lowers, isDashed: !isUp && !isThin, width: 0.4 + 5 * link.share, alpha,
   });
 }
 
 /** @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette */
 function drawBands(pen, { graph, look }, view, palette) {
-  const { bands, columns } = look.places;
+  const { bands } = look.places;
   let lowest = Infinity;
   for (const band of [...bands].reverse()) {
     const top = view.y + band.y * view.sy;
@@ -182,9 +209,16 @@ function drawBands(pen, { graph, look }, view, palette) {
     const name = band.layer < 0 ? "tokens" : band.layer >= graph.nLayers ? "answer" : `layer ${band.layer}`;
     pen.text(name, 8, middle, { color: palette.quiet });
   }
-  const below = Math.min(view.y + look.places.height * view.sy, view.height - 28) + 14;
+}
+
+/** The words of the prompt, which do not fade. @param {Pen} pen  @param {Scene} scene  @param {View} view  @param {Palette} palette */
+function drawTokens(pen, { graph, look }, view, palette) {
+  const { bands, height } = look.places;
+  const last = bands[bands.length - 1];
+  const bottom = last && last.layer < 0 ? last.y + last.height / 2 : height;
+  const below = Math.min(view.y + bottom * view.sy + sizeOf(view) + 14, view.height - 12);
   const tokens = graph.document.metadata.prompt_tokens;
-  for (const { pos, x, width } of columns) {
+  for (const { pos, x, width } of look.places.columns) {
     const text = clipped(pen, plain(tokens[pos] ?? ""), (width + 20) * view.sx);
     pen.text(text, view.x + (x + width / 2) * view.sx, below, { color: palette.ink, paper: palette.paper, align: "center" });
   }
@@ -200,5 +234,5 @@ export function clipped(pen, text, room) {
   if (pen.measure(text) <= room) return text;
   let characters = [...text].slice(0, 60);
   while (characters.length > 1 && pen.measure(`${characters.join("")}…`) > room) characters = characters.slice(0, -1);
-  return characters.length > 1 ? `${characters.join("")}…` : "";
+  return pen.measure(characters.join("")) <= room ? `${characters.join("")}…` : "";
 }

@@ -19,6 +19,11 @@
  * @property {string[]} label  "" for none
  * @property {Float64Array} target  what each node counts as a target: its probability
  * @property {number} nLayers
+ * @property {number[]} feature  in its layer
+ * @property {Record<string, any>} pages  of features, by layer/feature
+ * @property {number} pageBytes  how much room these take in the file
+ * @property {Record<string, Record<string, {predicted: number, measured: number}>>} measured  by node id and mode
+ * @property {Record<string, [string, number]> | null} matches  beside another graph: the id and influence there, by id here
  * @property {boolean} isPruned  already, as its file says
  * @property {object} prunedFrom  of what a graph that is pruned here is pruned first
  * @property {[string, string, object][]} extraLinks  what links have beyond their weight: source, target, keys
@@ -57,6 +62,11 @@ export async function readGraph() {
     label: about.label,
     target: Float64Array.from(about.target),
     nLayers: about.n_layers,
+    feature: about.feature,
+    pages: JSON.parse(new TextDecoder().decode(await part("features"))),
+    pageBytes: document.getElementById("features")?.textContent?.length ?? 0,
+    measured: about.measured ?? {},
+    matches: about.matches ?? null,
     isPruned: about.is_pruned,
     prunedFrom: about.pruned_from,
     extraLinks: about.extra_links,
@@ -116,6 +126,9 @@ export function some(edges, stays) {
 export function labelOf(graph, i) {
   return graph.label[i] || graph.token[i] || graph.nodes[i].node_id;
 }
+
+/** As it is named elsewhere: 3/458. @param {Graph} graph  @param {number} i */
+export const featureName = (graph, i) => (graph.kind[i] === "feature" ? `${graph.layer[i]}/${graph.feature[i]}` : "");
 
 /** @param {Graph} graph  @param {number} i */
 export const isError = (graph, i) => graph.kind[i].endsWith("error");

@@ -58,9 +58,17 @@ export function influenceOf(inputs, target) {
  * @param {number} threshold
  */
 export function smallestKept(scores, threshold) {
-  const descending = scores.filter((score) => score > 0).sort().reverse();
-  if (!descending.length) return 0;
-  if (threshold >= 1) return descending[descending.length - 1];
+  let least = Infinity;
+  let nPositive = 0;
+  for (const score of scores) {
+    if (score <= 0) continue;
+    nPositive += 1;
+    if (score < least) least = score;
+  }
+  if (!nPositive) return 0;
+  if (threshold >= 1) return least;
+  const positive = nPositive < scores.length ? scores.filter((score) => score > 0) : scores.slice();
+  const descending = positive.sort().reverse();
   let sum = 0;
   for (const score of descending) sum += score;
   let held = 0;

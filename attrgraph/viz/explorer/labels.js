@@ -6,7 +6,7 @@ import { at, clipped, MARGIN, plain, sizeOf } from "./drawing.js";
 
 const MOST_LABELS = 80;
 const MOST_OBSTACLES = 400;
-const WIDEST = 150;
+const WIDEST = 150; // but for answers
 
 /**
  * First answers, the node in focus, pins and neighbours, then the most influential.
@@ -27,13 +27,15 @@ export function placeLabels(pen, scene, view, palette, focus, near) {
     return [x - r, y - r, x + r, y + r];
   });
   for (const i of shown.filter((j) => graph.kind[j] !== "embedding").slice(0, MOST_LABELS)) {
-    const text = clipped(pen, plain(scene.label(i)).trim(), WIDEST);
-    const place = freePlace(at(scene, view, i), pen.measure(text), r, view, taken);
+    const text = clipped(pen, plain(scene.label(i)).trim(), graph.kind[i] === "logit" ? 2 * WIDEST : WIDEST);
+    const ring = scene.pinned.has(i) || scene.grouped.has(i) || i === scene.selected ? 6 : 0;
+    const isBold = graph.kind[i] === "logit";
+    const place = freePlace(at(scene, view, i), pen.measure(text) * (isBold ? 1.1 : 1) + (isBold ? 3 : 0), r + ring, view, taken);
     if (!place || !text) continue;
     taken.push(place);
     const isStrong = !focus.length || first.has(i) || graph.kind[i] === "logit";
     pen.text(text, place[0] + 1, (place[1] + place[3]) / 2, {
-      color: isStrong ? palette.ink : palette.quiet, paper: palette.paper, isBold: graph.kind[i] === "logit",
+      color: isStrong ? palette.ink : palette.quiet, paper: palette.paper, isBold,
     });
   }
 }

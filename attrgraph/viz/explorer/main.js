@@ -1,21 +1,26 @@
 // The page: what is chosen decides what is shown.
 // @ts-check
 import { Canvas } from "./canvas.js";
-import { MOST_LINKS, strongest } from "./drawing.js";
-import { edgesOf, labelOf, readGraph } from "./graph.js";
-import { counted, digits, element, field, make, percent } from "./html.js";
+import { strongest } from "./drawing.js";
+import { labelOf, readGraph } from "./graph.js";
+import { flowsOf, without } from "./groups.js";
+import { digits, element, field, percent } from "./html.js";
 import { influenceOf, inputSizes } from "./influence.js";
 import { listenToKeys } from "./keys.js";
+import { listenToOther } from "./link.js";
 import { lookAt } from "./look.js";
-import { nodePanel, overview, pinnedList } from "./panel.js";
+import { nextInLine, strongestNeighbour } from "./moves.js";
+import { SIDES } from "./panel.js";
+import { showNumbers, showPanels } from "./panels.js";
+import { effectOf, pathThrough, strongestPaths } from "./paths.js";
 import { download, saved } from "./save.js";
 import { search } from "./search.js";
 import { State } from "./state.js";
+import { pinnedScores } from "./subgraph.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 
 const NODE_THRESHOLD = 0.8;
 const EDGE_THRESHOLD = 0.98;
-const LINKS = { both: "in and out", input: "inputs", output: "outputs" };
 
 export class Explorer {
   /** @param {Graph} graph */
@@ -25,11 +30,17 @@ export class Explorer {
     this.allSizes = inputSizes(graph.inputs);
     const { pinnedIds, supernodes } = graph.document.qParams;
     const initial = {
-      node: "", pins: pinnedIds, groups: supernodes, labels: {}, links: /** @type {"both"} */ ("both"),
+      node: "", from: "", pins: pinnedIds, groups: supernodes, labels: {}, links: /** @type {"both"} */ ("both"),
       nodes: graph.isPruned ? null : NODE_THRESHOLD, edges: EDGE_THRESHOLD,
     };
     this.state = new State(initial, () => this.refresh());
     this.key = "";
+    /** @type {number[]} */
+    this.path = [];
+    this.pathOf = -1;
+    /** @type {Set<number>} */
+    this.grouping = new Set();
+    this.holdsG = false;
     this.look = this.#look();
     this.links = strongest(this.look.inputs);
     const canvas = /** @type {HTMLCanvasElement} */ (element("graph"));
@@ -41,10 +52,10 @@ export class Explorer {
   /** @param {number} i */
   label = (i) => this.state.choice.labels[this.graph.nodes[i].node_id] ?? labelOf(this.graph, i);
 
-  /** @param {number} i  -1 for none */
+  /** No step to undo: undoing goes from change to change. @param {number} i  -1 for none */
   select = (i) => {
     const node = i < 0 ? "" : this.graph.nodes[i].node_id;
-    if (node !== this.state.choice.node) this.state.set({ node });
+    if (node !== this.state.choice.node) this.state.set({ node }, false);
   };
 
   /** Pin a node, or take its pin away. @param {number} i */
@@ -59,6 +70,13 @@ export class Explorer {
     const label = text.trim();
     const id = this.graph.nodes[i].node_id;
     if (label && label !== this.label(i)) this.state.set({ labels: { ...this.state.choice.labels, [id]: label } });
+  };
+
+  /** A new group, named like its first node; a node is in one group only. @param {number[]} nodes */
+  group = (nodes) => {
+    if (!nodes.length) return;
+    const ids = nodes.map((i) => this.graph.nodes[i].node_id);
+    this.state.set({ groups: [...without(this.state.choice.groups, ids), [this.label(nodes[0]), ...ids]] });
   };
 
   get selected() {
@@ -90,37 +108,42 @@ export class Explorer {
       this.links = strongest(this.look.inputs);
     }
     this.key = key;
-    const { graph, look, links, influence, label, select, pin, rename, selected } = this;
-    const grouped = this.#places(choice.groups.flatMap(([, ...members]) => members));
-    this.canvas.show({ graph, look, links, influence, selected, pinned, grouped, side: choice.links, label }, isOther);
-    const shown = { graph, look, influence, pins: choice.pins.filter((id) => this.#place(id) >= 0), label, select, pin, rename };
-    const hint = make("p", { class: "note" }, "Click a node, or press / to search.");
-    element("node").replaceChildren(...(selected < 0 ? [hint] : nodePanel(shown, selected)));
-    element("overview").replaceChildren(...(selected < 0 ? overview(shown) : []));
-    element("pinned").replaceChildren(make("h3", {}, `Pinned nodes (${shown.pins.length})`), pinnedList(shown));
-    this.#showNumbers();
+    if (this.pathOf !== this.selected) element("panels").scrollTop = 0;
+    if (isOther || this.pathOf !== this.selected) {
+      this.pathOf = this.selected;
+      this.path = this.selected < 0 || !this.look.stays[this.selected] ? [] : pathThrough(this.graph, this.look.inputs, this.selected);
+    }
+    this.#draw(isOther);
+    this.#showPanels();
+    /** @type {HTMLButtonElement} */ (element("undo")).disabled = !this.state.past.length;
+    /** @type {HTMLButtonElement} */ (element("redo")).disabled = !this.state.future.length;
   }
 
-  #showNumbers() {
-    const { choice, past, future } = this.state;
-    const { graph, look } = this;
-    const nEdges = look.inputs.node.length;
-    element("status").textContent = `${look.nKept} nodes`;
-    element("kept").textContent =
-      (look.nAdded ? `and ${look.nAdded} pinned ` : "") +
-      `of ${counted(graph.kind.length)}, ${counted(nEdges)} of ${counted(graph.inputs.node.length)} links: ` +
-      `${percent(look.inputShown)} of what these nodes read` +
-      (nEdges > MOST_LINKS ? `; the strongest ${counted(MOST_LINKS)} links are drawn` : "");
-    element("scores").textContent =
-      `replacement ${percent(look.scores.replacement)}, completeness ${percent(look.scores.completeness)}`;
-    const isWhole = choice.nodes === null;
-    field("nodes").value = String(choice.nodes ?? 1);
-    field("edges").value = String(choice.edges);
-    element("nodes-value").textContent = isWhole ? "as it came" : String(choice.nodes);
-    element("edges-value").textContent = isWhole ? "as it came" : String(choice.edges);
-    element("links").textContent = `Links: ${LINKS[choice.links]}`;
-    /** @type {HTMLButtonElement} */ (element("undo")).disabled = !past.length;
-    /** @type {HTMLButtonElement} */ (element("redo")).disabled = !future.length;
+  /** @param {boolean} isOther  whether other nodes are shown than before */
+  #draw(isOther) {
+    const { graph, look, links, influence, label, selected, path } = this;
+    const { choice } = this.state;
+    const pinned = this.#places(choice.pins);
+    const grouped = new Set([...this.#places(choice.groups.flatMap(([, ...members]) => members)), ...this.grouping]);
+    this.canvas.show({ graph, look, links, influence, selected, pinned, grouped, path, side: choice.links, label }, isOther);
+  }
+
+  #showPanels() {
+    const { graph, look, influence, label, select, pin, rename, selected, state } = this;
+    const { choice } = state;
+    const shown = {
+      graph, look, influence, label, select, pin, rename, from: this.#place(choice.from), groups: choice.groups,
+      side: choice.links, otherSide: () => this.#otherLinks(),
+      pins: choice.pins.filter((id) => this.#place(id) >= 0),
+      setFrom: (/** @type {number} */ i) => state.set({ from: i < 0 ? "" : graph.nodes[i].node_id }),
+      regroup: (/** @type {string[][]} */ groups) => state.set({ groups }),
+      showPath: (/** @type {number[]} */ path) => {
+        this.path = path;
+        this.#draw(false);
+      },
+    };
+    showPanels(shown, selected);
+    showNumbers(graph, look, choice);
   }
 
   /** @param {number} i */
@@ -132,45 +155,58 @@ export class Explorer {
 
   /** @param {number} i  @param {PointerEvent} event */
   #click(i, event) {
-    if (i >= 0 && (event.ctrlKey || event.metaKey)) this.pin(i);
+    if (this.holdsG) {
+      if (i >= 0) this.grouping.add(i);
+      this.#draw(false);
+    } else if (i >= 0 && (event.ctrlKey || event.metaKey)) this.pin(i);
     else this.select(i === this.selected ? -1 : i);
   }
 
-  /** To the strongest neighbour on one side. @param {"inputs" | "outputs"} side */
-  #follow(side) {
-    if (this.selected < 0) return this.#selectAnswer();
-    const edges = this.look[side];
-    let best = -1;
-    for (const e of edgesOf(edges, this.selected))
-      if (best < 0 || Math.abs(edges.weight[e]) > Math.abs(edges.weight[best])) best = e;
-    if (best >= 0) this.select(edges.node[best]);
-  }
-
-  /** To the next node of the same layer, or of the same position. @param {1 | -1} by  @param {"layer" | "pos"} same */
-  #step(by, same) {
-    const { graph, selected } = this;
-    if (selected < 0) return this.#selectAnswer();
-    const { x, y } = this.look.places;
-    const line = [...graph.kind.keys()].filter((i) => this.look.stays[i] && graph[same][i] === graph[same][selected]);
-    line.sort(same === "layer" ? (a, b) => x[a] - x[b] || y[a] - y[b] : (a, b) => y[b] - y[a] || x[a] - x[b]);
-    const next = line[line.indexOf(selected) + by];
-    if (next !== undefined) this.select(next);
+  /** @param {(look: import("./look.js").Look, i: number) => number} move  from a node to the next; without one, to the answer */
+  #go(move) {
+    const { target } = this.graph;
+    const next = this.selected < 0 ? target.indexOf(Math.max(...target)) : move(this.look, this.selected);
+    if (next >= 0) this.select(next);
   }
 
   #otherLinks() {
-    const sides = /** @type {("both" | "input" | "output")[]} */ (Object.keys(LINKS));
+    const sides = /** @type {("both" | "input" | "output")[]} */ (Object.keys(SIDES));
     this.state.set({ links: sides[(sides.indexOf(this.state.choice.links) + 1) % sides.length] });
   }
 
-  #selectAnswer() {
-    this.select(this.graph.target.indexOf(Math.max(...this.graph.target)));
+  /** `g` held: the nodes that are clicked become a group when it is released; pressed alone, the pinned ones do. */
+  #holdG() {
+    this.holdsG = true;
+  }
+
+  #releaseG() {
+    if (!this.holdsG) return;
+    const loose = [...this.#places(this.state.choice.pins)];
+    const nodes = this.grouping.size ? [...this.grouping] : loose;
+    this.holdsG = false;
+    this.grouping = new Set();
+    this.group(nodes);
+  }
+
+  /** The group of the selected node is no group any more. */
+  #ungroup() {
+    const { node, groups } = this.state.choice;
+    const rest = groups.filter((group) => !group.slice(1).includes(node));
+    if (rest.length < groups.length) this.state.set({ groups: rest });
   }
 
   #save() {
-    const { slug } = this.graph.document.metadata;
-    const text = JSON.stringify(saved(this.graph, this.look, this.state.choice));
-    download(`${slug || "graph"}.json`, "application/json", text);
+    download(this.#fileName("json"), "application/json", JSON.stringify(saved(this.graph, this.look, this.state.choice)));
   }
+
+  /** @param {"svg" | "png"} format */
+  #savePicture(format) {
+    if (format === "svg") download(this.#fileName("svg"), "image/svg+xml", this.canvas.svg());
+    else this.canvas.png((content) => content && download(this.#fileName("png"), "image/png", content));
+  }
+
+  /** @param {string} ending */
+  #fileName = (ending) => `${this.graph.document.metadata.slug || "graph"}.${ending}`;
 
   #listen() {
     const { state, graph, influence, label, select } = this;
@@ -179,7 +215,7 @@ export class Explorer {
     const keys = /** @type {HTMLDialogElement} */ (element("keys"));
     for (const [id, run] of Object.entries({
       undo: () => state.undo(), redo: () => state.redo(), save: () => this.#save(), help: () => keys.showModal(),
-      links: () => this.#otherLinks(),
+      svg: () => this.#savePicture("svg"), png: () => this.#savePicture("png"),
     })) element(id).addEventListener("click", run);
     search(field("search"), element("found"), () => ({ graph, isShown: this.look.stays, influence, label }), select);
     listenToKeys({
@@ -190,19 +226,25 @@ export class Explorer {
         "?": () => keys.open || keys.showModal(),
         p: () => this.selected >= 0 && this.pin(this.selected),
         l: () => this.#otherLinks(),
+        g: () => this.#holdG(),
+        x: () => this.#ungroup(),
+        m: () => this.selected >= 0 && state.set({ from: state.choice.from === state.choice.node ? "" : state.choice.node }),
         u: () => state.undo(),
         r: () => state.redo(),
         f: () => this.canvas.fit(),
         Escape: () => (keys.open ? keys.close() : select(-1)),
-        ArrowDown: () => this.#follow("inputs"),
-        ArrowUp: () => this.#follow("outputs"),
-        ArrowLeft: () => this.#step(-1, "layer"),
-        ArrowRight: () => this.#step(1, "layer"),
-        ShiftArrowDown: () => this.#step(-1, "pos"),
-        ShiftArrowUp: () => this.#step(1, "pos"),
+        ArrowDown: () => this.#go((look, i) => strongestNeighbour(look.inputs, i)),
+        ArrowUp: () => this.#go((look, i) => strongestNeighbour(look.outputs, i)),
+        ArrowLeft: () => this.#go((look, i) => nextInLine(graph, "layer", look, i, -1)),
+        ArrowRight: () => this.#go((look, i) => nextInLine(graph, "layer", look, i, 1)),
+        ShiftArrowDown: () => this.#go((look, i) => nextInLine(graph, "pos", look, i, -1)),
+        ShiftArrowUp: () => this.#go((look, i) => nextInLine(graph, "pos", look, i, 1)),
       },
     });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.canvas.redraw());
+    document.addEventListener("keyup", (event) => event.key === "g" && this.#releaseG());
+    addEventListener("blur", () => this.#releaseG());
+    for (const media of ["(prefers-color-scheme: dark)", "print"])
+      matchMedia(media).addEventListener("change", () => this.canvas.fitNow());
   }
 }
 
@@ -218,7 +260,10 @@ function slide(id, change) {
 
 readGraph().then(
   (graph) => {
-    Object.assign(globalThis, { explorer: new Explorer(graph) }); // for the browser's console
+    const explorer = new Explorer(graph);
+    listenToOther(explorer);
+    // for the browser's console
+    Object.assign(globalThis, { explorer, questions: { strongestPaths, effectOf, flowsOf, pinnedScores } });
     document.body.dataset.ready = "true";
   },
 ).catch((error) => {

@@ -1,11 +1,15 @@
 // What stands beside the picture: the selected node with its inputs and outputs, and the pinned nodes.
 // @ts-check
-import { edgesOf } from "./graph.js";
+import { featurePanel } from "./feature.js";
+import { edgesOf, featureName } from "./graph.js";
 import { digits, make, percent, signed, sum } from "./html.js";
 import { errorShare } from "./influence.js";
+import { otherHas } from "./link.js";
+import { pathPanel } from "./pathpanel.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 /** @typedef {import("./graph.js").Edges} Edges */
 
+export const SIDES = { both: "in and out", input: "inputs", output: "outputs" };
 const MOST_LISTED = 1000; // edges of a node, until all are asked for
 
 /**
@@ -14,6 +18,13 @@ const MOST_LISTED = 1000; // edges of a node, until all are asked for
  * @property {import("./look.js").Look} look
  * @property {Float64Array} influence
  * @property {string[]} pins
+ * @property {number} from  the node from which paths are asked for, or -1
+ * @property {string[][]} groups
+ * @property {keyof typeof SIDES} side  whose links stand out
+ * @property {() => void} otherSide
+ * @property {(i: number) => void} setFrom  -1 for none
+ * @property {(path: number[]) => void} showPath
+ * @property {(groups: string[][]) => void} regroup
  * @property {(i: number) => string} label
  * @property {(i: number) => void} select
  * @property {(i: number) => void} pin
@@ -27,18 +38,26 @@ export function nodePanel(shown, i) {
   const isPinned = shown.pins.includes(node.node_id);
   const note = look.stays[i] ? "" : "Pruned at this threshold: these are links of the whole graph.";
   return [
-    make("h2", {}, label(i)),
+    make("h2", { tabindex: -1 }, label(i)),
     make("p", { class: "id" }, make("code", {}, node.node_id)),
     make(
       "div",
       { class: "row" },
       labelField(shown, i),
-      make("button", { type: "button", "aria-pressed": String(isPinned), onclick: () => shown.pin(i) }, isPinned ? "Unpin" : "Pin"),
+      make("button", { type: "button", "data-key": "pin", "aria-pressed": String(isPinned), onclick: () => shown.pin(i) }, isPinned ? "Unpin" : "Pin"),
     ),
     make("dl", {}, ...numbers(shown, i).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
     ...(note ? [make("p", { class: "note" }, note)] : []),
+    make("button", { type: "button", "data-key": "links", title: "Which links of this node stand out in the picture (l)", onclick: shown.otherSide }, `Links that stand out: ${SIDES[shown.side]}`),
     make("div", { class: "sides" }, edgeList(shown, i, "Inputs"), edgeList(shown, i, "Outputs")),
   ];
+}
+
+/** What stands below the node: its paths, and what its feature means. @param {Shown} shown  @param {number} i */
+export function morePanels(shown, i) {
+  const { graph } = shown;
+  const page = graph.pages[featureName(graph, i)];
+  return [pathPanel(shown, i), ...(page ? [featurePanel(page, graph.nodes[i].activation ?? null)] : [])];
 }
 
 /** @param {Shown} shown  @param {number} i */
@@ -67,6 +86,9 @@ function numbers({ graph, look, influence }, i) {
   if (typeof node.activation === "number") found.push(["activation", digits(node.activation)]);
   if (graph.kind[i] === "logit") found.push(["probability", percent(node.token_prob)]);
   if (typeof node.bias_share === "number") found.push(["from biases", `${percent(node.bias_share)} of its input`]);
+  for (const [mode, { predicted, measured }] of Object.entries(graph.measured[node.node_id] ?? {}))
+    found.push([`taken out, ${mode}`, `answer's logit ${signed(predicted)} predicted, ${signed(measured)} measured`]);
+  if (graph.matches) found.push(["other graph", otherHas(graph, node.node_id)]);
   if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph, look.inputs, i, look.sizes[i]))} of the input shown`]);
   return found;
 }
@@ -92,7 +114,7 @@ function edgeList(shown, i, name) {
     );
   };
   const list = make("ul", { role: "list", "aria-label": name }, ...found.slice(0, MOST_LISTED).map(item));
-  const section = make("section", {}, make("h3", {}, `${name} (${found.length})`), list);
+  const section = make("section", {}, make("p", { class: "title" }, `${name} (${found.length})`), list);
   const rest = found.slice(MOST_LISTED);
   if (rest.length) {
     const more = make("button", { type: "button" }, `${rest.length} weaker ones`);
@@ -127,54 +149,4 @@ function edgesBeside({ graph, look }, i, name) {
     }
   }
   return found;
-}
-
-/** @param {Shown} shown */
-export function pinnedList(shown) {
-  const items = shown.pins.flatMap((id) => {
-    const i = shown.graph.place.get(id);
-    if (i === undefined) return [];
-    return make(
-      "li",
-      {},
-      make("button", { type: "button", onclick: () => shown.select(i) }, make("span", { class: "name" }, shown.label(i))),
-      make("button", { type: "button", "aria-label": `Unpin ${shown.label(i)}`, onclick: () => shown.pin(i) }, "×"),
-    );
-  });
-  return make("ul", { role: "list", "aria-label": "Pinned nodes" }, ...items);
-}
-
-/** What stands in the panel while no node is selected. @param {Shown} shown */
-export function overview(shown) {
-  const { graph, influence, look } = shown;
-  const all = [...graph.kind.keys()];
-  const answers = all.filter((i) => graph.kind[i] === "logit").sort((a, b) => graph.target[b] - graph.target[a]);
-  const features = all.filter((i) => look.stays[i] && graph.kind[i].endsWith("feature"));
-  features.sort((a, b) => influence[b] - influence[a]);
-  const listed = (/** @type {string} */ name, /** @type {number[]} */ nodes, /** @type {(i: number) => string} */ value) =>
-    make(
-      "section",
-      {},
-      make("h3", {}, name),
-      make(
-        "ul",
-        { role: "list", "aria-label": name },
-        ...nodes.map((i) =>
-          make(
-            "li",
-            {},
-            make(
-              "button",
-              { type: "button", onclick: () => shown.select(i) },
-              make("span", { class: "name" }, shown.label(i)),
-              make("span", { class: "weight" }, value(i)),
-            ),
-          ),
-        ),
-      ),
-    );
-  return [
-    listed("Answers", answers, (i) => percent(graph.target[i])),
-    listed("Most influential features", features.slice(0, 12), (i) => digits(influence[i])),
-  ];
 }

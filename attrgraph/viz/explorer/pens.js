@@ -100,6 +100,13 @@ export class CanvasPen {
     context.fillText(text, x, y);
   }
 
+  /** Over the whole picture. @param {{width: number, height: number}} size  @param {Style} style */
+  veil({ width, height }, { fill = "", fillAlpha = 1 }) {
+    this.context.globalAlpha = fillAlpha;
+    this.context.fillStyle = fill;
+    this.context.fillRect(0, 0, width, height);
+  }
+
   /** How wide a text is. @param {string} text */
   measure(text) {
     this.context.font = `12px ${FONT}`;
@@ -152,6 +159,11 @@ export class SvgPen {
     this.parts.push(
       `<text x="${short(x)}" y="${short(y)}" dy=".35em" fill="${style.color}"${anchor}${halo}${weight}>${escaped(text)}</text>`,
     );
+  }
+
+  /** @param {{width: number, height: number}} size  @param {Style} style */
+  veil({ width, height }, { fill, fillAlpha = 1 }) {
+    this.parts.push(`<rect width="${width}" height="${height}" fill="${fill}" fill-opacity="${short(fillAlpha)}"/>`);
   }
 
   /** @param {string} text */

@@ -1,5 +1,6 @@
 // The search box: finds labels, tokens and ids among the nodes shown, then among all others.
 // @ts-check
+import { featureName } from "./graph.js";
 import { make } from "./html.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 
@@ -48,7 +49,7 @@ export function search(box, list, shown, select) {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
     at = 0;
     found = !words.length ? [] : [...graph.kind.keys()].filter((i) => {
-      const text = `${label(i)} ${graph.token[i]} ${graph.nodes[i].node_id} ${place(graph, i)}`.toLowerCase();
+      const text = `${label(i)} ${graph.token[i]} ${graph.nodes[i].node_id} ${featureName(graph, i)}`.toLowerCase();
       return words.every((word) => text.includes(word));
     });
     found.sort((a, b) => isShown[b] - isShown[a] || influence[b] - influence[a]);
@@ -69,10 +70,4 @@ export function search(box, list, shown, select) {
     }
   });
   box.addEventListener("blur", close);
-}
-
-/** Layer and feature as they are named elsewhere: 3/458. @param {Graph} graph  @param {number} i */
-function place(graph, i) {
-  const match = /^(\d+)_(\d+)_\d+$/.exec(graph.nodes[i].node_id);
-  return match && graph.kind[i] === "feature" ? `${match[1]}/${match[2]}` : "";
 }

@@ -188,7 +188,7 @@ function start() {
   const experiments = new Experiments(Reflect.get(globalThis, "explorer"));
   const { server, form } = experiments;
   document.querySelector("aside")?.append(
-    make("details", { id: "experiments", open: server !== null }, make("summary", {}, "Intervene"), form),
+    make("details", { id: "experiments", open: server !== null }, make("summary", { class: "title" }, "Intervene"), form),
   );
   if (server) document.querySelector("header")?.append(make("a", { href: "/" }, "All graphs"));
 }

@@ -4,6 +4,7 @@
 /**
  * @typedef {object} Choice
  * @property {string} node  the id of the selected one, or ""
+ * @property {string} from  the id of the node from which paths are asked for, or ""
  * @property {string[]} pins  ids
  * @property {string[][]} groups  of nodes: a label, then ids
  * @property {number | null} nodes  threshold; null shows the graph as it came
@@ -20,13 +21,20 @@ export class State {
     this.initial = initial;
     this.choice = { ...initial, ...fromAddress(location.hash) };
     this.onChange = onChange;
+    /** Told the address where the page has none of its own. @type {(address: string) => void} */
+    this.onAddress = () => {};
     /** @type {Choice[]} */
     this.past = [];
     /** @type {Choice[]} */
     this.future = [];
     addEventListener("hashchange", () => {
-      if (location.hash.slice(1) !== toAddress(this.choice)) this.set({ ...initial, ...fromAddress(location.hash) });
+      if (location.hash.slice(1) !== toAddress(this.choice)) this.load(location.hash);
     });
+  }
+
+  /** @param {string} hash  of an address */
+  load(hash) {
+    this.set({ ...this.initial, ...fromAddress(hash) });
   }
 
   /** @param {Partial<Choice>} change  @param {boolean} isStep  whether undo comes back here */
@@ -57,10 +65,11 @@ export class State {
   }
 
   #changed() {
+    const address = toAddress(this.choice);
     try {
-      history.replaceState(null, "", `#${toAddress(this.choice)}`);
+      history.replaceState(null, "", `#${address}`);
     } catch {
-      // a page inside another's frame has no address of its own
+      this.onAddress(address); // a page in a frame may have no address of its own
     }
     this.onChange();
   }
@@ -70,6 +79,7 @@ export class State {
 function toAddress(choice) {
   const parts = new URLSearchParams();
   if (choice.node) parts.set("node", choice.node);
+  if (choice.from) parts.set("from", choice.from);
   parts.set("pins", JSON.stringify(choice.pins));
   parts.set("groups", JSON.stringify(choice.groups));
   if (choice.nodes !== null) parts.set("nodes", String(choice.nodes));
@@ -99,6 +109,7 @@ function fromAddress(hash) {
   if (labels && typeof labels === "object")
     found.labels = Object.fromEntries(Object.entries(labels).filter(([, label]) => isText(label)));
   if (parts.has("node")) found.node = parts.get("node") ?? "";
+  if (parts.has("from")) found.from = parts.get("from") ?? "";
   if (isShare(read("nodes"))) found.nodes = read("nodes");
   if (isShare(read("edges"))) found.edges = read("edges");
   if (links === "input" || links === "output") found.links = links;

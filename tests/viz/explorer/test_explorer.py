@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from explored import Explored, explored
@@ -140,6 +141,17 @@ def test_the_pointer_shows_selects_and_pins(browser: Any, tmp_path: Path) -> Non
         assert page.heading == []
 
 
+def test_the_focus_stays_where_a_person_was(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, six_nodes(), tmp_path) as page:
+        page.select(B)
+        page.role("button", "Pin").focus()
+        page.press("Enter")
+        assert page.page.evaluate("document.activeElement.textContent") == "Unpin"
+        page.role("list", "Inputs").get_by_role("button").first.focus()
+        page.press("Enter")
+        assert page.page.evaluate("document.activeElement.tagName") == "H2"
+
+
 def test_a_pinned_node_is_shown_and_saved_however_little_it_influences(browser: Any, tmp_path: Path) -> None:
     with explored(browser, six_nodes(), tmp_path) as page:
         page.role("slider", "Node threshold").fill("0.1")
@@ -199,6 +211,28 @@ def test_saved_json_is_what_is_shown_with_pins_groups_and_labels(flavour: str, b
         assert (loaded.adjacency != kept.adjacency).nnz == 0
     if flavour:
         assert loaded.metadata["qParams"]["supernodes"] == graph.metadata["qParams"]["supernodes"]
+
+
+def test_the_picture_is_saved_as_svg_and_png(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, named(six_nodes(), **{C: HOSTILE + "\x00\x1b"}), tmp_path) as page:
+        page.select(C)
+        for name in ("SVG", "PNG"):
+            with page.page.expect_download() as download:
+                page.role("button", f"Save {name}").click()
+            (tmp_path / name).write_bytes(Path(download.value.path()).read_bytes())
+    picture = ElementTree.fromstring((tmp_path / "SVG").read_text(encoding="utf-8"))
+    texts = ["".join(each.itertext()) for each in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"one", "two", "layer 1", "tokens", "answer"} <= set(texts)
+    assert any(text.startswith("<img src=x") for text in texts)
+    assert {each.tag.rpartition("}")[2] for each in picture.iter()} == {
+        "svg",
+        "rect",
+        "path",
+        "polygon",
+        "circle",
+        "text",
+    }
+    assert (tmp_path / "PNG").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_graph_without_an_answer_and_another_ending_are_refused(tmp_path: Path) -> None:

@@ -52,6 +52,20 @@ def test_influence_pruning_and_scores_are_pythons(name: str, browser: Any, tmp_p
             np.testing.assert_allclose(np.array(found, dtype=float), kept.scores(), rtol=1e-5)
 
 
+def test_pinned_features_alone_have_pythons_scores(browser: Any, tmp_path: Path) -> None:
+    graph = graph_named("many", tmp_path).without_bias()
+    features = graph.nodes.index[graph.nodes["kind"] == "feature"].tolist()
+    with explored(browser, graph, tmp_path) as page:
+        for pinned in ([], features[:3], features[10:30], features):
+            places = page.page.evaluate("(ids) => ids.map((id) => explorer.graph.place.get(id))", pinned)
+            found = page.ask(f"questions.pinnedScores(explorer.graph, new Set({places}))")
+            np.testing.assert_allclose(list(found.values()), graph.scores(pinned), rtol=1e-5)
+        page.open(f"#pins={json.dumps(features[:3])}")
+        expected = graph.scores(features[:3])
+        shown = f"replacement {expected.replacement:.0%}, completeness {expected.completeness:.0%}."
+        assert shown in page.page.locator("#pinned").inner_text()
+
+
 def test_a_graph_opens_as_prune_leaves_it_or_whole_if_it_says_that_it_is_pruned(browser: Any, tmp_path: Path) -> None:
     graph = graph_named("many", tmp_path)
     for asked, n_expected in (
