@@ -1,7 +1,7 @@
 // Set nodes to something else: the command that does it, and on a page of `attrgraph serve` what follows.
 // @ts-check
 import { ask } from "./ask.js";
-import { digits, make, percent, signed } from "./html.js";
+import { digits, element, make, percent, signed } from "./html.js";
 import { changesOf, commandOf } from "./settings.js";
 /** @typedef {import("./main.js").Explorer} Explorer */
 
@@ -34,14 +34,12 @@ class Choice {
 }
 
 class Experiments {
-  /** @param {Explorer} explorer */
-  constructor(explorer) {
+  /** @param {Explorer} explorer  @param {{graph: string} | null} server */
+  constructor(explorer, server) {
     this.explorer = explorer;
+    this.server = server;
     /** @type {AbortController | null} */
     this.running = null;
-    const block = document.getElementById("server");
-    /** @type {{graph: string} | null} */
-    this.server = block && JSON.parse(block.textContent);
     this.nodes = new Choice("Nodes", {});
     this.how = new Choice("How", HOW);
     this.number = input("Number", { type: "text", value: "0", inputmode: "decimal", size: 6 });
@@ -185,13 +183,18 @@ function verdict({ verdict: lines }) {
 const input = (name, attributes) => /** @type {HTMLInputElement} */ (make("input", { "aria-label": name, ...attributes }));
 
 function start() {
-  const experiments = new Experiments(Reflect.get(globalThis, "explorer"));
-  const { server, form } = experiments;
-  document.querySelector("aside")?.append(
-    make("details", { id: "experiments", open: server !== null }, make("summary", { class: "title" }, "Intervene"), form),
-  );
+  const server = serverOf(document.getElementById("server"));
+  const details = make("details", { id: "experiments", open: server !== null }, make("summary", { class: "title" }, "Intervene"));
+  // as long as nobody wants it, nothing of it is in the page
+  const fill = () => details.append(new Experiments(Reflect.get(globalThis, "explorer"), server).form);
+  if (server) fill();
+  else details.addEventListener("toggle", fill, { once: true });
+  element("panels").append(details);
   if (server) document.querySelector("header")?.append(make("a", { href: "/" }, "All graphs"));
 }
+
+/** @param {HTMLElement | null} block  @returns {{graph: string} | null}  under which name the server knows the graph */
+const serverOf = (block) => block && JSON.parse(block.textContent);
 
 if (document.body.dataset.ready) start();
 else {
