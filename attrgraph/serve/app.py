@@ -141,15 +141,15 @@ async def _told(request: Request, worker: Worker, job: Job) -> AsyncIterator[str
     """Lines of JSON: how far it is whenever that has changed, at last the answer. Who leaves gives it up."""
     last = None
     try:
-        while job.answer is None:
-            if await request.is_disconnected():
-                return
-            phase, done, total = job.progress
+        while not await request.is_disconnected():
+            answer, (phase, done, total) = job.answer, job.progress
             now = {"ahead": worker.ahead(job), "phase": phase, "done": done, "total": total}
             if now != last:
                 yield json.dumps(now) + "\n"
+            if answer is not None:
+                yield json.dumps(answer) + "\n"
+                return
             last = now
             await asyncio.sleep(_LOOK_EVERY_S)
-        yield json.dumps(job.answer) + "\n"
     finally:
         worker.cancel(job)

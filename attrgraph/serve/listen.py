@@ -5,7 +5,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Event, Thread
 
 import uvicorn
 
@@ -26,15 +26,15 @@ def listen(site: Site, *, port: int = 0, ready: Callable[[str], None]) -> None:
     Raises:
         AttrGraphError: the port cannot be had.
     """
-    with listening(site, port) as (address, thread):
+    with listening(site, port) as (address, has_ended):
         ready(address)
-        while thread.is_alive():
-            thread.join(0.5)
+        while not has_ended.wait(0.5):
+            pass
 
 
 @contextmanager
-def listening(site: Site, port: int = 0) -> Iterator[tuple[str, Thread]]:
-    """While the body runs, the site is served by a thread; yields the address to open, and the thread.
+def listening(site: Site, port: int = 0) -> Iterator[tuple[str, Event]]:
+    """While the body runs, the site is served by a thread; yields the address to open, and whether it has ended.
 
     Raises:
         AttrGraphError: the port cannot be had.
@@ -49,13 +49,21 @@ def listening(site: Site, port: int = 0) -> Iterator[tuple[str, Thread]]:
             raise AttrGraphError(f"port {port} cannot be had ({why}); give another, or 0 for any free one.") from e
         token, port = secrets.token_urlsafe(24), door.getsockname()[1]
         server = _server(make_app(site, token=token, port=port))
-        thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[door])), daemon=True)
-        thread.start()
+        # not the thread's join: in Python 3.11 a Ctrl-C there makes the thread look ended
+        has_ended = Event()
+
+        def run() -> None:
+            try:
+                asyncio.run(server.serve(sockets=[door]))
+            finally:
+                has_ended.set()
+
+        Thread(target=run, daemon=True).start()
         try:
-            yield f"http://{_HOST}:{port}/?token={token}", thread
+            yield f"http://{_HOST}:{port}/?token={token}", has_ended
         finally:
             server.should_exit = True
-            thread.join()
+            has_ended.wait()
 
 
 def _server(app: Guard) -> uvicorn.Server:
