@@ -24,6 +24,7 @@ from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import check_finite, replaced_mlps
 from attrgraph.models.special import PromptOptions
+from attrgraph.progress import Progress, silent
 from attrgraph.transcoders.transcoders import FeatureKey
 
 _LIVE_MODES = ("constrained", "free")
@@ -49,6 +50,7 @@ def generate(
     mode: str = "constrained",
     upto_layer: int | None = None,
     use_cache: bool = True,
+    progress: Progress = silent,
     **options: Unpack[PromptOptions],
 ) -> Generated:
     """Go on with a prompt, token by most probable token, with some nodes changed.
@@ -62,6 +64,7 @@ def generate(
         mode, upto_layer: constrained or free, as for `intervene`; what is frozen in the other modes does not exist for
             tokens that are new.
         use_cache: keep keys and values instead of running the whole text for every token; the text is the same.
+        progress: called as `progress("text", done, total)` before each token.
         options: prepend and skip_positions, as for `trace`.
 
     Raises:
@@ -80,16 +83,15 @@ def generate(
     local = take_apart(model, prompt, **options)
     sets = [interventions] if isinstance(interventions, Intervention) else list(interventions)
     token_ids, new_ids = local.run.token_ids.tolist(), list[int]()
-    read = CachedRun(model)
     # the last token is predicted, not read
     n_new, ends = min(max_new_tokens, model.n_context - len(token_ids) + 1), _ends_of_text(model)
     steering = _Steering(model, local, sets, (mode, upto_layer), len(token_ids) + n_new)
-    fed = token_ids
+    read, fed = CachedRun(model), token_ids
     while len(new_ids) < n_new:
         start = len(token_ids) + len(new_ids) - len(fed)
-        rows = torch.tensor([fed, fed], device=model.device)
+        progress("text", len(new_ids), n_new)
         with model.eager(), steering.at(start, len(fed)):
-            logits = read(rows)
+            logits = read(torch.tensor([fed, fed], device=model.device))
         if use_cache and read.is_stale:
             read, fed = CachedRun(model), token_ids + new_ids
             continue

@@ -77,9 +77,9 @@ def experiment(
     first = n_layers if mode == "frozen" else held_layers(n_layers, changes.layers, mode, None)
     predicted = predict(whole, relative, responds_from=first).total[:, 0]
     texts = dict[str, str]()
-    for done, (name, each) in enumerate((("unchanged", ()), ("changed", sets)) if max_new_tokens else ()):
-        progress(f"text, {name}", done, 2)
-        texts[name] = generate(model, token_ids, each, max_new_tokens=max_new_tokens, mode=mode, **how).text
+    for name, each in (("unchanged", ()), ("changed", sets)) if max_new_tokens else ():
+        going: dict[str, Any] = {"max_new_tokens": max_new_tokens, "mode": mode, "progress": progress}
+        texts[name] = generate(model, token_ids, each, **going, **how).text
     return Experiment(effect, _answers(whole, effect, predicted), texts, notes)
 
 

@@ -111,7 +111,8 @@ class Guard:
         is_unknown = not origins and method == "POST" and not is_told
         if is_unknown or any(origin not in {f"http://{host}" for host in self._hosts} for origin in origins):
             return 403, "Only pages of this server may ask it; the Origin is another, or missing."
-        if int(headers.get("content-length", "0")) > MOST_BYTES:
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MOST_BYTES:
             return 413, _TOO_LARGE
         if method == "POST" and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "Expected a body of Content-Type application/json."

@@ -86,6 +86,12 @@ def test_without_changes_the_model_speaks_for_itself(family: str, traced_model: 
     assert ag.generate(model, prompt, max_new_tokens=7).token_ids == expected[0, len(prompt) :].tolist()
 
 
+def test_it_says_how_far_it_is_before_each_token(traced_model: Build, prompt: list[int]) -> None:
+    told: list[tuple[str, int, int]] = []
+    found = ag.generate(traced_model(), prompt, max_new_tokens=3, progress=lambda *each: told.append(each))
+    assert told == [("text", done, 3) for done in range(len(found.token_ids))] and told
+
+
 def test_it_ends_with_the_context_or_the_end_of_text(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model()
     longest = ag.generate(model, prompt, max_new_tokens=100).token_ids
