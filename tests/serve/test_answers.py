@@ -1,14 +1,18 @@
 """What the server answers is what the library says."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sites import PROMPT, answer
 from starlette.testclient import TestClient
 
 import attrgraph as ag
+from attrgraph.errors import FeatureError
 from attrgraph.serve.app import Site
+from attrgraph.serve.graph_page import graph_page
 from attrgraph.serve.shelf import Shelf
 from attrgraph.serve.worker import Worker
 
@@ -124,3 +128,33 @@ def test_a_job_ends_at_the_time_limit(demo: ag.LanguageModel) -> None:
         pass
     assert "the time limit of this server" in job.answer["error"]
     assert worker.add(lambda _: 1) is not None
+
+
+def test_pages_of_features_are_shown_with_graphs(demo: ag.LanguageModel, tmp_path: Path) -> None:
+    ag.describe_features(demo, [f"{PROMPT} austin"], ["3/458"]).save(tmp_path / "pages")
+    site = Site(demo, Shelf(), Worker(60), tmp_path / "pages")
+    name = site.shelf.add(ag.trace(demo, PROMPT))
+    page, _ = graph_page(site.shelf, name, site.features)
+    bare, _ = graph_page(site.shelf, name, None)
+    assert len(page) > len(bare) + 100
+    with pytest.raises(FeatureError, match="no folder of feature pages"):
+        Site(demo, Shelf(), Worker(60), tmp_path)
+    card = json.loads((tmp_path / "pages" / "card.json").read_text())
+    card["transcoders"]["digest"] = "sha256:1"
+    (tmp_path / "pages" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(FeatureError, match="the model's are"):
+        Site(demo, Shelf(), Worker(60), tmp_path / "pages")
+    assert len(graph_page(site.shelf, name, site.features)[0]) == len(bare)  # as a graph of other transcoders
+
+
+def test_a_validation_is_that_of_the_library(client: TestClient, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, asked = traced(client), list[object]()
+
+    def validate(model: object, graph: object, *, n_nodes: int, progress: Callable[[str, int, int], None]) -> object:
+        asked.extend([model, graph, n_nodes])
+        progress("take out", 1, 2)
+        return SimpleNamespace(to_dict=lambda: {"verdict": []})
+
+    monkeypatch.setattr("attrgraph.serve.app.validate", validate)  # which takes a quarter of a minute
+    assert answer(client.post("/validate", json={"graph": name, "n_nodes": 5})) == {"result": {"verdict": []}}
+    assert asked == [site.model, site.shelf.graph(name), 5]
