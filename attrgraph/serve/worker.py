@@ -25,7 +25,7 @@ class Job:
         self.progress = ("wait", 0, 0)
         self.answer: dict[str, Any] | None = None
 
-    def run(self, limit_s: float) -> None:
+    def run(self, limit_s: float | int) -> None:
         """Do it; nothing is raised."""
         self._ends, self._limit_s = monotonic() + limit_s, limit_s
         try:
@@ -55,7 +55,7 @@ class Worker:
         limit_s: seconds that a job may take.
     """
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float | int) -> None:
         self._limit_s, self._changed = limit_s, Condition()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
