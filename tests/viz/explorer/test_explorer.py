@@ -213,6 +213,15 @@ def test_saved_json_is_what_is_shown_with_pins_groups_and_labels(flavour: str, b
         assert loaded.metadata["qParams"]["supernodes"] == graph.metadata["qParams"]["supernodes"]
 
 
+def test_a_renamed_answer_keeps_the_probability_without_which_other_pages_fail(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, six_nodes(), tmp_path) as page:
+        page.select(T)
+        page.role("region", "Node").get_by_role("textbox", name="Label").fill("the answer")
+        page.press("Enter")
+        content = page.saved()
+    assert {node["node_id"]: node["clerp"] for node in content["nodes"]}[T] == "the answer (p=1.000)"
+
+
 def test_the_picture_is_saved_as_svg_and_png(browser: Any, tmp_path: Path) -> None:
     with explored(browser, named(six_nodes(), **{C: HOSTILE + "\x00\x1b"}), tmp_path) as page:
         page.select(C)
