@@ -82,9 +82,9 @@ export class Canvas {
   }
 
   draw() {
-    if (!this.scene) return;
-    const palette = this.palette();
     const { scene, view, hovered } = this;
+    if (!scene || view.width < 1 || view.height < 1) return; // a frame that is not shown yet has no size
+    const palette = this.palette();
     if (!this.isBaseDrawn) this.base.draw(scene, view, palette);
     this.isBaseDrawn = true;
     const context = scaled(this.element, view);
