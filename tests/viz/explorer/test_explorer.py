@@ -209,6 +209,8 @@ def test_saved_json_is_what_is_shown_with_pins_groups_and_labels(flavour: str, b
     assert loaded.metadata["qParams"]["pinnedIds"] == [*pinned, node]
     if set(loaded.nodes.index) == set(kept.nodes.index):
         assert (loaded.adjacency != kept.adjacency).nnz == 0
+        if not flavour:
+            assert loaded.metadata["scores"] == pytest.approx(kept.metadata["scores"])
     if flavour:
         assert loaded.metadata["qParams"]["supernodes"] == graph.metadata["qParams"]["supernodes"]
 
