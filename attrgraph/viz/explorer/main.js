@@ -13,6 +13,7 @@ import { nextInLine, strongestNeighbour } from "./moves.js";
 import { SIDES } from "./panel.js";
 import { showNumbers, showPanels } from "./panels.js";
 import { effectOf, pathThrough, strongestPaths } from "./paths.js";
+import { listenToBorder } from "./pointer.js";
 import { download, saved } from "./save.js";
 import { search } from "./search.js";
 import { State } from "./state.js";
@@ -225,6 +226,7 @@ export class Explorer {
       undo: () => state.undo(), redo: () => state.redo(), save: () => this.#save(), help: () => keys.showModal(),
       svg: () => this.#savePicture("svg"), png: () => this.#savePicture("png"),
     })) element(id).addEventListener("click", run);
+    listenToBorder(element("border"), element("panels"));
     search(field("search"), element("found"), () => ({ graph, isShown: this.look.stays, influence, label }), select);
     listenToKeys({
       undo: () => state.undo(),
