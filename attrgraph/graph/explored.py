@@ -14,6 +14,7 @@ from attrgraph.files import read_json
 from attrgraph.graph.parts import before_pruning
 from attrgraph.io.feature_records import FeatureFiles, check_is_there, read_card, unpacked
 from attrgraph.io.json_writing import to_document
+from attrgraph.viz.text import visible
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -55,7 +56,7 @@ def title(graph: "Graph") -> str:
     """The prompt and its most probable answer."""
     prompt = str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))
     best = graph.nodes.iloc[int(np.argmax(graph.weights))]
-    return f"{prompt} → {best['token'].strip()} ({best['probability']:.1%})"
+    return f"{prompt} → {visible(best['token'])} ({best['probability']:.1%})"
 
 
 def feature_records(graph: "Graph", pages: Pages | str | Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import { Base, scaled } from "./base.js";
 import { at, drawBase, drawFocus, MARGIN } from "./drawing.js";
 import { CanvasPen, SvgPen } from "./pens.js";
+import { listenToPointer } from "./pointer.js";
 /** @typedef {import("./drawing.js").Scene} Scene */
 
 const REACH = 30; // pixels, from which a node is hit
@@ -153,37 +154,21 @@ export class Canvas {
   }
 
   #listen() {
-    const { element } = this;
-    /** @type {{x: number, y: number, isMoved: boolean} | null} */
-    let drag = null;
-    element.addEventListener("pointerdown", (event) => {
-      drag = { x: event.offsetX, y: event.offsetY, isMoved: false };
-      element.setPointerCapture(event.pointerId);
+    listenToPointer(this.element, {
+      hover: (x, y) => this.#hover(this.nearest(x, y)),
+      leave: () => this.#hover(-1),
+      click: (x, y, event) => this.onClick(this.nearest(x, y), event),
+      move: (dx, dy) => this.#move({ ...this.view, x: this.view.x + dx, y: this.view.y + dy }),
+      zoom: (by, x, y) => this.#zoom(by, x, y),
+      double: (x, y) => this.nearest(x, y) < 0 && this.fit(),
     });
-    element.addEventListener("pointermove", (event) => {
-      if (!drag) this.#hover(this.nearest(event.offsetX, event.offsetY));
-      else if (drag.isMoved || Math.hypot(event.offsetX - drag.x, event.offsetY - drag.y) > 4) {
-        this.#move({ ...this.view, x: this.view.x + event.offsetX - drag.x, y: this.view.y + event.offsetY - drag.y });
-        drag = { x: event.offsetX, y: event.offsetY, isMoved: true };
-      }
-    });
-    element.addEventListener("pointerup", (event) => {
-      if (drag && !drag.isMoved) this.onClick(this.nearest(event.offsetX, event.offsetY), event);
-      drag = null;
-    });
-    element.addEventListener("pointercancel", () => (drag = null));
-    element.addEventListener("pointerleave", () => this.#hover(-1));
-    element.addEventListener("dblclick", () => this.fit());
-    element.addEventListener("wheel", (event) => this.#zoom(event), { passive: false });
   }
 
-  /** @param {WheelEvent} event */
-  #zoom(event) {
-    event.preventDefault();
+  /** @param {number} factor  @param {number} x  @param {number} y  what stays in place */
+  #zoom(factor, x, y) {
     const { view } = this;
-    const by = Math.min(20 / Math.max(view.sx, view.sy), Math.max(0.02 / Math.min(view.sx, view.sy), Math.exp(-event.deltaY / 400)));
-    const [x, y] = [event.offsetX - (event.offsetX - view.x) * by, event.offsetY - (event.offsetY - view.y) * by];
-    this.#move({ ...view, sx: view.sx * by, sy: view.sy * by, x, y });
+    const by = Math.min(20 / Math.max(view.sx, view.sy), Math.max(0.02 / Math.min(view.sx, view.sy), factor));
+    this.#move({ ...view, sx: view.sx * by, sy: view.sy * by, x: x - (x - view.x) * by, y: y - (y - view.y) * by });
   }
 
   /** @param {number} i */

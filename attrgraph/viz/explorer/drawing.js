@@ -13,6 +13,7 @@ import { placeLabels } from "./labels.js";
  * @property {number} target
  * @property {number} weight
  * @property {number} share  of what the target reads
+ * @property {number} [carried]  influence
  */
 
 /**
@@ -54,24 +55,28 @@ export function at(scene, view, i) {
 }
 
 /**
- * The links with the largest shares of their targets' input, the weakest first.
+ * The links that carry most influence, the weakest first.
  * @param {Edges} inputs
+ * @param {Float64Array} reach  of each node, its influence and its weight as a target
  * @returns {Link[]}
  */
-export function strongest(inputs) {
+export function strongest(inputs, reach) {
   const sums = inputSizes(inputs);
-  const share = new Float64Array(inputs.node.length);
+  const carried = new Float64Array(inputs.node.length);
   const target = new Uint32Array(inputs.node.length);
   for (let i = 0; i < sums.length; i++)
     for (let e = inputs.start[i]; e < inputs.start[i + 1]; e++) {
-      share[e] = Math.abs(inputs.weight[e]) / sums[i];
+      carried[e] = (reach[i] * Math.abs(inputs.weight[e])) / sums[i];
       target[e] = i;
     }
-  const least = share.length > MOST_LINKS ? share.slice().sort()[share.length - MOST_LINKS] : 0;
+  const least = carried.length > MOST_LINKS ? carried.slice().sort()[carried.length - MOST_LINKS] : 0;
   const kept = [];
-  for (let e = 0; e < share.length; e++)
-    if (share[e] >= least) kept.push({ source: inputs.node[e], target: target[e], weight: inputs.weight[e], share: share[e] });
-  return kept.sort((a, b) => a.share - b.share).slice(-MOST_LINKS);
+  for (let e = 0; e < carried.length; e++)
+    if (carried[e] >= least) {
+      const weight = inputs.weight[e];
+      kept.push({ source: inputs.node[e], target: target[e], weight, share: Math.abs(weight) / sums[target[e]], carried: carried[e] });
+    }
+  return kept.sort((a, b) => a.carried - b.carried).slice(-MOST_LINKS);
 }
 
 /**
@@ -100,15 +105,18 @@ export function linksOf({ look, side }, i) {
  */
 export function* drawBase(pen, scene, view, palette, links, atOnce) {
   drawBands(pen, scene, view, palette);
+  const most = links.length ? (links[links.length - 1].carried ?? 0) : 0;
   let n = 0;
   for (const link of links) {
-    drawLink(pen, scene, view, palette, link, Math.min(0.75, 0.08 + 2 * link.share));
+    // what leads to little is paler, however large a share it is
+    const part = Math.sqrt((link.share * (link.carried ?? 0)) / (most || 1));
+    drawLink(pen, scene, view, palette, link, Math.min(0.85, 0.07 + 1.9 * part));
     if (++n % atOnce === 0) yield;
   }
-  const most = scene.influence.reduce((a, b) => Math.max(a, b), 0);
+  const largest = scene.influence.reduce((a, b) => Math.max(a, b), 0);
   for (let i = 0; i < scene.graph.kind.length; i++)
     if (scene.look.stays[i])
-      drawNode(pen, scene, view, palette, i, { fill: palette.gold, fillAlpha: most > 0 ? Math.sqrt(scene.influence[i] / most) : 0 });
+      drawNode(pen, scene, view, palette, i, { fill: palette.gold, fillAlpha: largest > 0 ? Math.sqrt(scene.influence[i] / largest) : 0 });
 }
 
 /**
@@ -191,7 +199,7 @@ function drawLink(pen, scene, view, palette, link, alpha) {
   const isUp = link.weight > 0;
   const isThin = link.share < THIN && scene.links.length > MANY;
   pen.curve(from.x, from.y, to.x, to.y, {
-    color: isUp ? palette.raises : palette.lowers, isDashed: !isUp && !isThin, width: 0.4 + 5 * link.share, alpha,
+    color: isUp ? palette.raises : palette.lowers, isDashed: !isUp && !isThin, width: 0.4 + 0.55 * sizeOf(view) * link.share, alpha,
   });
 }
 
@@ -219,7 +227,7 @@ function drawTokens(pen, { graph, look }, view, palette) {
   const below = Math.min(view.y + bottom * view.sy + sizeOf(view) + 14, view.height - 12);
   const tokens = graph.document.metadata.prompt_tokens;
   for (const { pos, x, width } of look.places.columns) {
-    const text = clipped(pen, plain(tokens[pos] ?? ""), (width + 20) * view.sx);
+    const text = clipped(pen, plain(tokens[pos] ?? ""), (width + 12) * view.sx);
     pen.text(text, view.x + (x + width / 2) * view.sx, below, { color: palette.ink, paper: palette.paper, align: "center" });
   }
 }

@@ -13,8 +13,8 @@
  */
 
 const STEP = 22; // between nodes side by side
-const COLUMN_GAP = 26;
-const LEAST_COLUMN = 52; // room for a token
+const COLUMN_GAP = 14;
+const [LETTER, MOST_LETTERS] = [7, 9]; // room for a token
 const BAND = 46;
 const MOST_ABREAST = 8;
 
@@ -30,7 +30,7 @@ const MOST_ABREAST = 8;
 export function layOut(graph, isShown, influence) {
   const n = graph.kind.length;
   const cells = cellsOf(graph, isShown, influence);
-  const columns = columnsOf(cells);
+  const columns = columnsOf(cells, graph.document.metadata.prompt_tokens);
   const left = new Map(columns.map((column) => [column.pos, column]));
   const x = new Float64Array(n).fill(NaN);
   const y = new Float64Array(n).fill(NaN);
@@ -72,8 +72,8 @@ function cellsOf(graph, isShown, influence) {
   return cells;
 }
 
-/** A column is as wide as its fullest layer needs. @param {Cells} cells */
-function columnsOf(cells) {
+/** A column is as wide as its fullest layer or its token needs. @param {Cells} cells  @param {string[]} tokens */
+function columnsOf(cells, tokens) {
   /** @type {Map<number, number>} */
   const widths = new Map();
   for (const row of cells.values())
@@ -82,7 +82,7 @@ function columnsOf(cells) {
   const columns = [];
   let x = 0;
   for (const [pos, n] of [...widths].sort((a, b) => a[0] - b[0])) {
-    const width = Math.max(n * STEP, LEAST_COLUMN);
+    const width = Math.max(n * STEP, LETTER * (1 + Math.min((tokens[pos] ?? "").length, MOST_LETTERS)));
     columns.push({ pos, x, width });
     x += width + COLUMN_GAP;
   }

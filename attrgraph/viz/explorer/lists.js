@@ -1,6 +1,6 @@
 // Lists beside the picture: pins, groups, and what to look at first.
 // @ts-check
-import { isFeature } from "./graph.js";
+import { featureName, isFeature } from "./graph.js";
 import { flowsOf, without } from "./groups.js";
 import { counted, digits, make, percent, signed } from "./html.js";
 import { pinnedScores } from "./subgraph.js";
@@ -46,7 +46,7 @@ export function overview(shown) {
             make(
               "button",
               { type: "button", onclick: () => shown.select(i) },
-              make("span", { class: "name" }, shown.label(i)),
+              make("span", { class: "name" }, shown.label(i), ...idOf(shown, i)),
               make("span", { class: "weight" }, value(i)),
             ),
           ),
@@ -125,6 +125,12 @@ function flowList(shown, name, flows) {
   );
   const heading = flows.length > MOST_FLOWS ? `${name} (${MOST_FLOWS} of ${flows.length})` : name;
   return make("section", {}, make("h4", {}, heading), make("ul", { role: "list", "aria-label": name }, ...items));
+}
+
+/** Layer and feature, where only a token stands for them. @param {Shown} shown  @param {number} i */
+function idOf({ graph, label }, i) {
+  const name = featureName(graph, i);
+  return name && label(i) === graph.token[i] ? [make("small", {}, ` ${name}`)] : [];
 }
 
 /** What the page has of features' meanings. @param {Shown} shown */

@@ -2,7 +2,7 @@
 // @ts-check
 import { Canvas } from "./canvas.js";
 import { strongest } from "./drawing.js";
-import { labelOf, readGraph } from "./graph.js";
+import { featureName, isError, labelOf, readGraph } from "./graph.js";
 import { flowsOf, without } from "./groups.js";
 import { digits, element, field, percent } from "./html.js";
 import { influenceOf, inputSizes } from "./influence.js";
@@ -13,6 +13,7 @@ import { nextInLine, strongestNeighbour } from "./moves.js";
 import { SIDES } from "./panel.js";
 import { showNumbers, showPanels } from "./panels.js";
 import { effectOf, pathThrough, strongestPaths } from "./paths.js";
+import { listenToBorder } from "./pointer.js";
 import { download, saved } from "./save.js";
 import { search } from "./search.js";
 import { State } from "./state.js";
@@ -27,6 +28,7 @@ export class Explorer {
   constructor(graph) {
     this.graph = graph;
     this.influence = influenceOf(graph.inputs, graph.target);
+    this.reach = this.influence.map((value, i) => value + graph.target[i]);
     this.allSizes = inputSizes(graph.inputs);
     const { pinnedIds, supernodes } = graph.document.qParams;
     const initial = {
@@ -42,7 +44,7 @@ export class Explorer {
     this.grouping = new Set();
     this.holdsG = false;
     this.look = this.#look();
-    this.links = strongest(this.look.inputs);
+    this.links = strongest(this.look.inputs, this.reach);
     const canvas = /** @type {HTMLCanvasElement} */ (element("graph"));
     this.canvas = new Canvas(canvas, element("tooltip"), (i, event) => this.#click(i, event), (i) => this.#describe(i));
     this.#listen();
@@ -51,6 +53,13 @@ export class Explorer {
 
   /** @param {number} i */
   label = (i) => this.state.choice.labels[this.graph.nodes[i].node_id] ?? labelOf(this.graph, i);
+
+  /** For the picture, where the token stands below. @param {number} i */
+  shortLabel = (i) => {
+    const label = this.label(i);
+    if (label !== this.graph.token[i]) return label;
+    return isError(this.graph, i) ? "error" : featureName(this.graph, i) || label;
+  };
 
   /** No step to undo: undoing goes from change to change. @param {number} i  -1 for none */
   select = (i) => {
@@ -105,7 +114,7 @@ export class Explorer {
     const isOther = key !== this.key || hidden.length > 0 || this.look.nAdded > 0;
     if (isOther) {
       this.look = this.#look();
-      this.links = strongest(this.look.inputs);
+      this.links = strongest(this.look.inputs, this.reach);
     }
     this.key = key;
     if (this.pathOf !== this.selected) element("panels").scrollTop = 0;
@@ -121,11 +130,11 @@ export class Explorer {
 
   /** @param {boolean} isOther  whether other nodes are shown than before */
   #draw(isOther) {
-    const { graph, look, links, influence, label, selected, path } = this;
+    const { graph, look, links, influence, selected, path } = this;
     const { choice } = this.state;
     const pinned = this.#places(choice.pins);
     const grouped = new Set([...this.#places(choice.groups.flatMap(([, ...members]) => members)), ...this.grouping]);
-    this.canvas.show({ graph, look, links, influence, selected, pinned, grouped, path, side: choice.links, label }, isOther);
+    this.canvas.show({ graph, look, links, influence, selected, pinned, grouped, path, side: choice.links, label: this.shortLabel }, isOther);
   }
 
   #showPanels() {
@@ -217,6 +226,7 @@ export class Explorer {
       undo: () => state.undo(), redo: () => state.redo(), save: () => this.#save(), help: () => keys.showModal(),
       svg: () => this.#savePicture("svg"), png: () => this.#savePicture("png"),
     })) element(id).addEventListener("click", run);
+    listenToBorder(element("border"), element("panels"));
     search(field("search"), element("found"), () => ({ graph, isShown: this.look.stays, influence, label }), select);
     listenToKeys({
       undo: () => state.undo(),

@@ -13,7 +13,7 @@ from attrgraph.viz.text import visible
 _FOLDER = Path(__file__).parent
 # each uses earlier ones only, except inside functions
 _SCRIPTS = """
-graph html influence subgraph paths groups state layout look pens drawing labels base canvas
+graph html influence subgraph paths groups state layout look pens drawing labels base pointer canvas
 link feature pathpanel panel lists focus panels search moves save keys main
 ask settings server
 """.split()

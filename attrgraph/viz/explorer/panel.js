@@ -98,9 +98,10 @@ function numbers({ graph, look, influence }, i) {
  * @param {Shown} shown  @param {number} i  @param {"Inputs" | "Outputs"} name
  */
 function edgeList(shown, i, name) {
+  const { graph } = shown;
   const found = edgesBeside(shown, i, name).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
   const item = (/** @type {typeof found[number]} */ { other, weight, share }) => {
-    const title = `${percent(share)} of what ${name === "Inputs" ? "this node" : "that node"} reads from the nodes shown`;
+    const title = `${graph.nodes[other].node_id}: ${percent(share)} of what ${name === "Inputs" ? "this node" : "that node"} reads from the nodes shown`;
     return make(
       "li",
       {},

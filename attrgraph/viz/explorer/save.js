@@ -60,7 +60,8 @@ function metadataOf(graph, look, choice) {
   const own = metadata.attrgraph;
   if (own) {
     const { scores: _, ...rest } = own;
-    found.attrgraph = { ...rest, pruning, pruned_from: graph.prunedFrom };
+    const scores = look.nAdded ? {} : { scores: look.scores };
+    found.attrgraph = { ...rest, ...scores, pruning, pruned_from: graph.prunedFrom };
   }
   return found;
 }

@@ -209,8 +209,41 @@ def test_saved_json_is_what_is_shown_with_pins_groups_and_labels(flavour: str, b
     assert loaded.metadata["qParams"]["pinnedIds"] == [*pinned, node]
     if set(loaded.nodes.index) == set(kept.nodes.index):
         assert (loaded.adjacency != kept.adjacency).nnz == 0
+        if not flavour:
+            assert loaded.metadata["scores"] == pytest.approx(kept.metadata["scores"])
     if flavour:
         assert loaded.metadata["qParams"]["supernodes"] == graph.metadata["qParams"]["supernodes"]
+
+
+def test_the_picture_is_moved_and_zoomed_and_the_panels_are_made_wider(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, six_nodes(), tmp_path) as page:
+        place = "Object.values(explorer.canvas.place(explorer.graph.place.get('1_3_1')))"
+        box = page.role("application", "Graph").bounding_box()
+        start = page.ask(place)
+        page.page.mouse.move(box["x"] + 40, box["y"] + 40)
+        page.page.mouse.down()
+        page.page.mouse.move(box["x"] + 60, box["y"] + 70, steps=3)
+        page.page.mouse.up()
+        assert page.ask(place) == pytest.approx([start[0] + 20, start[1] + 30])
+        page.page.mouse.wheel(0, -400)
+        assert page.ask("explorer.canvas.view.sx") == pytest.approx(
+            2.718 * page.ask("explorer.canvas.fit() ?? explorer.canvas.view.sx"), rel=1e-3
+        )
+        assert page.ask(place) == pytest.approx(start)
+        assert page.heading == []
+        width = page.page.locator("aside").bounding_box()["width"]
+        page.role("separator", "Width of the panels").focus()
+        page.press("ArrowLeft")
+        assert page.page.locator("aside").bounding_box()["width"] == pytest.approx(width + 24, abs=16)
+
+
+def test_a_renamed_answer_keeps_the_probability_without_which_other_pages_fail(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, six_nodes(), tmp_path) as page:
+        page.select(T)
+        page.role("region", "Node").get_by_role("textbox", name="Label").fill("the answer")
+        page.press("Enter")
+        content = page.saved()
+    assert {node["node_id"]: node["clerp"] for node in content["nodes"]}[T] == "the answer (p=1.000)"
 
 
 def test_the_picture_is_saved_as_svg_and_png(browser: Any, tmp_path: Path) -> None:
