@@ -7,8 +7,8 @@ import typer
 
 import attrgraph as ag
 from attrgraph.cli import options
+from attrgraph.cli.groups_file import read_groups
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
-from attrgraph.cli.settings import read_groups
 from attrgraph.cli.writing import Saving
 from attrgraph.errors import GraphFileError
 from attrgraph.files import GRAPH_FORMATS, PICTURE_ENDINGS

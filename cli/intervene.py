@@ -9,7 +9,6 @@ import typer
 import attrgraph as ag
 from attrgraph.cli import options
 from attrgraph.cli.output import print_files, print_json, print_table, print_text
-from attrgraph.cli.settings import parse_setting
 from attrgraph.cli.writing import check_figure
 from attrgraph.viz.text import typed
 
@@ -53,6 +52,8 @@ def intervene(
         raise typer.BadParameter("--figure shows doses; give --doses too.")
     check_figure(figure, force=force)
     asked, tokens = reading.read(prompt), reading.how()
+    from attrgraph.interventions.setting import parse_setting
+
     changes = [parse_setting(one) for one in setting] if scales is None else []
     from attrgraph.cli.progress import progress_bar
 

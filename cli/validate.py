@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import attrgraph as ag
 from attrgraph.cli import options
+from attrgraph.cli.groups_file import read_groups
 from attrgraph.cli.output import print_files, print_json, print_text
-from attrgraph.cli.settings import read_groups
 from attrgraph.cli.writing import check_distinct
 from attrgraph.files import check_writable
 from attrgraph.viz.text import typed, visible

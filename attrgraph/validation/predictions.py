@@ -21,7 +21,9 @@ class Predictions:
         return self.direct if mode in ("frozen", "constrained") else self.total
 
 
-def predict(graph: Graph, relative: Float[np.ndarray, "n_nodes n_experiments"]) -> Predictions:
+def predict(
+    graph: Graph, relative: Float[np.ndarray, "n_nodes n_experiments"], *, responds_from: int = 0
+) -> Predictions:
     """Predict from the edges alone.
 
     direct = A r;  total_t = sum over s of A[t, s] r_s, where r_s is the relative change of source s: the given one of a
@@ -30,6 +32,7 @@ def predict(graph: Graph, relative: Float[np.ndarray, "n_nodes n_experiments"]) 
     Args:
         graph: without a bias node.
         relative: by how much of itself each node is changed: scale - 1 of one that is set, else 0.
+        responds_from: the lowest layer whose features respond in `total`.
     """
     adjacency = graph.adjacency.astype(np.float64)
     layers, activation = graph.nodes["layer"].to_numpy(), graph.nodes["activation"].to_numpy()
@@ -38,7 +41,7 @@ def predict(graph: Graph, relative: Float[np.ndarray, "n_nodes n_experiments"]) 
     for layer in np.unique(layers):
         here = np.flatnonzero(layers == layer)
         total[here] = sparse.csr_array(adjacency[here]) @ changes
-        responds = here[is_feature[here]]
+        responds = here[is_feature[here] & (layer >= responds_from)]
         response = total[responds] / activation[responds, None]
         changes[responds] = np.where(relative[responds] != 0, relative[responds], response)
     return Predictions(adjacency @ relative, total)

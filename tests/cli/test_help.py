@@ -18,8 +18,8 @@ pytestmark = pytest.mark.doors
 
 VERBS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 DALLAS = "in the state containing dallas the capital is"
-# a shell reads a terminal; training and validating take long, and other tests run them
-NOT_RUN = ("shell", "train", "validate")
+# a shell reads a terminal, a server does not end; training and validating take long, and other tests run them
+NOT_RUN = ("serve", "shell", "train", "validate")
 
 
 def examples(verb: str) -> list[str]:

@@ -9,7 +9,7 @@ from tiny import make_model, make_transcoders
 
 import attrgraph as ag
 from attrgraph.cli.main import main
-from attrgraph.cli.settings import parse_setting
+from attrgraph.interventions.setting import parse_setting
 from attrgraph.interventions.swap import features_at
 from attrgraph.transcoders import save_transcoders
 from attrgraph.validation import validate

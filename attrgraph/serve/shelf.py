@@ -1,0 +1,108 @@
+"""The graphs and prompts that can be asked for: by names of a listing, never by a path."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from attrgraph.errors import GraphFileError
+from attrgraph.files import GRAPH_FORMATS, MAX_JSON_BYTES
+from attrgraph.graph.graph import Graph
+from attrgraph.graph.load_graph import load_graph
+from attrgraph.prompts.prompt_file import read_prompts
+
+_MOST_IN_MEMORY = 32
+_MOST_FILES, _MOST_PROMPTS, _MOST_PROMPT_BYTES = 1000, 200, 2**22
+
+
+class Shelf:
+    """Graphs that have been traced here, and the files of one folder.
+
+    Args:
+        folder: whose graphs and files of prompts are listed; those of folders in it are not.
+        is_written: whether traced graphs become files there; else they are kept in memory, the last ones only.
+    """
+
+    def __init__(self, folder: Path | None = None, *, is_written: bool = False) -> None:
+        self._folder = None if folder is None else folder.resolve()
+        self._is_written, self._numbers, self._lock = is_written, count(1), Lock()
+        self._traced: dict[str, Graph] = {}
+
+    def add(self, graph: Graph) -> str:
+        """Keep a graph that was traced here; its name."""
+        with self._lock:
+            if self._is_written and self._folder is not None:
+                return self._save(graph, self._folder)
+            name = str(next(self._numbers))
+            self._traced[name] = graph
+            for oldest in list(self._traced)[:-_MOST_IN_MEMORY]:
+                del self._traced[oldest]
+            return name
+
+    def graph(self, name: str) -> Graph:
+        """The graph of a name that `listing` gives.
+
+        Raises:
+            GraphFileError: there is none, or its file cannot be read.
+        """
+        if name in self._traced:
+            return self._traced[name]
+        for path, n_bytes in self._files(GRAPH_FORMATS):
+            if path.name == name:
+                if n_bytes > MAX_JSON_BYTES:
+                    raise GraphFileError(f"{name}: has {n_bytes:,} bytes; expected at most {MAX_JSON_BYTES:,}.")
+                return _loaded(path, path.stat().st_mtime_ns)
+        raise GraphFileError("there is no graph of this name; the list on the first page has all.")
+
+    def listing(self) -> dict[str, Any]:
+        """Names, titles and sizes of graphs, and the prompts of files with prompts."""
+        traced = [{"name": name, "title": _title(graph)} for name, graph in reversed(self._traced.items())]
+        files = [{"name": path.name, "title": path.name, "bytes": n} for path, n in self._files(GRAPH_FORMATS)]
+        prompts = [_prompts(path) for path, n in self._files((".jsonl",)) if n <= _MOST_PROMPT_BYTES]
+        return {"graphs": [*traced, *files], "prompts": prompts}
+
+    def _files(self, endings: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
+        """Files of the folder and their sizes; no link that leads out of it, and no name that is not Unicode."""
+        if self._folder is None:
+            return
+        for path in sorted(self._folder.iterdir())[:_MOST_FILES]:
+            is_inside = path.suffix in endings and path.resolve().parent == self._folder
+            if is_inside and path.is_file() and not re.search("[\ud800-\udfff]", path.name):
+                yield path, path.stat().st_size
+
+    def _save(self, graph: Graph, folder: Path) -> str:
+        words = re.sub(r"[^a-z0-9]+", "-", str(graph.metadata["prompt"]).lower()).strip("-")[:60] or "graph"
+        for number in count(1):
+            path = folder / f"{words}{'' if number == 1 else f'-{number}'}.safetensors"
+            if not path.exists():
+                graph.save(path, overwrite=False)
+                return path.name
+        raise AssertionError
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path, _: int) -> Graph:
+    """The graph of a file as long as its time of change stays the same."""
+    try:
+        return load_graph(path)
+    except GraphFileError as e:
+        raise GraphFileError(str(e).replace(f"{path.parent}/", "")) from e
+
+
+def _title(graph: Graph) -> str:
+    best = graph.nodes.loc[graph.nodes["probability"].idxmax(), "token"]
+    return f"{graph.metadata['prompt']} → {str(best).strip()}"
+
+
+def _prompts(path: Path) -> dict[str, Any]:
+    """What can be typed into the form of a file's prompts; token ids and chats cannot."""
+    try:
+        rows = read_prompts(path)
+    except ValueError as e:
+        return {"name": path.name, "error": str(e).replace(f"{path.parent}/", ""), "prompts": []}
+    texts = [row for row in rows if isinstance(row.prompt, str) and not row.fault]
+    shown = [{"prompt": row.prompt, "targets": [str(each) for each in row.targets or []]} for row in texts]
+    return {"name": path.name, "prompts": shown[:_MOST_PROMPTS], "n": len(rows)}
