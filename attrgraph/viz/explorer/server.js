@@ -174,9 +174,12 @@ const labelled = (text, control) => make("label", {}, make("span", {}, text), co
 function start() {
   const experiments = new Experiments(Reflect.get(globalThis, "explorer"));
   const { server, form } = experiments;
-  document.querySelector("aside")?.append(
-    make("details", { id: "experiments", open: server !== null }, make("summary", {}, "Intervene"), form),
-  );
+  const details = make("details", { id: "experiments", open: server !== null }, make("summary", {}, "Intervene"));
+  const isOpen = () => /** @type {HTMLDetailsElement} */ (details).open;
+  // what is closed is not there: else its choices would be among the options that a search finds
+  details.addEventListener("toggle", () => (isOpen() ? details.append(form) : form.remove()));
+  if (isOpen()) details.append(form);
+  document.querySelector("aside")?.append(details);
   if (server) document.querySelector("header")?.append(make("a", { href: "/" }, "All graphs"));
 }
 
