@@ -71,12 +71,7 @@ def feature_records(graph: "Graph", pages: Pages | str | Path) -> dict[str, Any]
         pages = _Unpacked({f"{layer}/{feature}": (files, (layer, feature)) for layer, feature in files})
     else:
         card = getattr(pages, "card", {})
-    theirs, ours = ((one.get("transcoders") or {}).get("digest") for one in (card, graph.metadata))
-    if theirs and ours and theirs != ours:
-        raise FeatureError(
-            f"features: the pages are of transcoders with digest {theirs[:19]}, the graph's are {ours[:19]}; "
-            "describe the graph's with attrgraph features."
-        )
+    check_pages(card, graph.metadata.get("transcoders") or {}, "the graph's")
     shown = graph if is_pruned(graph.metadata) else graph.prune()
     pinned = (graph.metadata.get("qParams") or {}).get("pinnedIds", [])
     nodes = graph.nodes[graph.nodes.index.isin([*shown.nodes.index, *pinned])]
@@ -84,6 +79,22 @@ def feature_records(graph: "Graph", pages: Pages | str | Path) -> dict[str, Any]
     known = set(pages)
     names = dict.fromkeys(f"{layer}/{feature}" for layer, feature in zip(nodes["layer"], nodes["feature"], strict=True))
     return {name: dict(pages[name]) for name in names if name in known}
+
+
+def check_pages(card: Mapping[str, Any], transcoders: Mapping[str, Any], whose: str) -> None:
+    """Raise FeatureError for pages of other transcoders, by digests, where both are known.
+
+    Args:
+        card: of the pages.
+        transcoders: what is recorded of those that are explored.
+        whose: these are.
+    """
+    theirs, ours = (card.get("transcoders") or {}).get("digest"), transcoders.get("digest")
+    if theirs and ours and theirs != ours:
+        raise FeatureError(
+            f"features: the pages are of transcoders with digest {theirs[:19]}, {whose} are {ours[:19]}; "
+            f"describe {whose} with attrgraph features."
+        )
 
 
 class _Unpacked(dict[str, Any]):

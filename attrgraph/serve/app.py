@@ -17,8 +17,10 @@ from starlette.routing import Route
 from attrgraph.attribution.trace import trace
 from attrgraph.attribution.trace_settings import DEFAULTS
 from attrgraph.errors import AttrGraphError, PromptError
+from attrgraph.graph.explored import check_pages
 from attrgraph.graph.graph import Graph
 from attrgraph.interventions.intervention import Intervention
+from attrgraph.io.feature_records import read_card
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.progress import Progress
 from attrgraph.serve.experiments import experiment
@@ -44,6 +46,10 @@ class Site:
     worker: Worker
     features: Path | None = None  # pages of features, shown with graphs
 
+    def __post_init__(self) -> None:
+        if self.features is not None:
+            check_pages(read_card(self.features), self.model.need_transcoders().source, "the model's")
+
     def asked(self, kind: type[Any], body: bytes) -> Callable[[Progress], Any]:
         """The work that a body asks for.
 
@@ -56,7 +62,7 @@ class Site:
         graph = self.shelf.graph(request.graph)
         if isinstance(request, ToSet):
             return partial(self._experiment, graph, request, request.sets)
-        return lambda progress: validate(self.model, graph, progress=progress).to_dict()
+        return lambda progress: validate(self.model, graph, n_nodes=request.n_nodes, progress=progress).to_dict()
 
     def _trace(self, asked: ToTrace, progress: Progress) -> dict[str, Any]:
         n_tokens = len(self.model.tokenize(asked.prompt))

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from attrgraph.errors import FeatureError
 from attrgraph.serve.security import STRICTER
 from attrgraph.serve.shelf import Shelf
 from attrgraph.viz import explorer
@@ -20,7 +21,11 @@ def graph_page(shelf: Shelf, name: str, features: Path | None) -> tuple[str, str
     Raises:
         GraphFileError: as `Shelf.graph` and `Graph.explore`.
     """
-    page = str(shelf.graph(name).explore())
+    graph = shelf.graph(name)
+    try:
+        page = str(graph.explore(features=features))
+    except FeatureError:  # the pages are of this model's transcoders, the graph is of others
+        page = str(graph.explore())
     found = _POLICY.search(page)
     assert found is not None  # the explorer's template has it
     here = json.dumps({"graph": name}).replace("<", "\\u003c")

@@ -13,6 +13,7 @@ from attrgraph.interventions.setting import parse_setting
 R = TypeVar("R")
 
 MOST_FEATURES, MOST_TOKENS, MOST_NEW_TOKENS, MOST_CHANGES = 20_000, 1000, 200, 1000
+MOST_VALIDATED = 1000
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class ToSet:
 
 @dataclass(frozen=True)
 class ToValidate:
-    """A graph."""
+    """A graph, and how many of its nodes are taken out one by one: fewer than by default, as others wait."""
 
     graph: str
+    n_nodes: int = 64
 
     def __post_init__(self) -> None:
         _check_text("graph", self.graph)
+        _check_number("n_nodes", self.n_nodes, MOST_VALIDATED)
 
 
 def read_request(kind: Callable[..., R], body: bytes) -> R:

@@ -9,12 +9,14 @@ from threading import Lock
 from typing import Any
 
 from attrgraph.errors import GraphFileError
-from attrgraph.files import GRAPH_FORMATS, MAX_JSON_BYTES
+from attrgraph.files import GRAPH_FORMATS
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.load_graph import load_graph
 from attrgraph.prompts.prompt_file import read_prompts
 
 _MOST_IN_MEMORY = 32
+# JSON of this size takes a gigabyte of memory while it is read
+_MOST_BYTES = 2**26
 _MOST_FILES, _MOST_PROMPTS, _MOST_PROMPT_BYTES = 1000, 200, 2**22
 
 
@@ -52,8 +54,8 @@ class Shelf:
             return self._traced[name]
         for path, n_bytes in self._files(GRAPH_FORMATS):
             if path.name == name:
-                if n_bytes > MAX_JSON_BYTES:
-                    raise GraphFileError(f"{name}: has {n_bytes:,} bytes; expected at most {MAX_JSON_BYTES:,}.")
+                if n_bytes > _MOST_BYTES:
+                    raise GraphFileError(f"{name}: has {n_bytes:,} bytes; expected at most {_MOST_BYTES:,}.")
                 return _loaded(path, path.stat().st_mtime_ns)
         raise GraphFileError("there is no graph of this name; the list on the first page has all.")
 
@@ -83,7 +85,7 @@ class Shelf:
         raise AssertionError
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _loaded(path: Path, _: int) -> Graph:
     """The graph of a file as long as its time of change stays the same."""
     try:
@@ -103,6 +105,9 @@ def _prompts(path: Path) -> dict[str, Any]:
         rows = read_prompts(path)
     except ValueError as e:
         return {"name": path.name, "error": str(e).replace(f"{path.parent}/", ""), "prompts": []}
-    texts = [row for row in rows if isinstance(row.prompt, str) and not row.fault]
-    shown = [{"prompt": row.prompt, "targets": [str(each) for each in row.targets or []]} for row in texts]
+    shown = [
+        {"prompt": row.prompt, "targets": row.targets or []}
+        for row in rows
+        if not row.fault and all(isinstance(text, str) for text in [row.prompt, *(row.targets or [])])
+    ]
     return {"name": path.name, "prompts": shown[:_MOST_PROMPTS], "n": len(rows)}

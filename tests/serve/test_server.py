@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from sites import PROMPT, HeldSite, answer, served
+from sites import PROMPT, HeldSite, answer
 
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.serve.app import Site
+from attrgraph.serve.listen import listening
 from attrgraph.serve.shelf import Shelf
 from attrgraph.serve.worker import Worker
 
@@ -56,14 +57,14 @@ def until(what: object) -> None:
 
 
 def test_a_real_server_traces(site: Site) -> None:
-    with served(site) as address, asker(address) as client:
+    with listening(site) as (address, _), asker(address) as client:
         assert client.get("/").status_code == 200
         found = answer(client.post("/trace", json={"prompt": PROMPT, "targets": []}))
         assert client.get(f"/graph/{found['result']['graph']}").status_code == 200
 
 
 def test_many_at_once_wait_their_turn_and_too_many_are_refused(held: HeldSite) -> None:
-    with served(held) as address, asker(address) as client, ThreadPoolExecutor(40) as pool:
+    with listening(held) as (address, _), asker(address) as client, ThreadPoolExecutor(40) as pool:
         asked = [pool.submit(client.post, "/trace", json={}) for _ in range(40)]
         until(lambda: sum(one.done() for one in asked) == 7)
         assert {one.result().status_code for one in asked if one.done()} == {503}
@@ -75,7 +76,7 @@ def test_many_at_once_wait_their_turn_and_too_many_are_refused(held: HeldSite) -
 
 
 def test_who_leaves_gives_up_a_place_in_the_queue_or_the_work(held: HeldSite) -> None:
-    with served(held) as address, asker(address) as client, ThreadPoolExecutor(1) as pool:
+    with listening(held) as (address, _), asker(address) as client, ThreadPoolExecutor(1) as pool:
         running = raw(address, "/trace", "Content-Length: 0")
         until(lambda: running.recv(4096).count(b'"hold"'))
         waiting = raw(address, "/trace", "Content-Length: 0")
@@ -91,7 +92,7 @@ def test_who_leaves_gives_up_a_place_in_the_queue_or_the_work(held: HeldSite) ->
 
 
 def test_a_huge_body_is_refused_before_it_is_sent_or_while(held: HeldSite) -> None:
-    with served(held) as address, asker(address) as client:
+    with listening(held) as (address, _), asker(address) as client:
         for path in ("/graph/../../../etc/passwd", "/graph/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd"):
             with raw(address, path, "Content-Length: 0") as sent:
                 assert re.match(rb"HTTP/1.1 40[45]", sent.recv(64))

@@ -1,16 +1,12 @@
-"""Sites of `attrgraph serve`: what they answer, one that is held, one on a real port."""
+"""Sites of `attrgraph serve`: what they answer, and one that is held."""
 
-import asyncio
 import json
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
+from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 from attrgraph.progress import Progress
 from attrgraph.serve.app import Site
-from attrgraph.serve.listen import server_of
 
 PORT, TOKEN, PROMPT = 8765, "secret", "in texas the capital is"
 OWN = {"Origin": f"http://127.0.0.1:{PORT}", "Authorization": f"Bearer {TOKEN}"}
@@ -36,21 +32,3 @@ class HeldSite(Site):
             return "done"
 
         return work
-
-
-@contextmanager
-def served(site: Site) -> Iterator[str]:
-    """The site on a real port; yields the address that is opened first."""
-    told: list[str] = []
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        server = server_of(site, door, told.append)
-        thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[door])))
-        thread.start()
-        while not server.started:
-            thread.join(0.01)
-        try:
-            yield told[0]
-        finally:
-            server.should_exit = True
-            thread.join()

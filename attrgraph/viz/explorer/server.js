@@ -1,35 +1,56 @@
 // Set nodes to something else: the command that does it, and on a page of `attrgraph serve` what follows.
 // @ts-check
 import { ask } from "./ask.js";
-import { digits, make, percent, signed } from "./html.js";
+import { digits, element, make, percent, signed } from "./html.js";
 import { changesOf, commandOf } from "./settings.js";
 /** @typedef {import("./main.js").Explorer} Explorer */
 
 const HOW = { "*": "times", "=": "set to", "+": "plus" };
-const WHERE = { own: "where they are", on: "from there on, in new tokens too", all: "at all positions" };
+const WHERE = { own: "where they are", on: "from there on", all: "everywhere" };
 const MODES = { constrained: "constrained", free: "free", "frozen-attention": "frozen attention", frozen: "frozen" };
 const SETTABLE = ["feature", "error", "embedding"];
 
+/** One of several, all in sight. */
+class Choice {
+  /** @param {string} name  @param {Record<string, string>} options  texts by value */
+  constructor(name, options) {
+    this.name = name;
+    this.element = make("div", { class: "choice", role: "radiogroup", "aria-label": name });
+    this.offer(options);
+  }
+
+  /** What was chosen stays if it is still there. @param {Record<string, string>} options */
+  offer(options) {
+    const all = Object.entries(options);
+    const chosen = this.value in options ? this.value : all[0]?.[0];
+    const radio = (/** @type {string} */ value) =>
+      make("input", { type: "radio", name: this.name, value, checked: value === chosen });
+    this.element.replaceChildren(...all.map(([value, text]) => make("label", {}, radio(value), text)));
+  }
+
+  get value() {
+    return /** @type {HTMLInputElement | null} */ (this.element.querySelector(":checked"))?.value ?? "";
+  }
+}
+
 class Experiments {
-  /** @param {Explorer} explorer */
-  constructor(explorer) {
+  /** @param {Explorer} explorer  @param {{graph: string} | null} server */
+  constructor(explorer, server) {
     this.explorer = explorer;
+    this.server = server;
     /** @type {AbortController | null} */
     this.running = null;
-    const block = document.getElementById("server");
-    /** @type {{graph: string} | null} */
-    this.server = block && JSON.parse(block.textContent);
-    this.nodes = select("Nodes", {});
-    this.how = select("How", HOW);
+    this.nodes = new Choice("Nodes", {});
+    this.how = new Choice("How", HOW);
     this.number = input("Number", { type: "text", value: "0", inputmode: "decimal", size: 6 });
-    this.where = select("Where", WHERE);
-    this.mode = select("Mode", MODES);
+    this.where = new Choice("Where", WHERE);
+    this.mode = new Choice("Mode", MODES);
     this.tokens = input("New tokens", { type: "number", value: "0", min: 0, max: 200 });
     this.command = make("code", { class: "command", tabindex: 0 });
     this.run = make("button", { type: "submit" }, "Run");
     this.validate = make("button", { type: "button", onclick: () => this.#validate() }, "Validate the graph");
     this.stop = make("button", { type: "button", hidden: true, onclick: () => this.running?.abort() }, "Stop");
-    this.told = make("p", { class: "note", role: "status", "aria-label": "Progress" });
+    this.told = make("p", { class: "note", "aria-live": "polite" });
     this.found = make("div", { "aria-live": "polite" });
     this.form = this.#form();
     this.#show();
@@ -45,11 +66,11 @@ class Experiments {
     const form = make(
       "form",
       { class: "experiment" },
-      labelled("Nodes", this.nodes),
-      labelled("become", make("span", { class: "row" }, this.how, this.number)),
-      labelled("where", this.where),
-      labelled("mode", this.mode),
-      labelled("new tokens", this.tokens),
+      this.nodes.element,
+      make("div", { class: "row" }, this.how.element, this.number),
+      this.where.element,
+      this.mode.element,
+      make("label", { class: "row" }, "New tokens", this.tokens),
       ...(this.server ? [make("div", { class: "row" }, this.run, this.validate, this.stop), this.told, this.found] : []),
       make("p", { class: "note" }, this.server ? "The same in a terminal:" : "In a terminal, this measures it:"),
       this.command,
@@ -69,19 +90,18 @@ class Experiments {
     const { graph, state, selected, label } = explorer;
     const settable = (/** @type {string[]} */ ids) => ids.filter((id) => SETTABLE.includes(graph.kind[graph.place.get(id) ?? -1]));
     const { pins, groups, node } = state.choice;
-    /** @type {[string, string[]][]} */
     const all = [
-      [`Pinned nodes (${settable(pins).length})`, settable(pins)],
-      ...groups.map(([name, ...ids]) => /** @type {[string, string[]]} */ ([`${name} (${settable(ids).length})`, settable(ids)])),
+      { key: "selected", name: selected < 0 ? "" : `Selected: ${label(selected)}`, ids: settable([node]) },
+      { key: "pinned", name: "Pinned", ids: settable(pins) },
+      ...groups.map(([name, ...ids]) => ({ key: `group ${name}`, name, ids: settable(ids) })),
     ];
-    if (selected >= 0) all.unshift([`Selected: ${label(selected)}`, settable([node])]);
-    return all.filter(([, ids]) => ids.length);
+    return all.filter(({ ids }) => ids.length);
   }
 
   #show() {
     const choices = this.#choices();
-    const before = this.nodes.selectedOptions[0]?.text;
-    this.nodes.replaceChildren(...choices.map(([name], i) => make("option", { value: i, selected: name === before }, name)));
+    const counted = (/** @type {string[]} */ ids) => (ids.length > 1 ? ` (${ids.length})` : "");
+    this.nodes.offer(Object.fromEntries(choices.map(({ key, name, ids }) => [key, name + counted(ids)])));
     const { document: content } = this.explorer.graph;
     const isReady = choices.length > 0;
     this.command.textContent = isReady ? commandOf(content.metadata, this.#setting()) : "Select a node, or pin some.";
@@ -93,7 +113,7 @@ class Experiments {
 
   /** @returns {import("./settings.js").Setting} */
   #setting() {
-    const [, ids] = this.#choices()[Number(this.nodes.value)] ?? ["", []];
+    const { ids } = this.#choices().find(({ key }) => key === this.nodes.value) ?? { ids: [] };
     return {
       ids, number: this.number.value.trim() || "0", how: /** @type {"*"} */ (this.how.value),
       where: /** @type {"own"} */ (this.where.value), mode: this.mode.value, tokens: Math.max(0, Math.trunc(Number(this.tokens.value))),
@@ -136,7 +156,7 @@ function effect({ answers, kl, is_flipped, top_after, texts, notes }) {
   return [
     make(
       "table",
-      { "aria-label": "Answers" },
+      { "aria-label": "What followed" },
       make("thead", {}, row(["answer", "before", "after", "predicted", "measured"], "th")),
       make(
         "tbody",
@@ -159,29 +179,22 @@ function verdict({ verdict: lines }) {
   return [make("ul", { role: "list", "aria-label": "Verdict", class: "verdict" }, ...items)];
 }
 
-/** @param {string} name  @param {Record<string, string>} options */
-function select(name, options) {
-  const all = Object.entries(options).map(([value, text]) => make("option", { value }, text));
-  return /** @type {HTMLSelectElement} */ (make("select", { "aria-label": name }, ...all));
-}
-
 /** @param {string} name  @param {Record<string, any>} attributes */
 const input = (name, attributes) => /** @type {HTMLInputElement} */ (make("input", { "aria-label": name, ...attributes }));
 
-/** @param {string} text  @param {Node} control */
-const labelled = (text, control) => make("label", {}, make("span", {}, text), control);
-
 function start() {
-  const experiments = new Experiments(Reflect.get(globalThis, "explorer"));
-  const { server, form } = experiments;
-  const details = make("details", { id: "experiments", open: server !== null }, make("summary", {}, "Intervene"));
-  const isOpen = () => /** @type {HTMLDetailsElement} */ (details).open;
-  // what is closed is not there: else its choices would be among the options that a search finds
-  details.addEventListener("toggle", () => (isOpen() ? details.append(form) : form.remove()));
-  if (isOpen()) details.append(form);
-  document.querySelector("aside")?.append(details);
+  const server = serverOf(document.getElementById("server"));
+  const details = make("details", { id: "experiments", open: server !== null }, make("summary", { class: "title" }, "Intervene"));
+  // as long as nobody wants it, nothing of it is in the page
+  const fill = () => details.append(new Experiments(Reflect.get(globalThis, "explorer"), server).form);
+  if (server) fill();
+  else details.addEventListener("toggle", fill, { once: true });
+  element("panels").append(details);
   if (server) document.querySelector("header")?.append(make("a", { href: "/" }, "All graphs"));
 }
+
+/** @param {HTMLElement | null} block  @returns {{graph: string} | null}  under which name the server knows the graph */
+const serverOf = (block) => block && JSON.parse(block.textContent);
 
 if (document.body.dataset.ready) start();
 else {

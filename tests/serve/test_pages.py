@@ -1,0 +1,86 @@
+"""The pages in a browser, used as a person does."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from explored import explored
+from sites import PROMPT
+
+import attrgraph as ag
+from attrgraph.cli.main import main
+from attrgraph.serve.app import Site
+from attrgraph.serve.listen import listening
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that says nothing on the console, and asks no other server."""
+    context = browser.new_context()
+    opened, said, asked = context.new_page(), list[str](), set[str]()
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.add(request.url.split("/")[2]))
+    yield opened
+    context.close()
+    assert said == [] and len(asked) == 1
+
+
+def test_a_prompt_is_typed_traced_and_changed(page: Any, site: Site, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": PROMPT, "target": ["austin", "the"]}))
+    with listening(site) as (address, _):
+        page.goto(address)
+        page.get_by_text("asked.jsonl").click()
+        page.get_by_role("button", name=PROMPT).click()
+        assert "token" not in page.url and page.get_by_label("Targets").input_value() == "austin\nthe"
+        page.get_by_role("button", name="Trace").click()
+        page.wait_for_selector("body[data-ready]")
+        page.keyboard.press("/")
+        page.keyboard.insert_text("3/458")
+        page.keyboard.press("Enter")
+        page.get_by_label("Number", exact=True).fill("-1")
+        page.get_by_label("New tokens").fill("2")
+        page.get_by_role("button", name="Run").click()
+        table = page.get_by_role("table", name="What followed")
+        table.wait_for()
+        rows = [row.get_by_role("cell").all_inner_texts() for row in table.get_by_role("row").all()[1:]]
+        page.get_by_role("link", name="All graphs").click()
+        page.get_by_role("link", name=PROMPT).wait_for()
+    effect = ag.intervene(site.model, PROMPT, ag.Intervention("3_458_5", scale=-1.0))
+    nodes = site.shelf.graph("1").nodes
+    change = effect.uncapped_change.double() - effect.uncapped_change.double().mean()
+    assert [row[0] for row in rows] == ["austin", "the"]
+    for row in rows:
+        at = int(nodes.loc[(nodes["kind"] == "logit") & (nodes["token"] == row[0]), "feature"].iloc[0])
+        assert float(row[4]) == pytest.approx(float(change[at]), rel=0.006)
+
+
+def test_errors_and_a_stop_are_told_on_the_page(page: Any, site: Site) -> None:
+    with listening(site) as (address, _):
+        page.goto(address)
+        page.get_by_label("Prompt", exact=True).fill(PROMPT)
+        page.get_by_label("Targets").fill("<img src=x onerror=alert(1)>")
+        page.get_by_role("button", name="Trace").click()
+        page.get_by_text("<img src=x onerror=alert(1)>", exact=False).last.wait_for()
+        assert page.locator("img").count() == 0
+
+
+def test_without_a_server_the_page_shows_the_command_that_does_the_same(
+    browser: Any, demo: ag.LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with explored(browser, ag.trace(demo, PROMPT), tmp_path) as opened:
+        opened.select("3_458_5")
+        assert opened.page.locator("input[type=radio]").count() == 0
+        opened.page.get_by_text("Intervene").click()
+        opened.page.get_by_text("from there on").click()
+        opened.page.get_by_label("Number", exact=True).fill("-2")
+        opened.page.get_by_label("New tokens").fill("1")
+        assert opened.page.get_by_role("button", name="Run").count() == 0
+        command = opened.page.locator(".command").inner_text()
+    assert command == f"attrgraph intervene '{PROMPT}' --set '3/458@5:*-2' --new-tokens 1"
+    assert main([*shlex.split(command)[1:], "--json"]) == 0
+    effect = ag.intervene(demo, PROMPT, ag.Intervention("3_458_5", scale=-2.0))
+    assert json.loads(capsys.readouterr().out)["kl"] == effect.kl
