@@ -33,7 +33,9 @@
 
 /** @param {string} text  base64 of deflated bytes */
 async function unpacked(text) {
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const letters = atob(text);
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).arrayBuffer();
 }
@@ -108,6 +110,7 @@ export function some(edges, stays) {
   const start = new Uint32Array(n + 1);
   let size = 0;
   for (const one of stays) size += one;
+  if (size === stays.length) return edges;
   const node = new Uint32Array(size);
   const weight = new Float32Array(size);
   let place = 0;

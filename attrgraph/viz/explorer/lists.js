@@ -61,13 +61,14 @@ export function overview(shown) {
 
 /** How much of the whole graph's answer the pinned features explain alone. @param {Shown} shown */
 export function pinnedNote({ graph, pins }) {
-  const key = JSON.stringify(pins);
-  if (key === lastNote.key) return lastNote.text;
   const pinned = new Set(pins.map((id) => graph.place.get(id) ?? -1));
-  const { replacement, completeness } = pinnedScores(graph, pinned);
-  const scores = `replacement ${percent(replacement)}, completeness ${percent(completeness)}`;
-  const hasFeature = [...pinned].some((i) => i >= 0 && isFeature(graph, i));
-  lastNote = { key, text: hasFeature ? `Pinned features alone, all others as errors: ${scores}.` : "" };
+  if (![...pinned].some((i) => i >= 0 && isFeature(graph, i))) return "";
+  const key = JSON.stringify(pins);
+  if (key !== lastNote.key) {
+    const { replacement, completeness } = pinnedScores(graph, pinned);
+    const scores = `replacement ${percent(replacement)}, completeness ${percent(completeness)}`;
+    lastNote = { key, text: `Pinned features alone, all others as errors: ${scores}.` };
+  }
   return lastNote.text;
 }
 

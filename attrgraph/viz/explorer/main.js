@@ -30,9 +30,9 @@ export class Explorer {
     this.influence = influenceOf(graph.inputs, graph.target);
     this.reach = this.influence.map((value, i) => value + graph.target[i]);
     this.allSizes = inputSizes(graph.inputs);
-    const { pinnedIds, supernodes } = graph.document.qParams;
+    const { pinnedIds, supernodes, linkType } = graph.document.qParams;
     const initial = {
-      node: "", from: "", pins: pinnedIds, groups: supernodes, labels: {}, links: /** @type {"both"} */ ("both"),
+      node: "", from: "", pins: pinnedIds, groups: supernodes, labels: {}, links: Object.hasOwn(SIDES, linkType) ? linkType : "both",
       nodes: graph.isPruned ? null : NODE_THRESHOLD, edges: EDGE_THRESHOLD,
     };
     this.state = new State(initial, () => this.refresh());

@@ -13,7 +13,7 @@ export function showPanels(shown, selected) {
   const heading = (/** @type {string} */ text) => make("h3", {}, text);
   const panels =
     selected < 0
-      ? { node: [note("Click a node, or press / to search.")], more: [...overview(shown), note(pagesNote(shown))] }
+      ? { node: [note("Click a node, or press / to search; ? lists all keys.")], more: [...overview(shown), note(pagesNote(shown))] }
       : { node: nodePanel(shown, selected), more: morePanels(shown, selected) };
   keepingPlace(element("panels"), () => {
     element("node").replaceChildren(...panels.node);

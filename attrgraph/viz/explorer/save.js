@@ -12,16 +12,18 @@ const PROBABILITY = /\(p=\s*[0-9.]+/; // without which other pages refuse an ans
 export function saved(graph, look, choice) {
   const shown = graph.nodes.filter((_, i) => look.stays[i]);
   const ids = new Set(shown.map((node) => node.node_id));
+  const { qParams } = graph.document;
+  const clicked = choice.node || qParams.clickedId;
   const known = (/** @type {string[]} */ some) => some.filter((id) => ids.has(id));
   return {
     ...graph.document,
     metadata: metadataOf(graph, look, choice),
     qParams: {
-      ...graph.document.qParams,
-      linkType: choice.links,
+      ...qParams,
+      linkType: choice.links === "both" && qParams.linkType === "either" ? "either" : choice.links,
       pinnedIds: known(choice.pins),
       supernodes: choice.groups.map(([label, ...members]) => [label, ...known(members)]).filter((group) => group.length > 1),
-      clickedId: ids.has(choice.node) ? choice.node : "",
+      clickedId: ids.has(clicked) ? clicked : "",
     },
     nodes: shown.map((node) => relabelled(node, choice.labels[node.node_id])),
     links: linksOf(graph, look),

@@ -84,7 +84,7 @@ function toAddress(choice) {
   parts.set("groups", JSON.stringify(choice.groups));
   if (choice.nodes !== null) parts.set("nodes", String(choice.nodes));
   parts.set("edges", String(choice.edges));
-  if (choice.links !== "both") parts.set("links", choice.links);
+  parts.set("links", choice.links);
   if (Object.keys(choice.labels).length) parts.set("labels", JSON.stringify(choice.labels));
   return parts.toString();
 }
@@ -112,6 +112,6 @@ function fromAddress(hash) {
   if (parts.has("from")) found.from = parts.get("from") ?? "";
   if (isShare(read("nodes"))) found.nodes = read("nodes");
   if (isShare(read("edges"))) found.edges = read("edges");
-  if (links === "input" || links === "output") found.links = links;
+  if (links === "input" || links === "output" || links === "both") found.links = links;
   return found;
 }

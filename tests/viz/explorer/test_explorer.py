@@ -141,6 +141,22 @@ def test_the_pointer_shows_selects_and_pins(browser: Any, tmp_path: Path) -> Non
         assert page.heading == []
 
 
+@pytest.mark.parametrize("flavour", ["circuit-tracer schema 1", "neuronpedia", "anthropic", "eleutherai"])
+def test_a_graph_that_is_saved_as_it_came_is_what_python_writes(flavour: str, browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "theirs.json").write_text(json.dumps(document(flavour)), encoding="utf-8")
+    graph = ag.load_graph(tmp_path / "theirs.json")
+    extra = {
+        "document": {},
+        "nodes": {},
+        **graph.metadata.get("extra", {}),
+        "links": [["E_101_1", "0_7_1", {"key": 1}]],
+    }
+    graph = graph.replace(metadata={**graph.metadata, "extra": extra})
+    graph.to_json(tmp_path / "ours.json")
+    with explored(browser, graph, tmp_path) as page:
+        assert page.saved() == json.loads((tmp_path / "ours.json").read_text(encoding="utf-8"))
+
+
 def test_the_focus_stays_where_a_person_was(browser: Any, tmp_path: Path) -> None:
     with explored(browser, six_nodes(), tmp_path) as page:
         page.select(B)
