@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -99,6 +100,13 @@ def put_back(folder: Path) -> None:
     """Put back a folder that a killed process was replacing: to be asked before whether there is one."""
     with suppress(OSError):
         _clean(_target(folder).parent)
+
+
+def foreign_file(folder: Path, own: str) -> str | None:
+    """A file in a folder, at any depth, whose path in it is not of this pattern: replacing the folder would lose it."""
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = (path.relative_to(folder).as_posix() for path in files)
+    return next((name for name in names if not re.fullmatch(own, name)), None)
 
 
 def _clean(parent: Path) -> None:

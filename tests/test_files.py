@@ -170,7 +170,7 @@ def test_a_symbolic_link_stays_and_what_it_names_is_written(tmp_path: Path) -> N
 
 def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
-    (tmp_path / "real/config.yaml").write_text("old")
+    (tmp_path / "real/config.yaml").write_text("model_kind: transcoder_set")
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "nothing").symlink_to("not-yet")
     for name in ("link", "nothing"):

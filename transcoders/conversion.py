@@ -1,14 +1,22 @@
 """What a published folder of transcoders is, and the same in the common layout, layer by layer."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from attrgraph.errors import TranscoderError, checked
-from attrgraph.files import whole_folder
+from attrgraph.files import foreign_file, whole_folder
 from attrgraph.progress import Progress, silent
-from attrgraph.transcoders.folder import check_replaceable, labels_of, open_layout, write_layer, write_settings
+from attrgraph.transcoders.folder import (
+    OWN_FILES,
+    check_replaceable,
+    labels_of,
+    open_layout,
+    write_layer,
+    write_settings,
+)
 from attrgraph.transcoders.formats import Layout, Points
 from attrgraph.transcoders.transcoders import LayerWeights, check_layer
 
@@ -111,6 +119,7 @@ def convert_transcoders(
     check_replaceable(output, overwrite=overwrite)
     points = Points(read_point, write_point, allow_missing_layers)
     origin, layout, source = open_layout(name, points, revision=revision)
+    _check_apart(output, origin, layout)
     partial = output.with_name(f"{output.name}.partial")
     try:
         begun = _begun(partial, json.dumps(source, sort_keys=True))
@@ -131,6 +140,13 @@ def convert_transcoders(
         raise TranscoderError(f"{output}: cannot be written ({e}).") from e
 
 
+def _check_apart(output: Path, origin: Path, layout: Layout) -> None:
+    """Raise for an output that replaces what is read, or lies in it."""
+    to, read = output.resolve(), [path.resolve() for path in (origin, *layout.used())]
+    if to.is_relative_to(read[0]) or any(path.is_relative_to(to) for path in read):
+        raise TranscoderError(f"{output}: is, holds or lies in {origin}, which is read; choose another folder.")
+
+
 _DONE, _SOURCE = ".layers-done", ".source"
 
 
@@ -142,7 +158,8 @@ def _begun(partial: Path, source: str) -> int:
     except (OSError, ValueError):
         pass
     if partial.exists():
-        if any(partial.iterdir()) and not (partial / _SOURCE).is_file():
+        own = f"{OWN_FILES}|{re.escape(_DONE)}|{re.escape(_SOURCE)}"
+        if any(partial.iterdir()) and (not (partial / _SOURCE).is_file() or foreign_file(partial, own)):
             raise TranscoderError(f"{partial}: is no unfinished conversion; choose another output, or remove it.")
         shutil.rmtree(partial)
     partial.mkdir(parents=True)

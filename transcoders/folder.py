@@ -5,6 +5,7 @@ An optional `labels.json` ({layer: {feature: name}}) names features; other tools
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from attrgraph.errors import TranscoderError, checked
-from attrgraph.files import put_back, whole_folder
+from attrgraph.files import foreign_file, put_back, whole_folder
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.digests import digest_transcoders
-from attrgraph.transcoders.formats import Layout, Points, patterns_of, read_layout
+from attrgraph.transcoders.formats import Layout, Points, common, patterns_of, read_layout
 from attrgraph.transcoders.formats.common import CROSS_LAYER_FILES, PER_LAYER_FILES
 from attrgraph.transcoders.hub import resolve_folder
 from attrgraph.transcoders.known_sets import full_name
@@ -32,6 +33,13 @@ from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
 _MOST_COMPUTED = 0.5
 # what is small, and tells a layout
 _SETTINGS = ["config.yaml", "*.json"]
+# files of a set that is written here, by circuit-tracer, or at the end of training
+OWN_FILES = "|".join(
+    (
+        *(r"config\.yaml", r"labels\.json", r"README\.md", r"training\.yaml", r"metrics\.jsonl"),
+        *(re.escape(name).replace(r"\{layer\}", "[0-9]+") for name in (*CROSS_LAYER_FILES, *PER_LAYER_FILES)),
+    )
+)
 
 
 @checked
@@ -120,9 +128,10 @@ def save_transcoders(
         TranscoderError: the folder exists and `overwrite` is False, or holds something else, or cannot be written.
     """
     folder = Path(folder)
-    check_replaceable(folder, overwrite=overwrite)
+    check = partial(check_replaceable, folder, overwrite=overwrite, texts=texts or ())
+    check()
     try:
-        with whole_folder(folder, partial(check_replaceable, folder, overwrite=overwrite)) as temporary:
+        with whole_folder(folder, check) as temporary:
             for layer, weights in enumerate(transcoders.layers):
                 write_layer(temporary, layer, weights, is_cross_layer=transcoders.config.is_cross_layer)
             write_settings(temporary, transcoders.config, transcoders.n_layers, transcoders.labels)
@@ -166,10 +175,27 @@ def labels_of(folder: Path) -> Labels:
     return load_labels(path) if path.exists() else {}
 
 
-def check_replaceable(folder: Path, *, overwrite: bool) -> None:
-    """Raise TranscoderError if `save_transcoders` would refuse: to be asked before long work, not after it."""
+def check_replaceable(folder: Path, *, overwrite: bool, texts: Iterable[str] = ()) -> None:
+    """Raise TranscoderError if `save_transcoders` would refuse: to be asked before long work, not after it.
+
+    Args:
+        folder: what would be replaced.
+        overwrite: False refuses a folder that exists.
+        texts: names of further files that are its own.
+    """
     put_back(folder)
     if os.path.lexists(folder) and not overwrite:
         raise TranscoderError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
-    if folder.exists() and not (folder / "config.yaml").is_file():
+    if not folder.exists():
+        return
+    try:
+        is_set = (folder / "config.yaml").is_file() and common.matches(folder)
+    except TranscoderError:
+        is_set = False
+    if not is_set:
         raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
+    if foreign := foreign_file(folder, "|".join((OWN_FILES, *map(re.escape, texts)))):
+        raise TranscoderError(
+            f"{folder}: holds {foreign}, which saving transcoders does not write, so it is not overwritten; choose "
+            "another name, or move what is to be kept."
+        )

@@ -11,7 +11,7 @@ from attrgraph.errors import FeatureError, GraphFileError, as_whole
 from attrgraph.features.index_html import MOST_ROWS, index_html, table_html
 from attrgraph.features.page_html import page_html
 from attrgraph.features.page_text import page_text
-from attrgraph.files import put_back, whole_folder, write_whole
+from attrgraph.files import foreign_file, put_back, whole_folder, write_whole
 from attrgraph.io import feature_records
 from attrgraph.schema import feature_place
 
@@ -22,6 +22,9 @@ _COLUMNS = (
     "layer index label label_source label_score label_control label_precision label_recall activation_frequency "
     "n_firings act_max act_mean"
 ).split()
+_OWN_FILES = (
+    r"(card|labels)\.json|features\.parquet|neuronpedia/batch-\d+\.json|features/(index\.json\.gz|layer_\d+\.bin)"
+)
 _MEASURED = ("label_score", "label_control", "label_precision", "label_recall")
 
 
@@ -183,8 +186,11 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise GraphFileError(f"{folder}: is a file; give a folder.")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise GraphFileError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
-    if overwrite and folder.exists() and any(folder.iterdir()) and not (folder / "card.json").is_file():
-        raise GraphFileError(f"{folder}: holds something else than feature pages; choose another name.")
+    if folder.exists() and any(folder.iterdir()):
+        foreign = foreign_file(folder, _OWN_FILES)
+        if foreign or not (folder / "card.json").is_file():
+            what = f" ({foreign})" if foreign else ""
+            raise GraphFileError(f"{folder}: holds something else than feature pages{what}; choose another name.")
 
 
 def place_of(name: object) -> feature_records.Place:

@@ -16,7 +16,7 @@ from attrgraph.data.activations import LiveRounds, divergence_on_rows
 from attrgraph.data.corpus import HELD_OUT_SHARE, TokenRows
 from attrgraph.errors import TrainingError, checked
 from attrgraph.evaluation import Evaluation, evaluate
-from attrgraph.files import put_back, write_whole
+from attrgraph.files import foreign_file, put_back, write_whole
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, plain_positions, text_mask, why_left_out
 from attrgraph.progress import Progress, silent
@@ -35,6 +35,8 @@ from attrgraph.transcoders.training.trainer import Divergence, Hooks, train_tran
 _MEASURED_TOKENS = 50_000
 # the record of an unfinished run, in its folder
 _BEGUN = "run.yaml"
+# of an unfinished run
+_OF_RUN = r"run\.yaml|metrics\.jsonl|(partial-)?checkpoint-[0-9]+/.*|\.attrgraph-.*"
 # a round is shuffled as a whole; beyond this it only makes the first step wait
 _MOST_ROUND_TOKENS = 65_536
 
@@ -186,7 +188,8 @@ def check_output(output: Path, *, overwrite: bool, is_resuming: bool) -> None:
         way = "--resume --force continues the unfinished run and replaces it" if begun else "--force trains anew"
         raise TrainingError(f"{output}: exists and is finished; {way} (overwrite=True), or choose another name.")
     check_replaceable(output, overwrite=overwrite)
-    if not begun and partial.exists() and not (partial.is_dir() and not any(partial.iterdir())):
+    is_other = bool(foreign_file(partial, _OF_RUN)) if begun or partial.is_dir() else partial.exists()
+    if is_other:
         raise TrainingError(f"{partial}: is no unfinished training run; choose another output, or remove it.")
     if is_resuming and not begun:
         raise TrainingError(f"{partial}: holds no unfinished run to resume; start without --resume.")

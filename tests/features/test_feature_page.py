@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import attrgraph as ag
-from attrgraph.features.pages import FeaturePage
+from attrgraph.errors import GraphFileError
+from attrgraph.features.pages import FeaturePage, check_folder
 from attrgraph.io import feature_records
 
 # tags, a terminal's colours, text from right to left, a byte, nothing, blanks, a very long word
@@ -159,3 +160,13 @@ def test_a_feature_that_never_fires_has_a_page() -> None:
     assert "no label" in str(silent) and "no label" in silent._repr_html_()
     assert json.dumps(silent.record, allow_nan=False)
     assert (silent["act_max"], silent["histogram"], silent["label"]) == (0.0, [], "")
+
+
+@pytest.mark.refusal
+def test_pages_with_files_of_others_among_them_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    check_folder(tmp_path, overwrite=True)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/one.png").write_text("")
+    with pytest.raises(GraphFileError, match=r"something else than feature pages \(figures/one.png\)"):
+        check_folder(tmp_path, overwrite=True)

@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from tiny import D_MODEL, N_FEATURES, N_LAYERS, make_transcoders
 from torch.testing import assert_close
 
-from attrgraph.errors import ResultError, TranscoderError
+from attrgraph import convert_transcoders
+from attrgraph.errors import ResultError, TrainingError, TranscoderError
+from attrgraph.training.train import check_output
 from attrgraph.transcoders import Transcoders, load_transcoders, save_transcoders
 from attrgraph.transcoders import transcoders as transcoders_module
 
@@ -296,6 +298,56 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(TranscoderError, match="is no folder of transcoders"):
         save_transcoders(make_transcoders(), tmp_path / "mine")
     assert (tmp_path / "mine/thesis.tex").exists()
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("config", ["name: my app", "a: [1", "model_kind: transcoder_set"])
+def test_a_folder_with_files_of_others_is_never_replaced(tmp_path: Path, config: str) -> None:
+    project, transcoders = tmp_path / "project", make_transcoders()
+    (project / "notes").mkdir(parents=True)
+    (project / "config.yaml").write_text(config)
+    (project / "notes/thesis.tex").write_text("years of work")
+    save_transcoders(transcoders, tmp_path / "set")
+    for write in (
+        lambda: save_transcoders(transcoders, project),
+        lambda: convert_transcoders(tmp_path / "set", project),
+        lambda: check_output(project, overwrite=True, is_resuming=False),
+    ):
+        with pytest.raises(TranscoderError, match=r"is no folder of transcoders|holds notes/thesis.tex, which"):
+            write()
+    assert (project / "notes/thesis.tex").exists() and (project / "config.yaml").read_text() == config
+
+
+@pytest.mark.refusal
+def test_folders_of_unfinished_work_with_files_of_others_are_never_replaced(tmp_path: Path) -> None:
+    save_transcoders(make_transcoders(), tmp_path / "set")
+    other = tmp_path / "out.partial"
+    other.mkdir()
+    for name in ("run.yaml", ".source", "thesis.tex"):
+        (other / name).write_text("{}")
+    with pytest.raises(TranscoderError, match="is no unfinished conversion"):
+        convert_transcoders(tmp_path / "set", tmp_path / "out")
+    with pytest.raises(TrainingError, match="is no unfinished training run"):
+        check_output(tmp_path / "out", overwrite=True, is_resuming=False)
+    assert (other / "thesis.tex").exists()
+
+
+@pytest.mark.refusal
+def test_a_set_is_never_converted_onto_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "t/inner"
+    save_transcoders(make_transcoders(), folder)
+    for to in (folder, folder / "common"):
+        with pytest.raises(TranscoderError, match="is, holds or lies in"):
+            convert_transcoders(folder, to)
+    with pytest.raises(TranscoderError, match="is no folder of transcoders"):
+        convert_transcoders(folder, folder.parent)
+    load_transcoders(folder)
+
+
+def test_further_files_of_a_set_are_replaced_with_it(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        save_transcoders(make_transcoders(), tmp_path / "t", texts={"card.md": text})
+    assert (tmp_path / "t/card.md").read_text() == "two"
 
 
 @pytest.mark.refusal
