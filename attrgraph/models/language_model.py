@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError, UnsupportedModelError, as_whole, listed
 from attrgraph.models.alterations import alterations
-from attrgraph.models.chats import chat_text
+from attrgraph.models.chats import chat_text, check_options
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
 from attrgraph.models.hooks import running
@@ -72,6 +72,8 @@ class LanguageModel:
         self.hf_model, self.tokenizer, self.transcoders = hf_model, tokenizer, transcoders
         self._origin = origin_of_model(hf_model, source)
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        if tokenizer is not None:
+            check_options(tokenizer, self.chat_template_kwargs)
         if transcoders is not None:
             transcoders.check_fits(n_layers=self.n_layers, d_model=self.d_model)
 

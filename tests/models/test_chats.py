@@ -12,6 +12,7 @@ from attrgraph.errors import PromptError
 from attrgraph.models.chats import chat_text
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.load_model import load_model
 from attrgraph.models.special import find_special
 
 _ASK = "{% if add_generation_prompt %}"
@@ -200,6 +201,110 @@ def test_what_a_template_leaves_out_is_named(template: str, left_out: str | None
         chat_text(tokenizer, messages, {})
 
 
+# each writes something of a message, and not all of it
+NO_THOUGHTS = WHOLE.replace("m.content", "(m.content or '').split('</think>')[-1]")
+NO_ARGUMENTS = WHOLE.replace(CALLS, "{% for call in m.tool_calls or [] %}{{ call.function.name }}{% endfor %}")
+ONLY_NAMED = WHOLE.replace(
+    CALLS, "{% for call in m.tool_calls or [] %}{{ call.id }}{{ call.function.arguments }}{% endfor %}"
+)
+
+
+def said(template: str, *messages: dict[str, Any], **options: Any) -> str:
+    return chat_text(byte_level("<bos>", bos="<bos>", template=template), messages, options)
+
+
+def assistant(content: str = "", **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+def calling(**function: Any) -> dict[str, Any]:
+    return assistant(tool_calls=[{"id": "functions.add:0", "function": {"name": "add", **function}}])
+
+
+def test_a_thought_may_be_left_out_but_not_all_of_a_text() -> None:
+    thought, alone = assistant("<think>\nSo\n</think>\n\nIt is."), assistant("<think>\nIt is.\n</think>")
+    assert "<assistant>\n\nIt is.</assistant>" in said(NO_THOUGHTS, USER, thought, USER)
+    assert "It is.\n</think></assistant>" in said(WHOLE, USER, alone, USER)
+    # also where an empty thought is put in its place
+    for template in (NO_THOUGHTS, NO_THOUGHTS.replace("<{{ m.role }}>", "<{{ m.role }}><think></think>")):
+        with pytest.raises(PromptError, match=r"leaves out the text of message 1 \(assistant\)"):
+            said(template, USER, alone, USER)
+    with pytest.raises(PromptError, match=r"leaves out the text of message 0 \(user\)"):
+        said(WHOLE.replace("m.content", "m.content[3:]"), USER)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_before_the_text_that_goes_on_is_written_or_named(name: str) -> None:
+    writes = WHOLE.replace("{{ m.content }}", "{{ m.reasoning_content or '' }}|{{ m.content }}")
+    last = assistant("It", **{name: "So"})
+    assert said(writes, USER, last).endswith("<assistant>So|It")
+    assert "So" not in said(WHOLE, USER, last, USER)  # templates leave out earlier ones by design
+    with pytest.raises(PromptError, match=rf"leaves out the {name} of message 1 \(assistant\)"):
+        said(WHOLE, USER, last)
+    with pytest.raises(PromptError, match=f"has {name}, which a continuation of its text would lose"):
+        said(writes, USER, assistant("It", **{name: ["So"]}))
+
+
+def test_a_call_is_written_with_its_name_and_arguments() -> None:
+    for arguments in ({"a": 1}, '{"a": 1}'):
+        call = calling(arguments=arguments)
+        assert '"a' in said(WHOLE, USER, call, USER).replace("\\", "")
+        assert "functions.add:0{" in said(ONLY_NAMED, USER, call, USER)
+        assert said(WHOLE, USER, {**call, "tool_calls": tuple(call["tool_calls"])}, USER) == said(
+            WHOLE, USER, call, USER
+        )
+        with pytest.raises(PromptError, match=r"leaves out the arguments of a tool call of message 1 \(assistant\)"):
+            said(NO_ARGUMENTS, USER, call, USER)
+        unnamed = {**call, "tool_calls": [{**call["tool_calls"][0], "id": "0"}]}
+        with pytest.raises(PromptError, match=r"leaves out a tool call of message 1 \(assistant\)"):
+            said(ONLY_NAMED, USER, unnamed, USER)
+    for nothing in ({}, "{}", None):
+        assert "<assistant>add<" in said(NO_ARGUMENTS, USER, calling(arguments=nothing), USER)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("message", "message_says"),
+    [
+        (assistant(tool_calls=CALL), "message 1 has .* as its tool_calls; expected a list of objects"),
+        (assistant(tool_calls=["add"]), r"message 1 has \['add'\] as its tool_calls; expected a list of objects"),
+        (assistant(tool_calls=[{"function": {"arguments": {}}}]), "expected the name of a function"),
+        (calling(arguments=[1]), r"arguments of .* are \[1\]; expected an object or JSON text"),
+    ],
+)
+def test_calls_that_are_none_are_refused(message: dict[str, Any], message_says: str) -> None:
+    with pytest.raises(PromptError, match=message_says) as found:
+        said(WHOLE, USER, message, USER)
+    assert "\n" not in str(found.value)
+
+
+def test_text_is_a_part_for_a_template_that_knows_nothing_else() -> None:
+    loop = "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
+    first = "{{ m.content[0].text }}"
+    for writes in (loop, first, "{{ m.content[0]['type'] | upper }}" + loop):
+        template = WHOLE.replace("{{ m.content }}", writes)
+        assert "<user>Capital?</user>" in said(template, USER, assistant("It"), USER).replace("TEXT", "")
+        assert said(template, USER, assistant("It")).replace("TEXT", "").endswith("<assistant>It")
+    parts = {"role": "user", "content": [{"type": "text", "text": "Cap"}, {"type": "text", "text": "ital?"}]}
+    assert said(WHOLE.replace("{{ m.content }}", loop), parts, USER).count("<user>Capital?</user>") == 2
+
+
+def test_an_option_that_the_template_does_not_read_is_refused() -> None:
+    reads = (
+        "{% if not brief is defined %}{% set brief = true %}{% endif %}{% generation %}{{ brief }}{% endgeneration %}"
+    )
+    assert said(reads + WHOLE, USER, brief=False).startswith("False<user>")
+    assert said(reads + WHOLE, USER, chat_template=WHOLE) == "<user>Capital?</user>"
+    for name in ("breif", "tools", "documents"):
+        with pytest.raises(PromptError, match=f"does not read the option '{name}'; it reads brief[.]"):
+            said("{{ bos_token }}" + reads + WHOLE, USER, **{name: []})
+    with pytest.raises(PromptError, match="it reads none"):
+        said(WHOLE, USER, brief=True)
+    hf_model, tokenizer = model_of("Qwen3").hf_model, byte_level("<bos>", bos="<bos>", template=reads + WHOLE)
+    with pytest.raises(PromptError, match="does not read the option 'breif'"):
+        load_model(hf_model, tokenizer=tokenizer, chat_template_kwargs={"breif": True})
+
+
 BOMBS = {
     "output": "{% for a in range(9999) %}{% for b in range(9999) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
     "none": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
@@ -235,6 +340,9 @@ def test_a_template_that_does_not_end_or_writes_without_end_is_refused(
         # spaces at the ends would be lost without a word
         ("Llama 3", answered("It is "), "the chat template changes the last message, 'It is '"),
         ("Gemma 2", answered(" "), "the chat template changes the last message, ' '"),
+        # the header ends with the same spaces
+        ("Llama 3", answered("\n\nIt is"), r"the chat template changes the last message, '\\n\\nIt is'"),
+        ("Gemma 2", answered("\nIt is"), r"the chat template changes the last message, '\\nIt is'"),
         ("Qwen3", answered("<think>Paris</think>"), "cannot be filled|changes the last message"),
         # so would what comes after the text of an answer, or stands for it
         (
