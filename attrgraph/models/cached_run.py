@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from attrgraph.models.hooks import running
+from attrgraph.models.hooks import alone, running
 from attrgraph.models.language_model import LanguageModel
 
 
@@ -27,9 +27,9 @@ class CachedRun:
         self._kept = {name: cache}
 
     def __call__(self, token_ids: Int[Tensor, "n_rows n_new"]) -> Float[Tensor, "n_rows d_vocab"]:
-        with self._experts(), running(token_ids):
+        with alone, self._experts(), running(token_ids):
             out = self._model(input_ids=token_ids, use_cache=True, logits_to_keep=1, **self._kept)
-        speeds = [buffer.clone() for name, buffer in self._model.named_buffers() if name.endswith("inv_freq")]
+            speeds = [buffer.clone() for name, buffer in self._model.named_buffers() if name.endswith("inv_freq")]
         self.is_stale = bool(self._speeds) and not all(map(torch.equal, self._speeds, speeds))
         self._speeds = speeds
         return out.logits[:, -1].to(token_ids.device)  # type: ignore[no-any-return]

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+# Held by the thread that observes or runs a model: hooks and settings are the modules', so other threads would see
+# them. One for all models, since two may share modules; what is computed from a run is not done under it.
+alone = RLock()
 # of the batch that is run, how many rows, which OPT's blocks put one after the other for the MLP and the norm in front
 # of it, and where
 _batch: ContextVar[tuple[int, torch.device | None]] = ContextVar("batch", default=(1, None))
@@ -100,7 +104,7 @@ def on_call(
 @contextmanager
 def _attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     """While the context lasts, the hooks of these handles are attached."""
-    with ExitStack() as stack:
+    with alone, ExitStack() as stack:
         for handle in handles:
             stack.enter_context(handle)
         yield

@@ -16,7 +16,7 @@ from attrgraph.models.alterations import alterations
 from attrgraph.models.chats import chat_text, check_options
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
-from attrgraph.models.hooks import running
+from attrgraph.models.hooks import alone, running
 from attrgraph.models.identity import origin_of_model
 from attrgraph.models.recording import Recording, recording
 from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model, embedding_deviation
@@ -86,7 +86,8 @@ class LanguageModel:
 
         `altered` says what runs otherwise than the configuration says; see `models.alterations`.
         """
-        now, altered = self._origin.now(), alterations(self.hf_model)
+        with alone:
+            now, altered = self._origin.now(), alterations(self.hf_model)
         return {**now, "altered": altered} if altered else now
 
     @property
@@ -292,8 +293,8 @@ class LanguageModel:
 
     @contextmanager
     def eager(self) -> Iterator[None]:
-        """While the context lasts, the model computes attention so that its patterns are seen."""
-        with self.plain_experts(), _setting(self.config, "_attn_implementation", "eager"):
+        """While the context lasts, the model runs for this thread alone, and so that attention patterns are seen."""
+        with alone, self.plain_experts(), _setting(self.config, "_attn_implementation", "eager"):
             yield
 
     def plain_experts(self) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from attrgraph.errors import UnsupportedModelError
+from attrgraph.models.hooks import alone
 
 # whose layers of 4 or 8 bits are run to see what they multiply by
 _PACKING = ("bitsandbytes", "gptqmodel")
@@ -24,7 +25,8 @@ def device_of(module: nn.Module) -> torch.device:
 
 def run_module(module: nn.Module, x: Tensor) -> Tensor:
     """What a part of the model makes of a tensor that may lie on another device than the part; there again."""
-    out: Tensor = module(x.to(device_of(module)))
+    with alone:
+        out: Tensor = module(x.to(device_of(module)))
     return out.to(x.device)
 
 
