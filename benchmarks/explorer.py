@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=5, help="rounds")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
+    load = round(os.getloadavg()[0], 1)
     graph = random_graph(arguments.nodes, arguments.edges)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "page.html"
@@ -53,6 +54,7 @@ def main() -> None:
                 "system": platform.platform(),
                 "cores": len(os.sched_getaffinity(0)),
                 "browser": browser.version,
+                "load_before": load,
             },
             "versions": {"attrgraph": version("attrgraph")},
             "graph": {"nodes": len(graph.nodes), "edges": int(graph.adjacency.nnz)},
