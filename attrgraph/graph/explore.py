@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrgraph.errors import AttrGraphError, GraphFileError, checked
 from attrgraph.files import write_whole
-from attrgraph.graph.explored import Pages, about, edge_arrays, feature_records, is_pruned, measured_nodes, title
+from attrgraph.graph.explored import Pages, about, edge_arrays, is_pruned, measured_nodes, title, with_pages
 from attrgraph.io.json_writing import as_json
 from attrgraph.viz.explorer.page import ExplorerPage, explorer_page
 
@@ -32,7 +32,8 @@ def explore(
 
     Args:
         path: where to write it, ending in .html; without one, nothing is written.
-        features: pages of features (`FeaturePages`, or their folder); those of the features shown at first go in.
+        features: pages of features (`FeaturePages`, or their folder); those of the features shown at first go in,
+            and features without a name get their label.
         validation: of this graph (`Validation`, or its report as JSON): predicted beside measured effects.
         overwrite: False refuses a file that exists.
 
@@ -53,7 +54,7 @@ def explore(
     if path is not None:
         check_page_path(path)
     more = {} if validation is None else {"measured": measured_nodes(graph, validation)}
-    records = {} if features is None else feature_records(graph, features)
+    graph, records = (graph, {}) if features is None else with_pages(graph, features)
     page = page_of(graph, str(path or "page"), more, records)
     if path is not None:
         write_page(page, path, overwrite=overwrite)

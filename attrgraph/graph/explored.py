@@ -14,6 +14,7 @@ from attrgraph.files import read_json
 from attrgraph.graph.parts import before_pruning
 from attrgraph.io.feature_records import FeatureFiles, check_is_there, read_card, unpacked
 from attrgraph.io.json_writing import to_document
+from attrgraph.schema import node_label
 from attrgraph.viz.text import visible
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def title(graph: "Graph") -> str:
     return f"{prompt} → {visible(best['token'])} ({best['probability']:.1%})"
 
 
-def feature_records(graph: "Graph", pages: Pages | str | Path) -> dict[str, Any]:
-    """The pages of the features that are shown at first, by "layer/feature"; those that have one.
+def with_pages(graph: "Graph", pages: Pages | str | Path) -> tuple["Graph", dict[str, Any]]:
+    """The graph, in which features without a name have that of their page, and pages by "layer/feature".
+
+    Those of the features that are shown at first are given, if they have one.
 
     Raises:
         FeatureError: no folder of pages, or pages of other transcoders than the graph's.
@@ -75,10 +78,19 @@ def feature_records(graph: "Graph", pages: Pages | str | Path) -> dict[str, Any]
     shown = graph if is_pruned(graph.metadata) else graph.prune()
     pinned = (graph.metadata.get("qParams") or {}).get("pinnedIds", [])
     nodes = graph.nodes[graph.nodes.index.isin([*shown.nodes.index, *pinned])]
-    nodes = nodes[nodes["kind"] == "feature"]
-    known = set(pages)
-    names = dict.fromkeys(f"{layer}/{feature}" for layer, feature in zip(nodes["layer"], nodes["feature"], strict=True))
-    return {name: dict(pages[name]) for name in names if name in known}
+    known, named = set(pages), graph.nodes["label"].tolist()
+    places = []
+    for i, (kind, layer, feature) in enumerate(
+        zip(*(graph.nodes[x] for x in ("kind", "layer", "feature")), strict=True)
+    ):
+        places.append(f"{layer}/{feature}" if kind == "feature" else "")
+        if places[i] in known and named[i] == node_label("feature", layer, feature, ""):
+            named[i] = pages[places[i]]["label"] or named[i]
+    at = graph.nodes.index.isin(nodes.index)
+    records = {
+        place: dict(pages[place]) for place, is_shown in zip(places, at, strict=True) if is_shown and place in known
+    }
+    return graph.replace(nodes=graph.nodes.assign(label=named)), records
 
 
 def check_pages(card: Mapping[str, Any], transcoders: Mapping[str, Any], whose: str) -> None:

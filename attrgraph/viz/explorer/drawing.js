@@ -236,7 +236,8 @@ function drawTokens(pen, { graph, look }, view, palette) {
   const below = Math.min(view.y + bottom * view.sy + sizeOf(view) + 14, view.height - 12);
   const tokens = graph.document.metadata.prompt_tokens;
   for (const { pos, x, width } of look.places.columns) {
-    const text = clipped(pen, plain(tokens[pos] ?? ""), (width + 12) * view.sx);
+    // a dot where there is no room: what is left out is seen to be
+    const text = clipped(pen, plain(tokens[pos] ?? ""), (width + 12) * view.sx) || "·";
     pen.text(text, view.x + (x + width / 2) * view.sx, below, { color: palette.ink, paper: palette.paper, align: "center" });
   }
 }

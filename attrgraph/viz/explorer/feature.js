@@ -24,11 +24,24 @@ export function featurePanel(record, activation) {
     "section",
     { role: "region", "aria-label": "Feature" },
     make("h3", {}, `What feature ${record.layer}/${record.index} means`),
+    ...labelled(record).map((line) => make("p", {}, line)),
     make("p", {}, numbers),
     ...(record.histogram?.length ? [histogram(record, activation)] : []),
     make("dl", {}, ...rows.flatMap(([name, values]) => [make("dt", {}, String(name)), make("dd", {}, .../** @type {Node[]} */ (values))])),
     ...record.examples_quantiles.filter((/** @type {any} */ group) => group.examples.length).flatMap((/** @type {any} */ group) => examples(group, record.act_max)),
   );
+}
+
+/** What its label is, where it is from and how far it held, or why there is none. @param {any} record */
+function labelled(record) {
+  if (!record.label) return record.label_fault ? [`no label: ${record.label_fault}`] : [];
+  if (record.label_source === "given" || record.label_claims == null) return [record.label];
+  const [right, all] = record.label_claims;
+  return [
+    record.label,
+    `score ${record.label_score.toFixed(2)} on held-out text, above ${record.label_control.toFixed(2)} of its controls; right ` +
+      `${counted(right)} of ${counted(all)} times, foresees ${percent(record.label_recall)} of the activation`,
+  ];
 }
 
 /** @param {unknown[]} tokens  @param {string[]} notes */

@@ -32,3 +32,6 @@ export const percent = (x) => (Number.isNaN(x) ? "none" : `${(100 * x).toFixed(x
 export const counted = (n) => n.toLocaleString("en-US");
 /** @param {Float64Array} values */
 export const sum = (values) => values.reduce((a, b) => a + b, 0);
+
+/** A node's name, and where in the prompt it is. @param {string} label  @param {number} pos */
+export const placed = (label, pos) => make("span", { class: "name" }, label, make("small", {}, ` @${pos}`));

@@ -2,7 +2,7 @@
 // @ts-check
 import { featureName, isFeature } from "./graph.js";
 import { flowsOf, without } from "./groups.js";
-import { counted, digits, make, percent, signed } from "./html.js";
+import { counted, digits, make, percent, placed, signed } from "./html.js";
 import { pinnedScores } from "./subgraph.js";
 /** @typedef {import("./panel.js").Shown} Shown */
 
@@ -17,7 +17,7 @@ export function pinnedList(shown) {
     return make(
       "li",
       {},
-      make("button", { type: "button", onclick: () => shown.select(i) }, make("span", { class: "name" }, shown.label(i))),
+      make("button", { type: "button", onclick: () => shown.select(i) }, placed(shown.label(i), shown.graph.pos[i])),
       make("button", { type: "button", "aria-label": `Remove ${shown.label(i)}`, onclick: () => shown.pin(i) }, "×"),
     );
   });
@@ -107,7 +107,7 @@ export function groupList(shown) {
 function memberButton({ graph, label, select }, id) {
   const i = graph.place.get(id);
   if (i === undefined) return [];
-  return [make("li", {}, make("button", { type: "button", onclick: () => select(i) }, make("span", { class: "name" }, label(i))))];
+  return [make("li", {}, make("button", { type: "button", onclick: () => select(i) }, placed(label(i), graph.pos[i])))];
 }
 
 /** @param {Shown} shown  @param {string} name  @param {import("./groups.js").Flow[]} flows */
@@ -119,7 +119,7 @@ function flowList(shown, name, flows) {
       make(
         "button",
         { type: "button", class: weight < 0 ? "lowers" : "raises", onclick: () => shown.select(node), title: `${signed(weight)} with the signs of links` },
-        make("span", { class: "name" }, other || shown.label(node)),
+        other ? make("span", { class: "name" }, other) : placed(shown.label(node), shown.graph.pos[node]),
         make("span", { class: "weight" }, digits(flow)),
       ),
     ),

@@ -2,7 +2,7 @@
 // @ts-check
 import { featurePanel } from "./feature.js";
 import { edgesOf, featureName } from "./graph.js";
-import { digits, make, percent, signed, sum } from "./html.js";
+import { digits, make, percent, placed, signed, sum } from "./html.js";
 import { errorShare } from "./influence.js";
 import { otherHas } from "./link.js";
 import { pathPanel } from "./pathpanel.js";
@@ -108,7 +108,7 @@ function edgeList(shown, i, name) {
       make(
         "button",
         { type: "button", class: weight > 0 ? "raises" : "lowers", title, onclick: () => shown.select(other) },
-        make("span", { class: "name" }, shown.label(other)),
+        placed(shown.label(other), graph.pos[other]),
         make("span", { class: "weight" }, signed(weight)),
         make("span", { class: "share", "aria-hidden": "true", style: `--share:${share}` }),
       ),
