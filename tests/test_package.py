@@ -50,6 +50,7 @@ HEAVY = "torch transformers huggingface_hub networkx scipy.optimize scipy.stats 
                 "paths g.safetensors",
                 "effect g.safetensors 0_2_1 1_3_1",
                 "check g.safetensors",
+                "explore g.safetensors -o p.html",
             ],
             HEAVY,
         ),
