@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from jinja2 import Environment, meta
+from jinja2 import Environment, meta, nodes
 from transformers import PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError
@@ -142,13 +142,17 @@ def check_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
             source = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
             # tags of transformers, which name nothing
             source = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", source)
-            known = meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source))
+            parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+            known = meta.find_undeclared_variables(parsed)
     except Exception:  # what is wrong with the template is said when it is filled in
         return
     unknown = next((name for name in options if name not in own | known), None)
     if unknown is not None:
         given = {"messages", "add_generation_prompt", "raise_exception", "strftime_now", *tokenizer.special_tokens_map}
-        options_read = ", ".join(sorted(known - given)) or "none"
+        # what a template sets in a branch is its own, unless it asks first whether it is there
+        asked = {each.node.name for each in parsed.find_all(nodes.Test) if isinstance(each.node, nodes.Name)}
+        local = {each.name for each in parsed.find_all(nodes.Name) if each.ctx != "load"} - asked
+        options_read = ", ".join(sorted(known - given - local)) or "none"
         raise PromptError(f"the chat template does not read the option {unknown!r:.60}; it reads {options_read:.300}.")
 
 

@@ -290,9 +290,9 @@ def test_text_is_a_part_for_a_template_that_knows_nothing_else() -> None:
 
 
 def test_an_option_that_the_template_does_not_read_is_refused() -> None:
-    reads = (
-        "{% if not brief is defined %}{% set brief = true %}{% endif %}{% generation %}{{ brief }}{% endgeneration %}"
-    )
+    own = "{% if messages %}{% set n = 1 %}{% endif %}{{ n if not n }}"
+    brief = "{% if not brief is defined %}{% set brief = true %}{% endif %}{{ brief }}"
+    reads = own + "{% generation %}" + brief + "{% endgeneration %}"
     assert said(reads + WHOLE, USER, brief=False).startswith("False<user>")
     assert said(reads + WHOLE, USER, chat_template=WHOLE) == "<user>Capital?</user>"
     for name in ("breif", "tools", "documents"):
