@@ -31,6 +31,8 @@ _STRETCH_BYTES, _PIECE_BYTES = 4 * 2**20, 64 * 2**10
 _CHUNK_BYTES = 64 * 2**20
 # 4 KiB; odd, so that rows of weights seldom begin where those of sums do
 _SUMMED_TOGETHER = 511
+# of what is known of a file, how many numbers say which it is
+_N_WHICH = 2
 # of files' views, larger tensors are not read to see whether they were changed
 _MOST_READ_BYTES = 16 * 2**20
 
@@ -73,15 +75,14 @@ def digest_tensors(tensors: Mapping[str, Tensor | None], settings: Any = None) -
     """Of weights in memory: over names, types, shapes and contents, and settings that JSON can hold."""
 
     def content(flat: Tensor, start: int) -> bytes:
-        part = flat[start : start + _CHUNK_BYTES // flat.element_size()]
-        return hashlib.sha256(_bytes(part.cpu())).digest()
+        return hashlib.sha256(_bytes(flat[start : start + _CHUNK_BYTES])).digest()
 
     total = hashlib.sha256(_text(settings).encode())
     with ThreadPoolExecutor() as pool:
         for name, tensor in _present(tensors):
             total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-            flat = tensor.detach().reshape(-1)
-            starts = range(0, len(flat), _CHUNK_BYTES // flat.element_size())
+            flat = _flat(tensor)
+            starts = range(0, len(flat), _CHUNK_BYTES)
             for digest in pool.map(content, [flat] * len(starts), starts):
                 total.update(digest)
     return f"tensors-sha256:{total.hexdigest()}"
@@ -92,8 +93,8 @@ class Origin:
 
     Whether they were changed is asked at every trace, by XXH3 of all contents, which takes 0.08 s a GiB on two cores,
     less than the model's own run; of views of files only tensors up to 16 MiB are read. For larger ones PyTorch's count
-    of changes in place decides, which does not see those made through `.data`. Weights that were changed are hashed by
-    SHA-256, once a change.
+    of changes in place decides, which does not see those made through `.data`, and size and time of the files, through
+    which they change too. Weights that were changed are hashed by SHA-256, once a change.
 
     Args:
         recorded: what is known of the files (id, revision, digest); None for weights that are from no file.
@@ -101,6 +102,7 @@ class Origin:
         tensors: gives the weights as they are.
         settings: gives what else decides, for JSON.
         most_read: bytes of the largest tensor whose contents are read.
+        files: those that tensors are views of.
     """
 
     def __init__(
@@ -111,9 +113,10 @@ class Origin:
         settings: Callable[[], Any],
         *,
         most_read: int | float = math.inf,
+        files: Iterable[Path] = (),
     ) -> None:
         self._tensors, self._settings, self._most_read = tensors, settings, most_read
-        self._if_changed = {} if recorded is None else {"changed": "in memory after loading"}
+        self.files = {path: _stamp(path) for path in files}
         self._recorded = {"id": name} if recorded is None else dict(recorded)
         self._seen = None if recorded is None else self._state()
         self._first = self._seen, self._recorded
@@ -130,21 +133,29 @@ class Origin:
         if state != self._seen:
             digest = digest_tensors(self._tensors(), self._settings())
             kept = {name: value for name, value in self._recorded.items() if name != "revision"}
-            self._recorded, self._seen = kept | {"digest": digest} | self._if_changed, state
+            how = {"changed": f"in {'its files' if self._changed_files() else 'memory'} after loading"}
+            self._recorded, self._seen = kept | {"digest": digest} | (how if self._first[0] else {}), state
         return self._recorded
+
+    def _changed_files(self) -> list[tuple[int, ...]]:
+        """What is known of files that were written to: of one that has another's place the views are as they were."""
+        found = [(first, _stamp(path)) for path, first in self.files.items()]
+        return [now for first, now in found if first != now and first[:_N_WHICH] == now[:_N_WHICH]]
 
     def _state(self) -> str:
         def content(tensor: Tensor) -> bytes:
-            return _quick_digest(tensor) if tensor.nbytes <= self._most_read else str(tensor.data_ptr()).encode()
+            if tensor.layout != torch.strided or tensor.nbytes <= self._most_read:
+                return _quick_digest(tensor)
+            return f"{tensor.data_ptr()}:{0 if tensor.is_inference() else tensor._version}".encode()
 
         total, present = hashlib.sha256(_text(self._settings()).encode()), _present(self._tensors())
+        total.update(_text(self._changed_files() or None).encode())
         # of small tensors a thread costs more than the reading
-        large = {id(tensor): tensor for _, tensor in present if tensor.nbytes > _PIECE_BYTES}
+        large = {id(tensor): tensor for _, tensor in present if tensor.numel() * tensor.element_size() > _PIECE_BYTES}
         with ThreadPoolExecutor() as pool:
             read = dict(zip(large, pool.map(content, large.values()), strict=True))
         for name, tensor in present:
-            changes = 0 if tensor.is_inference() else tensor._version
-            total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:{changes}:".encode())
+            total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
             total.update(read.get(id(tensor)) or content(tensor))
         return total.hexdigest()
 
@@ -157,24 +168,38 @@ def views_of_files(recorded: dict[str, Any] | None) -> int | float:
 @torch.no_grad()
 def _quick_digest(tensor: Tensor) -> bytes:
     """XXH3 of the contents; on other devices, from which copying takes long, sums of them."""
-    flat = tensor.detach().reshape(-1)
+    flat = _flat(tensor)
     return xxhash.xxh3_128_digest(_bytes(flat)) if flat.is_cpu else _sums(flat)
 
 
 def _sums(flat: Tensor) -> bytes:
     """Of every 4 KiB, read as integers, and across; what is left over at the end, as it is."""
-    words = 8 // flat.element_size()
-    whole = len(flat) // (words * _SUMMED_TOGETHER) * words * _SUMMED_TOGETHER
-    body, rest = flat[:whole], flat[whole:].cpu()
-    if body.data_ptr() % 8 or body.storage_offset() % words:  # integers must begin at whole ones
+    whole = len(flat) // (8 * _SUMMED_TOGETHER) * 8 * _SUMMED_TOGETHER
+    body, rest = flat[:whole], flat[whole:]
+    if body.data_ptr() % 8 or body.storage_offset() % 8:  # integers must begin at whole ones
         body = body.clone()
     rows = body.view(torch.int64).view(-1, _SUMMED_TOGETHER)
     # by rows and by columns: what changes places changes at least one of them, and two signs do not cancel in both
-    return b"".join(_bytes(part) for part in (rows.sum(1).cpu(), rows.sum(0).cpu(), rest))
+    return b"".join(_bytes(part) for part in (rows.sum(1), rows.sum(0), rest))
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The contents as bytes, where they are, however the tensor holds them."""
+    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    return dense.resolve_conj().resolve_neg().reshape(-1).contiguous().view(torch.uint8)
 
 
 def _bytes(flat: Tensor) -> memoryview:
-    return flat.view(torch.uint8).numpy().data
+    return flat.cpu().view(torch.uint8).numpy().data
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Which file it is, its size, and when it was last changed; nothing of one that is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _present(tensors: Mapping[str, Tensor | None]) -> list[tuple[str, Tensor]]:

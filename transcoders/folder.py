@@ -79,7 +79,9 @@ def load_transcoders(
     folder, layout, source = open_layout(name, points, revision=revision)
     _check_memory(folder, layout)
     layers = [layout.layer(layer).map(lambda tensor: tensor.to(device)) for layer in range(layout.n_layers)]
-    return Transcoders(layers, layout.config, source=source, labels=joined(labels_of(folder), load_labels(*labels)))
+    files = layout.weight_files() if layout.is_view and torch.device(device).type == "cpu" else ()
+    named = joined(labels_of(folder), load_labels(*labels))
+    return Transcoders(layers, layout.config, source=source, labels=named, files=files)
 
 
 def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tuple[Path, Layout, dict[str, str]]:

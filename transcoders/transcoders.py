@@ -1,8 +1,9 @@
 """Transcoders of all layers of a model: encode streams to sparse features, decode features to MLP outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class Transcoders:
     Args:
         layers: weights by layer.
         config: hooks, activation and names.
-        source: their origin as it is recorded in graphs (id, revision, digest).
+        source, files: their origin as it is recorded in graphs (id, revision, digest), and those they are views of.
         labels: names of features by (layer, feature), for those that have one.
 
     Raises:
@@ -137,6 +138,7 @@ class Transcoders:
         *,
         source: dict[str, Any] | None = None,
         labels: Mapping[tuple[int, int], str] | None = None,
+        files: Iterable[Path] = (),
     ) -> None:
         self.layers, self.config = tuple(layers), config
         self.labels: Mapping[tuple[int, int], str] = labels or {}
@@ -145,16 +147,14 @@ class Transcoders:
         for layer, weights in enumerate(self.layers):
             where, n_targets = f"{name}, layer {layer}", self.n_targets(layer)
             check_layer(where, weights, d_model=self.d_model, n_targets=n_targets, k=config.k_of(layer))
-        self._origin = Origin(source, name, self._named, self._deciding, most_read=views_of_files(source))
+        self._origin = Origin(source, name, self._named, self._deciding, most_read=views_of_files(source), files=files)
 
     def _deciding(self) -> list[Any]:
         """Of the config what decides and stands nowhere else in graphs, as hooks do."""
         return [self.config.k, self.config.relu_before_topk]
 
     def _named(self) -> dict[str, Tensor | None]:
-        return {
-            f"{name}_{i}": tensor for i, weights in enumerate(self.layers) for name, tensor in vars(weights).items()
-        }
+        return {f"{name}_{i}": held for i, weights in enumerate(self.layers) for name, held in vars(weights).items()}
 
     @property
     def source(self) -> dict[str, Any]:
@@ -188,7 +188,8 @@ class Transcoders:
         if self.n_layers >= n_layers or self.config.is_cross_layer:
             return self
         above = [self.layers[0].without_features(1)] * (n_layers - self.n_layers)
-        return Transcoders([*self.layers, *above], self.config.up_to(n_layers), source=self.source, labels=self.labels)
+        about: Any = {"source": self.source, "labels": self.labels, "files": self._origin.files}
+        return Transcoders([*self.layers, *above], self.config.up_to(n_layers), **about)
 
     @property
     def n_bytes(self) -> int:
@@ -393,8 +394,7 @@ def check_layer(where: str, weights: LayerWeights, *, d_model: int, n_targets: i
         raise TranscoderError(f"{where}: a threshold is not finite.")
     if k is not None and 0 < n_features < k:
         raise TranscoderError(
-            f"{where}: k is {k}, but there are {n_features} features; expected a k of at most {n_features}: was it "
-            "made for another width?"
+            f"{where}: k is {k}, but there are {n_features} features; expected a k of at most {n_features}."
         )
     if weights.threshold is not None and k is not None:
         raise TranscoderError(f"{where}: has both thresholds and k; expected one.")

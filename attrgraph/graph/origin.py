@@ -48,7 +48,7 @@ def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: t
         raise error(f"{what} {ours['id']}: runs with {now:.200}; the graph was traced with {then:.200}. Trace again.")
     if is_known and "changed" in ours and ours["digest"] != recorded.get("digest"):
         raise error(
-            f"{what} {ours['id']}: was changed in memory after loading; the graph was traced with other weights. Load "
+            f"{what} {ours['id']}: was changed {ours['changed']}; the graph was traced with other weights. Load "
             "it again, or trace again."
         )
     for key, value in ours.items():

@@ -254,8 +254,9 @@ def _check(local: LocalReplacement, key: FeatureKey, *, is_skipped: bool) -> Non
         raise InterventionError(f"layer {layer} has no features: its transcoder is missing; change {layer}_-1_{pos}.")
     if not -1 <= feature < n_features:
         raise InterventionError(f"layer {layer} has features 0 to {n_features - 1}; got {feature}.")
-    if feature != -1 and is_skipped:
-        raise InterventionError(f"position {pos} has no features: it is skipped (skip_positions, --skip-positions).")
+    if is_skipped:
+        what = "error" if feature == -1 else "features"
+        raise InterventionError(f"position {pos} has no {what}: it is skipped (skip_positions, --skip-positions).")
 
 
 def _scale_of(one: Intervention, node: str | FeatureKey) -> float:

@@ -19,7 +19,12 @@ from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, Fr
 from attrgraph.models.hooks import alone, running
 from attrgraph.models.identity import origin_of_model
 from attrgraph.models.recording import Recording, recording
-from attrgraph.models.requirements import check_is_in_evaluation_mode, check_model, embedding_deviation
+from attrgraph.models.requirements import (
+    check_computes_in_its_type,
+    check_is_in_evaluation_mode,
+    check_model,
+    embedding_deviation,
+)
 from attrgraph.models.tokens import check_characters, front_token, is_special, text_ids, text_of, token_text
 from attrgraph.models.weights import home_device, plain_weights, precision_of, stored_weights, weight_of
 from attrgraph.transcoders import Transcoders
@@ -294,6 +299,7 @@ class LanguageModel:
     @contextmanager
     def eager(self) -> Iterator[None]:
         """While the context lasts, the model runs for this thread alone, and so that attention patterns are seen."""
+        check_computes_in_its_type(self.device)
         with alone, self.plain_experts(), _setting(self.config, "_attn_implementation", "eager"):
             yield
 

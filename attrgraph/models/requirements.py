@@ -96,6 +96,15 @@ def check_is_in_evaluation_mode(hf_model: PreTrainedModel, family: Family) -> No
             )
 
 
+def check_computes_in_its_type(device: torch.device) -> None:
+    """Raise UnsupportedModelError while PyTorch chooses the types of products by itself."""
+    if torch.is_autocast_enabled(device.type):
+        raise UnsupportedModelError(
+            "torch.autocast is on, under which a model computes in another type than its weights have; call this "
+            'outside of it, and for half precision load the model with dtype="bfloat16".'
+        )
+
+
 def embedding_deviation(
     hf_model: PreTrainedModel, scale: float, token_ids: Int[Tensor, " n_pos"], embedding: Float[Tensor, "n_pos d_model"]
 ) -> float:

@@ -431,7 +431,7 @@ def test_what_was_changed_in_memory_is_not_what_the_graph_was_traced_on(part: st
     check_traced_model(graph, model)
     with torch.no_grad():
         unembedding = model.hf_model.get_output_embeddings().weight
-        (unembedding if part == "model" else model.transcoders.layers[0].b_enc).mul_(1 + 1e-3)  # type: ignore[union-attr]
+        (unembedding if part == "model" else model.transcoders.layers[0].b_enc).add_(1e-3)  # type: ignore[union-attr]
     with pytest.raises(AttrGraphError, match=f"{part} demo: was changed in memory after loading"):
         check_traced_model(graph, model)
     again = ag.trace(model, "in texas the capital is", max_feature_nodes=5)

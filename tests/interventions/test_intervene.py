@@ -308,6 +308,7 @@ def test_what_cannot_be_set_is_refused(traced_model: Build, prompt: list[int]) -
         ("9_1_1", {"value": 1.0}, "not in this prompt's run"),
         ("0_99_1", {"value": 1.0}, "features 0 to 39"),
         ((0, 1, 0), {"value": 1.0}, "is skipped"),
+        ("1_-1_0", {"scale": 50.0}, "position 0 has no error: it is skipped"),
         (dead, {"scale": 2.0}, "is not active"),
         ("E_5_1", {"scale": 0.0}, "not in this prompt's graph"),
         ("E_7_1", {"value": 0.0}, "set it by scale"),

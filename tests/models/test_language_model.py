@@ -324,3 +324,12 @@ def test_a_model_of_a_million_layers_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**6}))
     with pytest.raises(AttrGraphError, match="says 1000000 layers; expected 1 to 1000"):
         ag.load_model(tmp_path)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("verb", ["trace", "intervene", "generate"])
+def test_what_autocast_would_compute_in_another_type_is_refused(verb: str) -> None:
+    model = ag.load_model(make_model("llama").hf_model, make_transcoders())
+    nodes = [ag.Intervention("0_-1_2", scale=2.0)] if verb != "trace" else []
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(UnsupportedModelError, match=r"autocast is on.*outside"):
+        getattr(ag, verb)(model, [1, 5, 9, 2], *nodes)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import make_model, make_transcoders
 
+import attrgraph as ag
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders, digests, load_transcoders, save_transcoders
 from attrgraph.transcoders.digests import Origin, digest_files, digest_tensors
@@ -112,11 +113,66 @@ def test_transcoders_that_are_changed_no_longer_have_their_files_digest(name: st
     assert other.source["digest"] != transcoders.source["digest"]
 
 
+def test_large_weights_whose_files_are_overwritten_are_recorded_as_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_MOST_READ_BYTES", 16)
+    for name, seed in (("set", 0), ("other", 1)):
+        save_transcoders(make_transcoders(seed=seed), tmp_path / name)
+    mine, theirs = (tmp_path / name / "W_dec_0.safetensors" for name in ("set", "other"))
+    kept = mine.read_bytes()
+    model = ag.load_model(make_model("llama").hf_model, tmp_path / "set")
+    transcoders, before = model.need_transcoders(), model.need_transcoders().source
+    (tmp_path / "new").write_bytes(theirs.read_bytes())
+    W_dec = transcoders.layers[0].W_dec.clone()
+    mine.write_bytes(theirs.read_bytes())  # as `cp` does
+    assert not torch.equal(transcoders.layers[0].W_dec, W_dec)
+    found = ag.trace(model, [1, 5, 9, 2], max_feature_nodes=10).metadata["transcoders"]
+    assert found["changed"] == "in its files after loading" and found["digest"].startswith("tensors-sha256:")
+    assert found["digest"] == digest_tensors(transcoders._named(), transcoders._deciding())
+
+    mine.write_bytes(kept)
+    transcoders = load_transcoders(tmp_path / "set")
+    (tmp_path / "new").replace(mine)  # the views stay those of the old file
+    (tmp_path / "set" / "W_enc_0.safetensors").unlink()
+    assert torch.equal(transcoders.layers[0].W_dec, W_dec) and transcoders.source == before
+
+
+@pytest.mark.parametrize("most_read", [2**20, 100])
+def test_weights_that_are_put_back_are_those_of_their_files(most_read: int) -> None:
+    W = torch.ones(100)
+    origin = Origin({"id": "x", "digest": "sha256:0"}, "x", lambda: {"W": W}, lambda: None, most_read=most_read)
+    W += 1
+    assert origin.now()["changed"] == "in memory after loading"
+    W -= 1
+    assert ("changed" in origin.now()) == (most_read == 100)  # of what is not read only that it was changed is known
+
+
+@pytest.mark.usefixtures("_both_readers")
+@pytest.mark.parametrize("form", ["sparse", "conjugated", "negated", "strided", "expanded", "wide"])
+def test_tensors_are_read_however_they_hold_their_numbers(form: str) -> None:
+    numbers = torch.arange(20_000.0).to(torch.complex128 if form == "wide" else torch.complex64) * (1 + 2j)
+    forms = {
+        "sparse": lambda: numbers.real[:9].diag().to_sparse(),
+        "conjugated": numbers.conj,
+        "negated": lambda: numbers.conj().imag,
+        "strided": lambda: numbers[::2],
+        "expanded": lambda: numbers[3].expand(50),
+        "wide": lambda: numbers,
+    }
+    held = {"W": forms[form]()}
+    origin = Origin({"id": "x", "digest": "sha256:0"}, "x", lambda: held, lambda: None)
+    held["W"] = held["W"].clone()
+    assert origin.now()["digest"] == "sha256:0"
+    held["W"] = held["W"] * 2
+    assert origin.now()["digest"] == digest_tensors(held)
+
+
 @pytest.fixture(params=["here", "on a device"])
 def _both_readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Contents are read, or as on devices other than the CPU summed."""
     if request.param != "here":
-        monkeypatch.setattr(digests, "_quick_digest", lambda tensor: digests._sums(tensor.detach().reshape(-1)))
+        monkeypatch.setattr(digests, "_quick_digest", lambda tensor: digests._sums(digests._flat(tensor)))
 
 
 @pytest.mark.usefixtures("_both_readers")

@@ -88,7 +88,10 @@ class Layout:
 
     def used(self) -> list[Path]:
         """Every file that decides what is computed, each once."""
-        return list(dict.fromkeys([*self.files, *(path for paths in self.weights.values() for path in paths)]))
+        return list(dict.fromkeys([*self.files, *self.weight_files()]))
+
+    def weight_files(self) -> list[Path]:
+        return list(dict.fromkeys(path for paths in self.weights.values() for path in paths))
 
 
 @dataclass(frozen=True)
