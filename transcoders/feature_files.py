@@ -85,4 +85,8 @@ def _layer(folder: Path, about: Any) -> tuple[Path, np.ndarray]:
     path = folder / Path(str(about.get("filename"))).name
     if not path.is_file():
         raise ValueError(f"{path.name}, which {INDEX} names, is missing; download it")
+    if len(offsets) and (offsets[0] < 0 or (np.diff(offsets) < 0).any() or offsets[-1] > path.stat().st_size):
+        raise ValueError(
+            f"{path.name} is shorter than {INDEX} says, or its records are in no order; download both again"
+        )
     return path, offsets

@@ -244,7 +244,7 @@ def _of_records(records: Iterable[Any]) -> Iterator[tuple[Place, Any]]:
     for record in records:
         layer, _, source_set = str(record.get("layer", "")).partition("-")
         said = (record["explanations"] or []) if "explanations" in record else [record]
-        named = [one for one in said if any(key in one for key in _NAMES)]
+        named = [one for one in said if any(one.get(key) for key in _NAMES)]
         if "explanations" in record and not (layer.isdigit() and named):
             continue
         sets.add(source_set)

@@ -390,8 +390,8 @@ def check_layer(where: str, weights: LayerWeights, *, d_model: int, n_targets: i
             raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
         if tensor is not None and not tensor.is_floating_point():
             raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
-    if weights.threshold is not None and not is_finite(weights.threshold):
-        raise TranscoderError(f"{where}: a threshold is not finite.")
+        if tensor is not None and name in ("b_dec", "threshold") and not is_finite(tensor):
+            raise TranscoderError(f"{where}: {name} is not finite; copy or download it again.")
     if k is not None and 0 < n_features < k:
         raise TranscoderError(
             f"{where}: k is {k}, but there are {n_features} features; expected a k of at most {n_features}."

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,10 @@ def _opened(
 ) -> Transcoders | None:
     """The set, from where it is named, with names of features."""
     opened = named_transcoders(transcoders, device, **points) if isinstance(transcoders, str | Path) else transcoders
-    if opened is not None:
-        opened.labels = joined(opened.labels, load_labels(*labels))
+    given = load_labels(*labels)
+    if opened is not None and given:
+        opened = copy(opened)  # the caller's keeps its own names
+        opened.labels = joined(opened.labels, given)
     return opened
 
 

@@ -246,3 +246,18 @@ def test_the_verbs_take_names(
     assert "3_458_8" in shown.out and shown.err == ""
     assert main(["query", "plain.safetensors", "layer == 9", "--labels", "nowhere.csv"]) == 1
     assert capsys.readouterr().err == "attrgraph: nowhere.csv: no such file of labels.\n"
+
+
+@pytest.mark.refusal
+def test_a_file_of_records_that_is_cut_short_is_told_on_opening(tmp_path: Path) -> None:
+    records = one_feature(tmp_path) / "layer_3.bin"
+    records.write_bytes(records.read_bytes()[:-1])
+    with pytest.raises(TranscoderError, match=r"layer_3\.bin is shorter than index"):
+        ag.load_labels(tmp_path)
+
+
+def test_a_first_explanation_without_words_hides_no_other(tmp_path: Path) -> None:
+    said = [{"description": None}, {"description": "says the capital"}]
+    record = {"layer": "3-set", "index": "458", "explanations": said}
+    (tmp_path / "x.json").write_text(json.dumps(record))
+    assert ag.load_labels(tmp_path / "x.json") == {(3, 458): "says the capital"}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import attrgraph as ag
+from attrgraph.demo.shipped import shipped_folder
 from attrgraph.errors import TranscoderError
 
 EXPECTED = {(3, 458): "Say Austin", (0, 7): "texas"}
@@ -165,6 +166,10 @@ def test_later_files_win_and_names_are_in_graphs(tmp_path: Path) -> None:
     both = ag.load_labels(flat(tmp_path), tmp_path / "more.json")
     assert both == {(3, 458): "Say a capital", (0, 7): "texas", (1, 1): "x"}
     model = ag.load_model("demo", labels=[tmp_path / "more.json"])
+    mine = ag.load_transcoders(shipped_folder("cross_layer"))
+    before = dict(mine.labels)
+    ag.load_model("demo", mine, labels=[tmp_path / "more.json"])
+    assert mine.labels == before
     graph = ag.trace(model, "in the state containing dallas the capital is")
     assert graph.nodes.loc["3_458_8", "label"] == "Say a capital"
     assert graph.nodes.loc["1_1023_5", "label"] == "city in texas"

@@ -1,5 +1,6 @@
 """Releasing pages changes no number, and frees those of files."""
 
+import json
 from pathlib import Path
 
 import psutil
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from attrgraph.transcoders.formats.reader import Tensors
 from attrgraph.transcoders.paging import release
 
 
@@ -31,3 +33,30 @@ def test_released_pages_are_no_longer_in_the_process(tmp_path: Path) -> None:
     release(x)
     freed = before - psutil.Process().memory_info().rss
     assert freed > 0.9 * x.nbytes
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="files larger than memory are mapped on Linux")
+def test_a_file_larger_than_memory_is_opened(tmp_path: Path) -> None:
+    n = (psutil.virtual_memory().total + psutil.swap_memory().total) // 4 + 2**20
+    small = {
+        "BF16": torch.ones(3, 1).bfloat16(),
+        "F8_E4M3": torch.ones(5).to(torch.float8_e4m3fn),
+        "I64": torch.ones(()),
+    }
+    header = {"large": {"dtype": "F32", "shape": [n], "data_offsets": [0, 4 * n]}}
+    tail, end = b"", 4 * n
+    for dtype, x in small.items():
+        x = x.long() if dtype == "I64" else x
+        tail += x.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        header[dtype] = {"dtype": dtype, "shape": [*x.shape], "data_offsets": [end, end + x.nbytes]}
+        end += x.nbytes
+    head = json.dumps(header).encode()
+    with (tmp_path / "x.safetensors").open("wb") as file:  # nothing but its ends is on the disk
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.seek(8 + len(head) + 4 * n)
+        file.write(tail)
+    tensors = Tensors(tmp_path / "x.safetensors")
+    tensors["large"][-1] += 1.0
+    assert tensors["large"].shape == (n,) and tensors["large"][[0, -1]].tolist() == [0.0, 1.0]
+    assert all(tensors[dtype].float().eq(1).all() and tensors[dtype].shape == x.shape for dtype, x in small.items())
+    assert Tensors(tmp_path / "x.safetensors")["large"][-1] == 0

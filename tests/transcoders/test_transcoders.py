@@ -1,6 +1,7 @@
 """Encoding, decoding and the folder format."""
 
 import filecmp
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -282,7 +283,7 @@ def test_thresholds_must_be_finite_and_alone(tmp_path: Path) -> None:
     path = folder / "layer_1.safetensors"
     tensors = load_file(path)
     save_file(tensors | {"activation_function.threshold": torch.full((N_FEATURES,), torch.nan)}, path)
-    with pytest.raises(TranscoderError, match="a threshold is not finite"):
+    with pytest.raises(TranscoderError, match="threshold is not finite"):
         load_transcoders(folder)
     save_file(tensors, path)
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -362,3 +363,11 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(tmp_path: Path, monkeypa
         save_transcoders(make_transcoders(skip=True), folder)
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
     assert load_transcoders(folder).layers[0].W_skip is None
+
+
+@pytest.mark.refusal
+def test_a_decoder_bias_that_is_not_finite_is_named_on_opening() -> None:
+    good = make_transcoders()
+    layers = [replace(weights, b_dec=weights.b_dec / 0) for weights in good.layers]
+    with pytest.raises(TranscoderError, match="layer 0: b_dec is not finite"):
+        Transcoders(layers, good.config)

@@ -8,10 +8,14 @@ of thousands of features. Where it does not (decoders stored by target, scales t
 computed when they are asked for.
 """
 
+import json
+import mmap
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +32,14 @@ from attrgraph.transcoders.transcoders import LayerWeights
 _NUMBER = re.compile(r"[0-9]+")
 # the deepest models have 126
 _MOST_LAYERS = 1000
+# what torch says of a file larger than memory, for which safetensors has it reserve as much
+_NO_MEMORY = "Cannot allocate memory"
+_MAP_NORESERVE = 0x4000  # mmap(2); Python 3.12 and before have no name for it
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "U8": torch.uint8, "I8": torch.int8},
+    **{"I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+}
 
 
 class Points(NamedTuple):
@@ -236,8 +248,36 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError as e:
         raise TranscoderError(f"{path}: is missing.") from e
-    except (SafetensorError, OSError) as e:
+    except (SafetensorError, OSError, RuntimeError) as e:
+        if _NO_MEMORY in str(e):
+            return _unreserved(path)
         raise TranscoderError(f"{path}: is not a whole safetensors file ({e}); copy or download it again.") from e
+
+
+def _unreserved(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, whose header is known to be right, that may be larger than memory."""
+    held = _map(path)
+    begin = 8 + int.from_bytes(held[:8], "little")
+    found = {}
+    for name, about in json.loads(held[8:begin]).items():
+        if name != "__metadata__":
+            dtype, n = _DTYPES[about["dtype"]], prod(about["shape"])
+            offset = begin + about["data_offsets"][0]
+            flat = torch.frombuffer(held, dtype=dtype, count=n, offset=offset) if n else torch.empty(0, dtype=dtype)
+            found[name] = flat.view(about["shape"])
+    return found
+
+
+def _map(path: Path) -> mmap.mmap:
+    """A file in memory, copied where somebody writes; as nobody is expected to, no memory is reserved for copies."""
+    with path.open("rb") as file:
+        if sys.platform != "linux":
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        flags, prot = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            return mmap.mmap(file.fileno(), 0, flags=flags, prot=prot)
+        except OSError as e:
+            raise TranscoderError(f"{path}: cannot be mapped into memory ({e.strerror}); free some.") from e
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
@@ -265,8 +305,7 @@ def _array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tens
         file.seek(entry.header_offset + 26)
         name, extra = np.frombuffer(file.read(4), dtype="<u2").tolist()
     offset = entry.header_offset + 30 + name + extra + begin
-    # copied on writing: nobody writes, and torch wants arrays that could be written to
-    return torch.from_numpy(np.memmap(path, dtype, "c", offset, shape, "F" if is_fortran else "C"))
+    return torch.from_numpy(np.ndarray(shape, dtype, _map(path), offset, order="F" if is_fortran else "C"))
 
 
 def settings(path: Path) -> dict[str, Any]:
