@@ -3,9 +3,8 @@
 A reader is a module with `matches(folder)` and `read(folder, points)`; one whose layers lie each for itself also has
 `is_layer(path)` and `read_layer(path)`, and `join_layers` makes a set of such layers.
 
-Weights are views of memory-mapped files where the layout allows it: a transposed encoder is a view too, read in stripes
-of thousands of features. Where it does not (decoders stored by target, scales to be folded), a layer's weights are
-computed when they are asked for.
+Weights are views of memory-mapped files where the layout allows it, a transposed encoder too, read in stripes. Where it
+does not (decoders stored by target, scales to be folded), a layer's weights are computed when they are asked for.
 """
 
 import json

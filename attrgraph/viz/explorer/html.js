@@ -34,4 +34,4 @@ export const counted = (n) => n.toLocaleString("en-US");
 export const sum = (values) => values.reduce((a, b) => a + b, 0);
 
 /** A node's name, and where in the prompt it is. @param {string} label  @param {number} pos */
-export const placed = (label, pos) => make("span", { class: "name" }, label, make("small", {}, ` @${pos}`));
+export const placed = (label, pos) => make("span", { class: "name", "data-at": `@${pos}` }, label);
