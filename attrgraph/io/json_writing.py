@@ -94,25 +94,27 @@ def check_page(path: Path, profile: str) -> None:
         return
     if path.name == LISTING:
         raise GraphFileError(f"{path}: is where circuit-tracer's page has its list of graphs; choose another name.")
-    _listed(path.with_name(LISTING))
+    _listing(path.with_name(LISTING))
 
 
-def _listed(listing: Path) -> list[dict[str, Any]]:
-    """The graphs that a folder's list holds; none without one."""
-    check_writable(listing, overwrite=True)
+def _listing(path: Path) -> dict[str, Any]:
+    """A folder's list of graphs, and what else its file holds; no graphs without one."""
+    check_writable(path, overwrite=True)
     try:
-        listed = read_json(listing)["graphs"] if listing.exists() else []
+        found = read_json(path) if path.exists() else {"graphs": []}
+        listed = found["graphs"]
     except (ValueError, OSError, LookupError, TypeError) as e:
-        raise GraphFileError(f"{listing}: is no list of graphs; move it away.") from e
+        raise GraphFileError(f"{path}: is no list of graphs; move it away.") from e
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise GraphFileError(f"{listing}: is no list of graphs; move it away.")
-    return listed
+        raise GraphFileError(f"{path}: is no list of graphs; move it away.")
+    return dict(found)
 
 
 def _enter(metadata: dict[str, Any], listing: Path) -> None:
     """Write a graph's metadata into a folder's list of graphs, in place of an older graph of the same name."""
-    others = [one for one in _listed(listing) if one.get("slug") != metadata["slug"]]
-    text = json.dumps({"graphs": [*others, metadata]}, ensure_ascii=False, default=from_numpy)
+    there = _listing(listing)
+    others = [one for one in there["graphs"] if one.get("slug") != metadata["slug"]]
+    text = json.dumps({**there, "graphs": [*others, metadata]}, ensure_ascii=False, default=from_numpy)
     write_whole(listing, lambda temporary: temporary.write_text(text, encoding="utf-8"), overwrite=True)
 
 
@@ -207,6 +209,9 @@ def _metadata(graph: "Graph", profile: str, repairs: list[str]) -> dict[str, Any
             f"no model of Neuronpedia's is known for these transcoders, scan is {written['scan']!r:.60}: an upload is "
             "refused without one that is there (--scan, --source-set; scan=, source_set=)"
         )
+    given = graph.metadata["names"].get("scan")
+    if given and profile != "circuit-tracer" and not isinstance(given, list) and given != written["scan"]:
+        repairs.append(f"scan {given!r:.60} became {written['scan']!r}")
     for name in ("slug", "scan"):
         stated = written[name]
         if not isinstance(stated, str) or (profile == "neuronpedia" and not SAFE_NAME.fullmatch(stated)):

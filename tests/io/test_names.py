@@ -67,10 +67,13 @@ def test_names_that_are_given_go_before_all_others_also_in_files_of_other_tools(
 
 
 def test_circuit_tracers_page_finds_features_by_slash_and_graphs_in_a_list(tmp_path: Path) -> None:
+    (tmp_path / "graph-metadata.json").write_text('{"graphs": [], "more": 5}')
     of_set("owner/clt").to_json(tmp_path / "first.json", "circuit-tracer")
     of_set("owner/other").to_json(tmp_path / "second.json", "circuit-tracer", scan="owner/sets//clt")
     of_set("owner/new").to_json(tmp_path / "first.json", "circuit-tracer")
-    listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
+    found = json.loads((tmp_path / "graph-metadata.json").read_text())
+    listed = found["graphs"]
+    assert found["more"] == 5
     assert [(one["slug"], one["scan"]) for one in listed] == [("second", "owner/sets//clt"), ("first", "owner/new")]
     assert listed[1] == metadata_of(tmp_path / "first.json")
 
@@ -109,6 +112,12 @@ def test_the_page_is_told_where_features_are_on_the_hub(
     found = metadata_of(tmp_path / "g.json")
     assert (found["scan"], found["transcoder_list"]) == (scan, by_layer)
     assert found["feature_details"] == {}  # no source set is made up
+
+
+def test_a_scan_that_neuronpedia_could_not_have_is_told_to_be_another(tmp_path: Path) -> None:
+    graph = of_set("owner/clt")
+    assert "scan 'a/b' became 'a-b'" in graph.to_json(tmp_path / "g.json", scan="a/b")
+    assert not any("became" in line for line in graph.to_json(tmp_path / "g.json", scan="gpt2-small", overwrite=True))
 
 
 def test_graphs_that_are_written_at_one_time_are_all_in_the_list(tmp_path: Path) -> None:
