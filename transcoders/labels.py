@@ -247,7 +247,7 @@ def _of_records(records: Iterable[Any]) -> Iterator[tuple[Place, Any]]:
         named = [one for one in said if any(one.get(key) for key in _NAMES)]
         if "explanations" in record and not (layer.isdigit() and named):
             continue
-        sets.add(source_set)
+        sets.add("/".join(filter(None, (str(record.get("modelId") or ""), source_set))))
         if len(sets) > 1:
             raise ValueError(f"names of several sets ({', '.join(sorted(sets))}); give those of one")
         yield from _of_rows([{**record, **(named or said)[0], "layer": layer}])

@@ -183,6 +183,12 @@ def test_numbers_may_be_as_tables_write_them_where_others_are_missing(tmp_path: 
             '{"layer": "3-a", "index": 1, "description": "x"}\n{"layer": "3-b", "index": 1, "description": "y"}',
             "several sets",
         ),
+        (
+            "x.jsonl",
+            '{"modelId": "a", "layer": "3-s", "index": 1, "description": "x"}\n'
+            '{"modelId": "b", "layer": "3-s", "index": 1, "description": "y"}',
+            "several sets (a/s, b/s)",
+        ),
         ("x.json", '{"3/458": ["a", "b"]}', "a name is a list"),
         ("x.jsonl", "[" * 100_000, "nested too deep"),
         (
