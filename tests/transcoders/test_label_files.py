@@ -187,7 +187,7 @@ def test_numbers_may_be_as_tables_write_them_where_others_are_missing(tmp_path: 
             "x.jsonl",
             '{"modelId": "a", "layer": "3-s", "index": 1, "description": "x"}\n'
             '{"modelId": "b", "layer": "3-s", "index": 1, "description": "y"}',
-            "several sets (a/s, b/s)",
+            "several sets .a/s, b/s",
         ),
         ("x.json", '{"3/458": ["a", "b"]}', "a name is a list"),
         ("x.jsonl", "[" * 100_000, "nested too deep"),
