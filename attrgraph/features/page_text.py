@@ -150,7 +150,7 @@ def _example(one: Mapping[str, Any]) -> str:
     parts = []
     for i, (token, act) in enumerate(zip(one["tokens"], one["tokens_acts_list"], strict=True)):
         text = plainly(token)
-        core = text.strip(" ")
+        core = text.strip(" ") or text
         if i == one["train_token_ind"]:
             text = text.replace(core, f"[[{core} {act:.2g}]]", 1)
         elif act:
