@@ -223,7 +223,7 @@ def _named(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
     return tuple(int(value) for value in values[chosen])
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
+def wilson(share: float, n: int | float) -> tuple[float, float]:
     """95% interval of a share. Source: Wilson 1927, "Probable Inference"."""
     if n == 0:
         return 0.0, 1.0
