@@ -196,7 +196,7 @@ class PromptOptions:
         Raises:
             PromptError: it is the name of a file, which is not read.
         """
-        if os.path.isfile(prompt):
+        if not self.ids and os.path.isfile(prompt):
             raise PromptError(
                 f"the prompt {prompt!r:.60} is the name of a file. Give the text itself; files of prompts are read by "
                 "`attrgraph trace --prompts FILE`, graphs by `query` or `validate`."

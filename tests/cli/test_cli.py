@@ -208,3 +208,6 @@ def test_a_file_is_no_prompt(
     name, *others = command
     assert main([name, "prompts.txt", *others]) == 1
     assert "'prompts.txt' is the name of a file. Give the text itself" in capsys.readouterr().err
+    Path("12").write_text("")
+    main([name, "12", "--ids", *others])
+    assert "name of a file" not in capsys.readouterr().err
