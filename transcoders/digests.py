@@ -91,8 +91,8 @@ def digest_tensors(tensors: Mapping[str, Tensor | None], settings: Any = None) -
 class Origin:
     """What graphs record of where weights are from: what their files say, until they are changed in memory.
 
-    Whether they were changed is asked at every trace, by XXH3 of all contents, which takes 0.08 s a GiB on two cores,
-    less than the model's own run; of views of files only tensors up to 16 MiB are read. For larger ones PyTorch's count
+    Whether they were changed is asked at every trace, by XXH3 of all contents, which takes less time than the model's
+    own run; of views of files only tensors up to 16 MiB are read. For larger ones PyTorch's count
     of changes in place decides, which does not see those made through `.data`, and size and time of the files, through
     which they change too. Weights that were changed are hashed by SHA-256, once a change.
 

@@ -64,9 +64,9 @@ def random_graph(seed: int) -> ag.Graph:
 # -- predictions -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_total_effects_are_sums_over_all_paths(seed: int) -> None:
-    """By a dense linear system, and path by path: features that are set do not respond."""
+@pytest.mark.parametrize(("seed", "responds_from"), [*((seed, 0) for seed in range(5)), (0, 1), (1, 2), (2, 99)])
+def test_total_effects_are_sums_over_all_paths(seed: int, responds_from: int) -> None:
+    """By a dense linear system, and path by path: features that are set, or in layers that are held, do not respond."""
     graph = random_graph(seed)
     A, n = graph.adjacency.toarray().astype(np.float64), len(graph.nodes)
     is_feature = (graph.nodes["kind"] == "feature").to_numpy()
@@ -74,12 +74,13 @@ def test_total_effects_are_sums_over_all_paths(seed: int) -> None:
     relative = np.zeros((n, len(sets)))
     for column, one in enumerate(sets):
         relative[list(one), column] = list(one.values())
-    found = predict(graph, relative)
+    found = predict(graph, relative, responds_from=responds_from)
     np.testing.assert_allclose(found.direct, A @ relative)
     network = nx.DiGraph(list(zip(*A.T.nonzero(), strict=True)))
     for column, one in enumerate(sets):
         activation = graph.nodes["activation"].to_numpy()
-        responds = np.where(is_feature & (relative[:, column] == 0), 1 / activation, 0.0)
+        may = is_feature & (graph.nodes["layer"].to_numpy() >= responds_from)
+        responds = np.where(may & (relative[:, column] == 0), 1 / activation, 0.0)
         changes = np.linalg.solve(np.eye(n) - responds[:, None] * A, relative[:, column])
         np.testing.assert_allclose(found.total[:, column], A @ changes, rtol=1e-9, atol=1e-12)
         total = 0.0

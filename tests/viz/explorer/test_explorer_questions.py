@@ -171,6 +171,25 @@ def test_a_features_page_is_beside_its_node_and_only_those_shown_are_in_the_file
         assert page.role("region", "Feature").count() == 0
 
 
+def test_a_feature_without_a_name_has_that_of_its_page(browser: Any, tmp_path: Path) -> None:
+    graph = six_nodes()
+    nodes = graph.nodes.assign(label=[f"L{row.layer} feature {row.feature}" for row in graph.nodes.itertuples()])
+    mine, unnamed = {"label": ["mine" if name == B else label for name, label in nodes["label"].items()]}, {"label": ""}
+    of_b = {**RECORD, "layer": int(nodes.loc[B, "layer"]), "index": int(nodes.loc[B, "feature"])}
+    measured = {"label_source": "rule", "label_claims": [12, 13], "label_score": 0.9, "label_control": 0.5}
+    for record, label, said in (
+        ({**RECORD, **measured, "label_recall": 0.4}, RECORD["label"], "right 12 of 13 times, foresees 40%"),
+        ({**RECORD, **unnamed, "label_fault": "it fires too seldom"}, nodes.loc[C, "label"], "no label: it fires too"),
+    ):
+        pages = {"1/3": record, f"{of_b['layer']}/{of_b['index']}": of_b}
+        with explored(browser, graph.replace(nodes=nodes.assign(**mine)), tmp_path, features=pages) as page:
+            page.select(C)
+            assert page.role("region", "Node").get_by_role("heading").first.inner_text() == label
+            assert said in page.role("region", "Feature").inner_text()
+            page.select(B)  # its own name stays
+            assert page.role("region", "Node").get_by_role("heading").first.inner_text() == "mine"
+
+
 def test_pages_of_other_transcoders_are_refused(tmp_path: Path) -> None:
     class Pages(dict[str, Any]):
         card: ClassVar[dict[str, Any]] = {"transcoders": {"digest": "sha256:" + "1" * 64}}
