@@ -3,7 +3,7 @@
 Labels of the demo's features from sentences of its world; how often each claim holds on other sentences, each of them
 once (the share of the tokens that its rule names at which the feature fires, or of firings after which a promoted token
 comes); and how many labels random dictionaries get in the real one's place: its encoder and decoder rows, or either,
-shuffled within, or drawn anew with the same spread, as TopK or JumpReLU.
+shuffled within, its decoder rows given to other features, or both drawn anew with the same spread, as TopK or JumpReLU.
 """
 
 import argparse
@@ -63,6 +63,8 @@ def dictionaries(real: Transcoders) -> dict[str, Transcoders]:
     encoders, decoders = changed(shuffled, 4), changed(shuffled, 5)
     only_encoders = [replace(new, W_dec=w.W_dec) for new, w in zip(encoders, real.layers, strict=True)]
     only_decoders = [replace(new, W_enc=w.W_enc) for new, w in zip(decoders, real.layers, strict=True)]
+    order = torch.Generator().manual_seed(6)
+    places = [replace(w, W_dec=w.W_dec[torch.randperm(len(w.W_dec), generator=order)]) for w in real.layers]
     config = TranscoderConfig(real.config.model_kind, feature_input_hook=real.config.feature_input_hook)
     jump = [
         replace(w, threshold=torch.full((len(w.W_enc),), _THRESHOLD * float(w.W_enc.std()))) for w in changed(drawn, 3)
@@ -70,6 +72,7 @@ def dictionaries(real: Transcoders) -> dict[str, Transcoders]:
     return {
         "real": real,
         "rows shuffled": Transcoders(changed(shuffled, 1), real.config),
+        "decoder rows in other places": Transcoders(places, real.config),
         "encoder rows shuffled": Transcoders(only_encoders, real.config),
         "decoder rows shuffled": Transcoders(only_decoders, real.config),
         "drawn anew": Transcoders(changed(drawn, 2), real.config),

@@ -37,7 +37,11 @@ def train(
     tokens: Annotated[
         str | None, "N", f"Tokens to train on, such as 500k or 20M. Default: {_DEFAULT.token_limit:,}."
     ] = None,
-    max_minutes: Annotated[float | None, "N", "Stop after this many minutes; schedules follow the clock."] = None,
+    max_minutes: Annotated[
+        float | None,
+        "N",
+        "Train for so many minutes, sampling included; measuring comes after. Schedules follow the clock.",
+    ] = None,
     cross_layer: Annotated[bool | None, options.flag("Default: cross-layer.", "--cross-layer/--per-layer")] = None,
     activation: Annotated[str | None, "NAME", f"{', '.join(ACTIVATIONS)}. Default: {_DEFAULT.activation}."] = None,
     config: Annotated[

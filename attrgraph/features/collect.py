@@ -16,6 +16,8 @@ from attrgraph.features.kept import token_priority
 from attrgraph.features.layer_statistics import LayerStatistics, Where
 from attrgraph.features.sides import Text
 from attrgraph.features.text_counts import TextCounts
+from attrgraph.features.write_agreement import Agreement
+from attrgraph.models.frozen import widened
 from attrgraph.models.hooks import on_output
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.live import replaced_mlps
@@ -56,6 +58,7 @@ class Collected:
         self.text = Text.of(rows)
         self.layers = [LayerStatistics(layer, chosen) for layer, chosen in enumerate(features)]
         self.control = [LayerStatistics(layer, np.arange(n)) for layer, n in enumerate(control.n_features)]
+        self.agreement = [Agreement(len(chosen), model.d_model) for chosen in features]
         self.is_counted = np.zeros(len(self.text.token_ids), dtype=bool)
         self.said = np.full(len(self.text.token_ids), -1, dtype=np.int32)  # what the model finds most probable next
         self.batches = batches_by_length(rows.rows, batch_tokens, longest_first=True)
@@ -70,16 +73,17 @@ class Collected:
         """Run the model on the next batch."""
         chosen = self.batches[self.n_done]
         tokens = pad_rows(self._model, [self._rows.rows[i] for i in chosen], self._skip_positions)
-        streams, lengths = list[Tensor](), list[Tensor]()
+        streams, outs, lengths = list[Tensor](), list[Tensor](), list[Tensor]()
 
         def keep(_: int, stream: Tensor, out: Tensor) -> Tensor:
             streams.append(stream)
+            outs.append(out)
             lengths.append(stream.float().norm(dim=-1))
             return out
 
         final = list[Tensor]()
         with (
-            replaced_mlps(self._model, keep),
+            replaced_mlps(self._model, keep, point=self._transcoders.config.feature_output_hook),
             on_output([self._model.final_norm_module()], lambda _, out: final.append(out)),
         ):
             self._model.run_body(tokens.token_ids)
@@ -87,8 +91,13 @@ class Collected:
         where = self._where(np.array(chosen), counts.cpu().numpy())
         self.is_counted[where.number] = True
         self.said[where.number] = self._said(final[0][counts]).cpu().numpy()
-        for layer, stream in enumerate(streams):
-            self._add_layer(layer, read_of(self._model, self._transcoders, layer, stream[counts]), where)
+        for layer, (stream, out) in enumerate(zip(streams, outs, strict=True)):
+            streams[layer] = read_of(self._model, self._transcoders, layer, stream[counts])
+            skipped = self._transcoders.skip(layer, streams[layer])
+            outs[layer] = widened(out[counts]) if skipped is None else widened(out[counts]) - skipped
+        for layer, read in enumerate(streams):
+            wrote = torch.stack(outs[layer : layer + self._transcoders.n_targets(layer)]).sum(0)
+            self._add_layer(layer, read, wrote.float().cpu().numpy(), where)
         self.n_done += 1
 
     def _where(self, rows: Int[np.ndarray, " n_rows"], counts: Bool[np.ndarray, "n_rows n_pos"]) -> Where:
@@ -102,22 +111,32 @@ class Collected:
         n_at_once = max(1, _MOST_LOGITS // self._model.d_vocab)
         return torch.cat([run_module(unembedding, some).argmax(-1) for some in normed.split(n_at_once)])
 
-    def _add_layer(self, layer: int, read: Float[Tensor, "n_tokens d_model"], where: Where) -> None:
+    def _add_layer(
+        self,
+        layer: int,
+        read: Float[Tensor, "n_tokens d_model"],
+        wrote: Float[np.ndarray, "n_tokens d_model"],
+        where: Where,
+    ) -> None:
         self.control[layer].add(self._control.encode_often(layer, read), where)
         at = np.minimum(np.searchsorted(self.sampled, where.number), len(self.sampled) - 1)
         chosen = np.flatnonzero(self.sampled[at] == where.number)
         features = torch.from_numpy(self.layers[layer].features)
         if len(features) and not self._needs_few(layer):
             active = self._transcoders.encode_often(layer, read)
-            self.layers[layer].add(active, where)
+            self._add_firings(layer, active, wrote, where)
             is_sampled = np.zeros(len(read), dtype=bool)
             is_sampled[chosen] = True
             self._sample(layer, active, at, is_sampled[active.pos.cpu().numpy()])
             return
         if len(features):
-            self.layers[layer].add(self._transcoders.encode_some(layer, read, features), where)
+            self._add_firings(layer, self._transcoders.encode_some(layer, read, features), wrote, where)
         active = self._transcoders.encode_often(layer, read[torch.from_numpy(chosen).to(read.device)])
         self._sample(layer, active, at[chosen], np.ones(len(active), dtype=bool))
+
+    def _add_firings(self, layer: int, active: ActiveFeatures, wrote: np.ndarray, where: Where) -> None:
+        fired = self.layers[layer].add(active, where)
+        self.agreement[layer].add(wrote, fired.token, fired.feature, fired.value)
 
     def _needs_few(self, layer: int) -> bool:
         """Whether only some encoder rows are read, where others do not decide whether a feature is on."""
@@ -155,15 +174,15 @@ class Collected:
         """Everything that was found, to go on from later."""
         found = {"n_done": np.array([self.n_done]), "is_counted": self.is_counted, "said": self.said}
         found["active"] = np.concatenate(self._active, 1) if self._active else np.zeros((4, 0))
-        of_layers = {f"{i}.{name}": value for i, one in self._all() for name, value in one.state().items()}
+        of_layers = {f"{i}.{name}": value for i, one in enumerate(self._all()) for name, value in one.state().items()}
         return found | of_layers
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from there."""
         self.n_done, self.is_counted, self._active = int(state["n_done"][0]), state["is_counted"], [state["active"]]
         self.said = state["said"]
-        for i, one in self._all():
+        for i, one in enumerate(self._all()):
             one.load({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{i}.")})
 
-    def _all(self) -> list[tuple[int, LayerStatistics]]:
-        return list(enumerate([*self.layers, *self.control]))
+    def _all(self) -> list[LayerStatistics | Agreement]:
+        return [*self.layers, *self.control, *self.agreement]

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -63,7 +64,7 @@ def describe_features(
 ) -> FeaturePages:
     """What features mean: where they fire and how strongly, what they promote, what they lead to, and a scored label.
 
-    The text streams by: of each feature 25 KB are kept at most (40 if tokens are characters), however long the text is.
+    The text streams by: of each feature 29 KB are kept at most (45 if tokens are characters), however long the text is.
 
     Args:
         model: the model.
@@ -99,7 +100,7 @@ def describe_features(
     _run(collected, progress, state, _key(model, transcoders, rows, chosen, how | about))
     controls = _controls(model, control, collected)
     names = transcoders.labels if labels is None else labels
-    blobs = _written(model, transcoders, collected, controls, names, like, progress)
+    blobs = _written(model, transcoders, control, collected, controls, names, like, progress)
     card = _card(model, transcoders, collected, rows, scan, source_set) | about
     card |= {"controls": [control.summary() for control in controls], "like": like and like.source}
     if state:
@@ -160,6 +161,7 @@ def _rows(model: LanguageModel, texts: TokenRows | Sequence[str | Path] | Path) 
 def _written(
     model: LanguageModel,
     transcoders: Transcoders,
+    control: Transcoders,
     collected: Collected,
     controls: list[Control],
     names: Mapping[feature_records.Place, str],
@@ -169,9 +171,10 @@ def _written(
     """The records of all described features."""
     texts = TokenTexts(model, collected.text.token_ids[collected.is_counted][:8].tolist())
     found = [_promoted(model, transcoders, layer, one.features) for layer, one in enumerate(collected.layers)]
+    agreements = _agreements(model, transcoders, control, collected)
     labels = [
-        labels_of(texts, collected, layer, found[layer].top_ids.numpy(), control)
-        for layer, control in enumerate(controls)
+        labels_of(texts, collected, layer, found[layer].top_ids.numpy(), of_random, agreement)
+        for layer, (of_random, agreement) in enumerate(zip(controls, agreements, strict=True))
     ]
     likeness = Likeness(model, transcoders, collected, labels, names, like, controls)
     connections, blobs = Connections(model, transcoders, collected), dict[feature_records.Place, bytes]()
@@ -182,6 +185,28 @@ def _written(
             blobs[layer, record["index"]] = feature_records.packed(record)
     progress("write pages", len(controls), len(controls))
     return blobs
+
+
+def _agreements(
+    model: LanguageModel, transcoders: Transcoders, control: Transcoders, collected: Collected
+) -> list[Float[np.ndarray, " n"]]:
+    """Of each layer's described features, beside what random features write: rows of the same decoder."""
+    return [
+        one.of(_summed_rows(model, transcoders, layer, features), _summed_rows(model, control, layer, np.arange(n)))
+        for layer, (one, features, n) in enumerate(
+            zip(collected.agreement, (each.features for each in collected.layers), control.n_features, strict=True)
+        )
+    ]
+
+
+def _summed_rows(
+    model: LanguageModel, transcoders: Transcoders, layer: int, features: np.ndarray
+) -> Float[np.ndarray, "n d_model"]:
+    """What features write into all their target layers together."""
+    chosen, out = torch.from_numpy(features), torch.empty(len(features), model.d_model)
+    targets = range(layer, layer + transcoders.n_targets(layer))
+    rows = [transcoders.decoder_rows(layer, target, chosen, out=torch.empty_like(out)) for target in targets]
+    return torch.stack(rows).sum(0).numpy()
 
 
 def _promoted(model: LanguageModel, transcoders: Transcoders, layer: int, features: np.ndarray) -> Promoted:

@@ -20,7 +20,7 @@ MOST_ROWS, _LONGEST = 100_000, 80
 # rows that stand in the file as they are shown, and that the script shows at a time
 _N_SHOWN = 200
 _SCRIPT = Path(__file__).parent / "index.js"
-_HEADINGS = ("feature", "label", "from", "score", "fires", "max")
+_HEADINGS = ("feature", "label", "from", "score", "control", "fires", "max")
 
 
 def table_html(best: "pd.DataFrame", n_features: int, card: Mapping[str, Any]) -> str:
@@ -54,8 +54,7 @@ def _rows(table: "pd.DataFrame") -> list[list[str]]:
             f"{row.layer}/{row.index_}",
             label if len(label := visible(row.label)) <= _LONGEST else f"{label[: _LONGEST - 1]}…",
             "" if row.label_source == "none" else row.label_source,
-            # of a feature without a label, it is what the best rule has, which is no better than its controls
-            f"{row.label_score:.2f}" if label and row.label_score == row.label_score else "",
+            *(f"{score:.2f}" if score == score else "" for score in (row.label_score, row.label_control)),
             share(row.activation_frequency),
             f"{row.act_max:.3g}",
         ]

@@ -11,11 +11,13 @@ from attrgraph.features.kept import by_feature
 from attrgraph.features.layer_statistics import LayerStatistics
 from attrgraph.features.rules import KINDS, LEAST_FIRINGS, Found, Judged, Rule, judge, nearest_rule, precise_rules
 from attrgraph.features.token_texts import TokenTexts
+from attrgraph.features.write_agreement import LEAST_AGREEMENT
 
 # of so many random features, those that fire most nearly as often, this share scores less than a label has to: of 64
 # there are three above it; fewer would say less of the bound, more would be less alike
 _N_ALIKE, _CONTROL_QUANTILE = 64, 0.95
 _NAMED_TOKENS = 3
+_DISAGREES = "where it fires the MLPs do not write what it writes, no more than what other features write"
 
 
 class Measured(NamedTuple):
@@ -37,6 +39,7 @@ class Label:
         of_random_dictionary: the median of what the rules of random features score, and what 5% and 95% stay below.
         source: "rule", or "like" for what a feature with a direction like this one has.
         fault: why there is no text, if there is none.
+        agreement: of the feature, see `Agreement`.
     """
 
     text: str | None = None
@@ -46,6 +49,7 @@ class Label:
     of_random_dictionary: Measured | None = None
     source: str = "rule"
     fault: str = "no rule says where it fires"
+    agreement: float = 0.0
 
     def as_record(self, name: str | None = None) -> dict[str, Any]:
         """The keys that a feature's record has of it; a name that is given wins, and scores are still of the rule."""
@@ -67,6 +71,7 @@ class Label:
             "label_controls": {key: one and one._asdict() for key, one in controls.items()},
             "label_control": self.bound,
             "label_fault": None if self.text else self.fault,
+            "write_agreement": self.agreement,
         }
 
     @property
@@ -110,6 +115,7 @@ def labels_of(
     layer: int,
     promoted: Int[np.ndarray, "n n_tokens"],
     control: Control,
+    agreement: Float[np.ndarray, " n"],
 ) -> list[Label]:
     """Of all described features of a layer, in their order.
 
@@ -117,9 +123,11 @@ def labels_of(
         texts: of tokens.
         promoted: ids of the tokens that each feature promotes.
         control: of the layer.
+        agreement: of each feature, see `Agreement`.
     """
     statistics, labels = collected.layers[layer], []
-    for feature, (found, judged), tokens in zip(statistics.features, firings_of(statistics), promoted, strict=True):
+    of_features = zip(statistics.features, firings_of(statistics), promoted, agreement.tolist(), strict=True)
+    for feature, (found, judged), tokens, agrees in of_features:
         label = Label()
         if min(found.n, judged.n) < LEAST_FIRINGS:
             label = Label(fault=f"it fires {found.n} and {judged.n} times on the two halves of the text, too seldom")
@@ -133,7 +141,9 @@ def labels_of(
                 break
             fault = rule.fault or "its score is not above its controls"
             label = label if label.rule else replace(one, fault=f"the nearest rule is {text}: {fault}")
-        labels.append(label)
+        if label.text and agrees < LEAST_AGREEMENT:
+            label = replace(label, text=None, fault=f"the rule is {label.text}: {_DISAGREES}")
+        labels.append(replace(label, agreement=agrees))
     return labels
 
 
@@ -177,7 +187,12 @@ def named(texts: TokenTexts, rule: Rule, claimed: tuple[Any, ...]) -> str:
     """The rule in words."""
     if rule.kind == "position":
         return f"position {', '.join(map(str, sorted(rule.values)))}"
-    quoted = [f'"{texts.joined(ids if isinstance(ids, list) else [ids])}"' for ids in claimed]
+    quoted = [f'"{text}"' for text in claimed_texts(texts, claimed)]
     n_more = len(quoted) - _NAMED_TOKENS
     more = f" or {n_more} other{'s' if n_more > 1 else ''}" if n_more > 0 else ""
     return KINDS[rule.kind].front + " or ".join(quoted[:_NAMED_TOKENS]) + more
+
+
+def claimed_texts(texts: TokenTexts, claimed: tuple[Any, ...]) -> list[str]:
+    """Of a rule about tokens, each of its values."""
+    return [texts.joined(ids if isinstance(ids, list) else [ids]) for ids in claimed]

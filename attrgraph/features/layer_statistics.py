@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from attrgraph.features.kept import Kept, random_priority, token_priority
+from attrgraph.features.write_agreement import N_DIRECTIONS
 from attrgraph.transcoders.transcoders import ActiveFeatures
 
 # tokens before and after the one that an example is about, unless tokens are short
@@ -37,7 +38,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class _Fired:
+class Fired:
     """Firings of a batch, ascending by feature and then by token."""
 
     feature: Int[np.ndarray, " n"]
@@ -86,8 +87,8 @@ class LayerStatistics:
         self.found = Kept(n, N_DRAWN)
         self.judged = Kept(n, N_JUDGED)  # of the other, those at the tokens of the least priority
 
-    def add(self, active: ActiveFeatures, where: Where) -> None:
-        """Count the firings of a batch; positions are indices into its counted tokens."""
+    def add(self, active: ActiveFeatures, where: Where) -> Fired:
+        """Count the firings of a batch, whose positions are indices into its counted tokens; return those described."""
         fired, n = self._fired(active, where), len(self.features)
         feature, value, side = fired.feature, fired.value, where.side[fired.token]
         at = side * n + feature
@@ -107,8 +108,9 @@ class LayerStatistics:
         _offer(self.spread, fired, where, score, np.arange(len(value)), self.window)
         best = fired.of_best_in_rows(where)
         _offer(self.top, fired, where, value.astype(float), best, self.window)
+        return fired
 
-    def _fired(self, active: ActiveFeatures, where: Where) -> _Fired:
+    def _fired(self, active: ActiveFeatures, where: Where) -> Fired:
         token, feature, value = (column.cpu().numpy() for column in (active.pos, active.feature, active.activation))
         place = np.searchsorted(self.features, feature)
         if len(self.features):
@@ -118,7 +120,7 @@ class LayerStatistics:
         token, feature, value = token[is_described], place[is_described], value[is_described]
         code = (feature.astype(np.int64) << _NUMBER_BITS) + where.number[token]
         order = np.argsort(code, kind="stable")
-        return _Fired(feature[order], token[order], value[order].astype(np.float32), code[order])
+        return Fired(feature[order], token[order], value[order].astype(np.float32), code[order])
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that is known, to go on from later."""
@@ -139,7 +141,7 @@ class LayerStatistics:
 
 
 def _offer(
-    kept: Kept, fired: _Fired, where: Where, score: np.ndarray, at: np.ndarray, window: tuple[int, int] | None = None
+    kept: Kept, fired: Fired, where: Where, score: np.ndarray, at: np.ndarray, window: tuple[int, int] | None = None
 ) -> None:
     """Offer some of the firings, with the activations around them if asked for."""
     at = at[kept.worth_offering(fired.feature[at], score[at])]
@@ -152,7 +154,7 @@ def _offer(
 
 
 def _windows(
-    fired: _Fired, where: Where, at: np.ndarray, n_before: int, n_after: int
+    fired: Fired, where: Where, at: np.ndarray, n_before: int, n_after: int
 ) -> Float[np.ndarray, "n n_window"]:
     """Activations around firings; 0 outside the row."""
     token, feature = fired.token[at], fired.feature[at].astype(np.int64) << _NUMBER_BITS
@@ -170,11 +172,12 @@ def _windows(
 def bytes_per_feature(n_tokens: int, window: tuple[int, int]) -> int:
     """What is kept of a feature at most, in a text of so many tokens.
 
-    Of 40 firings a window, and of these and 512 others what they are; its histogram, and its compressed page.
+    Of 40 firings a window, and of these and 512 others what they are; its histogram, what was written where it fires,
+    and its compressed page.
     """
     n_windows, n_drawn = min(N_TOP, n_tokens) + min(N_SPREAD, n_tokens), min(2 * N_DRAWN + N_JUDGED, 3 * n_tokens)
     page = 4096 * (N_TOP + N_SPREAD + n_windows) // (N_TOP + N_SPREAD)
-    return 4 * (sum(window) + 1) * n_windows + 28 * (n_windows + n_drawn) + 512 + page
+    return 4 * (sum(window) + 1) * n_windows + 28 * (n_windows + n_drawn) + 512 + 4 * N_DIRECTIONS + page
 
 
 def bin_edges() -> Float[np.ndarray, " n_edges"]:

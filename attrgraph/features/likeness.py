@@ -14,6 +14,7 @@ from attrgraph.features.collect import Collected
 from attrgraph.features.labelling import Control, Label, firings_of, scored
 from attrgraph.features.promoted import written
 from attrgraph.features.rules import LEAST_FIRINGS, judge
+from attrgraph.features.write_agreement import LEAST_AGREEMENT
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.transcoders import Transcoders
 
@@ -74,13 +75,14 @@ class Likeness:
         for row, (cosine, verb, name, place, text) in zip(rows, best, strict=True):
             if cosine < _LEAST_COSINE:
                 continue
-            label = Label(source="like")
+            label, agreement = Label(source="like"), found[row].agreement
             if not name and place in self._found:
                 label = self._measured(self._found[place], layer, row, firings[row])
-                if label.bound is None or label.rule is None or label.rule.interval[0] <= label.bound:
+                is_above = label.bound is not None and label.rule is not None and label.rule.interval[0] > label.bound
+                if not is_above or agreement < LEAST_AGREEMENT:
                     continue
             said = f"{verb} like {place[0]}/{place[1]}{name} (cosine {cosine:.2f}): {text}"
-            found[row] = replace(label, text=said, source="like")
+            found[row] = replace(label, text=said, source="like", agreement=agreement)
         return found
 
     def _measured(self, of_other: Label, layer: int, row: int, firings: tuple) -> Label:  # type: ignore[type-arg]

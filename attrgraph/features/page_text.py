@@ -8,7 +8,7 @@ from attrgraph.viz.text import shorten, visible
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 ALL_SHOWN = "Firings drawn from all strengths are shown already"
-_N_EXAMPLES, _N_OF_FIFTH, _N_BARS = 8, 1, 24
+_N_EXAMPLES, _N_OF_FIFTH, _N_BARS, _N_IN_LABEL = 8, 1, 24, 3
 
 
 def page_text(record: Mapping[str, Any], names: Mapping[str, str], card: Mapping[str, Any]) -> str:
@@ -26,8 +26,8 @@ def page_text(record: Mapping[str, Any], names: Mapping[str, str], card: Mapping
         f"({record['n_firings']:,} of {record['n_tokens']:,})",
         f"strength    {record['act_mean']:.3g} on average, {record['act_max']:.3g} at most   "
         f"{_histogram(record)}".rstrip(),
-        f"promotes    {_tokens(record['top_logits'])}",
-        f"suppresses  {_tokens(record['bottom_logits'])}",
+        f"promotes    {_weighted(record['top_logits'], record['top_logit_values'])}",
+        f"suppresses  {_weighted(record['bottom_logits'], record['bottom_logit_values'])}",
     ]
     kinds = {"token": "fires on", "previous": "after", "last 3": "at end of", "says": "model says", "next": "before"}
     kinds["position"] = "at"
@@ -105,6 +105,9 @@ def label_lines(record: Mapping[str, Any]) -> list[str]:
         else f"right {share} of the times it claims a firing{counted}; foresees {recall} of the activation"
     )
     lines = [f"score {score} on held-out text; {'; '.join(beside)}", claim]
+    texts = record["label_rule"].get("texts", [])
+    # a label names only the first
+    lines += [f"all of its tokens: {', '.join(map(quoted, texts))}"] if len(texts) > _N_IN_LABEL else []
     if record["label"]:
         return lines
     return [f"no label: {visible(fault)}", *lines]
@@ -141,8 +144,8 @@ def plainly(text: str) -> str:
     return text if not core else text.replace(core, visible(core), 1)
 
 
-def _tokens(tokens: Sequence[str]) -> str:
-    return ", ".join(quoted(token) for token in tokens[:8])
+def _weighted(tokens: Sequence[str], values: Sequence[float]) -> str:
+    return ", ".join(f"{quoted(token)} {value:+.2g}" for token, value in list(zip(tokens, values, strict=True))[:6])
 
 
 def _example(one: Mapping[str, Any]) -> str:

@@ -140,13 +140,13 @@ class FeaturePages(Mapping[str, FeaturePage]):
     def table(self) -> "pd.DataFrame":
         """A row a feature: label, where it is from, score, control, frequency, strengths.
 
-        Nobody measured a name that was given: it has no score.
+        Scores are of labels that were found: nobody measured a name that was given.
         """
         import pandas as pd
 
         rows = [{name: page[name] for name in _COLUMNS} for page in self.values()]
         table = pd.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_MEASURED, float))
-        table.loc[table["label_source"] == "given", list(_MEASURED)] = float("nan")
+        table.loc[table["label_source"].isin(["given", "none"]), list(_MEASURED)] = float("nan")
         return table
 
     def best(self, n: int = 20) -> "pd.DataFrame":

@@ -13,7 +13,7 @@ import torch
 from attrgraph.features.collect import Collected
 from attrgraph.features.connections import Connections
 from attrgraph.features.kept import by_feature
-from attrgraph.features.labelling import Label
+from attrgraph.features.labelling import Label, claimed_texts
 from attrgraph.features.layer_statistics import bin_edges
 from attrgraph.features.promoted import Promoted, promoted
 from attrgraph.features.rules import SHOWN_KINDS
@@ -75,7 +75,7 @@ class Records:
         return {
             "index": feature,
             "layer": self._layer,
-            **self._labels[row].as_record(name),
+            **self._label(row, name),
             "activation_frequency": n_firings / max(n_tokens, 1),
             "n_firings": n_firings,
             "n_tokens": n_tokens,
@@ -94,6 +94,13 @@ class Records:
             "outputs": outputs,
             "examples_quantiles": self._examples(row, drawn),
         }
+
+    def _label(self, row: int, name: str | None) -> dict[str, Any]:
+        label = self._labels[row]
+        found = label.as_record(name)
+        if label.rule is not None and label.rule.kind != "position":
+            found["label_rule"]["texts"] = claimed_texts(self._texts, label.claimed)
+        return found
 
     def _promoted_tokens(self, row: int) -> dict[str, Any]:
         found = self._promoted

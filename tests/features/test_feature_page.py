@@ -77,7 +77,8 @@ def test_all_features_stand_in_one_file_whose_script_is_its_own(page: FeaturePag
 
 
 def test_a_notebook_shows_the_best_of_many_features(page: FeaturePage) -> None:
-    records = [page.record | {"index": i, "label": f"<b>{i}", "label_score": i / 100} for i in range(100)]
+    measured = {"label_source": "rule"}
+    records = [page.record | measured | {"index": i, "label": f"<b>{i}", "label_score": i / 100} for i in range(100)]
     records[5] |= {"label_source": "given", "label_score": 1.0}
     pages = ag.FeaturePages({(3, one["index"]): feature_records.packed(one) for one in records}, CARD)
     shown = pages._repr_html_()
@@ -86,7 +87,7 @@ def test_a_notebook_shows_the_best_of_many_features(page: FeaturePage) -> None:
     assert len(ag.FeaturePages({}, CARD)._repr_html_()) < 5000
 
 
-def test_a_name_that_was_given_has_no_score(page: FeaturePage) -> None:
+def test_what_was_not_found_by_a_rule_has_no_score(page: FeaturePage) -> None:
     named = {"label": "mine", "label_source": "given", "label_score": 0.9}
     found = page.record | {"index": 1, "label": "says x", "label_source": "rule", "label_score": 0.7, "n_firings": 9}
     nothing = page.record | {"index": 2, "label": "", "label_source": "none", "label_score": 0.99}
@@ -94,7 +95,18 @@ def test_a_name_that_was_given_has_no_score(page: FeaturePage) -> None:
     table = ag.FeaturePages({(3, one["index"]): feature_records.packed(one) for one in records}, CARD).best()
     assert table["label"].tolist() == ["says x", "mine", ""]
     assert table["label_source"].tolist() == ["rule", "given", "none"]
-    assert table["label_score"].isna().tolist() == [False, True, False]
+    assert table["label_score"].isna().tolist() == [False, True, True]
+
+
+def test_a_page_names_all_tokens_of_its_label(page: FeaturePage) -> None:
+    found = page.record | {"label": 'says "a" or "b" or "c" or 1 other', "label_source": "rule", "label_score": 0.9}
+    found |= {"label_interval": [0.8, 1.0], "label_precision": 0.9, "label_recall": 0.5, "label_claims": [9, 10]}
+    control = {"score": 0.5, "interval": [0.4, 0.6]}
+    found["label_controls"] = {"random_label": control, "random_dictionary": control}
+    for texts in (["a", "b", "c", " d"], ["a", "b", "c"]):
+        found["label_rule"] = {"kind": "says", "values": [1, 2, 3, 4], "texts": texts}
+        shown = str(FeaturePage(found))
+        assert ('all of its tokens: "a", "b", "c", " d"' in shown) == (len(texts) > 3)
 
 
 @pytest.mark.refusal

@@ -181,7 +181,11 @@ def test_every_label_stands_beside_its_controls() -> None:
         is_certain = page["label_precision"] >= 0.8 and page["label_precision_interval"][0] >= 0.6
         foresees = page["label_recall"] >= 0.1 or page["label_rule"]["kind"] == PROMOTES
         is_above = page["label_interval"][0] > bound and foresees
-        assert page["label_control"] == bound and (is_above and is_certain) == bool(page["label"])
+        agrees = page["write_agreement"] >= 0.8
+        assert page["label_control"] == bound and (is_above and is_certain and agrees) == bool(page["label"])
+        assert ("do not write what it writes" in (page["label_fault"] or "")) == (
+            is_above and is_certain and not agrees
+        )
         assert bool(page["label"]) == (page["label_fault"] is None)
         assert page["label_interval"][0] <= page["label_score"] <= page["label_interval"][1]
         assert f"{controls['random_label']['score']:.2f}" in str(page)
