@@ -283,7 +283,7 @@ def test_thresholds_must_be_finite_and_alone(tmp_path: Path) -> None:
     path = folder / "layer_1.safetensors"
     tensors = load_file(path)
     save_file(tensors | {"activation_function.threshold": torch.full((N_FEATURES,), torch.nan)}, path)
-    with pytest.raises(TranscoderError, match="threshold is not finite"):
+    with pytest.raises(TranscoderError, match="layer 1: threshold of feature 0 holds NaN"):
         load_transcoders(folder)
     save_file(tensors, path)
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -369,5 +369,5 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(tmp_path: Path, monkeypa
 def test_a_decoder_bias_that_is_not_finite_is_named_on_opening() -> None:
     good = make_transcoders()
     layers = [replace(weights, b_dec=weights.b_dec / 0) for weights in good.layers]
-    with pytest.raises(TranscoderError, match="layer 0: b_dec is not finite"):
+    with pytest.raises(TranscoderError, match="layer 0: b_dec holds NaN or infinite values"):
         Transcoders(layers, good.config)
