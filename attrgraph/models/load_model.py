@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -215,17 +216,37 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
                 **how,
             )
     except Exception as e:  # as above: bad sizes, unknown activations, truncated files
         raise ModelLoadError(f"{folder}: its weights cannot be read ({_first_line(e)}).") from e
     model, info = loaded
-    wrong = [*info["missing_keys"], *(str(item) for item in info["mismatched_keys"])]
+    misfits = {name: f"{name} has shape {[*got]}, expected {[*due]}" for name, got, due in info["mismatched_keys"]}
+    wrong = [misfits.get(name, f"{name} is missing") for name in sorted({*misfits, *info["missing_keys"]})]
     if wrong:
-        raise ModelLoadError(f"{folder}: weights are missing or of the wrong shape: {', '.join(sorted(wrong)[:5])}.")
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ModelLoadError(
+            f"{folder}: its weights do not fit its config.json: {', '.join(wrong[:5])}{more}; download both again."
+        )
+    if not how:
+        _check_types(folder, model.config)
     if how:  # transformers 4 leaves in bfloat16 what it dequantises
         model = model.to(dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _check_types(folder: Path, config: PretrainedConfig) -> None:
+    """Raise for weights that transformers would take for numbers that they are not: whole ones, truth values."""
+    for path in _weight_files(folder, config):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                kind = file.get_slice(name).get_dtype()
+                if name.endswith(".weight") and not kind.startswith(("F", "BF")):
+                    raise ModelLoadError(
+                        f"{path}: {name} is {kind}; expected floating-point weights: they may be quantised, and "
+                        "config.json does not say how."
+                    )
 
 
 def _weight_files(folder: Path, config: PretrainedConfig) -> list[Path]:
