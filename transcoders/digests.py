@@ -132,7 +132,7 @@ class Origin:
             return self._first[1]
         if state != self._seen:
             digest = digest_tensors(self._tensors(), self._settings())
-            kept = {name: value for name, value in self._recorded.items() if name != "revision"}
+            kept = {name: value for name, value in self._recorded.items() if "revision" not in name}
             how = {"changed": f"in {'its files' if self._changed_files() else 'memory'} after loading"}
             self._recorded, self._seen = kept | {"digest": digest} | (how if self._first[0] else {}), state
         return self._recorded

@@ -272,8 +272,11 @@ def _is_unknown_there(ours: dict[str, Any]) -> bool:
 
 
 def _name_on_hub(transcoders: dict[str, Any]) -> str:
-    """As circuit-tracer writes it: owner/repo, or owner/repo//subfolder; empty if they are not from the hub."""
-    return re.sub(r"^([^/]+/[^/]+)/", r"\1//", str(transcoders["id"])) if transcoders.get("revision") else ""
+    """As circuit-tracer writes it: owner/repo[//subfolder][@revision]; empty if they are not from the hub."""
+    if not transcoders.get("revision"):
+        return ""
+    asked = transcoders.get("asked_revision")
+    return re.sub(r"^([^/]+/[^/]+)/", r"\1//", str(transcoders["id"])) + (f"@{asked}" if asked else "")
 
 
 def _state_source_set(metadata: dict[str, Any], asked: str | None) -> None:
