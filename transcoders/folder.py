@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from attrgraph.errors import TranscoderError, checked
-from attrgraph.files import foreign_file, put_back, whole_folder
+from attrgraph.files import MAY_BE_LOST, foreign_file, put_back, whole_folder
+from attrgraph.io.feature_records import OWN_FILES as PAGES
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.digests import MOST_WHOLE_BYTES, digest_transcoders
@@ -34,10 +35,10 @@ from attrgraph.transcoders.transcoders import Transcoders
 _MOST_COMPUTED = 0.5
 # what is small, and tells a layout
 _SETTINGS = ["config.yaml", "*.json"]
-# files of a set that is written here, by circuit-tracer, or at the end of training
+# files of a set that is written here, by circuit-tracer, or at the end of training, and pages of its features
 OWN_FILES = "|".join(
     (
-        *(r"config\.yaml", r"labels\.json", r"README\.md", r"training\.yaml", r"metrics\.jsonl"),
+        *(r"config\.yaml", r"labels\.json", r"training\.yaml", r"metrics\.jsonl", rf"(?:features/)?(?:{PAGES})"),
         *(re.escape(name).replace(r"\{layer\}", "[0-9]+") for name in (*CROSS_LAYER_FILES, *PER_LAYER_FILES)),
     )
 )
@@ -208,6 +209,6 @@ def check_replaceable(folder: Path, *, overwrite: bool, texts: Iterable[str] = (
         raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
     if foreign := foreign_file(folder, "|".join((OWN_FILES, *map(re.escape, texts)))):
         raise TranscoderError(
-            f"{folder}: holds {foreign}, which saving transcoders does not write, so it is not overwritten; choose "
-            "another name, or move what is to be kept."
+            f"{folder}: holds {foreign}, which saving transcoders does not write, so it is not overwritten ("
+            f"{MAY_BE_LOST}, and pages of features); choose another name, or move what is to be kept."
         )

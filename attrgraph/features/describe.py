@@ -30,6 +30,7 @@ from attrgraph.features.token_texts import TokenTexts
 from attrgraph.files import write_whole
 from attrgraph.graph.graph import Graph
 from attrgraph.io import feature_records
+from attrgraph.io.json_writing import check_source_set
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, why_left_out
@@ -81,6 +82,7 @@ def describe_features(
 
     Raises:
         FeatureError: a feature that the set does not have, or none; more features than memory can hold.
+        GraphFileError: a source set that can be none of Neuronpedia's.
         CorpusError, PromptError, ResultError: the text does not fit the model; a number is not finite.
 
     Example:
@@ -89,6 +91,7 @@ def describe_features(
         >>> pages["3/458"]["n_tokens"]
         6
     """
+    check_source_set(source_set)
     transcoders, rows, progress = _own(model, transcoders), _rows(model, texts), progress or silent
     chosen = _within_memory(_chosen(transcoders, features), model, rows)
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}

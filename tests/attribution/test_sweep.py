@@ -230,7 +230,7 @@ def test_later_positions_have_no_edge(traced_model: Build, prompt: list[int]) ->
 @pytest.mark.refusal
 def test_normalised_reads_of_a_layer_norm_are_refused_as_ambiguous(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model("gpt2", read_point="ln2.hook_normalized")
-    with pytest.raises(TranscoderError, match="ambiguous .* Pass --read-point tl2.* or tl3"):
+    with pytest.raises(TranscoderError, match=r"ambiguous .* Pass --read-point tl2.* or tl3"):
         build_replacement(model.run(torch.tensor(prompt)), model.transcoders, torch.zeros(9, dtype=torch.bool))
 
 

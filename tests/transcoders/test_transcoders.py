@@ -371,3 +371,22 @@ def test_a_decoder_bias_that_is_not_finite_is_named_on_opening() -> None:
     layers = [replace(weights, b_dec=weights.b_dec / 0) for weights in good.layers]
     with pytest.raises(TranscoderError, match="layer 0: b_dec holds NaN or infinite values"):
         Transcoders(layers, good.config)
+
+
+def test_only_what_would_be_missed_keeps_a_set_from_being_replaced(tmp_path: Path) -> None:
+    """Hidden files, README.md and pages of the features would not."""
+    folder = _folder(tmp_path)
+    lost = (".DS_Store", "README.md", "features/.DS_Store", "features/index.json.gz", "features/layer_0.bin")
+    pages = ("card.json", "labels.json", "features.parquet", "neuronpedia/batch-0.json", "features/layer_2.bin")
+    for name in (*lost, *(f"features/{page}" for page in pages)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    save_transcoders(load_transcoders(folder), folder)
+    assert not (folder / "features").exists() and load_transcoders(folder).n_layers == N_LAYERS
+    for name in ("notes.txt", ".git/HEAD", "features/mine.npy", "features/labels.json.bak"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+        said = rf"holds {name}, which .* \(hidden files and README\.md may be lost, and pages of features\)"
+        with pytest.raises(TranscoderError, match=said):
+            save_transcoders(make_transcoders(), folder)
+        (folder / name).unlink()
