@@ -81,8 +81,7 @@ def describe_features(
         progress: called as `progress(phase, done, total)`.
 
     Raises:
-        FeatureError: a feature that the set does not have, or none; more features than memory can hold.
-        GraphFileError: a source set that can be none of Neuronpedia's.
+        FeatureError, GraphFileError: a feature or a source set that is none; more features than memory can hold.
         CorpusError, PromptError, ResultError: the text does not fit the model; a number is not finite.
 
     Example:
@@ -101,8 +100,7 @@ def describe_features(
     _widen(collected, model, rows)
     _run(collected, progress, state, _key(model, transcoders, rows, chosen, how | about))
     controls = _controls(model, control, collected)
-    names = transcoders.labels if labels is None else labels
-    blobs = _written(model, transcoders, collected, controls, names, like, progress)
+    blobs = _written(model, transcoders, collected, controls, labels, like, progress)
     card = _card(model, transcoders, collected, rows, scan, source_set) | about
     card |= {"controls": [control.summary() for control in controls], "like": like and like.source}
     if state:
@@ -165,11 +163,12 @@ def _written(
     transcoders: Transcoders,
     collected: Collected,
     controls: list[Control],
-    names: Mapping[feature_records.Place, str],
+    names: Mapping[feature_records.Place, str] | None,
     like: Transcoders | None,
     progress: Progress,
 ) -> dict[feature_records.Place, bytes]:
     """The records of all described features."""
+    names = transcoders.labels if names is None else names
     texts = TokenTexts(model, collected.text.token_ids[collected.is_counted][:8].tolist())
     found = [_promoted(model, transcoders, layer, one.features) for layer, one in enumerate(collected.layers)]
     labels = [
