@@ -25,6 +25,7 @@ except ImportError:  # Windows
 _HIDDEN, _LOCK, _REPLACED = ".attrgraph-", ".lock", "replaced"
 # the kind of a digest, before its colon, where not all was read; see `attrgraph.transcoders.digests`
 SAMPLED = "sampled-dated-sha256"
+MAY_BE_LOST = "hidden files and README.md may be lost"
 _MOST_YAML_NODES = 2**17  # as many as a file of the largest size has without aliases
 PROFILES = ("neuronpedia", "circuit-tracer", "anthropic")
 # graph files that come back as they were; JSON without the bias node
@@ -103,7 +104,11 @@ def put_back(folder: Path) -> None:
 
 
 def foreign_file(folder: Path, own: str) -> str | None:
-    """A file in a folder, at any depth, whose path in it is not of this pattern: replacing the folder would lose it."""
+    """A file in a folder, at any depth, whose path in it is not of this pattern: replacing the folder would lose it.
+
+    Hidden files, but for those in hidden folders, and README.md may be lost: `MAY_BE_LOST` says so.
+    """
+    own = rf"{own}|(?:[^./][^/]*/)*(?:\.[^/]+|README\.md)"
     files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = (path.relative_to(folder).as_posix() for path in files)
     return next((name for name in names if not re.fullmatch(own, name)), None)

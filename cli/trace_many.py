@@ -105,6 +105,7 @@ class Batch:
         for files in (about["model"], about["transcoders"]):
             if "digest" in files:  # wherever they lie, and however the path is written
                 del files["id"]
+            files.pop("asked_revision", None)  # a commit has several names
         made_by |= {name: about["transcoders"].pop(name) for name in ("read_point", "write_point")}
         made_by |= {name: value for name, value in self.settings.items() if name != "memory_budget"}
         made_by |= {

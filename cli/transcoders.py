@@ -20,6 +20,9 @@ def transcoders(
     write_point: options.WritePoint = None,
     revision: options.Revision = None,
     allow_missing_layers: options.AllowMissingLayers = False,
+    digest: Annotated[
+        bool, options.flag("Say the digest that graphs record, too: all files are read.", "--digest")
+    ] = False,
     as_json: options.AsJson = False,
     force: options.Force = False,
 ) -> None:
@@ -36,7 +39,7 @@ def transcoders(
     how: dict[str, Any] = {"read_point": read_point, "write_point": write_point, "revision": revision}
     how |= {"allow_missing_layers": allow_missing_layers}
     if output is None:
-        found = ag.describe_transcoders(source, **how)
+        found = ag.describe_transcoders(source, **how, digest=digest)
         (print_json if as_json else _print)(found)
         return
     from attrgraph.cli.progress import progress_bar

@@ -29,7 +29,9 @@ class Saving:
     def check(self, *paths: Path) -> None:
         """Raise for an output that could not be written, before any work is done."""
         from attrgraph.io.exports import check_output, files_of
+        from attrgraph.io.json_writing import check_source_set
 
+        check_source_set(self.source_set)
         for path in paths:
             check_output(path, profile=self.profile, overwrite=self.force)
         check_distinct([file for path in paths for file in files_of(path)])

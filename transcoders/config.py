@@ -6,8 +6,9 @@ from typing import Any
 from attrgraph.errors import TranscoderError
 
 # where features read: the stream before the MLP's norm; after that norm without its weights; what the MLP takes in
-# (tl2: as TransformerLens 2 has it, in a LayerNorm with its weights)
-READ_POINTS = ("hook_resid_mid", "ln2.hook_normalized", "tl2.ln2.hook_normalized", "mlp.hook_in")
+# (of a LayerNorm tl2 and tl3 say which: as TransformerLens 2 has it, with its weights, or as 3 has it, without)
+_NORMALIZED = ("ln2.hook_normalized", "tl2.ln2.hook_normalized", "tl3.ln2.hook_normalized")
+READ_POINTS = ("hook_resid_mid", *_NORMALIZED, "mlp.hook_in")
 # where features write: what the MLP branch adds to the stream; what the MLP itself returns (before a post-norm)
 WRITE_POINTS = ("hook_mlp_out", "mlp.hook_out")
 CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"

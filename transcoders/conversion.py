@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attrgraph.errors import TranscoderError, checked
 from attrgraph.files import foreign_file, whole_folder
 from attrgraph.progress import Progress, silent
@@ -18,7 +20,7 @@ from attrgraph.transcoders.folder import (
     write_settings,
 )
 from attrgraph.transcoders.formats import Layout, Points
-from attrgraph.transcoders.transcoders import LayerWeights, check_layer
+from attrgraph.transcoders.layer_weights import LayerWeights, check_finite, check_layer
 
 
 @checked
@@ -29,8 +31,9 @@ def describe_transcoders(
     write_point: str | None = None,
     revision: str | None = None,
     allow_missing_layers: bool = False,
+    digest: bool = False,
 ) -> dict[str, Any]:
-    """What a folder of transcoders is, in any layout: values that JSON can hold.
+    """What a folder of transcoders is, in any layout, told without its weights: values that JSON can hold.
 
     `format`, `kind`, `model`, `n_layers`, `n_features` by layer, `missing_layers`, `d_model`, `activation`, `k` (a list
     if layers differ), `read_point`, `write_point`, `has_skip`, `dtype`, `bytes` of its files, and `changes`, what
@@ -38,9 +41,10 @@ def describe_transcoders(
 
     Args:
         name, read_point, write_point, revision, allow_missing_layers: as for `load_transcoders`.
+        digest: the digest that graphs record, too, for which the files are read.
 
     Raises:
-        TranscoderError: as for `load_transcoders`.
+        TranscoderError: as for `load_transcoders`; what weights hold is not looked at.
 
     Example:
         >>> import attrgraph as ag
@@ -49,10 +53,11 @@ def describe_transcoders(
         'topk'
     """
     points = Points(read_point, write_point, allow_missing_layers)
-    _, layout, source = open_layout(name, points, revision=revision)
+    _, layout, source = open_layout(name, points, revision=revision, with_digest=digest)
     config, shapes, has_skip = layout.config, [], False
     for layer in range(layout.n_layers):
-        weights = _checked(layout, layer, source["id"])
+        with torch.device("meta"):  # shapes alone: nothing is read or folded
+            weights = _checked(layout, layer, source["id"])
         shapes.append((len(weights.W_enc), weights.W_enc.shape[1], _activation(layout, weights, layer)))
         has_skip |= weights.W_skip is not None
     return {
@@ -126,6 +131,7 @@ def convert_transcoders(
         for layer in range(layout.n_layers):
             if layer >= begun:
                 weights = _checked(layout, layer, source["id"])
+                check_finite(f"{source['id']}, layer {layer}", weights)
                 write_layer(partial, layer, weights, is_cross_layer=layout.config.is_cross_layer)
                 (partial / _DONE).write_text(str(layer + 1))
             report("layers", layer + 1, layout.n_layers)

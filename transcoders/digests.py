@@ -25,7 +25,7 @@ from torch import Tensor
 from attrgraph.files import SAMPLED
 
 # Measured: 4 GiB take 3.5 s on one core; larger sets, up to 160 GB, must open in seconds too.
-_MOST_WHOLE_BYTES = 4 * 2**30
+MOST_WHOLE_BYTES = 4 * 2**30
 _STRETCH_BYTES, _PIECE_BYTES = 4 * 2**20, 64 * 2**10
 # what a thread holds; files up to this size are hashed in one go
 _CHUNK_BYTES = 64 * 2**20
@@ -68,7 +68,7 @@ def digest_files(paths: Iterable[Path], *, most_bytes: int | float = math.inf) -
 
 def digest_transcoders(paths: Iterable[Path]) -> str:
     """`digest_files` for a set of transcoders, which may be larger than memory."""
-    return digest_files(paths, most_bytes=_MOST_WHOLE_BYTES)
+    return digest_files(paths, most_bytes=MOST_WHOLE_BYTES)
 
 
 def digest_tensors(tensors: Mapping[str, Tensor | None], settings: Any = None) -> str:
@@ -132,7 +132,7 @@ class Origin:
             return self._first[1]
         if state != self._seen:
             digest = digest_tensors(self._tensors(), self._settings())
-            kept = {name: value for name, value in self._recorded.items() if name != "revision"}
+            kept = {name: value for name, value in self._recorded.items() if "revision" not in name}
             how = {"changed": f"in {'its files' if self._changed_files() else 'memory'} after loading"}
             self._recorded, self._seen = kept | {"digest": digest} | (how if self._first[0] else {}), state
         return self._recorded

@@ -18,25 +18,27 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from attrgraph.errors import TranscoderError, checked
-from attrgraph.files import foreign_file, put_back, whole_folder
+from attrgraph.files import MAY_BE_LOST, foreign_file, put_back, whole_folder
+from attrgraph.io.feature_records import OWN_FILES as PAGES
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.transcoders.config import TranscoderConfig
-from attrgraph.transcoders.digests import digest_transcoders
+from attrgraph.transcoders.digests import MOST_WHOLE_BYTES, digest_transcoders
 from attrgraph.transcoders.formats import Layout, Points, common, patterns_of, read_layout
 from attrgraph.transcoders.formats.common import CROSS_LAYER_FILES, PER_LAYER_FILES
 from attrgraph.transcoders.hub import resolve_folder
 from attrgraph.transcoders.known_sets import full_name
 from attrgraph.transcoders.labels import Labels, joined, load_labels
-from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
+from attrgraph.transcoders.layer_weights import LayerWeights, check_finite
+from attrgraph.transcoders.transcoders import Transcoders
 
 # weights that are computed on opening may take this much of free memory: a choice
 _MOST_COMPUTED = 0.5
 # what is small, and tells a layout
 _SETTINGS = ["config.yaml", "*.json"]
-# files of a set that is written here, by circuit-tracer, or at the end of training
+# files of a set that is written here, by circuit-tracer, or at the end of training, and pages of its features
 OWN_FILES = "|".join(
     (
-        *(r"config\.yaml", r"labels\.json", r"README\.md", r"training\.yaml", r"metrics\.jsonl"),
+        *(r"config\.yaml", r"labels\.json", r"training\.yaml", r"metrics\.jsonl", rf"(?:features/)?(?:{PAGES})"),
         *(re.escape(name).replace(r"\{layer\}", "[0-9]+") for name in (*CROSS_LAYER_FILES, *PER_LAYER_FILES)),
     )
 )
@@ -78,13 +80,22 @@ def load_transcoders(
     points = Points(read_point, write_point, allow_missing_layers)
     folder, layout, source = open_layout(name, points, revision=revision)
     _check_memory(folder, layout)
-    layers = [layout.layer(layer).map(lambda tensor: tensor.to(device)) for layer in range(layout.n_layers)]
-    files = layout.weight_files() if layout.is_view and torch.device(device).type == "cpu" else ()
+    is_streamed = layout.is_view and torch.device(device).type == "cpu"
+    # what is read for the digest is looked through; of larger sets the rows that are used
+    every = not is_streamed or sum(path.stat().st_size for path in layout.used()) <= MOST_WHOLE_BYTES
+    layers = []
+    for layer in range(layout.n_layers):
+        weights = layout.layer(layer)
+        check_finite(f"{source['id']}, layer {layer}", weights, every=every)
+        layers.append(weights.map(lambda tensor: tensor.to(device)))
+    files = layout.weight_files() if is_streamed else ()
     named = joined(labels_of(folder), load_labels(*labels))
     return Transcoders(layers, layout.config, source=source, labels=named, files=files)
 
 
-def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tuple[Path, Layout, dict[str, str]]:
+def open_layout(
+    name: str | Path, points: Points, *, revision: str | None, with_digest: bool = True
+) -> tuple[Path, Layout, dict[str, str]]:
     """The folder, its layout, and where it is from, as graphs record it; no weights are read but for the digest."""
     how: dict[str, Any] = {"error": TranscoderError}
     named = str(name) if Path(name).is_dir() else full_name(str(name))
@@ -95,7 +106,7 @@ def open_layout(name: str | Path, points: Points, *, revision: str | None) -> tu
     layout = read_layout(folder, points)
     source |= {"format": layout.format} | ({"changes": "; ".join(layout.changes)} if layout.changes else {})
     # files from elsewhere are not those of the commit
-    if "revision" not in source or any(not path.is_relative_to(folder) for path in layout.used()):
+    if with_digest and ("revision" not in source or any(not path.is_relative_to(folder) for path in layout.used())):
         source["digest"] = digest_transcoders(layout.used())
     return folder, layout, source
 
@@ -198,6 +209,6 @@ def check_replaceable(folder: Path, *, overwrite: bool, texts: Iterable[str] = (
         raise TranscoderError(f"{folder}: exists and is no folder of transcoders; it is not overwritten.")
     if foreign := foreign_file(folder, "|".join((OWN_FILES, *map(re.escape, texts)))):
         raise TranscoderError(
-            f"{folder}: holds {foreign}, which saving transcoders does not write, so it is not overwritten; choose "
-            "another name, or move what is to be kept."
+            f"{folder}: holds {foreign}, which saving transcoders does not write, so it is not overwritten ("
+            f"{MAY_BE_LOST}, and pages of features); choose another name, or move what is to be kept."
         )

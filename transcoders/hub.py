@@ -14,7 +14,7 @@ _SNAPSHOT_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 def resolve_folder(
     name: str, *, revision: str | None, patterns: list[str], error: type[AttrGraphError], may_lack: bool = False
 ) -> tuple[Path, dict[str, str]]:
-    """A folder with the files, and where it came from: its name, and its commit if it is from the hub.
+    """A folder with the files, and where it came from: its name; of the hub its commit, and the revision asked for.
 
     Args:
         name: path of a folder, or `owner/repo[/subfolder][@revision]` on the hub.
@@ -48,8 +48,9 @@ def resolve_folder(
             f"{name}: {of} on the hub has no {shown}{more}; expected some of them: its folders are listed at "
             f"https://huggingface.co/{of}/tree/{revision or pinned or 'main'}."
         )
-    commit = _SNAPSHOT_COMMIT.search(root.replace("\\", "/"))
-    return Path(root) / subfolder, {"id": repo, "revision": commit.group(1) if commit else (revision or pinned)}
+    commit, asked = _SNAPSHOT_COMMIT.search(root.replace("\\", "/")), revision or pinned
+    source = {"id": repo, "revision": commit.group(1) if commit else asked}
+    return Path(root) / subfolder, source | ({"asked_revision": asked} if asked else {})
 
 
 def fetch_uri(uri: str, *, beside: Iterable[str] = (), error: type[AttrGraphError]) -> Path:

@@ -101,7 +101,8 @@ def neuronpedia_names(transcoders: str, model: str = "") -> dict[str, str]:
 
 def full_name(name: str) -> str:
     """The name on the hub of a set that circuit-tracer has a short name for; any other name as it is."""
-    return next((known.name for known in KNOWN_SETS if known.short == name != ""), name)
+    short, at, revision = name.partition("@")
+    return next((f"{known.name}{at}{revision}" for known in KNOWN_SETS if known.short == short != ""), name)
 
 
 def sets_for(model: str) -> list[KnownSet]:

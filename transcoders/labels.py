@@ -1,7 +1,8 @@
 """Names of features, from files that people have: read without running code, and put together in the order given.
 
 `labels.json` ({layer: {feature: name}}) or {"3/458": name}; CSV with `layer`, `feature`, `label`; Neuronpedia's
-explanations (`batch-0.jsonl.gz`) and answers of its API saved as JSON; circuit-tracer's feature files
+explanations (`batch-0.jsonl.gz`), answers of its API saved as JSON, and dashboards (`batch-0.json`), which name a
+feature by the tokens that it promotes, where nothing explains it; circuit-tracer's feature files
 (`index.json.gz` and `layer_3.bin`), whose features are named by the tokens that they promote; delphi's folder of
 explanations; tables of SQLite or Parquet with such columns, and CLT-Forge's of features (`features.db`, `job_0.db`,
 `job_0.parquet`, `job_0.json`, or its folder); saved graphs: groups, labels of nodes, and those typed in, which win.
@@ -176,6 +177,8 @@ def _of_folder(folder: Path) -> Iterator[tuple[Place, Any]]:
     jobs = next((those for pattern in _OF_JOBS if (those := sorted(folder.glob(f"**/{pattern}")))), [])
     for job in jobs:
         yield from _pairs(job)
+    dashboards = sorted(folder.glob("**/batch-*.json"))
+    yield from _of_dashboards(map(read_json, dashboards))
     batches = sorted(folder.glob("**/*.jsonl.gz"))
     yield from _of_records(record for batch in batches for record in _lines(batch))
     inner = folder / "explanations"  # of delphi's results, beside its scores
@@ -184,10 +187,10 @@ def _of_folder(folder: Path) -> Iterator[tuple[Place, Any]]:
     for found, path in named:
         text = read_text(path).strip()
         yield (int(found[1]), int(found[2])), json.loads(text) if text.startswith('"') else text
-    if not (batches or named or jobs):
+    if not (dashboards or batches or named or jobs):
         raise ValueError(
-            f"no {INDEX}, no *.jsonl.gz, none of {', '.join(_OF_JOBS)}, and no file of a feature such as "
-            "layers.3.mlp_latent458.txt"
+            f"no {INDEX}, no batch-*.json, no *.jsonl.gz, none of {', '.join(_OF_JOBS)}, and no file of a feature such "
+            "as layers.3.mlp_latent458.txt"
         )
 
 
@@ -198,11 +201,8 @@ def _of_json(value: Any) -> Iterator[tuple[Place, Any]]:
         yield from _of_graph(value)
     elif "layer" in value and any(key in value for key in _FEATURES):
         yield from _of_records([value])
-    elif "features" in value and "layer" in value:  # Neuronpedia's dashboards, which have no explanations
-        rows = ((one["feature_index"], one.get("pos_str")) for one in value["features"])
-        yield from (
-            ((_number(value["layer"], "a layer"), _number(at, "a feature")), promoted(said)) for at, said in rows
-        )
+    elif "features" in value and "layer" in value:
+        yield from _of_dashboards([value])
     elif value and all(isinstance(each, dict) and "feature_index" in each for each in value.values()):
         yield from _of_rows(value.values())
     else:
@@ -213,6 +213,23 @@ def _of_json(value: Any) -> Iterator[tuple[Place, Any]]:
             else:
                 layer = _number(key, "a layer")
                 yield from (((layer, _number(feature, "a feature")), each) for feature, each in name.items())
+
+
+def _of_dashboards(documents: Iterable[Any]) -> Iterator[tuple[Place, Any]]:
+    """Of Neuronpedia's dashboards, which have no explanations."""
+    sets = set[str]()
+    for document in documents:
+        _add_set(sets, document.get("model_id"), document.get("sae_set"))
+        layer = _number(document["layer"], "a layer")
+        for one in document["features"]:
+            yield (layer, _number(one["feature_index"], "a feature")), promoted(one.get("pos_str"))
+
+
+def _add_set(sets: set[str], model: Any, source_set: Any) -> None:
+    """Raise ValueError if records that are put together are of several sets."""
+    sets.add("/".join(str(name) for name in (model, source_set) if name))
+    if len(sets) > 1:
+        raise ValueError(f"names of several sets ({', '.join(sorted(sets))}); give those of one")
 
 
 def _of_graph(document: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
@@ -247,9 +264,7 @@ def _of_records(records: Iterable[Any]) -> Iterator[tuple[Place, Any]]:
         named = [one for one in said if any(one.get(key) for key in _NAMES)]
         if "explanations" in record and not (layer.isdigit() and named):
             continue
-        sets.add("/".join(filter(None, (str(record.get("modelId") or ""), source_set))))
-        if len(sets) > 1:
-            raise ValueError(f"names of several sets ({', '.join(sorted(sets))}); give those of one")
+        _add_set(sets, record.get("modelId"), source_set)
         yield from _of_rows([{**record, **(named or said)[0], "layer": layer}])
 
 

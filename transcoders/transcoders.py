@@ -1,6 +1,6 @@
 """Transcoders of all layers of a model: encode streams to sparse features, decode features to MLP outputs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attrgraph.errors import TranscoderError
+from attrgraph.errors import ResultError, TranscoderError
 from attrgraph.kernels.encode_sparse import active_mask, all_finite, encode_sparse
 from attrgraph.kernels.weighted_bags import weighted_bags
 from attrgraph.transcoders.config import TranscoderConfig
 from attrgraph.transcoders.digests import Origin, views_of_files
 from attrgraph.transcoders.finite import is_finite, not_finite
+from attrgraph.transcoders.layer_weights import LayerWeights, check_layer
 from attrgraph.transcoders.paging import release
 
 # of decoder rows that are converted at a time: a choice, not tuned
@@ -24,33 +25,6 @@ _CONVERTED_BYTES = 64 * 2**20
 _POS_BITS, _FEATURE_BITS = 24, 31
 # layer, feature, position
 FeatureKey = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """The transcoder that reads at one layer. On a CPU the tensors may be views of memory-mapped files.
-
-    `W_dec[f, i]` is what feature `f` writes into the MLP output `i` layers above its own; a per-layer transcoder has
-    `n_targets` 1. `W_skip` maps what the transcoder reads linearly to its own layer's output: `y += W_skip x`.
-    """
-
-    W_enc: Float[Tensor, "n_features d_model"]
-    b_enc: Float[Tensor, " n_features"]
-    W_dec: Float[Tensor, "n_features n_targets d_model"]
-    b_dec: Float[Tensor, " d_model"]
-    threshold: Float[Tensor, " n_features"] | None = None  # JumpReLU: active if the pre-activation exceeds it
-    W_skip: Float[Tensor, "d_model d_model"] | None = None
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "LayerWeights":
-        """The same with `change` applied to every tensor."""
-        changed: dict[str, Any] = {name: None if w is None else change(w) for name, w in vars(self).items()}
-        return LayerWeights(**changed)
-
-    def without_features(self, n_targets: int) -> "LayerWeights":
-        """Of a layer that has no transcoder: an MLP output is error altogether."""
-        d_model = self.W_enc.shape[1]
-        new = self.W_enc.new_zeros
-        return LayerWeights(new(0, d_model), new(0), new(0, n_targets, d_model), new(d_model))
 
 
 @dataclass(frozen=True)
@@ -224,13 +198,18 @@ class Transcoders:
 
     def _check_finite(self, layer: int, is_finite: Bool[Tensor, ""], dtype: torch.dtype) -> None:
         if not bool(is_finite):
-            encoder = (self.layers[layer].W_enc, self.layers[layer].b_enc)
-            raise not_finite(f"pre-activations of layer {layer}", "the transcoder", encoder, dtype)
+            raise self._not_finite("pre-activations", layer, ("W_enc", "b_enc"), dtype)
 
-    def _check_sums(self, layer: int, out: Tensor) -> None:
+    def check_sums(self, layer: int, out: Tensor, features: Tensor | None = None) -> None:
+        """Raise ResultError if sums of decoder rows (of some features, else of all) of a layer are not finite."""
         if not bool(torch.isfinite(out).all()):
-            what, decoder = f"sums of decoder rows of layer {layer}", [self.layers[layer].W_dec]
-            raise not_finite(what, "the transcoder", decoder, out.dtype)
+            raise self._not_finite("sums of decoder rows", layer, ("W_dec",), out.dtype, features)
+
+    def _not_finite(
+        self, what: str, layer: int, names: Sequence[str], dtype: torch.dtype, features: Tensor | None = None
+    ) -> ResultError:
+        weights = {name: getattr(self.layers[layer], name) for name in names}
+        return not_finite(f"{what} of layer {layer}", "the transcoder", weights, dtype, features)
 
     def encode(
         self, reads: Sequence[Float[Tensor, "n_pos d_model"]], is_skipped: Bool[Tensor, " n_pos"]
@@ -325,7 +304,7 @@ class Transcoders:
             out = weighted_bags(activations, features, offsets, table)
         else:
             out = self._written_converted(table, activations, features, offsets)
-        self._check_sums(layer, out)
+        self.check_sums(layer, out, features)
         release(W_dec)
         return out.view(-1, W_dec.shape[1], self.d_model)
 
@@ -349,7 +328,7 @@ class Transcoders:
         """What the features of one layer write into each of their target layers; the skip counts to its own layer."""
         activations = self.encode_layer(layer, reads)
         out = torch.einsum("pf,fid->pid", activations, self.layers[layer].W_dec.to(reads))
-        self._check_sums(layer, out)
+        self.check_sums(layer, out)
         skip = self.skip(layer, reads)
         if skip is not None:
             out[:, 0] += skip
@@ -357,44 +336,17 @@ class Transcoders:
 
     def bias(self, layer: int) -> Float[Tensor, " d_model"]:
         """b_dec of the layer."""
-        return self.layers[layer].b_dec
+        b_dec = self.layers[layer].b_dec
+        if not is_finite(b_dec):
+            raise self._not_finite("biases of the output", layer, ("b_dec",), b_dec.dtype)
+        return b_dec
 
     def skip(self, layer: int, reads: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"] | None:
         """What the linear skip adds to the layer's reconstruction; None without a skip."""
         W_skip = self.layers[layer].W_skip
-        return None if W_skip is None else reads @ W_skip.to(reads).T
-
-
-def check_layer(where: str, weights: LayerWeights, *, d_model: int, n_targets: int, k: int | None) -> None:
-    """Raise TranscoderError for weights of a layer whose shapes or types do not fit each other.
-
-    Args:
-        where: said in the error: of which set, which layer.
-        weights: of the layer.
-        d_model: of the set.
-        n_targets: into how many layers its features write.
-        k: of a TopK.
-    """
-    n_features = len(weights.W_enc)
-    expected = {
-        "W_enc": (n_features, d_model),
-        "b_enc": (n_features,),
-        "W_dec": (n_features, n_targets, d_model),
-        "b_dec": (d_model,),
-        "threshold": (n_features,),
-        "W_skip": (d_model, d_model),
-    }
-    for name, shape in expected.items():
-        tensor: Tensor | None = getattr(weights, name)
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise TranscoderError(f"{where}: {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
-        if tensor is not None and not tensor.is_floating_point():
-            raise TranscoderError(f"{where}: {name} is {tensor.dtype}; expected a floating-point type.")
-        if tensor is not None and name in ("b_dec", "threshold") and not is_finite(tensor):
-            raise TranscoderError(f"{where}: {name} is not finite; copy or download it again.")
-    if k is not None and 0 < n_features < k:
-        raise TranscoderError(
-            f"{where}: k is {k}, but there are {n_features} features; expected a k of at most {n_features}."
-        )
-    if weights.threshold is not None and k is not None:
-        raise TranscoderError(f"{where}: has both thresholds and k; expected one.")
+        if W_skip is None:
+            return None
+        out = reads @ W_skip.to(reads).T
+        if not bool(torch.isfinite(out).all()):
+            raise self._not_finite("outputs of the linear skip", layer, ("W_skip",), out.dtype)
+        return out

@@ -95,7 +95,7 @@ def build_replacement(run: FrozenRun, transcoders: Transcoders, is_skipped: Bool
         out = block.written(config.feature_output_hook)
         skip = transcoders.skip(layer, read)
         without_skip = out if skip is None else out - skip
-        constant = transcoders.layers[layer].b_dec.to(out).expand_as(out).clone()
+        constant = transcoders.bias(layer).to(out).expand_as(out).clone()
         error = without_skip - constant - reconstructed[layer]
         constant[is_skipped], error[is_skipped] = without_skip[is_skipped], 0
         errors.append(error)

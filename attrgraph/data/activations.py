@@ -85,7 +85,7 @@ def activations_of(model: LanguageModel, tokens: TokenBatch) -> Activations:
     found = Activations(torch.stack(reads), torch.stack(writes))
     # float64 holds the sum of any number of float32 values
     if not all(bool(torch.isfinite(x.sum(dtype=torch.float64))) for x in (found.reads, found.writes)):
-        raise not_finite("the model's activations", "the model", stored_weights(model.hf_model).values(), model.dtype)
+        raise not_finite("the model's activations", "the model", stored_weights(model.hf_model), model.dtype)
     is_kept = tokens.without_sinks(lengths).is_trained[tokens.is_trained]
     return found if bool(is_kept.all()) else replace(found.at(is_kept), n_sinks=int((~is_kept).sum()))
 

@@ -114,7 +114,7 @@ def _sample(
             read = CachedRun(model)
             logits = read(torch.stack(columns, dim=1).to(model.device))
         if not bool(torch.isfinite(logits).all()):
-            raise not_finite("the model's logits", "the model", stored_weights(model.hf_model).values(), logits.dtype)
+            raise not_finite("the model's logits", "the model", stored_weights(model.hf_model), logits.dtype)
         columns.append(_draw(logits.float(), top_p, draws[len(columns)]))
         made(len(columns) - 1)
         is_over |= torch.isin(columns[-1], ends)

@@ -172,7 +172,7 @@ def _measure_batch(model: LanguageModel, stand_in: StandIn, tokens: TokenBatch, 
     }
     for name, what in _MUST_BE_FINITE.items():
         if not bool(np.isfinite(sums[name]).all()):
-            weights = [*stored_weights(model.hf_model).values(), *stand_in.weights]
+            weights = {**stored_weights(model.hf_model), **stand_in.weights}
             raise not_finite(what, "the model or stand-in", weights, model.dtype)
     return sums
 

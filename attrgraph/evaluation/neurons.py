@@ -5,7 +5,7 @@ neurons above a threshold where here each token and layer keeps a fixed number;
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -57,8 +57,8 @@ class TopNeurons:
         return [len(mean) for mean in self._means]
 
     @property
-    def weights(self) -> list[Tensor]:
-        return list(self._means)
+    def weights(self) -> Mapping[str, Tensor | None]:
+        return {f"means of layer {layer}": mean for layer, mean in enumerate(self._means)}
 
     def read_module(self, layer: int) -> nn.Module:
         return self._model.mlp_out_module(layer)

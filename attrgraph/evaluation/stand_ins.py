@@ -1,6 +1,6 @@
 """What stands in for a model's MLPs while it is measured: transcoders here, a few neurons in `neurons`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -35,8 +35,8 @@ class StandIn(Protocol):
         """Number of units by layer."""
 
     @property
-    def weights(self) -> list[Tensor]:
-        """Its own, besides the model's."""
+    def weights(self) -> Mapping[str, Tensor | None]:
+        """Its own by name, besides the model's."""
 
     def read_module(self, layer: int) -> nn.Module:
         """The module of the model whose input the units of a layer read."""
@@ -72,8 +72,9 @@ class TranscoderStandIn:
         return self._transcoders.n_features
 
     @property
-    def weights(self) -> list[Tensor]:
-        return [w for layer in self._transcoders.layers for w in vars(layer).values() if w is not None]
+    def weights(self) -> Mapping[str, Tensor | None]:
+        layers = enumerate(self._transcoders.layers)
+        return {f"{name} of layer {layer}": w for layer, weights in layers for name, w in vars(weights).items()}
 
     def read_module(self, layer: int) -> nn.Module:
         return self._model.mlp_norm_module(layer)

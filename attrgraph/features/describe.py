@@ -31,6 +31,7 @@ from attrgraph.features.token_texts import TokenTexts
 from attrgraph.files import write_whole
 from attrgraph.graph.graph import Graph
 from attrgraph.io import feature_records
+from attrgraph.io.json_writing import check_source_set
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, why_left_out
@@ -81,7 +82,7 @@ def describe_features(
         progress: called as `progress(phase, done, total)`.
 
     Raises:
-        FeatureError: a feature that the set does not have, or none; more features than memory can hold.
+        FeatureError, GraphFileError: a feature or a source set that is none; more features than memory can hold.
         CorpusError, PromptError, ResultError: the text does not fit the model; a number is not finite.
 
     Example:
@@ -90,6 +91,7 @@ def describe_features(
         >>> pages["3/458"]["n_tokens"]
         6
     """
+    check_source_set(source_set)
     transcoders, rows, progress = _own(model, transcoders), _rows(model, texts), progress or silent
     chosen = _within_memory(_chosen(transcoders, features), model, rows)
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
@@ -99,8 +101,7 @@ def describe_features(
     _widen(collected, model, rows)
     _run(collected, progress, state, _key(model, transcoders, rows, chosen, how | about))
     controls = _controls(model, control, collected)
-    names = transcoders.labels if labels is None else labels
-    blobs = _written(model, transcoders, control, collected, controls, names, like, progress)
+    blobs = _written(model, transcoders, control, collected, controls, labels, like, progress)
     card = _card(model, transcoders, collected, rows, scan, source_set) | about
     card |= {"controls": [control.summary() for control in controls], "like": like and like.source}
     if state:
@@ -164,11 +165,12 @@ def _written(
     control: Transcoders,
     collected: Collected,
     controls: list[Control],
-    names: Mapping[feature_records.Place, str],
+    names: Mapping[feature_records.Place, str] | None,
     like: Transcoders | None,
     progress: Progress,
 ) -> dict[feature_records.Place, bytes]:
     """The records of all described features."""
+    names = transcoders.labels if names is None else names
     texts = TokenTexts(model, collected.text.token_ids[collected.is_counted][:8].tolist())
     found = [_promoted(model, transcoders, layer, one.features) for layer, one in enumerate(collected.layers)]
     agreements = _agreements(model, transcoders, control, collected)

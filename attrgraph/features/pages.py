@@ -11,7 +11,7 @@ from attrgraph.errors import FeatureError, GraphFileError, as_whole
 from attrgraph.features.index_html import MOST_ROWS, index_html, table_html
 from attrgraph.features.page_html import page_html
 from attrgraph.features.page_text import page_text
-from attrgraph.files import foreign_file, put_back, whole_folder, write_whole
+from attrgraph.files import MAY_BE_LOST, foreign_file, put_back, whole_folder, write_whole
 from attrgraph.io import feature_records
 from attrgraph.schema import feature_place
 
@@ -22,9 +22,6 @@ _COLUMNS = (
     "layer index label label_source label_score label_control label_precision label_recall activation_frequency "
     "n_firings act_max act_mean"
 ).split()
-_OWN_FILES = (
-    r"(card|labels)\.json|features\.parquet|neuronpedia/batch-\d+\.json|features/(index\.json\.gz|layer_\d+\.bin)"
-)
 _MEASURED = ("label_score", "label_control", "label_precision", "label_recall")
 
 
@@ -187,10 +184,13 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise GraphFileError(f"{folder}: exists; choose another name or pass --force (overwrite=True).")
     if folder.exists() and any(folder.iterdir()):
-        foreign = foreign_file(folder, _OWN_FILES)
+        foreign = foreign_file(folder, feature_records.OWN_FILES)
         if foreign or not (folder / "card.json").is_file():
             what = f" ({foreign})" if foreign else ""
-            raise GraphFileError(f"{folder}: holds something else than feature pages{what}; choose another name.")
+            raise GraphFileError(
+                f"{folder}: holds something else than feature pages{what}, so it is not overwritten ({MAY_BE_LOST}); "
+                "choose another name."
+            )
 
 
 def place_of(name: object) -> feature_records.Place:

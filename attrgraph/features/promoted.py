@@ -76,6 +76,7 @@ def written(
     for target in targets:
         rows = transcoders.decoder_rows(layer, target, features, out=torch.empty_like(total))
         total += _through(_norm_after(model, transcoders, target), rows)
+    transcoders.check_sums(layer, total, features)
     return total
 
 

@@ -52,8 +52,8 @@ def _compare(what: str, ours: dict[str, Any], recorded: dict[str, Any], error: t
             "it again, or trace again."
         )
     for key, value in ours.items():
-        # the same files may lie in two places
-        if key == "id" or not recorded.get(key) or not value:
+        # the same files may lie in two places, and a commit have several names
+        if key in ("id", "asked_revision") or not recorded.get(key) or not value:
             continue
         # the digests of a folder and of a model in memory cannot be compared
         if key == "digest" and value.split(":")[0] != str(recorded[key]).split(":")[0]:

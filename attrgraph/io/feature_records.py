@@ -19,6 +19,10 @@ from attrgraph.errors import FeatureError
 from attrgraph.files import read_json
 
 _FEATURES, _NEURONPEDIA, INDEX = "features", "neuronpedia", "index.json.gz"
+# of a folder of pages
+OWN_FILES = (
+    r"(?:card|labels)\.json|features\.parquet|neuronpedia/batch-\d+\.json|features/(?:index\.json\.gz|layer_\d+\.bin)"
+)
 _BATCH = 256
 _LENGTH = struct.Struct("<I")
 _MOST_BYTES = 2**26

@@ -130,12 +130,22 @@ def to_document(
         GraphFileError: an unknown profile, or metadata of a wrong type.
     """
     check_profile(profile)
+    check_source_set(source_set)
     names = {"scan": scan, "source_set": source_set}
     graph = graph.replace(metadata={**graph.metadata, "names": {key: name for key, name in names.items() if name}})
     try:
         return _document(without_own_bias(graph), profile)
     except (TypeError, KeyError, AttributeError) as e:
         raise GraphFileError(f"the graph's metadata are not what a graph has ({type(e).__name__}: {e}).") from e
+
+
+def check_source_set(name: str | None) -> None:
+    """Raise GraphFileError for a set that can have no pages at Neuronpedia, whose address it is a part of."""
+    if name and not SAFE_NAME.fullmatch(name):
+        raise GraphFileError(
+            f"source_set is {name!r:.60}; expected letters, digits, dot, dash, underscore, as in Neuronpedia's address "
+            "of a feature's page: /MODEL/LAYER-SOURCE_SET/FEATURE."
+        )
 
 
 def check_profile(profile: str) -> None:
@@ -272,8 +282,11 @@ def _is_unknown_there(ours: dict[str, Any]) -> bool:
 
 
 def _name_on_hub(transcoders: dict[str, Any]) -> str:
-    """As circuit-tracer writes it: owner/repo, or owner/repo//subfolder; empty if they are not from the hub."""
-    return re.sub(r"^([^/]+/[^/]+)/", r"\1//", str(transcoders["id"])) if transcoders.get("revision") else ""
+    """As circuit-tracer writes it: owner/repo[//subfolder][@revision]; empty if they are not from the hub."""
+    if not transcoders.get("revision"):
+        return ""
+    asked = transcoders.get("asked_revision")
+    return re.sub(r"^([^/]+/[^/]+)/", r"\1//", str(transcoders["id"])) + (f"@{asked}" if asked else "")
 
 
 def _state_source_set(metadata: dict[str, Any], asked: str | None) -> None:

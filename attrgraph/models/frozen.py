@@ -87,13 +87,13 @@ def norm_before(point: str, mlp_norm: FrozenNorm) -> FrozenNorm | None:
     match point:
         case "hook_resid_mid":
             return None
-        case "ln2.hook_normalized":
-            if mlp_norm.is_centered:
-                raise TranscoderError(
-                    "feature_input_hook ln2.hook_normalized is ambiguous for models with LayerNorm: in "
-                    "TransformerLens 2 it lies after the norm's weight and bias, in 3 before. If it was after, "
-                    "pass --read-point mlp.hook_in (read_point=)."
-                )
+        case "ln2.hook_normalized" if mlp_norm.is_centered:
+            raise TranscoderError(
+                "feature_input_hook ln2.hook_normalized is ambiguous for models with LayerNorm: in TransformerLens 2 "
+                "it lies after the norm's weight and bias, in 3 before. Pass --read-point tl2.ln2.hook_normalized or "
+                "tl3.ln2.hook_normalized (read_point=), whichever the set was trained with."
+            )
+        case "ln2.hook_normalized" | "tl3.ln2.hook_normalized":
             return replace(mlp_norm, weight=None, bias=None)
         case "tl2.ln2.hook_normalized":
             return mlp_norm if mlp_norm.is_centered else replace(mlp_norm, weight=None, bias=None)

@@ -234,9 +234,7 @@ class LanguageModel:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = seen.streams[self.n_layers]
         if not bool(torch.isfinite(logits).all() and torch.isfinite(final_stream).all()):
-            raise not_finite(
-                "the model's activations", "the model", stored_weights(self.hf_model).values(), logits.dtype
-            )
+            raise not_finite("the model's activations", "the model", stored_weights(self.hf_model), logits.dtype)
         position_embedding = self._position_embedding(len(token_ids))
         embedding = seen.streams[0] if position_embedding is None else seen.streams[0] - position_embedding
         final_norm = self.frozen_norm(self.final_norm_module(), final_stream)

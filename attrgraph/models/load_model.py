@@ -1,12 +1,13 @@
 """Load a language model and its transcoders from a folder, the Hugging Face hub, or the package itself."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -218,14 +219,56 @@ def _load_hf_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
                 **how,
             )
     except Exception as e:  # as above: bad sizes, unknown activations, truncated files
+        _check_fit(folder, _misfits(folder, config))
         raise ModelLoadError(f"{folder}: its weights cannot be read ({_first_line(e)}).") from e
     model, info = loaded
-    wrong = [*info["missing_keys"], *(str(item) for item in info["mismatched_keys"])]
-    if wrong:
-        raise ModelLoadError(f"{folder}: weights are missing or of the wrong shape: {', '.join(sorted(wrong)[:5])}.")
+    _check_fit(folder, [f"{name} is missing" for name in sorted(info["missing_keys"])])
+    if not how:
+        _check_types(folder, model.config)
     if how:  # transformers 4 leaves in bfloat16 what it dequantises
         model = model.to(dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _check_fit(folder: Path, wrong: Sequence[str]) -> None:
+    """Raise if something is wrong with weights."""
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ModelLoadError(
+            f"{folder}: its weights do not fit its config.json: {', '.join(wrong[:5])}{more}; download both again."
+        )
+
+
+def _misfits(folder: Path, config: PretrainedConfig) -> list[str]:
+    """Weights of another shape than the config says, told without reading or making any, as far as they can be told."""
+    found = []
+    try:
+        with torch.device("meta"), silently():
+            model = AutoModelForCausalLM.from_config(config)
+        expected = {name: list(w.shape) for name, w in model.named_parameters()}
+        for path in _weight_files(folder, config):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (no mapping)
+                    shape = file.get_slice(name).get_shape()
+                    due = expected.get(name, expected.get(f"{model.base_model_prefix}.{name}", shape))
+                    if due != shape:
+                        found.append(f"{name} has shape {shape}, expected {due}")
+    except Exception:  # as above; what was wrong first is said then
+        return []
+    return sorted(found)
+
+
+def _check_types(folder: Path, config: PretrainedConfig) -> None:
+    """Raise for weights that transformers would take for numbers that they are not: whole ones, truth values."""
+    for path in _weight_files(folder, config):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                kind = file.get_slice(name).get_dtype()
+                if name.endswith(".weight") and not kind.startswith(("F", "BF")):
+                    raise ModelLoadError(
+                        f"{path}: {name} is {kind}; expected floating-point weights: they may be quantised, and "
+                        "config.json does not say how."
+                    )
 
 
 def _weight_files(folder: Path, config: PretrainedConfig) -> list[Path]:

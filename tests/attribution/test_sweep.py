@@ -17,8 +17,6 @@ Build = Callable[..., LanguageModel]
 
 def replace_locally(model: LanguageModel, prompt: list[int], *, skip_bos: bool = True) -> LocalReplacement:
     assert model.transcoders is not None
-    if model.transcoders.config.feature_input_hook == "ln2.hook_normalized" and not model.family.is_rms:
-        pytest.skip("refused: ambiguous for LayerNorm")
     is_skipped = torch.zeros(len(prompt), dtype=torch.bool)
     is_skipped[0] = skip_bos
     return build_replacement(model.run(torch.tensor(prompt)), model.transcoders, is_skipped)
@@ -34,7 +32,7 @@ SETTINGS = [
     {},
     {"cross_layer": False, "activation": "jumprelu", "skip": True},
     {"activation": "topk", "skip": True, "read_point": "mlp.hook_in", "write_point": "mlp.hook_out"},
-    {"cross_layer": False, "read_point": "ln2.hook_normalized"},
+    {"cross_layer": False, "read_point": "tl3.ln2.hook_normalized"},
 ]
 MLP_HOOKS: dict[str, object] = {"read_point": "mlp.hook_in", "write_point": "mlp.hook_out"}
 SETTING_NAMES = ["clt-relu", "plt-jumprelu-skip", "clt-topk-skip-mlp-hooks", "plt-normalized"]
@@ -232,5 +230,17 @@ def test_later_positions_have_no_edge(traced_model: Build, prompt: list[int]) ->
 @pytest.mark.refusal
 def test_normalised_reads_of_a_layer_norm_are_refused_as_ambiguous(traced_model: Build, prompt: list[int]) -> None:
     model = traced_model("gpt2", read_point="ln2.hook_normalized")
-    with pytest.raises(TranscoderError, match="ambiguous for models with LayerNorm"):
+    with pytest.raises(TranscoderError, match=r"ambiguous .* Pass --read-point tl2.* or tl3"):
         build_replacement(model.run(torch.tensor(prompt)), model.transcoders, torch.zeros(9, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_normalised_reads_lie_before_or_behind_a_layer_norms_weights_as_is_said(
+    family: str, traced_model: Build, prompt: list[int]
+) -> None:
+    model = traced_model(family)
+    block, norm = model.run(torch.tensor(prompt)).blocks[1], model.mlp_norm_module(1)
+    behind, before = (block.read(f"{version}.ln2.hook_normalized") for version in ("tl2", "tl3"))
+    whole = before * norm.weight if family == "llama" else before * norm.weight + norm.bias
+    torch.testing.assert_close(whole, block.read("mlp.hook_in"))
+    torch.testing.assert_close(behind, before if family == "llama" else whole)

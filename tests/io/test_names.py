@@ -145,3 +145,19 @@ def test_another_list_is_told_before_a_graph_is_traced_or_written(content: str, 
 def test_save_does_not_write_under_another_formats_name(tmp_path: Path) -> None:
     with pytest.raises(GraphFileError, match=r"save writes \.safetensors; for \.json use attrgraph\.export_graph"):
         six_nodes().save(tmp_path / "g.json")
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("name", ["b/c", "../x", "a b", "é"])
+def test_a_source_set_that_can_be_no_part_of_an_address_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = r"source_set is .*; expected letters, digits, dot, dash, underscore"
+    for profile in ("neuronpedia", "circuit-tracer", "anthropic"):
+        with pytest.raises(GraphFileError, match=said):
+            of_set("owner/clt").to_json(tmp_path / "g.json", profile=profile, source_set=name)
+    assert not list(tmp_path.iterdir())
+    assert main(["trace", "in texas", "-o", str(tmp_path / "g.json"), "--source-set", name]) == 1
+    assert capsys.readouterr().err.count("\n") == 1  # before the model is loaded
+    with pytest.raises(GraphFileError, match=said):
+        ag.describe_features(ag.load_model("demo"), ["in texas"], ["3/458"], source_set=name)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,9 @@ def test_unreadable_models_are_refused(model_folder: Path, tmp_path: Path) -> No
     weights = load_file(model_folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelLoadError, match=r"weights are missing.*layers\.1\.mlp\.up_proj"):
+    with pytest.raises(
+        ModelLoadError, match=r"do not fit its config\.json: .*layers\.1\.mlp\.up_proj\.weight is missing"
+    ):
         ag.load_model(model_folder)
     path = model_folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -246,6 +249,25 @@ def test_unreadable_models_are_refused(model_folder: Path, tmp_path: Path) -> No
     path.unlink()
     (model_folder / "pytorch_model.bin").write_bytes(b"never opened")
     with pytest.raises(ModelLoadError, match=r"holds no \*\.safetensors"):
+        ag.load_model(model_folder)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.T, r"its config\.json: NAME has shape \[40, 24\], expected \[24, 40\]; download both"),
+        (lambda w: w[:0], r"NAME has shape \[0, 40\], expected \[24, 40\]"),
+        (lambda w: w.to(torch.int8), r"model\.safetensors: NAME is I8; expected floating-point weights"),
+    ],
+)
+def test_a_weight_that_does_not_fit_is_named(
+    change: Callable[[torch.Tensor], torch.Tensor], said: str, model_folder: Path
+) -> None:
+    name, path = "model.layers.1.mlp.down_proj.weight", model_folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, name: change(weights[name]).clone().contiguous()}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=said.replace("NAME", re.escape(name))):
         ag.load_model(model_folder)
 
 

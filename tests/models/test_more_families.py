@@ -113,7 +113,7 @@ def test_a_model_object_is_left_exactly_as_it_was(name: str, prompt: list[int]) 
 
 @pytest.mark.refusal
 @pytest.mark.parametrize("name", ["olmo2", "olmo3"])
-@pytest.mark.parametrize("read_point", ["ln2.hook_normalized", "tl2.ln2.hook_normalized"])
+@pytest.mark.parametrize("read_point", ["ln2.hook_normalized", "tl2.ln2.hook_normalized", "tl3.ln2.hook_normalized"])
 def test_features_that_read_behind_a_norm_need_one(name: str, read_point: str, prompt: list[int]) -> None:
     model = make_model(name)
     model.transcoders = make_transcoders(read_point=read_point)

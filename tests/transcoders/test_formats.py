@@ -14,7 +14,9 @@ from tiny import N_LAYERS, make_model
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import TranscoderError
+from attrgraph.transcoders import LayerWeights
 from attrgraph.transcoders.known_sets import KNOWN_SETS, full_name, known_for
+from attrgraph.transcoders.layer_weights import check_layer
 
 
 @pytest.mark.parametrize("layout", PUBLISHED)
@@ -87,6 +89,23 @@ def test_traces_are_exact_and_those_of_the_converted_set(layout: str, tmp_path: 
     assert abs(first.adjacency - second.adjacency).max() < 1e-5 * abs(first.adjacency).max()
 
 
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_a_folder_is_described_without_its_weights(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points: dict[str, Any] = POINTS if layout == "crosslayer_transcoder" else {}
+    folder, seen = PUBLISHED[layout](tmp_path / "there").folder, []
+
+    def check(where: str, weights: LayerWeights, **how: Any) -> None:
+        seen.extend(w.is_meta for w in vars(weights).values() if w is not None)
+        check_layer(where, weights, **how)
+
+    monkeypatch.setattr("attrgraph.transcoders.conversion.check_layer", check)
+    assert "digest" not in ag.describe_transcoders(folder, **points) and seen and all(seen)
+    digest = ag.describe_transcoders(folder, **points, digest=True)["digest"]
+    assert digest == ag.load_transcoders(folder, **points).source["digest"]
+
+
 @pytest.mark.refusal
 def test_where_features_read_is_asked_for(tmp_path: Path) -> None:
     folder = PUBLISHED["crosslayer_transcoder"](tmp_path / "there").folder
@@ -116,7 +135,7 @@ def hooks(read: int, write: int) -> dict[str, str]:
         (PUBLISHED["llamascopium"], "config.json", {"act_fn": "topk", "top_k": None}, "topk with k None"),
         (PUBLISHED["llamascopium"], "config.json", {"act_fn": "relu"}, "its thresholds do not fit act_fn 'relu'"),
         (PUBLISHED["llamascopium"], "config.json", {"hook_points_out": ["blocks.2.hook_mlp_out"] * 3}, "of this layer"),
-        (PUBLISHED["llamascopium"], "config.json", {"d_model": "x"}, r"W_E has shape \[3, 24, 20\], expected"),
+        (PUBLISHED["llamascopium"], "config.json", {"d_model": "x"}, "d_model is 'x'; expected a number from 0 to"),
         (PUBLISHED["llamascopium"], "config.json", {"act_fn": []}, "act_fn is \\[\\], which these graphs"),
         (PUBLISHED["llamascopium"], "config.json", {"hook_points_in": 3}, "settings or weights are not those of its"),
         (PUBLISHED["clt_training"], "layers.0.mlp/cfg.json", {"topk_coalesced": True}, "topk_coalesced is True"),
@@ -253,9 +272,13 @@ def test_conversion_checks_what_it_writes(tmp_path: Path) -> None:
     path = folder / "clt/width_1k_l0_big/params_layer_1.safetensors"
     tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     save_file({**tensors, "w_enc": tensors["w_enc"].to(torch.int8)}, path)
-    with pytest.raises(TranscoderError, match=r"layer 1: W_enc is torch\.int8"):
+    with pytest.raises(
+        TranscoderError, match=r"params_layer_1\.safetensors: w_enc is int8; expected floating-point weights"
+    ):
         ag.convert_transcoders(folder, tmp_path / "ours")
-    with pytest.raises(TranscoderError, match=r"layer 1: W_enc is torch\.int8"):
+    with pytest.raises(
+        TranscoderError, match=r"params_layer_1\.safetensors: w_enc is int8; expected floating-point weights"
+    ):
         ag.describe_transcoders(folder)
 
 

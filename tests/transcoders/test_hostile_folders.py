@@ -1,11 +1,18 @@
 """Folders of transcoders that are damaged or strange end in one line; the digest is of the weights that are used."""
 
+import json
+import math
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from published import saelens, set_json
+import yaml
+from published import POINTS, PUBLISHED, saelens, set_json
 from safetensors.torch import load_file, save_file
 from tiny import make_transcoders
 
@@ -13,6 +20,8 @@ from attrgraph.errors import ModelLoadError, TranscoderError
 from attrgraph.models.load_model import load_model
 from attrgraph.transcoders import load_transcoders, save_transcoders
 
+# repeated, and read from where they are repeated
+_UNREAD = ("W_dec", "b_dec", "W_skip", "post_enc")
 PLAIN = "model_kind: transcoder_set\nfeature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
 
 
@@ -128,3 +137,63 @@ def test_a_pipe_in_place_of_weights_is_refused(folder: Path, tmp_path: Path) -> 
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(ModelLoadError, match=r"config\.json: is no regular file"):
         load_model(tmp_path)
+
+
+def _settings(folder: Path) -> list[Path]:
+    return sorted([*folder.rglob("*.json"), *folder.rglob("*.yaml")])
+
+
+def _places(values: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something stands in nested settings."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for name, inner in pairs:
+        yield (*at, name)
+        yield from _places(inner, (*at, name))
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_absurd_settings_end_in_one_line_in_every_layout(layout: str, tmp_path: Path) -> None:
+    """Some mean something, and then it opens."""
+    folder = PUBLISHED[layout](tmp_path / "there").folder
+    # layers say much the same
+    for path in [path for path in _settings(folder) if not re.search("[1-9]", path.parent.name)]:
+        text = path.read_text()
+        for place in list(_places(yaml.safe_load(text))):
+            for absurd in (1e308, -1, 2**63, "4", None, [], True, math.nan):
+                values = yaml.safe_load(text)
+                inner = values
+                for name in place[:-1]:
+                    inner = inner[name]
+                inner[place[-1]] = absurd
+                path.write_text(json.dumps(values))
+                try:
+                    load_transcoders(folder, **POINTS)
+                except TranscoderError as e:
+                    assert "\n" not in str(e)
+        path.write_text(text)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("layout", PUBLISHED)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused_in_every_layout(
+    layout: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    folder = PUBLISHED[layout](tmp_path / "there").folder
+    path = sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.npz")])[0]
+    tensors = (
+        load_file(path) if path.suffix == ".safetensors" else {n: torch.from_numpy(a) for n, a in np.load(path).items()}
+    )
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    for name in names:
+        changed = {n: tensor.to(dtype) if n == name else tensor.clone() for n, tensor in tensors.items()}
+        if path.suffix == ".safetensors":
+            save_file(changed, path)
+        else:
+            np.savez(path, **{n: tensor.numpy() for n, tensor in changed.items()})
+        kind = str(dtype).removeprefix("torch.")
+        if layout == "clt_training" and name in _UNREAD:
+            continue
+        with pytest.raises(TranscoderError, match=rf"{re.escape(name)} is {kind}; expected floating-point weights"):
+            load_transcoders(folder, **POINTS)

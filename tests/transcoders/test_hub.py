@@ -10,16 +10,18 @@ from tiny import make_model, make_transcoders
 import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.errors import ModelLoadError
+from attrgraph.graph.origin import check_traced_model
 from attrgraph.transcoders import save_transcoders
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def cached_repository(cache: Path, name: str) -> Path:
-    """The cache's folder for one commit of a repository, which its branch main points to."""
+    """The cache's folder for one commit of a repository, which its branches main and v1 point to."""
     repository = cache / f"models--{name.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(COMMIT)
+    for branch in ("main", "v1"):
+        (repository / "refs" / branch).write_text(COMMIT)
     return repository / "snapshots" / COMMIT
 
 
@@ -42,6 +44,21 @@ def test_hub_names_are_traced_and_their_commits_recorded(cache: Path, tmp_path: 
     assert metadata["model"]["id"] == "owner/model"
     assert metadata["model"]["revision"] == metadata["transcoders"]["revision"] == COMMIT
     assert metadata["transcoders"]["id"] == "owner/sets/clt/small"
+
+
+@pytest.mark.parametrize("asked", ["", "v1", COMMIT])
+def test_the_revision_that_is_asked_for_and_its_commit_are_recorded(asked: str, cache: Path, tmp_path: Path) -> None:
+    at = f"@{asked}" if asked else ""
+    model = ag.load_model(f"owner/model{at}", f"owner/sets/clt/small{at}")
+    for source in (model.source, ag.load_transcoders("owner/sets/clt/small", revision=asked or None).source):
+        assert (source["revision"], source.get("asked_revision")) == (COMMIT, asked or None)
+    graph = ag.trace(model, [1, 5, 6])
+    graph.to_json(tmp_path / "g.json", profile="circuit-tracer")
+    assert json.loads((tmp_path / "g.json").read_text())["metadata"]["scan"] == f"owner/sets//clt/small{at}"
+    # the same commit by another name is the same set
+    other = ag.load_model("owner/model", "owner/sets/clt/small")
+    assert ag.diff(graph, ag.trace(other, [1, 5, 6])).notes == []
+    check_traced_model(graph, other)
 
 
 @pytest.mark.refusal

@@ -169,6 +169,24 @@ def test_dashboards_name_features_by_what_they_promote(tmp_path: Path) -> None:
     assert ag.load_labels(tmp_path / "batch-0.json") == {(3, 458): 'promotes " a", "b", "c"'}
 
 
+def test_a_folder_of_dashboards_is_of_one_set_and_explanations_go_before_them(tmp_path: Path) -> None:
+    def write(file: str, layer: int, feature: int, token: str, model: str = "m") -> None:
+        about = {"model_id": model, "layer": layer, "sae_set": "s"}
+        features = [{"feature_index": feature, "pos_str": [token]}]
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(json.dumps({**about, "features": features}))
+
+    write("neuronpedia/batch-0.json", 0, 7, " cat")
+    write("neuronpedia/batch-10.json", 3, 1, " dog")
+    assert ag.load_labels(tmp_path) == {(0, 7): 'promotes " cat"', (3, 1): 'promotes " dog"'}
+    record = {"modelId": "m", "layer": "3-s", "index": "1", "description": "dogs"}
+    (tmp_path / "batch-0.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    assert ag.load_labels(tmp_path) == {(0, 7): 'promotes " cat"', (3, 1): "dogs"}
+    write("neuronpedia/batch-2.json", 0, 8, " bat", model="other")
+    with pytest.raises(TranscoderError, match=r"names of several sets \(m/s, other/s\)"):
+        ag.load_labels(tmp_path)
+
+
 def test_numbers_may_be_as_tables_write_them_where_others_are_missing(tmp_path: Path) -> None:
     (tmp_path / "names.csv").write_text("layer,feature,label\n3.0,458.0,x\n1, 7 ,y\n")
     assert ag.load_labels(tmp_path / "names.csv") == {(3, 458): "x", (1, 7): "y"}

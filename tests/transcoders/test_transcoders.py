@@ -283,7 +283,7 @@ def test_thresholds_must_be_finite_and_alone(tmp_path: Path) -> None:
     path = folder / "layer_1.safetensors"
     tensors = load_file(path)
     save_file(tensors | {"activation_function.threshold": torch.full((N_FEATURES,), torch.nan)}, path)
-    with pytest.raises(TranscoderError, match="threshold is not finite"):
+    with pytest.raises(TranscoderError, match="layer 1: threshold of feature 0 holds NaN"):
         load_transcoders(folder)
     save_file(tensors, path)
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -369,5 +369,24 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(tmp_path: Path, monkeypa
 def test_a_decoder_bias_that_is_not_finite_is_named_on_opening() -> None:
     good = make_transcoders()
     layers = [replace(weights, b_dec=weights.b_dec / 0) for weights in good.layers]
-    with pytest.raises(TranscoderError, match="layer 0: b_dec is not finite"):
+    with pytest.raises(TranscoderError, match="layer 0: b_dec holds NaN or infinite values"):
         Transcoders(layers, good.config)
+
+
+def test_only_what_would_be_missed_keeps_a_set_from_being_replaced(tmp_path: Path) -> None:
+    """Hidden files, README.md and pages of the features would not."""
+    folder = _folder(tmp_path)
+    lost = (".DS_Store", "README.md", "features/.DS_Store", "features/index.json.gz", "features/layer_0.bin")
+    pages = ("card.json", "labels.json", "features.parquet", "neuronpedia/batch-0.json", "features/layer_2.bin")
+    for name in (*lost, *(f"features/{page}" for page in pages)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    save_transcoders(load_transcoders(folder), folder)
+    assert not (folder / "features").exists() and load_transcoders(folder).n_layers == N_LAYERS
+    for name in ("notes.txt", ".git/HEAD", "features/mine.npy", "features/labels.json.bak"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+        said = rf"holds {name}, which .* \(hidden files and README\.md may be lost, and pages of features\)"
+        with pytest.raises(TranscoderError, match=said):
+            save_transcoders(make_transcoders(), folder)
+        (folder / name).unlink()

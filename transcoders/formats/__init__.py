@@ -20,7 +20,7 @@ from attrgraph.transcoders.formats import (
 )
 from attrgraph.transcoders.formats.reader import Layout as Layout
 from attrgraph.transcoders.formats.reader import Points as Points
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 # the first that matches: sparsify's folders are also in clt-training's layout
 READERS: tuple[ModuleType, ...] = (
@@ -89,7 +89,7 @@ def _guarded(folder: Path, call: Callable[..., Any], *args: Any) -> Any:
         return call(*args)
     except AttrGraphError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
         raise TranscoderError(
             f"{folder}: its settings or weights are not those of its layout ({type(e).__name__}: {e!s:.200})."
         ) from e

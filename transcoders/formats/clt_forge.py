@@ -15,15 +15,16 @@ from torch import Tensor
 
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, check_settings, numbered, settings, wide
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.formats.reader import Layout, Points, check_settings, numbered, settings, wide
+from attrgraph.transcoders.formats.tensors import Tensors
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = ["clt_cfg.json", "*clt_weights.safetensors"]
 # in files of several processes: along which axis their features stand side by side
 _SHARDED = {"W_enc": 2, "b_enc": 1, "W_dec": 1, "log_threshold": 1}
 _NOT_WEIGHTS = ("feature_count", "layer_mask", "l_idx", "k_idx")
 _KNOWN = (
-    *("model_name", "d_in", "d_latent", "n_layers", "cross_layer_decoders", "world_size", "is_sharded"),
+    *("model_name", "d_in", "d_latent", "n_layers", "world_size", "is_sharded"),
     # how it was trained, and how it computes
     *("device", "dtype", "seed", "debug", "jumprelu_bandwidth", "jumprelu_init_threshold", "normalize_decoder"),
     *("dead_feature_window", "context_size", "functional_loss", "k", "l0_coefficient", "sparse_decode"),
@@ -44,7 +45,9 @@ def read(folder: Path, points: Points) -> Layout:
     if not paths:
         raise TranscoderError(f"{folder}: has no clt_weights.safetensors; download it.")
     shards = [Tensors(path) for path in paths]
-    said = check_settings(folder / "clt_cfg.json", values, _KNOWN, activation_fn=["jumprelu"])
+    said = check_settings(
+        folder / "clt_cfg.json", values, _KNOWN, activation_fn=["jumprelu"], cross_layer_decoders=[True, False]
+    )
     n_layers = len(shards[0].check_shape("W_enc", values.get("n_layers"), values.get("d_in"), None))
     n_features = sum(shard.check_shape("W_enc", n_layers, None, None).shape[2] for shard in shards)
     if values.get("d_latent", n_features) != n_features:
@@ -60,6 +63,8 @@ def read(folder: Path, points: Points) -> Layout:
     for shard in shards:
         shard.check_shape("W_dec", n_decoders, None, None)
         shard.check_shape("b_dec", n_decoders, None)
+        if len({name in shard for name in _FACTORS.values()}) > 1:
+            raise TranscoderError(f"{shard.path}: holds one of {', '.join(_FACTORS.values())}; expected both or none.")
         _ = shard["W_enc"], shard["b_enc"], shard.get("log_threshold"), *(shard.get(name) for name in _FACTORS.values())
         shard.check_all_read(ignored=_NOT_WEIGHTS)
     return Layout(
@@ -82,7 +87,7 @@ def _layer(shards: list[Tensors], is_cross_layer: bool, layer: int) -> LayerWeig
     n_layers = len(shards[0]["W_enc"])
     reads, writes = (_factors(shards[0], name, n_layers) for name in ("in", "out"))
     if is_cross_layer:
-        pairs = torch.triu_indices(n_layers, n_layers).T.tolist()
+        pairs = [(source, target) for source in range(n_layers) for target in range(source, n_layers)]
         into = [i for i, (_, target) in enumerate(pairs) if target == layer]
         out = [i for i, (source, _) in enumerate(pairs) if source == layer]
         rows = [part("W_dec", i) / writes[pairs[i][1]] for i in out]

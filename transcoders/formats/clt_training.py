@@ -23,18 +23,18 @@ from attrgraph.transcoders.formats import sparsify
 from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
-    Tensors,
     check_settings,
     k_by_layer,
     k_of,
     settings,
     wide,
 )
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.formats.tensors import Tensors
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = sparsify.PATTERNS
 _KNOWN = (
-    *(*sparsify.KNOWN, "dtype", "tp_output", "n_targets", "n_sources", "normalize_io", "train_post_encoder"),
+    *(*sparsify.KNOWN, "dtype", "tp_output", "n_targets", "n_sources", "train_post_encoder"),
     # of training on several sizes at once; what is computed is the whole
     *("matryoshka", "matryoshka_expansion_factors", "matryoshka_k_values"),
 )
@@ -100,6 +100,7 @@ def _check(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
         post_encoder_scale=[False, True],
         per_source_tied=[False, True],
         secondary_target_tied=[False],
+        normalize_io=[False, True],
         use_fp8=[False],
         signed=[False],
     )

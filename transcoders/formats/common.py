@@ -23,13 +23,13 @@ from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
     SingleLayer,
-    Tensors,
     check_settings,
     join_layers,
     numbered,
 )
+from attrgraph.transcoders.formats.tensors import Tensors
 from attrgraph.transcoders.hub import fetch_uri, resolve_folder, split_uri
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = ["*.safetensors", "*.npz"]
 # names of a layer's tensors, by file; all files of a layer together hold every field of `LayerWeights`
@@ -146,7 +146,7 @@ def _one(path: Path, config: TranscoderConfig, layer: int) -> SingleLayer:
 
 def _count(tensors: Tensors) -> int:
     """The k that a layer holds as a tensor, as circuit-tracer writes it."""
-    k = tensors["k"]
+    k = tensors.any("k")
     if k.numel() != 1 or k.is_floating_point() or k.dtype == torch.bool or int(k) < 1:
         shown = k.tolist() if k.numel() == 1 else f"of shape {list(k.shape)}"
         raise TranscoderError(f"{tensors.path}: its k is {shown}; expected one positive integer.")

@@ -17,8 +17,9 @@ from torch import Tensor
 from attrgraph.errors import TranscoderError
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
 from attrgraph.transcoders.formats import common
-from attrgraph.transcoders.formats.reader import Layout, Points, Tensors, check_settings, k_of, wide
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.formats.reader import Layout, Points, check_settings, k_of, wide
+from attrgraph.transcoders.formats.tensors import Tensors
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = ["checkpoint.safetensors"]
 _NONLINEARITIES = ("ReLU", "JumpReLU", "PerLayerTopK")
@@ -28,7 +29,7 @@ _STANDARDIZERS = (
     "Standardizer",
 )
 _KNOWN = (
-    *("class_path", "init_args", "is_folded"),
+    *("class_path", "init_args"),
     *("encoder", "decoder", "nonlinearity", "input_standardizer", "output_standardizer"),
 )
 _FILE = "checkpoint.safetensors"
@@ -44,7 +45,7 @@ def read(folder: Path, points: Points) -> Layout:
     k = k_of(folder / "config.yaml", _sizes(parts, "nonlinearity").get("k")) if nonlinearity == "PerLayerTopK" else None
     tensors, model = Tensors(folder / _FILE), common.read_settings(folder)["model"]
     is_folded = model.get("is_folded", False)
-    said = check_settings(folder / "config.yaml", model | parts, _KNOWN)
+    said = check_settings(folder / "config.yaml", model | parts, _KNOWN, is_folded=[False, True])
     for side in ("input_standardizer", "output_standardizer"):
         has_weights = f"{side}.std" in tensors
         scales = parts.get(side) is not None and _class_of(folder, parts, side, _STANDARDIZERS) != "Standardizer"
@@ -57,6 +58,7 @@ def read(folder: Path, points: Points) -> Layout:
     hooks = points.of(folder, None, None, likely=("mlp.hook_in", "mlp.hook_out"))
     config = TranscoderConfig(model_kind=CROSS_LAYER if is_cross_layer else PER_LAYER, k=k, **hooks)
     stated = _sizes(parts, "encoder")
+    check_settings(folder / "config.yaml", stated, stated)
     sizes = [stated.get(name) for name in ("n_layers", "d_acts", "d_features")]
     n_layers = len(tensors.check_shape("encoder.W", *sizes))
     decoders = [f"decoder.W_{target}" for target in range(n_layers)] if is_cross_layer else ["decoder.W"]

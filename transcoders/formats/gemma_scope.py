@@ -21,13 +21,13 @@ from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
     SingleLayer,
-    Tensors,
     check_settings,
     join_layers,
     numbered,
     settings,
 )
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.formats.tensors import Tensors
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = ["*params.npz", "*params.safetensors", "*params_layer_*.safetensors"]
 FILES = ("params.npz", "params.safetensors")
@@ -126,7 +126,8 @@ def _one_layer(tensors: Tensors) -> LayerWeights:
 
 
 def _weights(tensors: Tensors, W_dec: Tensor) -> LayerWeights:
-    skip = tensors.get("affine_skip_connection")
+    name = "affine_skip_connection"
+    skip = tensors.check_shape(name, None, None) if name in tensors else None
     weights = LayerWeights(
         W_enc=tensors.check_shape("w_enc" if "w_enc" in tensors else "W_enc", None, None).T,
         b_enc=tensors["b_enc"],

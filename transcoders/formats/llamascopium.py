@@ -23,7 +23,6 @@ from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
     SingleLayer,
-    Tensors,
     check_settings,
     hook_name,
     join_layers,
@@ -34,14 +33,15 @@ from attrgraph.transcoders.formats.reader import (
     settings_beside,
     wide,
 )
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.formats.tensors import Tensors
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = ["*config.json", "*sae_weights.safetensors"]
 FILE, _THRESHOLD = "sae_weights.safetensors", "activation_function.log_jumprelu_threshold"
 _NORM = "dataset_average_activation_norm"
 _CHANGES = ("norms of inputs and outputs are folded",)
 _KNOWN = (
-    *("d_model", "expansion_factor", "top_k", "sparsity_include_decoder_norm"),
+    *("d_model", "expansion_factor", "top_k"),
     *("hook_point_in", "hook_point_out", "hook_points_in", "hook_points_out"),
     # how it was trained, and how fast it computes
     *("use_triton_kernel", "sparsity_threshold_for_triton_spmm_kernel", "jumprelu_threshold_window", "device", "dtype"),
@@ -134,6 +134,7 @@ def _check(file: Path, values: dict[str, Any], kind: str) -> tuple[str, ...]:
         sae_type=[kind],
         act_fn=["relu", "jumprelu", "topk"],
         norm_activation=["dataset-wise", "inference"],
+        sparsity_include_decoder_norm=[True, False],
         use_glu_encoder=[False],
         apply_decoder_bias_to_pre_encoder=[False],
         # a transcoder of one layer has no bias then, those across layers have one all the same
@@ -160,7 +161,8 @@ def _one_layer(tensors: Tensors, values: dict[str, Any], reads: str, writes: str
     if not has_bias and "b_D" in tensors:
         raise TranscoderError(f"{tensors.path}: has a b_D, but use_decoder_bias is false; correct config.json.")
     b_D = tensors["b_D"] if has_bias else rows.new_zeros(rows.shape[2])
-    W_E, b_E, limit = tensors.check_shape("W_E", d_model, d_sae), tensors["b_E"], tensors.get(_THRESHOLD)
+    W_E, b_E = tensors.check_shape("W_E", d_model, d_sae), tensors["b_E"]
+    limit = tensors.check_shape(_THRESHOLD, W_E.shape[1]) if _THRESHOLD in tensors else None
     return _folded((W_E, b_E, limit), rows, b_D, [_scale(tensors, values, hook) for hook in (reads, writes)], values)
 
 
@@ -169,7 +171,7 @@ def _layer_across(
 ) -> LayerWeights:
     d_model, d_sae = _sizes(values)
     W_E, b_E = tensors.check_shape("W_E", len(reads), d_model, d_sae)[layer], tensors["b_E"][layer]
-    limit = tensors.get(_THRESHOLD)
+    limit = tensors.check_shape(_THRESHOLD, len(reads), len(b_E)) if _THRESHOLD in tensors else None
     targets = range(layer, len(reads))
     decoders = [wide(tensors.check_shape(f"W_D.{to}", to + 1, d_sae, d_model)[layer]) for to in targets]
     rows, b_D = torch.stack(decoders, 1), tensors[f"b_D.{layer}"]
@@ -212,7 +214,8 @@ def _with_norms(weights: LayerWeights, rows: Tensor) -> LayerWeights:
     norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)  # of a feature that writes nothing, and never passes
     if weights.threshold is not None:
         largest = torch.finfo(norms.dtype).max
-        return replace(weights, threshold=(weights.threshold / norms).clamp_max(largest))
+        divided = (weights.threshold / norms).clamp_max(largest)
+        return replace(weights, threshold=divided.where(weights.threshold <= largest, weights.threshold))
     return replace(
         weights,
         W_enc=weights.W_enc * norms[:, None],

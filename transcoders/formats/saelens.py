@@ -14,7 +14,6 @@ from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
     SingleLayer,
-    Tensors,
     check_settings,
     hook_name,
     join_layers,
@@ -23,7 +22,8 @@ from attrgraph.transcoders.formats.reader import (
     settings_beside,
     wide,
 )
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.formats.tensors import Tensors
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = ["*cfg.json", "*sae_weights.safetensors"]
 FILE, SCALER = "sae_weights.safetensors", "activation_scaler.json"

@@ -15,7 +15,6 @@ from attrgraph.transcoders.formats.reader import (
     Layout,
     Points,
     SingleLayer,
-    Tensors,
     check_settings,
     join_layers,
     k_of,
@@ -23,7 +22,8 @@ from attrgraph.transcoders.formats.reader import (
     settings,
     settings_beside,
 )
-from attrgraph.transcoders.transcoders import LayerWeights
+from attrgraph.transcoders.formats.tensors import Tensors
+from attrgraph.transcoders.layer_weights import LayerWeights
 
 PATTERNS = ["*cfg.json", "*sae.safetensors"]
 FILE = "sae.safetensors"

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.transcoders.config import CROSS_LAYER, PER_LAYER, TranscoderConfig
+from attrgraph.transcoders.layer_weights import LayerWeights
 from attrgraph.transcoders.training.parameters import TrainableTranscoders
 from attrgraph.transcoders.training.selection import batch_top_features
 from attrgraph.transcoders.training.streams import Activations
-from attrgraph.transcoders.transcoders import LayerWeights, Transcoders
+from attrgraph.transcoders.transcoders import Transcoders
 
 # entries of one layer's scores held at once: 128 MiB
 _MOST_ENTRIES = 2**25

@@ -53,10 +53,9 @@ def _unverified(graphs: "Sequence[Graph]", what: str) -> Iterator[str]:
 def _facts(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for section in _SECTIONS:
         values = _dict(metadata, section)
-        # the same files may lie in two places
-        yield from (
-            (f"{section} {key}", value) for key, value in values.items() if key != "id" or "digest" not in values
-        )
+        # the same files may lie in two places, and a commit have several names
+        named = {"asked_revision"} | ({"id"} if "digest" in values else set())
+        yield from ((f"{section} {key}", value) for key, value in values.items() if key not in named)
     for name in ("dtype", "device"):
         if name in metadata:
             yield name, metadata[name]
