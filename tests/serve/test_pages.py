@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -50,12 +51,62 @@ def test_a_prompt_is_typed_traced_and_changed(page: Any, site: Site, tmp_path: P
         page.get_by_role("link", name="All graphs").click()
         page.get_by_role("link", name=PROMPT).wait_for()
     effect = ag.intervene(site.model, PROMPT, ag.Intervention("3_458_5", scale=-1.0))
-    nodes = site.shelf.graph("1").nodes
+    nodes = site.shelf.find("1").load().nodes
     change = effect.uncapped_change.double() - effect.uncapped_change.double().mean()
     assert [row[0] for row in rows] == ["austin", "the"]
     for row in rows:
         at = int(nodes.loc[(nodes["kind"] == "logit") & (nodes["token"] == row[0]), "feature"].iloc[0])
         assert float(row[4]) == pytest.approx(float(change[at]), rel=0.006)
+
+
+def test_a_validation_tells_what_it_will_do_and_shows_what_it_measured(
+    page: Any, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, found = ag.trace(site.model, PROMPT), list[ag.Validation]()
+    name, may_end = site.shelf.add(graph), Event()
+
+    def small(*asked: Any, n_controls: int, **how: Any) -> ag.Validation:
+        assert n_controls == 5
+        if not may_end.is_set():
+            while True:
+                how["progress"]("take out", 1, 2)
+        found.append(ag.validate(*asked, **how, modes=["frozen"], n_controls=0, n_paths=1, n_resamples=2))
+        return found[0]
+
+    monkeypatch.setattr("attrgraph.serve.app.validate", small)
+    with listening(site) as (address, _):
+        page.goto(address)
+        page.goto(f"{address.split('?')[0]}graph/{name}")
+        assert page.get_by_role("option").count() == 0  # nothing that a search would be thought to have found
+        n_causes = int(
+            (graph.nodes["kind"].isin(["feature", "error", "embedding"]) & (graph.nodes["influence"] > 0)).sum()
+        )
+        page.get_by_label("Nodes taken out").fill("2")
+        page.get_by_text(
+            f"Takes 2 of {n_causes} nodes out one by one, in each of 4 modes (8 runs of the model)"
+        ).wait_for()
+        page.get_by_role("button", name="Validate").click()
+        page.get_by_text("take out: 1 of 2").wait_for()
+        assert page.get_by_role("progressbar", name="Progress").get_attribute("value") == "0.5"
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_text("Stopped.").wait_for()
+        may_end.set()
+        page.get_by_role("button", name="Validate").click()
+        verdict = page.get_by_role("list", name="Verdict")
+        verdict.wait_for()
+        lines = verdict.get_by_role("listitem").all_inner_texts()
+        nodes = found[0].tables["nodes"].set_index("node_id")
+        page.keyboard.press("Escape")
+        for is_opened_again in (False, True):
+            if is_opened_again:
+                page.reload()
+            page.get_by_role("searchbox").fill(nodes.index[0])
+            assert page.get_by_role("option").count() == 1
+            page.keyboard.press("Enter")
+            shown = page.get_by_role("region", name="Node").inner_text()
+            digits = [f"{nodes[f'{what}_frozen'].iloc[0]:+.3g} {what}" for what in ("predicted", "measured")]
+            assert f"answer's logit {', '.join(digits)}" in shown
+    assert lines == [f"{line.level} {line.text}" for line in found[0].verdict] and len(nodes) == 2
 
 
 def test_errors_and_a_stop_are_told_on_the_page(page: Any, site: Site) -> None:
