@@ -68,7 +68,7 @@ class ToValidate:
     def __post_init__(self) -> None:
         _check_text("graph", self.graph)
         _check_text("version", self.version)
-        _check_number("n_nodes", self.n_nodes, MOST_VALIDATED)
+        _check_number("n_nodes", self.n_nodes, MOST_VALIDATED, least=1)
         _check_number("n_controls", self.n_controls, MOST_CONTROLS)
 
 
@@ -104,6 +104,6 @@ def _check_texts(name: str, value: Any) -> None:
         raise AttrGraphError(f"{name} is {value!r:.60}; expected a list of at most {MOST_CHANGES:,} texts.")
 
 
-def _check_number(name: str, value: Any, most: int) -> None:
-    if whole_number(name, value, least=0) > most:
+def _check_number(name: str, value: Any, most: int, *, least: int = 0) -> None:
+    if whole_number(name, value, least=least) > most:
         raise AttrGraphError(f"{name} is {value!r:.60}; expected at most {most:,} on this server.")

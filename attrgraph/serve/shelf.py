@@ -1,7 +1,9 @@
 """The graphs and prompts that can be asked for: by names of a listing, never by a path."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count
@@ -81,18 +83,31 @@ class Shelf:
     def listing(self) -> dict[str, Any]:
         """Names, titles and sizes of graphs, and the prompts of files with prompts."""
         traced = [{"name": name, "title": _title(graph)} for name, graph in reversed(list(self._traced.items()))]
-        files = [{"name": path.name, "title": path.name, "bytes": n} for path, n in self._files(GRAPH_FORMATS)]
-        prompts = [_prompts(path) for path, n in self._files((".jsonl",)) if n <= _MOST_PROMPT_BYTES]
-        return {"graphs": [*traced, *files], "prompts": prompts}
+        try:
+            files = [{"name": path.name, "title": path.name, "bytes": n} for path, n in self._files(GRAPH_FORMATS)]
+            prompts = [_prompts(path) for path, n in self._files((".jsonl",)) if n <= _MOST_PROMPT_BYTES]
+        except GraphFileError as e:  # what was traced here is there all the same
+            return {"graphs": traced, "prompts": [], "note": str(e)}
+        return {"graphs": [*traced, *files], "prompts": prompts, "note": ""}
 
     def _files(self, endings: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
-        """Files of the folder and their sizes; no link that leads out of it, and no name that is not Unicode."""
+        """Files of the folder and their sizes; no link that leads out of it, and no name that is not Unicode.
+
+        Raises:
+            GraphFileError: the folder cannot be read.
+        """
         if self._folder is None:
             return
-        for path in sorted(self._folder.iterdir())[:_MOST_FILES]:
-            is_inside = path.suffix in endings and path.resolve().parent == self._folder
+        try:
+            paths = sorted(self._folder.iterdir())[:_MOST_FILES]
+        except OSError as e:
+            raise GraphFileError(f"the folder of graphs cannot be read ({e.strerror}).") from e
+        for path in paths:
+            # not Path.resolve, which raises at a link that leads to itself
+            is_inside = path.suffix in endings and os.path.dirname(os.path.realpath(path)) == str(self._folder)
             if is_inside and path.is_file() and not re.search("[\ud800-\udfff]", path.name):
-                yield path, path.stat().st_size
+                with suppress(FileNotFoundError):  # as it is removed by now
+                    yield path, path.stat().st_size
 
     def _save(self, graph: Graph, folder: Path) -> str:
         words = re.sub(r"[^a-z0-9]+", "-", str(graph.metadata["prompt"]).lower()).strip("-")[:60] or "graph"

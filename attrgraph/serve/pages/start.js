@@ -70,6 +70,7 @@ async function list() {
   field("features").max = String(found.most_features);
   const none = make("li", {}, make("span", { class: "note" }, "None yet: trace a prompt."));
   element("graphs").replaceChildren(...(found.graphs.length ? found.graphs.map(graphItem) : [none]));
+  element("note").textContent = found.note;
   const files = found.prompts.map(promptFile);
   element("prompts").replaceChildren(...(files.length ? [make("h2", {}, "Prompts"), ...files] : []));
 }
