@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -134,4 +136,36 @@ def test_without_a_server_the_page_shows_the_command_that_does_the_same(
     assert command == f"attrgraph intervene '{PROMPT}' --set '3/458@5:*-2' --new-tokens 1"
     assert main([*shlex.split(command)[1:], "--json"]) == 0
     effect = ag.intervene(demo, PROMPT, ag.Intervention("3_458_5", scale=-2.0))
+    assert json.loads(capsys.readouterr().out)["kl"] == effect.kl
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        """-it's "the" $HOME `id` !x \\ capital is""",
+        "--help\tin  texas \r\n the\u00a0capital\u202e is'\\x41!",
+        " in texas\nthe capital is ",
+        "~ * {a,b} ; # & | > < ( ) [x] é 🦔 the capital is",
+    ],
+)
+def test_a_command_that_is_pasted_reads_the_prompt_of_the_graph(
+    browser: Any, demo: ag.LanguageModel, tmp_path: Path, prompt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = ag.trace(demo, prompt, skip_positions=[0, 1])
+    node = str(graph.nodes.index[graph.nodes["kind"] == "feature"][0])
+    with explored(browser, graph, tmp_path) as opened:
+        opened.select(node)
+        opened.page.get_by_text("Intervene").click()
+        # as it is copied: what is selected
+        command = opened.page.locator(".command").evaluate(
+            "e => (getSelection().selectAllChildren(e), `${getSelection()}`)"
+        )
+    assert "\n" not in command
+    listing = """attrgraph() { printf '%s\\0' "$@"; }\n"""
+    ran = subprocess.run(["bash", "-c", listing + command], capture_output=True, check=True, cwd=tmp_path)
+    words = ran.stdout.decode().split("\0")[:-1]
+    assert prompt in words and ran.stderr == b""
+    assert main([words[0], "--json", *words[1:]]) == 0
+    effect = ag.intervene(demo, prompt, ag.Intervention(node, scale=0.0), skip_positions=[0, 1])
     assert json.loads(capsys.readouterr().out)["kl"] == effect.kl
