@@ -108,6 +108,8 @@ def test_a_validation_tells_what_it_will_do_and_shows_what_it_measured(
             shown = page.get_by_role("region", name="Node").inner_text()
             digits = [f"{nodes[f'{what}_frozen'].iloc[0]:+.3g} {what}" for what in ("predicted", "measured")]
             assert f"answer's logit {', '.join(digits)}" in shown
+        page.set_viewport_size({"width": 1280, "height": 300})
+        assert page.evaluate("document.documentElement.scrollHeight") == 300  # only panels scroll
     assert lines == [f"{line.level} {line.text}" for line in found[0].verdict] and len(nodes) == 2
 
 
