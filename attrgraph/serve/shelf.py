@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from attrgraph.errors import GraphFileError
+from attrgraph.errors import AttrGraphError, GraphFileError
 from attrgraph.files import GRAPH_FORMATS
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.load_graph import load_graph
@@ -49,15 +49,25 @@ class Shelf:
         self.validations = WeakKeyDictionary[Graph, Validation]()
 
     def add(self, graph: Graph) -> str:
-        """Keep a graph that was traced here; its name."""
+        """Keep a graph that was traced here; its name.
+
+        Raises:
+            GraphFileError: it cannot be saved, and is kept in memory.
+        """
         with self._lock:
+            why = ""
             if self._is_written and self._folder is not None:
-                return self._save(graph, self._folder)
+                try:
+                    return self._save(graph, self._folder)
+                except (AttrGraphError, OSError) as e:
+                    why = str(e).replace(f"{self._folder}/", "")
             name = str(next(self._numbers))
             self._traced[name] = graph
             for oldest in list(self._traced)[:-_MOST_IN_MEMORY]:
                 del self._traced[oldest]
-            return name
+        if why:
+            raise GraphFileError(f"the graph could not be saved, and is in memory only (as graph {name}): {why}")
+        return name
 
     def find(self, name: str, version: str = "") -> Found:
         """What a name that `listing` gives stands for.

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from sites import PROMPT, answer
 from starlette.testclient import TestClient
 
 import attrgraph as ag
-from attrgraph.errors import FeatureError
+from attrgraph.errors import FeatureError, GraphFileError
 from attrgraph.serve.app import Site
 from attrgraph.serve.graph_page import graph_page
 from attrgraph.serve.shelf import Shelf
@@ -123,6 +124,10 @@ def test_only_with_write_are_graphs_saved(demo: ag.LanguageModel, tmp_path: Path
     names = [shelf.add(graph), shelf.add(graph)]
     assert names == ["in-texas-the-capital-is.safetensors", "in-texas-the-capital-is-2.safetensors"]
     assert shelf.find(names[1]).load().nodes.equals(graph.nodes)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(GraphFileError, match=r"is in memory only \(as graph 1\): in-texas"):
+        shelf.add(graph)
+    assert shelf.find("1").load() is graph
 
 
 def test_a_job_ends_at_the_time_limit(demo: ag.LanguageModel) -> None:

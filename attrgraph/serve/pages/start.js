@@ -34,6 +34,7 @@ async function trace() {
   } catch (error) {
     setRunning(null);
     tell(controller.signal.aborted ? "Stopped." : error instanceof Error ? error.message : String(error));
+    list().catch(() => {}); // a graph that could not be saved is there all the same
   }
 }
 
