@@ -18,7 +18,7 @@ def serve(
     features: Annotated[Path | None, "FOLDER", "Pages of features (attrgraph features), shown with graphs."] = None,
     port: Annotated[int, "N", "Of this machine; 0: any that is free.", {"min": 0, "max": 65535}] = 8765,
     write: Annotated[bool, options.flag("Save traced graphs in the folder of --graphs.", "--write")] = False,
-    time_limit: Annotated[int, "SECONDS", "For one trace, intervention or validation.", {"min": 1}] = 600,
+    time_limit: Annotated[int, "SECONDS", "For one trace, intervention, validation or page.", {"min": 1}] = 600,
 ) -> None:
     """Trace, explore and intervene in a browser, on this machine.
 

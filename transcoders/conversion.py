@@ -10,7 +10,7 @@ import torch
 
 from attrgraph.errors import TranscoderError, checked
 from attrgraph.files import foreign_file, whole_folder
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress, shown
 from attrgraph.transcoders.folder import (
     OWN_FILES,
     check_replaceable,
@@ -120,7 +120,7 @@ def convert_transcoders(
     Raises:
         TranscoderError: as for `load_transcoders` and `save_transcoders`.
     """
-    output, report = Path(folder), progress or silent
+    output, report = Path(folder), shown(progress)
     check_replaceable(output, overwrite=overwrite)
     points = Points(read_point, write_point, allow_missing_layers)
     origin, layout, source = open_layout(name, points, revision=revision)

@@ -18,7 +18,7 @@ from attrgraph.errors import checked
 from attrgraph.graph.graph import Graph
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import SkipPositions
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress, shown
 from attrgraph.transcoders.naming import misfits, name_features
 
 # alterations of a model that one note has
@@ -75,7 +75,7 @@ def trace(
         >>> graph.nodes.query("kind == 'logit'")["token"].iloc[0]
         'austin'
     """
-    report, settings = progress or silent, TraceSettings(max_n_logits, desired_logit_prob, max_feature_nodes)
+    report, settings = shown(progress), TraceSettings(max_n_logits, desired_logit_prob, max_feature_nodes)
     report("run", 0, 1)
     local, memory = prepare(model, prompt, memory_budget=memory_budget, prepend=prepend, skip_positions=skip_positions)
     logits = choose_targets(model, local.run, targets, settings)

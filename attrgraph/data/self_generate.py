@@ -14,7 +14,7 @@ from attrgraph.errors import CorpusError
 from attrgraph.models.cached_run import CachedRun
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.weights import stored_weights
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress, shown
 from attrgraph.transcoders.finite import not_finite
 
 # The default length of samples from models with longer contexts: keys and values are kept for every token of a batch,
@@ -33,7 +33,7 @@ def self_generate(
     length: int | None = None,
     top_p: float = 0.95,
     batch_size: int = 32,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> TokenRows:
     """Sample documents from the model, each beginning with BOS and a row of its own.
 
@@ -69,7 +69,7 @@ def self_generate(
         # as many as are still needed, if they become as long as those before
         mean = max(1.0, n_done / n_drawn) if n_drawn else length - 1
         n = min(batch_size, math.ceil((n_tokens - n_done) / mean))
-        made = partial(_report, progress, n_done, n, n_tokens)
+        made = partial(_report, shown(progress), n_done, n, n_tokens)
         drawn = [row for row in _sample(model, _draws(seed, n_drawn, n, length), top_p, made) if len(row) > 1]
         n_drawn += n
         if not (drawn or rows) and n_drawn >= batch_size:

@@ -31,7 +31,7 @@ from attrgraph.evaluation.stand_ins import StandIn, TranscoderStandIn
 from attrgraph.evaluation.statistics import Density, interval, measures, resample, with_deviation
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, plain_positions, why_left_out
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress, shown
 from attrgraph.transcoders import Transcoders
 
 _WITH_INTERVAL = ("nmse", "l0", "top1_agreement", "kl", "ce_recovered")
@@ -77,7 +77,7 @@ def evaluate(
         raise AttrGraphError("n_graphs must be at least 0, n_resamples and batch_tokens at least 1.")
     check_rows(model, rows)
     stand_in = TranscoderStandIn(model, transcoders) if isinstance(transcoders, Transcoders) else transcoders
-    which: dict[str, Any] = {"skip_positions": skip_positions, "progress": progress or silent}
+    which: dict[str, Any] = {"skip_positions": skip_positions, "progress": shown(progress)}
     measured = measure(model, stand_in, rows, batch_tokens=batch_tokens, **which)
     of = transcoders if isinstance(transcoders, Transcoders) else None  # neurons have no graphs
     scores = np.zeros((0, 2)) if of is None else graph_scores(model, of, rows, n_graphs=n_graphs, **which)

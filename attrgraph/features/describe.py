@@ -35,7 +35,7 @@ from attrgraph.io.json_writing import check_source_set
 from attrgraph.memory import free_bytes, in_words
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, why_left_out
-from attrgraph.progress import Progress, noted_interrupts, silent
+from attrgraph.progress import Progress, noted_interrupts, shown
 from attrgraph.transcoders import Transcoders
 
 # tokens of which everything active is kept
@@ -92,7 +92,7 @@ def describe_features(
         6
     """
     check_source_set(source_set)
-    transcoders, rows, progress = _own(model, transcoders), _rows(model, texts), progress or silent
+    transcoders, rows, progress = _own(model, transcoders), _rows(model, texts), shown(progress)
     chosen = _within_memory(_chosen(transcoders, features), model, rows)
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
     control = random_dictionary(model, transcoders, rows, seed=seed, **how)

@@ -24,7 +24,7 @@ from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import check_finite, replaced_mlps
 from attrgraph.models.special import PromptOptions
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress, shown
 from attrgraph.transcoders.transcoders import FeatureKey
 
 _LIVE_MODES = ("constrained", "free")
@@ -50,7 +50,7 @@ def generate(
     mode: str = "constrained",
     upto_layer: int | None = None,
     use_cache: bool = True,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **options: Unpack[PromptOptions],
 ) -> Generated:
     """Go on with a prompt, token by most probable token, with some nodes changed.
@@ -86,10 +86,10 @@ def generate(
     # the last token is predicted, not read
     n_new, ends = min(max_new_tokens, model.n_context - len(token_ids) + 1), _ends_of_text(model)
     steering = _Steering(model, local, sets, (mode, upto_layer), len(token_ids) + n_new)
-    read, fed = CachedRun(model), token_ids
+    read, fed, tell = CachedRun(model), token_ids, shown(progress)
     while len(new_ids) < n_new:
         start = len(token_ids) + len(new_ids) - len(fed)
-        progress("text", len(new_ids), n_new)
+        tell("text", len(new_ids), n_new)
         with model.eager(), steering.at(start, len(fed)):
             logits = read(torch.tensor([fed, fed], device=model.device))
         if use_cache and read.is_stale:

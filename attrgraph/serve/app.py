@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -17,8 +18,7 @@ from starlette.routing import Route
 from attrgraph.attribution.trace import trace
 from attrgraph.attribution.trace_settings import DEFAULTS
 from attrgraph.errors import AttrGraphError, PromptError
-from attrgraph.graph.explored import check_pages
-from attrgraph.graph.graph import Graph
+from attrgraph.graph.explored import check_pages, measured_nodes
 from attrgraph.interventions.intervention import Intervention
 from attrgraph.io.feature_records import read_card
 from attrgraph.models.language_model import LanguageModel
@@ -27,7 +27,7 @@ from attrgraph.serve.experiments import experiment
 from attrgraph.serve.graph_page import SHARED, graph_page
 from attrgraph.serve.requests import MOST_FEATURES, MOST_TOKENS, ToSet, ToTrace, ToValidate, read_request
 from attrgraph.serve.security import Guard
-from attrgraph.serve.shelf import Shelf
+from attrgraph.serve.shelf import Found, Shelf
 from attrgraph.serve.worker import Job, Worker
 from attrgraph.validation.validate import validate
 
@@ -43,10 +43,13 @@ class Site:
 
     model: LanguageModel
     shelf: Shelf
-    worker: Worker
+    worker: Worker  # of the model
     features: Path | None = None  # pages of features, shown with graphs
+    # makes pages, one by one: they need no model, and a large one takes gigabytes while it is made
+    pages: Worker = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pages", Worker(self.worker.limit_s))
         if self.features is not None:
             check_pages(read_card(self.features), self.model.need_transcoders().source, "the model's")
 
@@ -59,10 +62,18 @@ class Site:
         request = read_request(kind, body)
         if isinstance(request, ToTrace):
             return partial(self._trace, request)
-        graph = self.shelf.graph(request.graph)
+        found = self.shelf.find(request.graph, request.version)
         if isinstance(request, ToSet):
-            return partial(self._experiment, graph, request, request.sets)
-        return lambda progress: validate(self.model, graph, n_nodes=request.n_nodes, progress=progress).to_dict()
+            return partial(self._experiment, found, request, request.sets)
+        return partial(self._validate, found, request)
+
+    def page(self, name: str) -> Callable[[Progress], tuple[str, str]]:
+        """The work that makes the page of a graph.
+
+        Raises:
+            GraphFileError: there is no graph of this name.
+        """
+        return partial(graph_page, self.shelf, name, self.shelf.find(name), self.features)
 
     def _trace(self, asked: ToTrace, progress: Progress) -> dict[str, Any]:
         n_tokens = len(self.model.tokenize(asked.prompt))
@@ -73,10 +84,16 @@ class Site:
         return {"graph": self.shelf.add(graph)}
 
     def _experiment(
-        self, graph: Graph, asked: ToSet, sets: Sequence[Intervention], progress: Progress
+        self, found: Found, asked: ToSet, sets: Sequence[Intervention], progress: Progress
     ) -> dict[str, Any]:
         how: dict[str, Any] = {"mode": asked.mode, "max_new_tokens": asked.new_tokens, "progress": progress}
-        return experiment(self.model, graph, sets, **how).to_dict()
+        return experiment(self.model, found.load(), sets, **how).to_dict()
+
+    def _validate(self, found: Found, asked: ToValidate, progress: Progress) -> dict[str, Any]:
+        graph, n_nodes, n_controls = found.load(), asked.n_nodes, asked.n_controls
+        validation = validate(self.model, graph, n_nodes=n_nodes, n_controls=n_controls, progress=progress)
+        self.shelf.validations[graph] = validation
+        return {**validation.to_dict(), "measured": measured_nodes(graph, validation)}
 
     def listing(self) -> dict[str, Any]:
         """What the first page shows."""
@@ -90,9 +107,12 @@ def make_app(site: Site, *, token: str, port: int) -> Guard:
     """The app as a server runs it: guarded."""
 
     async def graph(request: Request) -> Response:
-        name = request.path_params["name"]
-        async with rendering:
-            page, policy = await run_in_threadpool(graph_page, site.shelf, name, site.features)
+        work = await run_in_threadpool(site.page, request.path_params["name"])
+        job = _queued(site.pages, work)
+        told = ([each async for each in _followed(request, site.pages, job)] or [{}])[-1]
+        if "result" not in told:
+            return PlainTextResponse(f"{told.get('error', 'cancelled.')}\n", 400)
+        page, policy = told["result"]
         return HTMLResponse(page, headers={"content-security-policy": policy})
 
     async def listing(_: Request) -> Response:
@@ -102,15 +122,12 @@ def make_app(site: Site, *, token: str, port: int) -> Guard:
         async def answer(request: Request) -> Response:
             body = await request.body()
             work = await run_in_threadpool(site.asked, kind, body)
-            if site.worker.n_waiting >= _MOST_WAITING:
-                return PlainTextResponse(f"{_MOST_WAITING} requests wait already; try again later.\n", 503)
-            job = site.worker.add(work)
-            return StreamingResponse(_told(request, site.worker, job), media_type="application/x-ndjson")
+            job = _queued(site.worker, work)
+            lines = (json.dumps(told) + "\n" async for told in _followed(request, site.worker, job))
+            return StreamingResponse(lines, media_type="application/x-ndjson")
 
         return answer
 
-    # a large page takes gigabytes while it is made
-    rendering = asyncio.Lock()
     routes = [
         Route("/", _file(_PAGES / "start.html")),
         *(Route(f"/{path.name}", _file(path)) for path in (_PAGES / "start.js", _PAGES / "start.css", *SHARED)),
@@ -137,17 +154,24 @@ def _one_line(_: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{line}\n", 400)
 
 
-async def _told(request: Request, worker: Worker, job: Job) -> AsyncIterator[str]:
-    """Lines of JSON: how far it is whenever that has changed, at last the answer. Who leaves gives it up."""
+def _queued(worker: Worker, work: Callable[[Progress], Any]) -> Job:
+    """Have it done after what waits, unless too much does."""
+    if worker.n_waiting >= _MOST_WAITING:
+        raise HTTPException(503, f"{_MOST_WAITING} requests wait already; try again later.\n")
+    return worker.add(work)
+
+
+async def _followed(request: Request, worker: Worker, job: Job) -> AsyncIterator[dict[str, Any]]:
+    """How far it is whenever that has changed, at last the answer. Who leaves gives it up."""
     last = None
     try:
         while not await request.is_disconnected():
             answer, (phase, done, total) = job.answer, job.progress
             now = {"ahead": worker.ahead(job), "phase": phase, "done": done, "total": total}
             if now != last:
-                yield json.dumps(now) + "\n"
+                yield now
             if answer is not None:
-                yield json.dumps(answer) + "\n"
+                yield answer
                 return
             last = now
             await asyncio.sleep(_LOOK_EVERY_S)

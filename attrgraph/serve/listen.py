@@ -8,12 +8,27 @@ from contextlib import contextmanager
 from threading import Event, Thread
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attrgraph.errors import AttrGraphError
 from attrgraph.serve.app import Site, make_app
 from attrgraph.serve.security import Guard
 
 _HOST = "127.0.0.1"
+# for a connection to bring a request: without an end, idle ones would fill all places
+_REQUEST_S = 20.0
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed if nothing is asked on it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(_REQUEST_S, self._end_if_unasked)
+
+    def _end_if_unasked(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 def listen(site: Site, *, port: int = 0, ready: Callable[[str], None]) -> None:
@@ -69,7 +84,7 @@ def listening(site: Site, port: int = 0) -> Iterator[tuple[str, Event]]:
 def _server(app: Guard) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=_Connection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -13,7 +13,7 @@ from attrgraph.interventions.setting import parse_setting
 R = TypeVar("R")
 
 MOST_FEATURES, MOST_TOKENS, MOST_NEW_TOKENS, MOST_CHANGES = 20_000, 1000, 200, 1000
-MOST_VALIDATED = 1000
+MOST_VALIDATED, MOST_CONTROLS = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ class ToSet:
     changes: list[str]
     mode: str = "constrained"
     new_tokens: int = 0
+    version: str = ""  # of the graph's file, as its page has it
 
     def __post_init__(self) -> None:
         _check_text("graph", self.graph)
+        _check_text("version", self.version)
         _check_text("mode", self.mode)
         _check_texts("changes", self.changes)
         _check_number("new_tokens", self.new_tokens, MOST_NEW_TOKENS)
@@ -53,14 +55,21 @@ class ToSet:
 
 @dataclass(frozen=True)
 class ToValidate:
-    """A graph, and how many of its nodes are taken out one by one: fewer than by default, as others wait."""
+    """A graph, how many of its nodes are taken out one by one, and how many controls each set of features has.
+
+    Both are fewer than in a terminal, as others wait: the demo takes less than a minute on two cores.
+    """
 
     graph: str
-    n_nodes: int = 64
+    n_nodes: int = 16
+    n_controls: int = 5
+    version: str = ""  # of the graph's file, as its page has it
 
     def __post_init__(self) -> None:
         _check_text("graph", self.graph)
-        _check_number("n_nodes", self.n_nodes, MOST_VALIDATED)
+        _check_text("version", self.version)
+        _check_number("n_nodes", self.n_nodes, MOST_VALIDATED, least=1)
+        _check_number("n_controls", self.n_controls, MOST_CONTROLS)
 
 
 def read_request(kind: Callable[..., R], body: bytes) -> R:
@@ -95,6 +104,6 @@ def _check_texts(name: str, value: Any) -> None:
         raise AttrGraphError(f"{name} is {value!r:.60}; expected a list of at most {MOST_CHANGES:,} texts.")
 
 
-def _check_number(name: str, value: Any, most: int) -> None:
-    if whole_number(name, value, least=0) > most:
+def _check_number(name: str, value: Any, most: int, *, least: int = 0) -> None:
+    if whole_number(name, value, least=least) > most:
         raise AttrGraphError(f"{name} is {value!r:.60}; expected at most {most:,} on this server.")

@@ -16,7 +16,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 2**16  # of a body
-_LINGER_S = 2.0
+# for a body to arrive, and for one that is refused to be heard
+_BODY_S, _LINGER_S = 20.0, 2.0
 # the page of a graph has a policy of its own, by the digest of its script
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'"
 STRICTER = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,6 +32,7 @@ _HEADERS = {
 }
 _FAILED = "The server failed at this; the terminal in which it runs says why."
 _TOO_LARGE = f"The body is too large; expected at most {MOST_BYTES:,} bytes."
+_TOO_SLOW = f"The body did not arrive within {_BODY_S:.0f} s."
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,14 @@ class Guard:
             await _refuse(status, why, answer, receive if scope["method"] == "POST" else None)
             return
         try:
-            body, goes_on = await _body(receive) if scope["method"] == "POST" else (b"", False)
+            async with asyncio.timeout(_BODY_S):
+                body, goes_on = await _body(receive) if scope["method"] == "POST" else (b"", False)
+        except ClientDisconnect:
+            return
+        except TimeoutError:
+            await _refuse(408, _TOO_SLOW, answer, None)
+            return
+        try:
             if len(body) > MOST_BYTES:
                 await _refuse(413, _TOO_LARGE, answer, receive if goes_on else None)
             else:

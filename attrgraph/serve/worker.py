@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from threading import Condition, Thread
 from time import monotonic
 from typing import Any
@@ -21,30 +22,39 @@ class Job:
     """What is asked, how far it is, and, once it is done, the answer: `result`, or `error` in one line."""
 
     def __init__(self, work: Callable[[Progress], Any]) -> None:
-        self._work, self._ends, self.is_cancelled = work, 0.0, False
+        self._work, self._ends, self._limit_s, self.is_cancelled = work, inf, 0.0, False
         self.progress = ("wait", 0, 0)
-        self.answer: dict[str, Any] | None = None
+        self._answer: dict[str, Any] | None = None
 
     def run(self, limit_s: float | int) -> None:
         """Do it; nothing is raised."""
-        self._ends, self._limit_s = monotonic() + limit_s, limit_s
+        self._ends, self._limit_s = monotonic() + limit_s, float(limit_s)
         try:
             self.report("start", 0, 1)
-            self.answer = {"result": self._work(self.report)}
+            self._answer = {"result": self._work(self.report)}
         except (_Ended, AttrGraphError) as e:
-            self.answer = {"error": str(e)}
+            self._answer = {"error": str(e)}
         except OSError as e:
-            self.answer = {"error": f"{e.strerror or 'the system refused'}."}
+            self._answer = {"error": f"{e.strerror or 'the system refused'}."}
         except Exception:
             logger.exception("a job failed")
-            self.answer = {"error": "the server failed at this; the terminal in which it runs says why."}
+            self._answer = {"error": "the server failed at this; the terminal in which it runs says why."}
+
+    @property
+    def answer(self) -> dict[str, Any] | None:
+        """At the time limit it is there, even while the work has not yet come to where it ends."""
+        return self._answer or ({"error": self._too_long} if monotonic() > self._ends else None)
+
+    @property
+    def _too_long(self) -> str:
+        return f"stopped after {self._limit_s:,.0f} s, the time limit of this server; ask for less."
 
     def report(self, phase: str, done: int, total: int) -> None:
         """Note how far it is; here it also ends early."""
         if self.is_cancelled:
             raise _Ended("cancelled.")
         if monotonic() > self._ends:
-            raise _Ended(f"stopped after {self._limit_s:,.0f} s, the time limit of this server; ask for less.")
+            raise _Ended(self._too_long)
         self.progress = (phase, done, total)
 
 
@@ -56,7 +66,7 @@ class Worker:
     """
 
     def __init__(self, limit_s: float | int) -> None:
-        self._limit_s, self._changed = limit_s, Condition()
+        self.limit_s, self._changed = limit_s, Condition()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         Thread(target=self._run, daemon=True).start()
@@ -92,4 +102,4 @@ class Worker:
                 self._running = None
                 self._changed.wait_for(lambda: bool(self._waiting))
                 job = self._running = self._waiting.popleft()
-            job.run(self._limit_s)
+            job.run(self.limit_s)

@@ -7,7 +7,7 @@ from pathlib import Path
 from attrgraph.data.corpus import TokenRows, read_corpus, split_rows
 from attrgraph.data.self_generate import self_generate
 from attrgraph.models.language_model import LanguageModel
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress
 
 
 def training_rows(
@@ -18,7 +18,7 @@ def training_rows(
     held_out_share: float,
     text_field: str,
     seed: int,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> tuple[TokenRows, TokenRows]:
     """Rows to train on and held-out rows: of files, or of the model's own samples.
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -19,7 +20,7 @@ from attrgraph.evaluation import Evaluation, evaluate
 from attrgraph.files import foreign_file, put_back, write_whole
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.special import SkipPositions, plain_positions, text_mask, why_left_out
-from attrgraph.progress import Progress, silent
+from attrgraph.progress import Progress, shown
 from attrgraph.training.card import training_card
 from attrgraph.training.metrics import Metrics, Watcher
 from attrgraph.training.record import run_record
@@ -56,7 +57,7 @@ class RunSettings:
     shards: Shards = field(default_factory=Shards)
     spent_s: float = 0.0  # of the config's max_minutes, before this: on samples, for one
     say: Callable[[str], None] = lambda message: None  # called before work that takes long or much space
-    progress: Progress = silent  # called while activations are written and transcoders measured
+    progress: Progress | None = None  # called while activations are written and transcoders measured
 
 
 @checked
@@ -85,7 +86,7 @@ def train(
         config: what to learn, and how.
         settings: how to carry it out.
         skip_positions: in place of the config's: "auto", "none", or positions of each row.
-        report: called every few steps with the metrics of the last one.
+        report: called every few steps with the metrics of the last one; without it, `settings.progress` is told.
 
     Returns:
         Measurements of the written folder; None in processes other than the first.
@@ -94,7 +95,7 @@ def train(
         TrainingError, CorpusError: the run cannot work; where possible this is found before any long work.
     """
     settings, output = settings or RunSettings(), Path(output)
-    config = _checked(model, rows, config, skip_positions)
+    config, report = _checked(model, rows, config, skip_positions), report or partial(_tell, shown(settings.progress))
     settings.shards.features(config.n_features)
     key = _activations_key(model, rows, config, settings)
     record = {**run_record(model, rows, config, settings.held_out_share), "activations": key}
@@ -103,6 +104,13 @@ def train(
             _prepare(output, record, settings, locks)
         settings.shards.barrier()
         return _run(model, (rows, held_out), output, config, settings, record, report)
+
+
+def _tell(progress: Progress, record: dict[str, Any]) -> None:
+    """Metrics as progress: tokens, of about as many as there will be."""
+    done = record["tokens"]
+    total = round(done / record["progress"]) if record["progress"] else done
+    progress(f"train (NMSE {record['nmse']:.4f}, L0 {record['l0']:.1f})", done, total)
 
 
 def _run(
@@ -282,9 +290,9 @@ def _round_tokens(model: LanguageModel, config: TrainConfig, settings: RunSettin
     return max(min(settings.buffer_bytes // bytes_per_token, _MOST_ROUND_TOKENS), 16 * config.batch_tokens)
 
 
-def _counted(n: int, progress: Progress) -> Iterator[int]:
+def _counted(n: int, tell: Progress) -> Iterator[int]:
     for i in range(n):
-        progress("activations", i, n)
+        tell("activations", i, n)
         yield i
 
 
@@ -308,7 +316,7 @@ def _rounds(
         n_bytes = cache_size_bytes(model.n_layers, model.d_model, n_tokens, settings.cache_dtype, n_rounds=n_rounds)
         settings.say(f"writing {n_tokens:,} tokens of activations to {cache}: {n_bytes / 1e9:.2f} GB")
         alone = LiveRounds(model, rows.rows, **of_rows)
-        once = (alone.round(i) for i in _counted(n_rounds, settings.progress))
+        once = (alone.round(i) for i in _counted(n_rounds, shown(settings.progress)))
         ActivationCache.write(cache, once, dtype=settings.cache_dtype, key=key, n_bytes_expected=n_bytes)
     settings.shards.barrier()
     return ActivationCache.open(cache, key=key, device=model.device)

@@ -122,9 +122,9 @@ class Bench:
         sets |= {"the 20 most influential features": order[:20].tolist(), **named}
         rows = []
         for done, scale in enumerate(SCALES):
-            measured = subject.measure(list(sets.values()), mode=self.settings.mode, scale=scale)
+            told = self._each("doses", done * len(sets), len(SCALES) * len(sets))
+            measured = subject.measure(list(sets.values()), mode=self.settings.mode, scale=scale, done=told)
             predicted = predict(subject.graph, subject.relative(sets.values(), scale)).in_mode(self.settings.mode)
-            self.progress("doses", done + 1, len(SCALES))
             changed = {"predicted": predicted[subject.answer], "measured": measured.answer}
             columns = {"nodes": list(sets), "scale": scale, **changed, "probability": measured.probability}
             rows.append(pd.DataFrame(columns))
@@ -155,14 +155,17 @@ class Bench:
         return [k for k in _SIZES if 2 * k <= len(self.subject.features)] or [1]
 
     def _measure(self, phase: str, sets: Sequence[Sequence[int]], mode: str) -> Measured:
-        done = 0
+        return self.subject.measure(sets, mode=mode, done=self._each(phase, 0, len(sets)))
+
+    def _each(self, phase: str, done: int, total: int) -> Callable[[int], None]:
+        """What tells of each single run, as some take seconds."""
 
         def report(n: int) -> None:
             nonlocal done
             done += n
-            self.progress(phase, done, len(sets))
+            self.progress(phase, done, total)
 
-        return self.subject.measure(sets, mode=mode, done=report)
+        return report
 
     def _edges(self, predicted: np.ndarray, measured: Measured) -> dict[str, np.ndarray]:
         """Pairs of a node taken out and a feature above it: all that can have an effect, and all that are said to."""
@@ -194,8 +197,10 @@ class Bench:
             drawn = [matched(nodes, top, pool, self.settings.seed + i) for i in range(self.settings.n_controls)]
             controls = [each for each in drawn if len(each)]  # none where no layer has another feature
             sets = [take_out(rows).tolist() for rows in (top, *controls)]
-            measured = self.subject.measure(sets, mode=self.settings.mode, with_unselected=is_rest)
-            self.progress(phase, done + 1, len(chosen))
+            n = 1 + self.settings.n_controls
+            how: dict[str, Any] = {"mode": self.settings.mode, "with_unselected": is_rest}
+            measured = self.subject.measure(sets, **how, done=self._each(phase, done * n, len(chosen) * n))
+            self.progress(phase, (done + 1) * n, len(chosen) * n)
             flips = share(measured.is_flipped[1:])
             rows.append(
                 {

@@ -12,7 +12,7 @@ from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import SkipPositions
-from attrgraph.progress import Progress
+from attrgraph.progress import Progress, shown
 from attrgraph.transcoders import Transcoders
 from attrgraph.validation import views
 from attrgraph.validation.measurements import Bench, sample_nodes
@@ -69,12 +69,12 @@ def validate(
         >>> found.facts["frozen_error"] < 1e-3
         True
     """
-    chosen = Settings(**settings)
+    chosen, progress = Settings(**settings), shown(progress)
     how: Any = {"memory_budget": memory_budget, "prepend": prepend, "skip_positions": skip_positions}
     graph = subject if isinstance(subject, Graph) else trace(model, subject, progress=progress, **how)
     check_traced_model(graph, model)
     tested = Subject.of(model, graph, memory_budget)
-    tables, facts, n_sampled = _experiments(tested, chosen, supernodes or {}, progress or (lambda *_: None))
+    tables, facts, n_sampled = _experiments(tested, chosen, supernodes or {}, progress)
     tables |= {"error_share": views.error_share(graph), "stability": views.stability(graph)}
     if paraphrases:
         tables["paraphrases"] = views.paraphrases(model, graph, paraphrases, **how)

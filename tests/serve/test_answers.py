@@ -1,6 +1,9 @@
 """What the server answers is what the library says."""
 
+import base64
 import json
+import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +13,18 @@ from sites import PROMPT, answer
 from starlette.testclient import TestClient
 
 import attrgraph as ag
-from attrgraph.errors import FeatureError
+from attrgraph.errors import FeatureError, GraphFileError
 from attrgraph.serve.app import Site
 from attrgraph.serve.graph_page import graph_page
 from attrgraph.serve.shelf import Shelf
 from attrgraph.serve.worker import Worker
+
+
+def about(page: str) -> dict[str, object]:
+    packed = page.split('id="about">')[1].split("<")[0]
+    content = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert isinstance(content, dict)
+    return content
 
 
 def traced(client: TestClient, **asked: object) -> str:
@@ -23,7 +33,7 @@ def traced(client: TestClient, **asked: object) -> str:
 
 
 def test_a_trace_is_that_of_the_library(client: TestClient, site: Site) -> None:
-    ours = site.shelf.graph(traced(client, targets=["austin", "the"], max_feature_nodes=40))
+    ours = site.shelf.find(traced(client, targets=["austin", "the"], max_feature_nodes=40)).load()
     theirs = ag.trace(site.model, PROMPT, targets=["austin", "the"], max_feature_nodes=40)
     assert ours.nodes.equals(theirs.nodes) and (ours.adjacency != theirs.adjacency).nnz == 0
     assert ours.metadata == theirs.metadata
@@ -38,7 +48,7 @@ def test_progress_arrives_before_the_answer(client: TestClient) -> None:
 @pytest.mark.parametrize("mode", ["frozen", "frozen-attention", "constrained", "free"])
 def test_an_intervention_has_the_numbers_of_the_library(client: TestClient, site: Site, mode: str) -> None:
     name = traced(client)
-    nodes = site.shelf.graph(name).nodes
+    nodes = site.shelf.find(name).load().nodes
     best = nodes[nodes["kind"] == "feature"].sort_values("influence").index[-1]
     token = nodes.index[nodes["kind"] == "embedding"][1]
     changes = [f"{best}*-1", f"{token}*0"]
@@ -113,7 +123,11 @@ def test_only_with_write_are_graphs_saved(demo: ag.LanguageModel, tmp_path: Path
     shelf = Shelf(tmp_path, is_written=True)
     names = [shelf.add(graph), shelf.add(graph)]
     assert names == ["in-texas-the-capital-is.safetensors", "in-texas-the-capital-is-2.safetensors"]
-    assert shelf.graph(names[1]).nodes.equals(graph.nodes)
+    assert shelf.find(names[1]).load().nodes.equals(graph.nodes)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(GraphFileError, match=r"is in memory only \(as graph 1\): in-texas"):
+        shelf.add(graph)
+    assert shelf.find("1").load() is graph
 
 
 def test_a_job_ends_at_the_time_limit(demo: ag.LanguageModel) -> None:
@@ -134,8 +148,9 @@ def test_pages_of_features_are_shown_with_graphs(demo: ag.LanguageModel, tmp_pat
     ag.describe_features(demo, [f"{PROMPT} austin"], ["3/458"]).save(tmp_path / "pages")
     site = Site(demo, Shelf(), Worker(60), tmp_path / "pages")
     name = site.shelf.add(ag.trace(demo, PROMPT))
-    page, _ = graph_page(site.shelf, name, site.features)
-    bare, _ = graph_page(site.shelf, name, None)
+    found = site.shelf.find(name)
+    page, _ = graph_page(site.shelf, name, found, site.features)
+    bare, _ = graph_page(site.shelf, name, found, None)
     assert len(page) > len(bare) + 100
     with pytest.raises(FeatureError, match="no folder of feature pages"):
         Site(demo, Shelf(), Worker(60), tmp_path)
@@ -144,17 +159,25 @@ def test_pages_of_features_are_shown_with_graphs(demo: ag.LanguageModel, tmp_pat
     (tmp_path / "pages" / "card.json").write_text(json.dumps(card))
     with pytest.raises(FeatureError, match="the model's are"):
         Site(demo, Shelf(), Worker(60), tmp_path / "pages")
-    assert len(graph_page(site.shelf, name, site.features)[0]) == len(bare)  # as a graph of other transcoders
+    assert len(graph_page(site.shelf, name, found, site.features)[0]) == len(bare)  # as a graph of other transcoders
 
 
 def test_a_validation_is_that_of_the_library(client: TestClient, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     name, asked = traced(client), list[object]()
+    graph = site.shelf.find(name).load()
+    node = str(graph.nodes.index[graph.nodes["kind"] == "feature"][0])
+    report = {"verdict": [], "tables": {"nodes": [{"node_id": node, "predicted_free": 1.5, "measured_free": 2.0}]}}
 
-    def validate(model: object, graph: object, *, n_nodes: int, progress: Callable[[str, int, int], None]) -> object:
-        asked.extend([model, graph, n_nodes])
+    def validate(model: object, graph: object, *, progress: Callable[[str, int, int], None], **sizes: int) -> object:
+        asked.extend([model, graph, sizes])
         progress("take out", 1, 2)
-        return SimpleNamespace(to_dict=lambda: {"verdict": []})
+        return SimpleNamespace(to_dict=lambda: report)
 
     monkeypatch.setattr("attrgraph.serve.app.validate", validate)  # which takes a quarter of a minute
-    assert answer(client.post("/validate", json={"graph": name, "n_nodes": 5})) == {"result": {"verdict": []}}
-    assert asked == [site.model, site.shelf.graph(name), 5]
+    measured = {node: {"free": {"predicted": 1.5, "measured": 2.0}}}
+    found = answer(client.post("/validate", json={"graph": name, "n_nodes": 5}))
+    assert found == {"result": {**report, "measured": measured}}
+    assert asked == [site.model, graph, {"n_nodes": 5, "n_controls": 5}]
+    # whoever opens the page later sees what was measured
+    page = str(graph.explore(validation=site.shelf.validations[graph]))
+    assert about(page)["measured"] == about(client.get(f"/graph/{name}").text)["measured"] == measured

@@ -1,6 +1,7 @@
 """Requests that no page of the server has made are refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,8 @@ def test_a_name_opens_no_file_outside_the_folder(client: TestClient, site: Site,
     ag.trace(site.model, PROMPT).save(outside)
     (tmp_path / "link.safetensors").symlink_to(outside)
     (tmp_path / "up").symlink_to(tmp_path.parent)
+    (tmp_path / "round.safetensors").symlink_to("round.safetensors")
+    os.mkfifo(tmp_path / "pipe.json")
     inside = f"up/{outside.name}", f"../{outside.name}", str(outside), "link.safetensors", f"./{outside.name}"
     escaped = [name.replace("/", "%2f").replace(".", "%2e") for name in inside]
     for name in [*inside, *escaped, f"..%2f{outside.name}", f"..%5c{outside.name}", "%00"]:
@@ -94,6 +97,30 @@ def test_a_name_opens_no_file_outside_the_folder(client: TestClient, site: Site,
         response = client.post("/validate", json={"graph": name})
         assert response.status_code == 400 and response.text.startswith("there is no graph of this name")
     assert client.get("/list").json()["graphs"] == []
+
+
+def test_a_graph_that_was_replaced_is_not_taken_for_the_one_on_the_page(
+    client: TestClient, site: Site, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    ag.trace(site.model, PROMPT).save(path)
+    here = json.loads(client.get("/graph/a.safetensors").text.split('id="server">')[1].split("<")[0])
+    asked = {**here, "changes": ["3/458@5*0"]}
+    assert "result" in answer(client.post("/intervene", json=asked))
+    ag.trace(site.model, "in ohio the capital is").save(path)
+    for verb, body in (("intervene", asked), ("validate", here)):
+        response = client.post(f"/{verb}", json=body)
+        assert response.status_code == 400 and "has been replaced since this page was opened" in response.text
+
+
+def test_without_its_folder_the_server_goes_on(client: TestClient, tmp_path: Path) -> None:
+    name = answer(client.post("/trace", json={"prompt": PROMPT, "targets": []}))["result"]["graph"]
+    tmp_path.rmdir()
+    found = client.get("/list").json()
+    assert [graph["name"] for graph in found["graphs"]] == [name]
+    assert found["note"] == "the folder of graphs cannot be read (No such file or directory)."
+    assert client.get(f"/graph/{name}").status_code == 200
+    assert client.get("/graph/a.safetensors").text == f"{found['note']}\n"
 
 
 def test_pages_may_ask_this_server_only(client: TestClient, site: Site) -> None:

@@ -7,8 +7,9 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic, sleep
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -103,6 +104,50 @@ def test_a_huge_body_is_refused_before_it_is_sent_or_while(held: HeldSite) -> No
         assert client.post("/trace", content=huge, headers=kind).status_code == 413
         assert client.post("/trace", content=iter([huge[:70_000]] * 100), headers=kind).status_code == 413
         assert client.get("/list").status_code == 200 and held.worker.n_waiting == 0
+
+
+def test_connections_that_ask_nothing_and_bodies_that_do_not_come_are_ended(
+    held: HeldSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attrgraph.serve.listen._REQUEST_S", 0.2)
+    monkeypatch.setattr("attrgraph.serve.security._BODY_S", 0.2)
+    with listening(held) as (address, _), asker(address) as client:
+        parts = urlsplit(address)
+        idle = [socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10) for _ in range(210)]
+        for one in idle[::2]:
+            one.sendall(b"GET /li")
+        assert client.get("/list").status_code == 503
+        assert {one.recv(64) for one in idle} == {b""}
+        with raw(address, "/trace", "Content-Length: 100") as slow:
+            slow.sendall(b"{")
+            assert slow.recv(64).startswith(b"HTTP/1.1 408")
+        assert client.get("/list").status_code == 200
+        for one in idle:
+            one.close()
+
+
+def test_pages_wait_for_each_other_and_end_at_the_time_limit(
+    demo: ag.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, limited = Event(), Site(demo, Shelf(), Worker(0.3))
+    name = limited.shelf.add(ag.trace(demo, PROMPT))
+    explore = ag.Graph.explore
+
+    def slow(graph: ag.Graph, **how: Any) -> str:
+        assert may_end.wait(10)
+        return explore(graph, **how)
+
+    monkeypatch.setattr(ag.Graph, "explore", slow)
+    with listening(limited) as (address, _), asker(address) as client, ThreadPoolExecutor(40) as pool:
+        response = client.get(f"/graph/{name}")
+        assert response.status_code == 400 and "the time limit of this server" in response.text
+        asked = [pool.submit(client.get, f"/graph/{name}") for _ in range(40)]  # the first one is still being made
+        until(lambda: sum(one.done() for one in asked) == 8)
+        assert {one.result().status_code for one in asked if one.done()} == {503}
+        assert client.get("/list").status_code == 200
+        monkeypatch.setattr(limited.pages, "limit_s", 60.0)
+        may_end.set()
+        assert [one.result().status_code for one in asked].count(200) == 32
 
 
 @pytest.mark.doors

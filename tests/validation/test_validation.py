@@ -284,13 +284,16 @@ def test_a_prompt_is_its_graph_and_without_controls_there_is_nothing_to_compare_
     model: LanguageModel, graph: ag.Graph
 ) -> None:
     settings = FASTEST | {"n_controls": 0}
-    phases = set[str]()
-    one = validate(model, DALLAS, progress=lambda phase, done, total: phases.add(phase), **settings)
+    told = dict[str, list[tuple[int, int]]]()
+    one = validate(model, DALLAS, progress=lambda phase, *n: told.setdefault(phase, []).append(n), **settings)
     assert one.to_dict() == validate(model, graph, **settings).to_dict()
     assert one.tables["necessity"]["control_flips"].isna().all()
     (said,) = [line for line in one.verdict if line.text.startswith("Taking out the graph")]
     assert said.level == "note" and not any("random sets" in line.text for line in one.verdict)
-    assert {"take out (frozen)", "necessity", "sufficiency", "doses", "paths"} <= phases
+    assert {"take out (frozen)", "necessity", "sufficiency", "doses", "paths"} <= set(told)
+    assert all(steps[-1][0] == steps[-1][1] for steps in told.values())
+    # after each run of the model, so that a validation can be stopped at any time
+    assert {done for done, _ in told["doses"]} == set(range(1, told["doses"][-1][1] + 1))
     pytest.importorskip("matplotlib")
     from attrgraph.validation.validation_report import to_html
 

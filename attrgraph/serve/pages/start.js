@@ -34,6 +34,7 @@ async function trace() {
   } catch (error) {
     setRunning(null);
     tell(controller.signal.aborted ? "Stopped." : error instanceof Error ? error.message : String(error));
+    list().catch(() => {}); // a graph that could not be saved is there all the same
   }
 }
 
@@ -70,6 +71,7 @@ async function list() {
   field("features").max = String(found.most_features);
   const none = make("li", {}, make("span", { class: "note" }, "None yet: trace a prompt."));
   element("graphs").replaceChildren(...(found.graphs.length ? found.graphs.map(graphItem) : [none]));
+  element("note").textContent = found.note;
   const files = found.prompts.map(promptFile);
   element("prompts").replaceChildren(...(files.length ? [make("h2", {}, "Prompts"), ...files] : []));
 }

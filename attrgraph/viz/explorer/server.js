@@ -4,6 +4,7 @@ import { ask } from "./ask.js";
 import { digits, element, make, percent, signed } from "./html.js";
 import { changesOf, commandOf } from "./settings.js";
 /** @typedef {import("./main.js").Explorer} Explorer */
+/** @typedef {{graph: string, version: string}} Server  under which name it knows the graph, and in which state of its file */
 
 const HOW = { "*": "times", "=": "set to", "+": "plus" };
 const WHERE = { own: "where they are", on: "from there on", all: "everywhere" };
@@ -34,7 +35,7 @@ class Choice {
 }
 
 class Experiments {
-  /** @param {Explorer} explorer  @param {{graph: string} | null} server */
+  /** @param {Explorer} explorer  @param {Server | null} server */
   constructor(explorer, server) {
     this.explorer = explorer;
     this.server = server;
@@ -48,7 +49,10 @@ class Experiments {
     this.tokens = input("New tokens", { type: "number", value: "0", min: 0, max: 200 });
     this.command = make("code", { class: "command", tabindex: 0 });
     this.run = make("button", { type: "submit" }, "Run");
+    this.most = input("Nodes taken out", { type: "number", value: "16", min: 1, max: 1000 });
     this.validate = make("button", { type: "button", onclick: () => this.#validate() }, "Validate the graph");
+    this.work = make("p", { class: "note" });
+    this.bar = make("progress", { "aria-label": "Progress", hidden: true });
     this.stop = make("button", { type: "button", hidden: true, onclick: () => this.running?.abort() }, "Stop");
     this.told = make("p", { class: "note", "aria-live": "polite" });
     this.found = make("div", { "aria-live": "polite" });
@@ -71,7 +75,7 @@ class Experiments {
       this.where.element,
       this.mode.element,
       make("label", { class: "row" }, "New tokens", this.tokens),
-      ...(this.server ? [make("div", { class: "row" }, this.run, this.validate, this.stop), this.told, this.found] : []),
+      ...(this.server ? [make("div", { class: "row" }, this.run, this.stop), ...this.#validation(), this.bar, this.told, this.found] : []),
       make("p", { class: "note" }, this.server ? "The same in a terminal:" : "In a terminal, this measures it:"),
       this.command,
     );
@@ -82,6 +86,17 @@ class Experiments {
     form.addEventListener("input", () => this.#show());
     form.addEventListener("keydown", (event) => event.key !== "Escape" && event.stopPropagation());
     return form;
+  }
+
+  #validation() {
+    return [make("label", { class: "row" }, "Nodes taken out", this.most, this.validate), this.work];
+  }
+
+  /** How many nodes a validation takes out one by one. */
+  get nTaken() {
+    const { graph, influence } = this.explorer;
+    const all = graph.kind.filter((kind, i) => SETTABLE.includes(kind) && influence[i] > 0).length;
+    return { all, taken: Math.min(all, Math.max(1, Math.trunc(Number(this.most.value)))) };
   }
 
   /** The nodes that can be set, by what they are called. */
@@ -108,7 +123,11 @@ class Experiments {
     const isRunning = this.running !== null;
     this.run.toggleAttribute("disabled", !isReady || isRunning);
     this.validate.toggleAttribute("disabled", isRunning);
-    this.stop.hidden = !isRunning;
+    this.stop.hidden = this.bar.hidden = !isRunning;
+    const { taken, all } = this.nTaken;
+    this.work.textContent =
+      `Takes ${taken} of ${all} nodes out one by one, in each of 4 modes (${4 * taken} runs of the model), then sets of ` +
+      "features beside random ones (as many as 150 more), and shows measured effects beside predicted ones.";
   }
 
   /** @returns {import("./settings.js").Setting} */
@@ -122,12 +141,17 @@ class Experiments {
 
   #intervene() {
     const setting = this.#setting();
-    const body = { graph: this.server?.graph, changes: changesOf(setting), mode: setting.mode, new_tokens: setting.tokens };
+    const body = { ...this.server, changes: changesOf(setting), mode: setting.mode, new_tokens: setting.tokens };
     this.#ask("intervene", body, effect);
   }
 
   #validate() {
-    this.#ask("validate", { graph: this.server?.graph }, verdict);
+    const { explorer } = this;
+    this.#ask("validate", { ...this.server, n_nodes: this.nTaken.taken }, (result) => {
+      explorer.graph.measured = result.measured;
+      explorer.refresh();
+      return verdict(result);
+    });
   }
 
   /** @param {"intervene" | "validate"} what  @param {object} body  @param {(result: any) => Node[]} shown */
@@ -137,7 +161,7 @@ class Experiments {
     this.told.textContent = "sent";
     this.found.replaceChildren();
     try {
-      const result = await ask(what, body, (text) => (this.told.textContent = text), this.running.signal);
+      const result = await ask(what, body, (text, share) => this.#tell(text, share), this.running.signal);
       this.told.textContent = "";
       this.found.replaceChildren(...shown(result));
     } catch (error) {
@@ -145,6 +169,13 @@ class Experiments {
     }
     this.running = null;
     this.#show();
+  }
+
+  /** @param {string} text  @param {number | null} share */
+  #tell(text, share) {
+    this.told.textContent = text;
+    if (share === null) this.bar.removeAttribute("value");
+    else /** @type {HTMLProgressElement} */ (this.bar).value = share;
   }
 }
 
@@ -174,9 +205,13 @@ function effect({ answers, kl, is_flipped, top_after, texts, notes }) {
 }
 
 /** How far the graph can be trusted. @param {any} result */
-function verdict({ verdict: lines }) {
+function verdict({ verdict: lines, measured }) {
   const items = lines.map((/** @type {any} */ line) => make("li", { class: line.level }, make("b", {}, line.level), ` ${line.text}`));
-  return [make("ul", { role: "list", "aria-label": "Verdict", class: "verdict" }, ...items)];
+  const n = Object.keys(measured).length;
+  return [
+    make("ul", { role: "list", "aria-label": "Verdict", class: "verdict" }, ...items),
+    make("p", { class: "note" }, `What the ${n} nodes that were taken out change of the answer's logit stands with each of them: predicted, and measured.`),
+  ];
 }
 
 /** @param {string} name  @param {Record<string, any>} attributes */
@@ -193,7 +228,7 @@ function start() {
   if (server) document.querySelector("header")?.append(make("a", { href: "/" }, "All graphs"));
 }
 
-/** @param {HTMLElement | null} block  @returns {{graph: string} | null}  under which name the server knows the graph */
+/** @param {HTMLElement | null} block  @returns {Server | null} */
 const serverOf = (block) => block && JSON.parse(block.textContent);
 
 if (document.body.dataset.ready) start();

@@ -13,6 +13,8 @@
 
 const FEATURE = /^(\d+)_(\d+)_(\d+)$/;
 const PLAIN = /^[\w.\/@:=-]+$/;
+const UNSEEN = /(?! )[\s\p{C}]/gu;
+const ESCAPED = /(?! )[\s\p{C}'!\\]/gu;
 
 /** Each node once, such as 3/458@8*0. @param {Setting} setting */
 export function changesOf({ ids, how, number, where }) {
@@ -36,15 +38,48 @@ export function changesOf({ ids, how, number, where }) {
  */
 export function commandOf(metadata, setting) {
   const own = metadata.attrgraph ?? {};
-  const words = ["attrgraph", "intervene", metadata.prompt ?? ""];
-  for (const change of changesOf(setting)) words.push("--set", change);
-  if (setting.mode !== "constrained") words.push("--mode", setting.mode);
-  if (setting.tokens) words.push("--new-tokens", String(setting.tokens));
-  const [model, transcoders] = [own.model?.id ?? "MODEL", own.transcoders?.id ?? "TRANSCODERS"];
-  if (model !== "demo" || transcoders !== "demo") words.push("--model", model, "--transcoders", transcoders);
-  if ((own.settings?.prepend ?? "auto") !== "auto") words.push("--prepend", own.settings.prepend);
-  return words.map(quoted).join(" ");
+  const [text, ids] = [String(metadata.prompt ?? ""), own.token_ids];
+  // a shell passes no such text on
+  const isText = !ids || !/[\0\p{Surrogate}]/u.test(text);
+  const prompt = isText ? text : ids.join(" ");
+  const options = changesOf(setting).flatMap((change) => ["--set", change]);
+  if (setting.mode !== "constrained") options.push("--mode", setting.mode);
+  if (setting.tokens) options.push("--new-tokens", String(setting.tokens));
+  options.push(...loading(own), ...reading(own, isText));
+  const words = prompt.startsWith("-") ? [...options, "--", prompt] : [prompt, ...options];
+  return ["attrgraph", "intervene", ...words].map(quoted).join(" ");
 }
 
-/** As a shell reads it. @param {string} word */
-const quoted = (word) => (PLAIN.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+/** Options that load what the graph was traced with. @param {any} own  metadata */
+function loading({ model, transcoders, dtype }) {
+  const names = [model?.id ?? "MODEL", transcoders?.id ?? "TRANSCODERS"];
+  const set = names[1] + (transcoders?.revision ? `@${transcoders.revision}` : "");
+  const options = (dtype ?? "float32") === "float32" ? [] : ["--dtype", dtype];
+  if (names.every((name) => name === "demo")) return options;
+  options.push("--model", names[0], "--transcoders", set);
+  if (model?.revision) options.push("--revision", model.revision);
+  if (transcoders?.read_point) options.push("--read-point", transcoders.read_point);
+  if (transcoders?.write_point) options.push("--write-point", transcoders.write_point);
+  if (transcoders?.missing_layers?.length) options.push("--allow-missing-layers");
+  return options;
+}
+
+/** Options that read the prompt as it was read. @param {any} own  metadata  @param {boolean} isText */
+function reading({ settings, skipped_positions: skipped }, isText) {
+  const prepend = settings?.prepend ?? "auto";
+  const options = isText ? (prepend === "auto" ? [] : ["--prepend", prepend]) : ["--ids", "--prepend", "none"];
+  if (!Array.isArray(skipped)) return options;
+  if (!skipped.length) return [...options, "--skip-positions", "none"];
+  const isAsked = skipped.every(({ why }) => why === "as asked");
+  return isAsked ? [...options, "--skip-positions", skipped.map(({ pos }) => pos).join(",")] : options;
+}
+
+/** As bash reads it, on one line: what cannot be seen or copied stands as bytes. @param {string} word */
+function quoted(word) {
+  if (PLAIN.test(word)) return word;
+  if (word.search(UNSEEN) < 0) return `'${word.replaceAll("'", "'\\''")}'`;
+  return `$'${word.replace(ESCAPED, bytes)}'`;
+}
+
+/** @param {string} one  character */
+const bytes = (one) => [...new TextEncoder().encode(one)].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
