@@ -84,7 +84,7 @@ export function smallestKept(scores, threshold) {
  * @param {Edges} edges
  * @param {Uint8Array} stays
  */
-function between(edges, stays) {
+export function between(edges, stays) {
   const kept = new Uint8Array(edges.node.length);
   for (let i = 0; i < stays.length; i++)
     if (stays[i]) for (let e = edges.start[i]; e < edges.start[i + 1]; e++) kept[e] = stays[edges.node[e]];
