@@ -4,7 +4,7 @@ import { drawBase } from "./drawing.js";
 import { CanvasPen } from "./pens.js";
 /** @typedef {import("./drawing.js").View} View */
 
-const AT_ONCE = 3000; // links, which take about 0.1 s to draw on a processor
+const AT_ONCE = 1500; // links, which take less than 0.1 s to draw on a processor
 const A_FRAME = 700;
 
 export class Base {

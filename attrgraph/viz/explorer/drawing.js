@@ -83,9 +83,12 @@ export function strongest(inputs, reach) {
 /** By a guess from a sample, below which nothing has to be sorted. @param {Float64Array} values  @param {number} n */
 function nthLargest(values, n) {
   const every = Math.ceil(values.length / 20000);
-  const sample = values.filter((_, i) => i % every === 0).sort();
+  const sample = Float64Array.from({ length: Math.floor(values.length / every) }, (_, i) => values[i * every]).sort();
   const guess = sample[Math.max(0, sample.length - Math.ceil((1.3 * n) / every) - 50)];
-  const top = values.filter((value) => value >= guess).sort();
+  let nTop = 0;
+  const large = new Float64Array(values.length);
+  for (let i = 0; i < values.length; i++) if (values[i] >= guess) large[nTop++] = values[i];
+  const top = large.subarray(0, nTop).sort();
   return top.length >= n ? top[top.length - n] : values.slice().sort()[values.length - n];
 }
 
@@ -128,8 +131,11 @@ export function* drawBase(pen, scene, view, palette, links, atOnce) {
   const largest = scene.influence.reduce((a, b) => Math.max(a, b), 0);
   for (let i = 0; i < scene.graph.kind.length; i++)
     if (scene.look.stays[i])
-      drawNode(pen, scene, view, palette, i, { fill: palette.gold, fillAlpha: largest > 0 ? Math.sqrt(scene.influence[i] / largest) : 0 });
+      drawNode(pen, scene, view, palette, i, goldOf(palette, largest > 0 ? Math.sqrt(scene.influence[i] / largest) : 0));
 }
+
+/** None where it would not be seen, which saves a third of the time. @param {Palette} palette  @param {number} alpha */
+const goldOf = (palette, alpha) => (alpha < 0.01 ? {} : { fill: palette.gold, fillAlpha: alpha });
 
 /**
  * What is near the selected node and the one under the pointer, pins, and labels.

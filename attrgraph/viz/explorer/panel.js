@@ -90,7 +90,7 @@ function numbers({ graph, look, influence }, i) {
   for (const [mode, { predicted, measured }] of Object.entries(graph.measured[node.node_id] ?? {}))
     found.push([`taken out, ${mode}`, `answer's logit ${signed(predicted)} predicted, ${signed(measured)} measured`]);
   if (graph.matches) found.push(["other graph", otherHas(graph, node.node_id)]);
-  if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph, look.inputs, i, look.sizes[i]))} of the input shown`]);
+  if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph.kind.map((_, j) => isError(graph, j)), look.inputs, i, look.sizes[i]))} of the input shown`]);
   return found;
 }
 
