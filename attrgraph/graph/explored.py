@@ -89,8 +89,7 @@ def with_pages(graph: "Graph", pages: Pages | str | Path) -> tuple["Graph", dict
         card = getattr(pages, "card", {})
     check_pages(card, graph.metadata.get("transcoders") or {}, "the graph's")
     shown = graph if is_pruned(graph.metadata) else graph.prune()
-    pinned = (graph.metadata.get("qParams") or {}).get("pinnedIds", [])
-    is_shown = graph.nodes.index.isin([*shown.nodes.index, *pinned])
+    is_shown = graph.nodes.index.isin([*shown.nodes.index, *graph.pinned])
     known, named = set(pages), graph.nodes["label"].tolist()
     extra = graph.metadata.get("extra") or {}
     of_nodes: dict[str, Any] = dict(extra.get("nodes") or {})

@@ -8,6 +8,7 @@
  * @property {Float64Array} y
  * @property {{pos: number, x: number, width: number}[]} columns
  * @property {{layer: number, y: number, height: number}[]} bands
+ * @property {Moved} moved
  * @property {number} left  of all nodes, 0 unless some were moved
  * @property {number} top
  * @property {number} width
@@ -65,7 +66,7 @@ export function layOut(graph, isShown, influence, moved) {
     [left, right] = [Math.min(left, x[i]), Math.max(right, x[i])];
     [highest, lowest] = [Math.min(highest, y[i]), Math.max(lowest, y[i])];
   }
-  return { x, y, columns, bands, left, top: highest, width: right - left, height: lowest - highest };
+  return { x, y, columns, bands, moved, left, top: highest, width: right - left, height: lowest - highest };
 }
 
 /** @param {Graph} graph  @param {Uint8Array} isShown  @param {Float64Array} influence */

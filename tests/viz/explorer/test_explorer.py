@@ -224,7 +224,7 @@ def test_saved_json_is_what_is_shown_with_pins_groups_and_labels(flavour: str, b
     assert set(loaded.nodes.index) == {*kept.nodes.index, *pinned, node}
     assert loaded.nodes["label"][node] == "mine"
     assert loaded.metadata["pruning"] == {"node_threshold": 0.9, "edge_threshold": 0.98}
-    assert loaded.metadata["qParams"]["pinnedIds"] == [*pinned, node]
+    assert loaded.pinned == loaded.metadata["qParams"]["pinnedIds"] == [*pinned, node]
     if set(loaded.nodes.index) == set(kept.nodes.index):
         assert (loaded.adjacency != kept.adjacency).nnz == 0
         if not flavour:
