@@ -16,12 +16,12 @@ export class Base {
     this.nStarted = 0;
   }
 
-  /** @param {import("./drawing.js").Scene} scene  @param {View} view  @param {import("./drawing.js").Palette} palette */
-  draw(scene, view, palette) {
+  /** @param {import("./drawing.js").Scene} scene  @param {View} view  @param {import("./drawing.js").Palette} palette  @param {number} atOnce */
+  draw(scene, view, palette, atOnce = AT_ONCE) {
     this.nStarted += 1;
     const pen = new CanvasPen(scaled(this.canvas, view));
-    [...drawBase(pen, scene, view, palette, scene.links.slice(-AT_ONCE), Infinity)];
-    if (scene.links.length > AT_ONCE)
+    [...drawBase(pen, scene, view, palette, scene.links.slice(-atOnce), Infinity)];
+    if (scene.links.length > atOnce)
       this.#goOn(drawBase(new CanvasPen(scaled(this.spare, view)), scene, view, palette, scene.links, A_FRAME), this.nStarted);
   }
 

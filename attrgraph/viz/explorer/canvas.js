@@ -32,6 +32,7 @@ export class Canvas {
     this.isBaseDrawn = false;
     this.isAsked = false;
     this.#listen();
+    this.#listenToPaper();
     new ResizeObserver(() => this.fit()).observe(element);
   }
 
@@ -58,10 +59,24 @@ export class Canvas {
     this.#move({ sx, sy, x: x - left * sx, y: y - top * sy, width: clientWidth, height: clientHeight });
   }
 
-  /** At once, as for a printer that does not wait. */
-  fitNow() {
-    this.fit();
-    this.draw();
+  /** All of it at once, as for a printer that does not wait. */
+  #drawNow() {
+    this.isBaseDrawn = false;
+    this.draw(Infinity);
+  }
+
+  /** Chromium lays the page out for the paper; Firefox prints the picture that is on the screen before. */
+  #listenToPaper() {
+    for (const media of ["(prefers-color-scheme: dark)", "print"])
+      matchMedia(media).addEventListener("change", () => {
+        this.fit();
+        this.#drawNow();
+      });
+    for (const when of ["beforeprint", "afterprint"])
+      addEventListener(when, () => {
+        document.documentElement.classList.toggle("paper", when === "beforeprint");
+        this.#drawNow();
+      });
   }
 
   /** @param {import("./drawing.js").View} view */
@@ -86,11 +101,12 @@ export class Canvas {
     });
   }
 
-  draw() {
+  /** @param {number} [atOnce]  links that do not wait for later frames */
+  draw(atOnce) {
     const { scene, view, hovered } = this;
     if (!scene || view.width < 1 || view.height < 1) return; // a frame that is not shown yet has no size
     const palette = this.palette();
-    if (!this.isBaseDrawn) this.base.draw(scene, view, palette);
+    if (!this.isBaseDrawn) this.base.draw(scene, view, palette, atOnce);
     this.isBaseDrawn = true;
     const context = scaled(this.element, view);
     context.globalAlpha = isFocused(scene, hovered) ? FADED : 1;

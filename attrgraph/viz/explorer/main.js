@@ -282,8 +282,6 @@ export class Explorer {
     });
     document.addEventListener("keyup", (event) => event.key === "g" && this.#releaseG());
     addEventListener("blur", () => this.#releaseG());
-    for (const media of ["(prefers-color-scheme: dark)", "print"])
-      matchMedia(media).addEventListener("change", () => this.canvas.fitNow());
   }
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from explored import Explored, explored
 from graph_documents import document
+from random_graphs import Case
 from six_nodes import A, B, C, E, T, graph_of, six_nodes
 
 import attrgraph as ag
@@ -322,6 +323,19 @@ def test_the_picture_is_saved_as_svg_and_png(browser: Any, tmp_path: Path) -> No
         "text",
     }
     assert (tmp_path / "PNG").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_printed_in_the_colours_of_paper_and_whole(browser: Any, tmp_path: Path) -> None:
+    graph = Case(60, 4, 3, density=0.6, seed=3).build()
+    with explored(browser, graph, tmp_path) as page:
+        page.page.emulate_media(color_scheme="dark")
+        page.open("#nodes=1&edges=1")
+        dark = page.ask("explorer.canvas.palette()")
+        drawn = "explorer.canvas.base.draw = (...given) => (globalThis.atOnce = given[3])"
+        page.ask(f"({drawn}, dispatchEvent(new Event('beforeprint')))")
+        assert page.ask("explorer.canvas.palette().paper") == "#fff" and page.ask("atOnce === Infinity")
+        page.ask("dispatchEvent(new Event('afterprint'))")
+        assert page.ask("explorer.canvas.palette()") == dark
 
 
 def test_a_graph_without_an_answer_and_another_ending_are_refused(tmp_path: Path) -> None:
