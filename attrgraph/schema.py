@@ -96,6 +96,11 @@ def feature_place(name: str) -> tuple[int, int] | None:
     return (int(place[1]), int(place[2])) if place else None
 
 
+def marked(label: str, probability: float) -> str:
+    """A logit's label with its probability, as viewers need it."""
+    return f"{label} (p={probability:.3f})"
+
+
 def unique_names(names: Iterable[str]) -> list[str]:
     """The names, those that occur again with a number after a dash: in order, and no two alike."""
     out = list(names)

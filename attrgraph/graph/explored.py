@@ -12,6 +12,7 @@ from scipy import sparse
 from attrgraph.errors import FeatureError, GraphFileError
 from attrgraph.files import read_json
 from attrgraph.graph.parts import before_pruning
+from attrgraph.influence.influence import node_influence
 from attrgraph.io.feature_records import FeatureFiles, check_is_there, read_card, unpacked
 from attrgraph.io.json_writing import to_document
 from attrgraph.schema import node_label
@@ -34,9 +35,19 @@ def about(graph: "Graph") -> dict[str, Any]:
         "target": graph.weights.tolist(),
         "n_layers": graph.n_layers,
         "is_pruned": is_pruned(graph.metadata),
+        "influence": _stored_influence(graph),
         "pruned_from": before,
         "extra_links": (graph.metadata.get("extra") or {}).get("links", []),
     }
+
+
+def _stored_influence(graph: "Graph") -> list[float] | None:
+    """What the nodes of a pruned graph influenced before, if it is not what follows from the edges that are left."""
+    if not is_pruned(graph.metadata):
+        return None
+    stored = graph.nodes["influence"].to_numpy()
+    left = node_influence(graph.adjacency, graph.nodes["layer"].to_numpy(), graph.weights)
+    return None if np.allclose(stored, left, rtol=1e-5, atol=1e-9) else stored.tolist()
 
 
 def edge_arrays(graph: "Graph") -> bytes:
@@ -57,13 +68,15 @@ def title(graph: "Graph") -> str:
     """The prompt and its most probable answer."""
     prompt = str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))
     best = graph.nodes.iloc[int(np.argmax(graph.weights))]
-    return f"{prompt} → {visible(best['token'])} ({best['probability']:.1%})"
+    answer = visible(best["token"]) or '""'
+    return f"{prompt} → {answer} ({best['probability']:.1%})"
 
 
 def with_pages(graph: "Graph", pages: Pages | str | Path) -> tuple["Graph", dict[str, Any]]:
-    """The graph, in which features without a name have that of their page, and pages by "layer/feature".
+    """The graph with what its features' pages say of all, and pages by "layer/feature".
 
-    Those of the features that are shown at first are given, if they have one.
+    Features without a name get that of their page, and each its `activation_frequency`, a key of its own in JSON. Pages
+    of the features that are shown at first are given, if they have one.
 
     Raises:
         FeatureError: no folder of pages, or pages of other transcoders than the graph's.
@@ -76,21 +89,24 @@ def with_pages(graph: "Graph", pages: Pages | str | Path) -> tuple["Graph", dict
         card = getattr(pages, "card", {})
     check_pages(card, graph.metadata.get("transcoders") or {}, "the graph's")
     shown = graph if is_pruned(graph.metadata) else graph.prune()
-    pinned = (graph.metadata.get("qParams") or {}).get("pinnedIds", [])
-    nodes = graph.nodes[graph.nodes.index.isin([*shown.nodes.index, *pinned])]
+    is_shown = graph.nodes.index.isin([*shown.nodes.index, *graph.pinned])
     known, named = set(pages), graph.nodes["label"].tolist()
-    places = []
-    for i, (kind, layer, feature) in enumerate(
-        zip(*(graph.nodes[x] for x in ("kind", "layer", "feature")), strict=True)
-    ):
-        places.append(f"{layer}/{feature}" if kind == "feature" else "")
-        if places[i] in known and named[i] == node_label("feature", layer, feature, ""):
-            named[i] = pages[places[i]]["label"] or named[i]
-    at = graph.nodes.index.isin(nodes.index)
-    records = {
-        place: dict(pages[place]) for place, is_shown in zip(places, at, strict=True) if is_shown and place in known
-    }
-    return graph.replace(nodes=graph.nodes.assign(label=named)), records
+    extra = graph.metadata.get("extra") or {}
+    of_nodes: dict[str, Any] = dict(extra.get("nodes") or {})
+    records: dict[str, Any] = {}
+    for i, row in enumerate(graph.nodes.itertuples()):
+        place = f"{row.layer}/{row.feature}"
+        if row.kind != "feature" or place not in known:
+            continue
+        page = records.get(place) or dict(pages[place])
+        if named[i] == node_label("feature", row.layer, row.feature, ""):
+            named[i] = page["label"] or named[i]
+        if "activation_frequency" in page:
+            of_nodes[row.Index] = {**of_nodes.get(row.Index, {}), "activation_frequency": page["activation_frequency"]}
+        if is_shown[i]:
+            records[place] = page
+    metadata = {**graph.metadata, "extra": {**extra, "nodes": of_nodes}}
+    return graph.replace(nodes=graph.nodes.assign(label=named), metadata=metadata), records
 
 
 def check_pages(card: Mapping[str, Any], transcoders: Mapping[str, Any], whose: str) -> None:

@@ -16,6 +16,7 @@ from attrgraph.graph.parts import before_pruning, part_of, recomputed, with_scor
 from attrgraph.influence import pruning, scores
 from attrgraph.influence.influence import logit_weights, without_zeros
 from attrgraph.io import json_writing, native, networkx_graph
+from attrgraph.io.params import pinned_ids
 from attrgraph.viz import draw
 
 # metadata that follow from a part of a graph: of a graph with another part they would be wrong
@@ -76,6 +77,12 @@ class Graph:
     def weights(self) -> np.ndarray:
         """[n_nodes] weight of each logit in influence: its probability; 0 for other nodes."""
         return logit_weights(self.nodes)
+
+    @property
+    def pinned(self) -> list[str]:
+        """Nodes that were pinned in the explorer or another viewer, as the graph's file has them."""
+        params = self.metadata.get("qParams") or {}
+        return [name for name in pinned_ids(params.get("pinnedIds")) if name in self.nodes.index]
 
     def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> "Graph":
         """Keep the most influential nodes and edges; see `influence.pruning`. The bias node is left out.

@@ -11,7 +11,7 @@ from attrgraph.io.check_nodes import MAX_LAYERS
 from attrgraph.io.flavours import KINDS_BY_TYPE, feature_index, token_of_id
 from attrgraph.io.json_values import integer, is_share
 from attrgraph.io.problems import say_repaired
-from attrgraph.schema import BIAS_ID, ERROR_KINDS, FEATURE_KINDS, LABELLED, OUTPUT, PROBABILITY, node_id
+from attrgraph.schema import BIAS_ID, ERROR_KINDS, FEATURE_KINDS, LABELLED, OUTPUT, PROBABILITY, marked, node_id
 
 # two happen: an error's older id may be that of a feature of layer 0
 _MAX_NODES_OF_ID = 8
@@ -83,7 +83,7 @@ def read_nodes(
         same_id.append(key)
         places.setdefault(raw_id, []).append(len(rows))
         rows[name] = row
-        if others := _extra(node, row["kind"]):
+        if others := _extra(node, row["kind"], row["label"]):
             extra[name] = others
     say_repaired(repairs, copies, "node", "left out that stand twice in the file; the first is kept")
     say_repaired(repairs, shared, "id", "of several nodes told apart")
@@ -141,7 +141,10 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         stated_probability, output = PROBABILITY.search(label), OUTPUT.match(label)
         if not probability and stated_probability:
             probability = min(1.0, float(stated_probability[1]))
-        text = output[1] if output else LABELLED.sub("", label) if text is None else text
+        unmarked = LABELLED.sub("", label)
+        text = output[1] if output else unmarked if text is None else text
+        if not output and label == marked(unmarked, probability):
+            label = unmarked  # a user's, to which viewers need the probability added
     # a logit's has no meaning, and files have null there
     has_influence = kind != "logit" and is_share(node.get("influence"))
     return {
@@ -172,11 +175,13 @@ def _name(row: dict[str, Any], raw_id: str, n_layers: int) -> str:
     return node_id(row["kind"], row["layer"], row["pos"], row["feature"], n_layers=n_layers) or raw_id
 
 
-def _extra(node: dict[str, Any], kind: str) -> dict[str, Any]:
+def _extra(node: dict[str, Any], kind: str, label: str) -> dict[str, Any]:
     """Unknown keys, and known ones whose value would not be written again."""
     usual = {"is_target_logit": kind == "logit", "run_idx": 0, "reverse_ctx_idx": 0}
     extra = {name: value for name, value in node.items() if name not in _KEYS}
     extra |= {name: node[name] for name, value in usual.items() if name in node and node[name] != value}
+    if label and label != node["clerp"]:
+        extra["clerp"] = node["clerp"]
     if kind in ("unknown", "bias"):
         kept = ("feature_type", "feature", *(() if integer(node["layer"]) is not None else ("layer",)))
         extra |= {name: node[name] for name in kept if name in node}

@@ -18,7 +18,7 @@ from attrgraph.io.json_values import from_numpy
 from attrgraph.io.networkx_graph import without_own_bias
 from attrgraph.io.params import write_params
 from attrgraph.io.problems import say_repaired
-from attrgraph.schema import FEATURE_KINDS, PROBABILITY
+from attrgraph.schema import FEATURE_KINDS, PROBABILITY, marked
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -160,10 +160,12 @@ def _document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
     nodes, relabelled = [], []
     for row in graph.nodes.itertuples():
         node = {**_node(row, profile, graph.n_layers), **extra["nodes"].get(row.Index, {})}
-        if row.kind == "logit" and not PROBABILITY.search(row.label):  # without which viewers throw
+        if row.kind == "logit":  # without whose probability viewers throw
             label = row.label or f'Output "{row.token}"'
-            node["clerp"] = f"{label} (p={row.probability:.3f})"
-            relabelled.append(row.Index)
+            label = label if PROBABILITY.search(label) else marked(label, row.probability)
+            if label not in (row.label, node["clerp"]):
+                relabelled.append(row.Index)
+            node["clerp"] = label
         elif row.kind != "logit" and row.token not in graph.prompt_tokens[row.pos : row.pos + 1]:
             node["token"] = row.token  # as when prompts with other words were put together
         nodes.append(node)

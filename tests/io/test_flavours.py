@@ -283,6 +283,20 @@ def test_repairs_are_said_and_leave_nothing_to_repair(
     assert not [problem for problem in ag.check_graph_file(tmp_path / "b.json") if problem.severity == "error"]
 
 
+def test_a_logit_that_a_user_named_has_that_name_again_and_is_named_anew(tmp_path: Path) -> None:
+    content = document("circuit-tracer schema 1, newer error ids")
+    stated = content["nodes"][10]
+    stated.update(clerp=f"Austin (p={stated['token_prob']:.3f})")
+    graph = loaded(content, tmp_path)
+    assert graph.nodes["label"]["4_900_3"] == "Austin"
+    assert graph.to_json(tmp_path / "again.json") == []
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert stated["clerp"] in [node["clerp"] for node in again["nodes"]]
+    graph = graph.replace(nodes=graph.nodes.assign(label=graph.nodes["label"].replace({"Austin": "the capital"})))
+    graph.to_json(tmp_path / "anew.json")
+    assert ag.load_graph(tmp_path / "anew.json").nodes["label"]["4_900_3"] == "the capital"
+
+
 def test_links_between_the_same_nodes_add_up(tmp_path: Path) -> None:
     content = document("neuronpedia")
     content["links"].append({**content["links"][0], "weight": 0.25})

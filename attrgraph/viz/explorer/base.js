@@ -4,7 +4,7 @@ import { drawBase } from "./drawing.js";
 import { CanvasPen } from "./pens.js";
 /** @typedef {import("./drawing.js").View} View */
 
-const AT_ONCE = 3000; // links, which take about 0.1 s to draw on a processor
+const AT_ONCE = 1500; // links, which take less than 0.1 s to draw on a processor
 const A_FRAME = 700;
 
 export class Base {
@@ -16,12 +16,12 @@ export class Base {
     this.nStarted = 0;
   }
 
-  /** @param {import("./drawing.js").Scene} scene  @param {View} view  @param {import("./drawing.js").Palette} palette */
-  draw(scene, view, palette) {
+  /** @param {import("./drawing.js").Scene} scene  @param {View} view  @param {import("./drawing.js").Palette} palette  @param {number} atOnce */
+  draw(scene, view, palette, atOnce = AT_ONCE) {
     this.nStarted += 1;
     const pen = new CanvasPen(scaled(this.canvas, view));
-    [...drawBase(pen, scene, view, palette, scene.links.slice(-AT_ONCE), Infinity)];
-    if (scene.links.length > AT_ONCE)
+    [...drawBase(pen, scene, view, palette, scene.links.slice(-atOnce), Infinity)];
+    if (scene.links.length > atOnce)
       this.#goOn(drawBase(new CanvasPen(scaled(this.spare, view)), scene, view, palette, scene.links, A_FRAME), this.nStarted);
   }
 

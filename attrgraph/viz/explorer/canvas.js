@@ -1,7 +1,7 @@
 // The picture on the screen: what the pointer does to it, and when it is drawn anew.
 // @ts-check
 import { Base, scaled } from "./base.js";
-import { at, drawBase, drawFocus, MARGIN } from "./drawing.js";
+import { at, drawBase, drawFocus, MANY, MARGIN, sizeOf } from "./drawing.js";
 import { CanvasPen, SvgPen } from "./pens.js";
 import { listenToPointer } from "./pointer.js";
 /** @typedef {import("./drawing.js").Scene} Scene */
@@ -13,14 +13,17 @@ export class Canvas {
   /**
    * @param {HTMLCanvasElement} element
    * @param {HTMLElement} tooltip
-   * @param {(i: number, event: PointerEvent) => void} onClick  with -1 far from any node
-   * @param {(i: number) => string} describe  what the tooltip says
+   * @param {object} does  what the pointer does to nodes
+   * @param {(i: number, event: MouseEvent) => void} does.click  with -1 far from any node
+   * @param {(i: number) => void} does.double  click
+   * @param {(i: number, dx: number, dy: number) => void} does.move  it was dragged so far
+   * @param {(i: number) => string} does.describe  the tooltip's text
    */
-  constructor(element, tooltip, onClick, describe) {
+  constructor(element, tooltip, does) {
     this.element = element;
     this.tooltip = tooltip;
-    this.onClick = onClick;
-    this.describe = describe;
+    this.does = does;
+    this.grabbed = { i: -1, x: 0, y: 0 }; // from where
     /** @type {Scene | null} */
     this.scene = null;
     this.hovered = -1;
@@ -29,35 +32,51 @@ export class Canvas {
     this.isBaseDrawn = false;
     this.isAsked = false;
     this.#listen();
+    this.#listenToPaper();
     new ResizeObserver(() => this.fit()).observe(element);
   }
 
   /** @param {Scene} scene  @param {boolean} isOther  whether other nodes are shown than before */
   show(scene, isOther) {
+    const isMoved = this.scene?.look.places !== scene.look.places;
     this.scene = scene;
     if (isOther) {
       this.#hover(-1);
       this.fit();
-    }
+    } else if (isMoved) this.redraw();
     this.ask();
   }
 
   /** Everything in sight, and the window filled. */
   fit() {
     if (!this.scene) return;
-    const { width, height } = this.scene.look.places;
+    const { left, top, width, height } = this.scene.look.places;
     const { clientWidth, clientHeight } = this.element;
     const room = { x: clientWidth - MARGIN.left - MARGIN.right, y: clientHeight - MARGIN.top - MARGIN.bottom };
     const sx = Math.max(0.02, Math.min(room.x / width, 5));
     const sy = Math.max(0.02, Math.min(room.y / height, 5));
     const [x, y] = [MARGIN.left + (room.x - width * sx) / 2, MARGIN.top + Math.max(0, (room.y - height * sy) / 2)];
-    this.#move({ sx, sy, x, y, width: clientWidth, height: clientHeight });
+    this.#move({ sx, sy, x: x - left * sx, y: y - top * sy, width: clientWidth, height: clientHeight });
   }
 
-  /** At once, as for a printer that does not wait. */
-  fitNow() {
-    this.fit();
-    this.draw();
+  /** All of it at once, as for a printer that does not wait. */
+  #drawNow() {
+    this.isBaseDrawn = false;
+    this.draw(Infinity);
+  }
+
+  /** Chromium lays the page out for the paper; Firefox prints the picture that is on the screen before. */
+  #listenToPaper() {
+    for (const media of ["(prefers-color-scheme: dark)", "print"])
+      matchMedia(media).addEventListener("change", () => {
+        this.fit();
+        this.#drawNow();
+      });
+    for (const when of ["beforeprint", "afterprint"])
+      addEventListener(when, () => {
+        document.documentElement.classList.toggle("paper", when === "beforeprint");
+        this.#drawNow();
+      });
   }
 
   /** @param {import("./drawing.js").View} view */
@@ -82,11 +101,12 @@ export class Canvas {
     });
   }
 
-  draw() {
+  /** @param {number} [atOnce]  links that do not wait for later frames */
+  draw(atOnce) {
     const { scene, view, hovered } = this;
     if (!scene || view.width < 1 || view.height < 1) return; // a frame that is not shown yet has no size
     const palette = this.palette();
-    if (!this.isBaseDrawn) this.base.draw(scene, view, palette);
+    if (!this.isBaseDrawn) this.base.draw(scene, view, palette, atOnce);
     this.isBaseDrawn = true;
     const context = scaled(this.element, view);
     context.globalAlpha = isFocused(scene, hovered) ? FADED : 1;
@@ -139,10 +159,10 @@ export class Canvas {
     return this.scene ? at(this.scene, this.view, i) : { x: NaN, y: NaN };
   }
 
-  /** The node nearest to a point of the screen, or -1. @param {number} x  @param {number} y */
-  nearest(x, y) {
+  /** The node nearest to a point of the screen, or -1. @param {number} x  @param {number} y  @param {number} reach  pixels */
+  nearest(x, y, reach = REACH) {
     let found = -1;
-    let best = REACH ** 2;
+    let best = reach ** 2;
     if (!this.scene) return found;
     const { places } = this.scene.look;
     for (let i = 0; i < places.x.length; i++) {
@@ -157,11 +177,43 @@ export class Canvas {
     listenToPointer(this.element, {
       hover: (x, y) => this.#hover(this.nearest(x, y)),
       leave: () => this.#hover(-1),
-      click: (x, y, event) => this.onClick(this.nearest(x, y), event),
+      click: (x, y, event) => this.does.click(this.nearest(x, y), event),
+      grab: (x, y) => this.#grab(this.nearest(x, y, sizeOf(this.view) + 3)),
+      drag: (dx, dy) => this.#drag(dx, dy),
+      drop: () => this.#drop(),
       move: (dx, dy) => this.#move({ ...this.view, x: this.view.x + dx, y: this.view.y + dy }),
       zoom: (by, x, y) => this.#zoom(by, x, y),
-      double: (x, y) => this.nearest(x, y) < 0 && this.fit(),
+      double: (x, y) => {
+        const i = this.nearest(x, y);
+        if (i < 0) this.fit();
+        else this.does.double(i);
+      },
     });
+  }
+
+  /** Whether a node is there to be dragged. @param {number} i */
+  #grab(i) {
+    if (i < 0 || !this.scene) return false;
+    const { x, y } = this.scene.look.places;
+    this.grabbed = { i, x: x[i], y: y[i] };
+    return true;
+  }
+
+  /** Its links follow; in a large graph the others do when it is dropped. @param {number} dx  @param {number} dy */
+  #drag(dx, dy) {
+    if (!this.scene) return;
+    const { look, links } = this.scene;
+    const { i } = this.grabbed;
+    look.places.x[i] += dx / this.view.sx;
+    look.places.y[i] += dy / this.view.sy;
+    this.tooltip.hidden = true;
+    if (links.length > MANY) this.ask();
+    else this.redraw();
+  }
+
+  #drop() {
+    const { i, x, y } = this.grabbed;
+    if (this.scene) this.does.move(i, this.scene.look.places.x[i] - x, this.scene.look.places.y[i] - y);
   }
 
   /** @param {number} factor  @param {number} x  @param {number} y  what stays in place */
@@ -177,7 +229,7 @@ export class Canvas {
     this.hovered = i;
     this.tooltip.hidden = i < 0;
     if (i >= 0) {
-      this.tooltip.textContent = this.describe(i);
+      this.tooltip.textContent = this.does.describe(i);
       const { x, y } = at(this.scene, this.view, i);
       const isLow = y > this.view.height - 90;
       this.tooltip.style.left = `${Math.max(4, Math.min(x + 14, this.view.width - this.tooltip.offsetWidth - 8))}px`;

@@ -24,6 +24,8 @@
  * @property {number} pageBytes  how much room these take in the file
  * @property {Record<string, Record<string, {predicted: number, measured: number}>>} measured  by node id and mode
  * @property {Record<string, [string, number]> | null} matches  beside another graph: the id and influence there, by id here
+ * @property {Float64Array} frequency  share of all tokens that each fires on, NaN where nobody has said
+ * @property {Float64Array | null} stored  influence that a graph which is pruned already has kept from before, where it is another
  * @property {boolean} isPruned  already, as its file says
  * @property {object} prunedFrom  of what a graph that is pruned here is pruned first
  * @property {[string, string, object][]} extraLinks  what links have beyond their weight: source, target, keys
@@ -69,6 +71,8 @@ export async function readGraph() {
     pageBytes: document.getElementById("features")?.textContent?.length ?? 0,
     measured: about.measured ?? {},
     matches: about.matches ?? null,
+    frequency: Float64Array.from(about.document.nodes, (/** @type {any} */ node) => node.activation_frequency ?? node.frac_nonzero ?? NaN),
+    stored: about.influence && Float64Array.from(about.influence),
     isPruned: about.is_pruned,
     prunedFrom: about.pruned_from,
     extraLinks: about.extra_links,
@@ -127,7 +131,9 @@ export function some(edges, stays) {
 
 /** Its label, or its token where it has none. @param {Graph} graph  @param {number} i */
 export function labelOf(graph, i) {
-  return graph.label[i] || graph.token[i] || graph.nodes[i].node_id;
+  const [label, token] = [graph.label[i], graph.token[i]];
+  if (label.trim()) return label;
+  return token.trim() ? token : token ? JSON.stringify(token) : graph.nodes[i].node_id;
 }
 
 /** As it is named elsewhere: 3/458. @param {Graph} graph  @param {number} i */

@@ -48,6 +48,9 @@ export function flowsOf(graph, inputs, groups, at) {
   return { inputs: sorted(found.inputs), outputs, influence: outputs.reduce((sum, { flow }) => sum + flow, 0) };
 }
 
+/** Whether answers are among other nodes, where influence does not add up. @param {Graph} graph  @param {number[]} nodes */
+export const isMixed = (graph, nodes) => new Set(nodes.map((i) => graph.kind[i] === "logit")).size > 1;
+
 /**
  * Groups without some nodes, and without groups that have none left.
  * @param {string[][]} groups

@@ -30,6 +30,9 @@ export const signed = (x) => (x > 0 ? "+" : "") + digits(x);
 export const percent = (x) => (Number.isNaN(x) ? "none" : `${(100 * x).toFixed(x < 0.1 ? 1 : 0)}%`);
 /** @param {number} n */
 export const counted = (n) => n.toLocaleString("en-US");
+/** The same, without commas for who reads the text. @param {number} n */
+export const grouped = (n) =>
+  counted(n).split(",").map((part, i, all) => make("span", { class: i < all.length - 1 ? "thousands" : "" }, part));
 /** @param {Float64Array} values */
 export const sum = (values) => values.reduce((a, b) => a + b, 0);
 

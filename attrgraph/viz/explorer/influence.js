@@ -6,22 +6,29 @@ import { isError, isFeature, some } from "./graph.js";
 
 const ROUNDING = 1e-9; // relative difference below which two scores are taken as equal
 
-/**
- * Sums of the sizes of edges into each node.
- * @param {Edges} inputs
- */
-export function inputSizes(inputs) {
-  const sums = new Float64Array(inputs.start.length - 1);
-  for (let i = 0; i < sums.length; i++)
-    for (let e = inputs.start[i]; e < inputs.start[i + 1]; e++) sums[i] += Math.abs(inputs.weight[e]);
-  return sums;
+/** Found once for the same edges. @template T  @param {(inputs: Edges) => T} find  @returns {(inputs: Edges) => T} */
+function once(find) {
+  /** @type {WeakMap<Edges, T>} */
+  const found = new WeakMap();
+  return (inputs) => {
+    if (!found.has(inputs)) found.set(inputs, find(inputs));
+    return /** @type {T} */ (found.get(inputs));
+  };
 }
 
-/**
- * All nodes, each before its sources.
- * @param {Edges} inputs
- */
-export function fromTop(inputs) {
+/** Sums of the sizes of edges into each node. */
+export const inputSizes = once((inputs) => {
+  const sums = new Float64Array(inputs.start.length - 1);
+  for (let i = 0; i < sums.length; i++) {
+    let sum = 0;
+    for (let e = inputs.start[i]; e < inputs.start[i + 1]; e++) sum += Math.abs(inputs.weight[e]);
+    sums[i] = sum;
+  }
+  return sums;
+});
+
+/** All nodes, each before its sources. */
+export const fromTop = once((inputs) => {
   const n = inputs.start.length - 1;
   const nReaders = new Uint32Array(n);
   for (const source of inputs.node) nReaders[source] += 1;
@@ -33,7 +40,10 @@ export function fromTop(inputs) {
       if (--nReaders[inputs.node[e]] === 0) order[end++] = inputs.node[e];
   if (end < n) throw new Error("the graph has a cycle");
   return order;
-}
+});
+
+/** @type {WeakMap<Edges, {target: Float64Array, total: Float64Array}>} */
+const lastInfluence = new WeakMap();
 
 /**
  * w (B + B^2 + ...), with B the sizes of edges as shares of each target's input.
@@ -41,6 +51,8 @@ export function fromTop(inputs) {
  * @param {Float64Array} target  w: the weights of targets
  */
 export function influenceOf(inputs, target) {
+  const known = lastInfluence.get(inputs);
+  if (known?.target === target) return known.total;
   const total = new Float64Array(target.length);
   const sums = inputSizes(inputs);
   for (const i of fromTop(inputs)) {
@@ -49,6 +61,7 @@ export function influenceOf(inputs, target) {
     for (let e = inputs.start[i]; e < inputs.start[i + 1]; e++)
       total[inputs.node[e]] += (flow * Math.abs(inputs.weight[e])) / sums[i];
   }
+  lastInfluence.set(inputs, { target, total });
   return total;
 }
 
@@ -84,7 +97,7 @@ export function smallestKept(scores, threshold) {
  * @param {Edges} edges
  * @param {Uint8Array} stays
  */
-function between(edges, stays) {
+export function between(edges, stays) {
   const kept = new Uint8Array(edges.node.length);
   for (let i = 0; i < stays.length; i++)
     if (stays[i]) for (let e = edges.start[i]; e < edges.start[i + 1]; e++) kept[e] = stays[edges.node[e]];
@@ -115,25 +128,32 @@ function edgeScores(graph, inputs) {
  * @returns {{stays: Uint8Array, inputs: Edges}}
  */
 export function prune(graph, influence, nodeThreshold, edgeThreshold) {
-  const n = graph.kind.length;
   const least = smallestKept(influence, nodeThreshold);
   const always = graph.kind.map((kind) => kind === "embedding" || kind === "logit");
   let stays = Uint8Array.from(influence, (value, i) => (value >= least || always[i] ? 1 : 0));
   let kept = between(graph.inputs, stays);
   const scores = edgeScores(graph, kept);
   const leastEdge = smallestKept(scores, edgeThreshold);
-  kept = some(kept, Uint8Array.from(scores, (score) => (score >= leastEdge ? 1 : 0)));
+  // as loops, since Uint8Array.from asks an iterator for each of a million
+  const holds = new Uint8Array(scores.length);
+  for (let e = 0; e < holds.length; e++) holds[e] = scores[e] >= leastEdge ? 1 : 0;
+  kept = some(kept, holds);
   for (;;) {
-    const isRead = new Uint8Array(n);
-    for (const source of kept.node) isRead[source] = 1;
-    const remaining = stays.map((stay, i) => {
-      const hasInput = kept.start[i + 1] > kept.start[i];
-      return stay && (always[i] || (isRead[i] && (hasInput || !isFeature(graph, i)))) ? 1 : 0;
-    });
-    if (remaining.every((stay, i) => stay === stays[i])) return { stays, inputs: kept };
+    const { reads, isRead } = ends(kept, stays);
+    const remaining = stays.map((stay, i) => (stay && (always[i] || (isRead[i] && (reads[i] || !isFeature(graph, i)))) ? 1 : 0));
+    if (remaining.every((stay, i) => stay === stays[i])) return { stays, inputs: between(kept, stays) };
     stays = remaining;
-    kept = between(kept, stays);
   }
+}
+
+/** Which nodes read others, and which are read, by edges between nodes that stay. @param {Edges} edges  @param {Uint8Array} stays */
+function ends(edges, stays) {
+  const [reads, isRead] = [new Uint8Array(stays.length), new Uint8Array(stays.length)];
+  for (let i = 0; i < stays.length; i++)
+    if (stays[i])
+      for (let e = edges.start[i]; e < edges.start[i + 1]; e++)
+        if (stays[edges.node[e]]) reads[i] = isRead[edges.node[e]] = 1;
+  return { reads, isRead };
 }
 
 /**
@@ -144,27 +164,27 @@ export function prune(graph, influence, nodeThreshold, edgeThreshold) {
 export function scoresOf(graph, inputs) {
   const influence = influenceOf(inputs, graph.target);
   const sums = inputSizes(inputs);
+  const errors = Uint8Array.from(graph.kind, (_, i) => (isError(graph, i) ? 1 : 0));
   let [fromTokens, fromErrors, explained, all] = [0, 0, 0, 0];
   for (let i = 0; i < sums.length; i++) {
     if (graph.kind[i] === "embedding") fromTokens += influence[i];
-    if (isError(graph, i)) fromErrors += influence[i];
+    if (errors[i]) fromErrors += influence[i];
     const flow = influence[i] + graph.target[i];
     all += flow;
-    explained += flow * (1 - errorShare(graph, inputs, i, sums[i]));
+    explained += flow * (1 - errorShare(errors, inputs, i, sums[i]));
   }
   return { replacement: fromTokens / (fromTokens + fromErrors), completeness: explained / all };
 }
 
 /**
  * Of what a node reads, the part that comes from errors.
- * @param {Graph} graph
+ * @param {ArrayLike<number | boolean>} isError  of each node
  * @param {Edges} inputs
  * @param {number} i
  * @param {number} size  of all it reads
  */
-export function errorShare(graph, inputs, i, size) {
+export function errorShare(isError, inputs, i, size) {
   let errors = 0;
-  for (let e = inputs.start[i]; e < inputs.start[i + 1]; e++)
-    if (isError(graph, inputs.node[e])) errors += Math.abs(inputs.weight[e]);
+  for (let e = inputs.start[i]; e < inputs.start[i + 1]; e++) if (isError[inputs.node[e]]) errors += Math.abs(inputs.weight[e]);
   return size ? errors / size : 0;
 }

@@ -17,16 +17,17 @@ export function listenToKeys(actions) {
     const { target } = event;
     const isInput = target instanceof HTMLInputElement;
     const writes = target instanceof HTMLInputElement && target.type !== "range";
-    const hasModifier = event.ctrlKey || event.metaKey || event.altKey;
+    const isArrow = event.key.startsWith("Arrow");
+    const hasModifier = event.ctrlKey || event.metaKey || (event.altKey && !isArrow);
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && !writes) {
       event.preventDefault();
       if (event.shiftKey) actions.redo();
       else actions.undo();
       return;
     }
-    const isArrow = event.key.startsWith("Arrow");
     if (hasModifier || (writes && event.key !== "Escape") || (isInput && isArrow)) return;
-    const action = actions.byKey[event.shiftKey && isArrow ? `Shift${event.key}` : event.key];
+    const modifier = event.altKey ? "Alt" : event.shiftKey ? "Shift" : "";
+    const action = actions.byKey[isArrow ? modifier + event.key : event.key];
     if (!action) return;
     event.preventDefault();
     action();

@@ -26,7 +26,8 @@ export function placeLabels(pen, scene, view, palette, focus, near) {
     const { x, y } = at(scene, view, i);
     return [x - r, y - r, x + r, y + r];
   });
-  for (const i of shown.filter((j) => graph.kind[j] !== "embedding").slice(0, MOST_LABELS)) {
+  const isNamedBelow = (/** @type {number} */ i) => graph.kind[i] === "embedding" && !scene.look.places.moved[graph.nodes[i].node_id];
+  for (const i of shown.filter((j) => !isNamedBelow(j)).slice(0, MOST_LABELS)) {
     const text = clipped(pen, plain(scene.label(i)).trim(), graph.kind[i] === "logit" ? 2 * WIDEST : WIDEST);
     const ring = scene.pinned.has(i) || scene.grouped.has(i) || i === scene.selected ? 6 : 0;
     const isBold = graph.kind[i] === "logit";

@@ -8,11 +8,16 @@
  * @property {Float64Array} y
  * @property {{pos: number, x: number, width: number}[]} columns
  * @property {{layer: number, y: number, height: number}[]} bands
+ * @property {Moved} moved
+ * @property {number} left  of all nodes, 0 unless some were moved
+ * @property {number} top
  * @property {number} width
  * @property {number} height
  */
 
-const STEP = 22; // between nodes side by side
+/** @typedef {Record<string, number[]>} Moved  how far each node stands from where it would, to the right and down, by id */
+
+export const STEP = 22; // between nodes side by side
 const COLUMN_GAP = 14;
 const [LETTER, MOST_LETTERS] = [7, 9]; // room for a token
 const BAND = 46;
@@ -21,17 +26,18 @@ const MOST_ABREAST = 8;
 /** @typedef {Map<number, Map<number, number[]>>} Cells  nodes by layer, then position */
 
 /**
- * Layers without a node take no height; in a cell, the most influential stands first.
+ * Layers without a node take no height; in a cell, the most influential stands first. Then some are moved.
  * @param {Graph} graph
  * @param {Uint8Array} isShown
  * @param {Float64Array} influence
+ * @param {Moved} moved
  * @returns {Places}
  */
-export function layOut(graph, isShown, influence) {
+export function layOut(graph, isShown, influence, moved) {
   const n = graph.kind.length;
   const cells = cellsOf(graph, isShown, influence);
   const columns = columnsOf(cells, graph.document.metadata.prompt_tokens);
-  const left = new Map(columns.map((column) => [column.pos, column]));
+  const columnOf = new Map(columns.map((column) => [column.pos, column]));
   const x = new Float64Array(n).fill(NaN);
   const y = new Float64Array(n).fill(NaN);
   const bands = [];
@@ -41,7 +47,7 @@ export function layOut(graph, isShown, influence) {
     const nRows = Math.max(...[...row.values()].map((members) => Math.ceil(members.length / MOST_ABREAST)));
     const height = BAND + (nRows - 1) * STEP;
     for (const [pos, members] of row) {
-      const column = left.get(pos) ?? { x: 0, width: 0 };
+      const column = columnOf.get(pos) ?? { x: 0, width: 0 };
       const abreast = Math.min(members.length, MOST_ABREAST);
       members.forEach((/** @type {number} */ i, /** @type {number} */ at) => {
         x[i] = column.x + column.width / 2 + ((at % abreast) - (abreast - 1) / 2) * STEP;
@@ -52,7 +58,15 @@ export function layOut(graph, isShown, influence) {
     top += height;
   }
   const last = columns[columns.length - 1];
-  return { x, y, columns, bands, width: last ? last.x + last.width : 1, height: Math.max(top, 1) };
+  let [left, right, highest, lowest] = [0, last ? last.x + last.width : 1, 0, Math.max(top, 1)];
+  for (const [id, [dx, dy]] of Object.entries(moved)) {
+    const i = graph.place.get(id) ?? -1;
+    if (!isShown[i]) continue;
+    [x[i], y[i]] = [x[i] + dx, y[i] + dy];
+    [left, right] = [Math.min(left, x[i]), Math.max(right, x[i])];
+    [highest, lowest] = [Math.min(highest, y[i]), Math.max(lowest, y[i])];
+  }
+  return { x, y, columns, bands, moved, left, top: highest, width: right - left, height: lowest - highest };
 }
 
 /** @param {Graph} graph  @param {Uint8Array} isShown  @param {Float64Array} influence */

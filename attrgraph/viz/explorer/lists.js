@@ -1,7 +1,7 @@
 // Lists beside the picture: pins, groups, and what to look at first.
 // @ts-check
 import { featureName, isFeature } from "./graph.js";
-import { flowsOf, without } from "./groups.js";
+import { flowsOf, isMixed, without } from "./groups.js";
 import { counted, digits, make, percent, placed, signed } from "./html.js";
 import { pinnedScores } from "./subgraph.js";
 /** @typedef {import("./panel.js").Shown} Shown */
@@ -76,6 +76,8 @@ export function pinnedNote({ graph, pins }) {
 export function groupList(shown) {
   const items = shown.groups.map(([label, ...ids], at) => {
     const flows = flowsOf(shown.graph, shown.look.inputs, shown.groups, at);
+    const nodes = ids.flatMap((id) => shown.graph.place.get(id) ?? []);
+    const counts = isMixed(shown.graph, nodes) ? "no influence: answers go into groups of their own" : `influence ${digits(flows.influence)}`;
     const input = /** @type {HTMLInputElement} */ (make("input", { type: "text", value: label, "aria-label": `Name of group ${label}` }));
     const rename = () => {
       const text = input.value.trim();
@@ -93,7 +95,7 @@ export function groupList(shown) {
       make(
         "details",
         { "data-key": ids.join(" ") },
-        make("summary", {}, `${label} `, make("small", {}, `${ids.length} nodes, influence ${digits(flows.influence)}`)),
+        make("summary", {}, `${label} `, make("small", {}, `${ids.length} node${ids.length > 1 ? "s" : ""}, ${counts}`)),
         make("div", { class: "row" }, input, make("button", { type: "button", onclick: () => shown.regroup(without(shown.groups, ids)) }, "Ungroup")),
         make("ul", { role: "list", "aria-label": `Nodes of ${label}` }, ...members),
         make("div", { class: "sides" }, flowList(shown, `Inputs of ${label}`, flows.inputs), flowList(shown, `Outputs of ${label}`, flows.outputs)),
@@ -112,13 +114,14 @@ function memberButton({ graph, label, select }, id) {
 
 /** @param {Shown} shown  @param {string} name  @param {import("./groups.js").Flow[]} flows */
 function flowList(shown, name, flows) {
+  const all = flows.reduce((sum, { flow }) => sum + flow, 0);
   const items = flows.slice(0, MOST_FLOWS).map(({ other, node, flow, weight }) =>
     make(
       "li",
       {},
       make(
         "button",
-        { type: "button", class: weight < 0 ? "lowers" : "raises", onclick: () => shown.select(node), title: `${signed(weight)} with the signs of links` },
+        { type: "button", class: weight < 0 ? "lowers" : "raises", onclick: () => shown.select(node), title: `${percent(flow / all)} of all ${digits(all)}; ${signed(weight)} with the signs of links` },
         other ? make("span", { class: "name" }, other) : placed(shown.label(node), shown.graph.pos[node]),
         make("span", { class: "weight" }, digits(flow)),
       ),

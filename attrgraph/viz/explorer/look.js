@@ -2,7 +2,7 @@
 // @ts-check
 import { reversed, some } from "./graph.js";
 import { sum } from "./html.js";
-import { inputSizes, prune, scoresOf } from "./influence.js";
+import { between, inputSizes, prune, scoresOf } from "./influence.js";
 import { layOut } from "./layout.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 /** @typedef {import("./graph.js").Edges} Edges */
@@ -11,6 +11,7 @@ import { layOut } from "./layout.js";
  * @typedef {object} Look
  * @property {Uint8Array} stays  of each node, whether it is shown
  * @property {number} nKept  nodes that pruning keeps
+ * @property {number} nFrequent  features that are hidden since they fire too often
  * @property {number} nAdded  nodes that are pinned only
  * @property {Edges} inputs  of what is shown
  * @property {Edges} outputs
@@ -24,16 +25,16 @@ import { layOut } from "./layout.js";
  * @param {Graph} graph
  * @param {Float64Array} allSizes  sums of the sizes of edges into each node, of the whole graph
  * @param {Float64Array} influence  of its nodes
- * @param {{nodes: number | null, edges: number}} thresholds
+ * @param {import("./state.js").Choice} choice
  * @param {Set<number>} pinned  nodes that are shown however little they influence
  * @returns {Look}
  */
-export function lookAt(graph, allSizes, influence, thresholds, pinned) {
-  const { nodes, edges } = thresholds;
-  const kept =
+export function lookAt(graph, allSizes, influence, { nodes, edges, density, moved }, pinned) {
+  const pruned =
     nodes === null
       ? { stays: new Uint8Array(graph.kind.length).fill(1), inputs: graph.inputs }
       : prune(graph, influence, nodes, edges);
+  const kept = withoutFrequent(graph, pruned, density);
   const nKept = count(kept.stays);
   const scores = scoresOf(graph, kept.inputs);
   const shown = [...pinned].some((i) => !kept.stays[i]) ? withPinned(graph, kept, pinned) : kept;
@@ -41,13 +42,22 @@ export function lookAt(graph, allSizes, influence, thresholds, pinned) {
   return {
     ...shown,
     nKept,
+    nFrequent: count(pruned.stays) - nKept,
     nAdded: count(shown.stays) - nKept,
     outputs: reversed(shown.inputs),
     sizes,
     inputShown: sum(sizes) / (sum(allSizes.filter((_, i) => shown.stays[i])) || 1),
-    places: layOut(graph, shown.stays, influence),
+    places: layOut(graph, shown.stays, influence, moved),
     scores,
   };
+}
+
+/** @typedef {{stays: Uint8Array, inputs: Edges}} Kept */
+
+/** Without features that fire on a larger share of tokens; whose is not known stay. @param {Graph} graph  @param {Kept} kept  @param {number} density */
+function withoutFrequent(graph, kept, density) {
+  const stays = kept.stays.map((stay, i) => (graph.frequency[i] > density ? 0 : stay));
+  return stays.every((stay, i) => stay === kept.stays[i]) ? kept : { stays, inputs: between(kept.inputs, stays) };
 }
 
 /** @param {Uint8Array} stays */
@@ -60,7 +70,7 @@ function count(stays) {
 /**
  * Nodes that pruning left out, with their edges from and to what is shown.
  * @param {Graph} graph
- * @param {{stays: Uint8Array, inputs: Edges}} kept
+ * @param {Kept} kept
  * @param {Set<number>} pinned
  */
 function withPinned(graph, kept, pinned) {

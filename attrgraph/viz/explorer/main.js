@@ -1,22 +1,22 @@
 // The page: what is chosen decides what is shown.
 // @ts-check
+import { bindings, slide } from "./bindings.js";
 import { Canvas } from "./canvas.js";
-import { strongest } from "./drawing.js";
+import { linksOf, strongest } from "./drawing.js";
 import { featureName, isError, labelOf, readGraph } from "./graph.js";
-import { flowsOf, without } from "./groups.js";
+import { flowsOf, isMixed, without } from "./groups.js";
 import { digits, element, field, percent } from "./html.js";
 import { influenceOf, inputSizes } from "./influence.js";
 import { listenToKeys } from "./keys.js";
 import { listenToOther } from "./link.js";
+import { layOut } from "./layout.js";
 import { lookAt } from "./look.js";
-import { nextInLine, strongestNeighbour } from "./moves.js";
-import { SIDES } from "./panel.js";
 import { showNumbers, showPanels } from "./panels.js";
 import { effectOf, pathThrough, strongestPaths } from "./paths.js";
 import { listenToBorder } from "./pointer.js";
 import { download, saved } from "./save.js";
 import { search } from "./search.js";
-import { State } from "./state.js";
+import { SIDES, State } from "./state.js";
 import { pinnedScores } from "./subgraph.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 
@@ -27,16 +27,16 @@ export class Explorer {
   /** @param {Graph} graph */
   constructor(graph) {
     this.graph = graph;
-    this.influence = influenceOf(graph.inputs, graph.target);
-    this.reach = this.influence.map((value, i) => value + graph.target[i]);
+    this.ownInfluence = influenceOf(graph.inputs, graph.target);
     this.allSizes = inputSizes(graph.inputs);
     const { pinnedIds, supernodes, linkType } = graph.document.qParams;
     const initial = {
       node: "", from: "", pins: pinnedIds, groups: supernodes, labels: {}, links: Object.hasOwn(SIDES, linkType) ? linkType : "both",
-      nodes: graph.isPruned ? null : NODE_THRESHOLD, edges: EDGE_THRESHOLD,
+      nodes: graph.isPruned ? null : NODE_THRESHOLD, edges: EDGE_THRESHOLD, density: 1, moved: {},
     };
     this.state = new State(initial, () => this.refresh());
     this.key = "";
+    this.moved = this.state.choice.moved;
     /** @type {number[]} */
     this.path = [];
     this.pathOf = -1;
@@ -44,9 +44,14 @@ export class Explorer {
     this.grouping = new Set();
     this.holdsG = false;
     this.look = this.#look();
-    this.links = strongest(this.look.inputs, this.reach);
+    this.links = this.#strongest();
     const canvas = /** @type {HTMLCanvasElement} */ (element("graph"));
-    this.canvas = new Canvas(canvas, element("tooltip"), (i, event) => this.#click(i, event), (i) => this.#describe(i));
+    this.canvas = new Canvas(canvas, element("tooltip"), {
+      click: (i, event) => this.#click(i, event),
+      double: (i) => this.#double(i),
+      move: (i, dx, dy) => this.move(i, dx, dy),
+      describe: (i) => this.#describe(i),
+    });
     this.#listen();
     this.refresh();
   }
@@ -84,9 +89,33 @@ export class Explorer {
   /** A new group, named like its first node; a node is in one group only. @param {number[]} nodes */
   group = (nodes) => {
     if (!nodes.length) return;
+    if (isMixed(this.graph, nodes)) {
+      element("refused").textContent = "No group was made: answers go into groups of their own, and these are an answer and other nodes.";
+      return;
+    }
     const ids = nodes.map((i) => this.graph.nodes[i].node_id);
     this.state.set({ groups: [...without(this.state.choice.groups, ids), [this.label(nodes[0]), ...ids]] });
   };
+
+  /** Let a node stand elsewhere. @param {number} i  @param {number} dx  to the right of where it is  @param {number} dy */
+  move = (i, dx, dy) => {
+    const { moved } = this.state.choice;
+    const id = this.graph.nodes[i].node_id;
+    const [x, y] = moved[id] ?? [0, 0];
+    this.state.set({ moved: { ...moved, [id]: [x + dx, y + dy].map((value) => Math.round(10 * value) / 10) } });
+  };
+
+  /** Nodes stand where they would again: one, or with -1 all. @param {number} i */
+  putBack = (i) => {
+    const { moved } = this.state.choice;
+    const ids = i < 0 ? Object.keys(moved) : [this.graph.nodes[i].node_id];
+    if (ids.some((id) => moved[id])) this.state.set({ moved: Object.fromEntries(Object.entries(moved).filter(([id]) => !ids.includes(id))) });
+  };
+
+  /** Of each node: until a graph that came pruned is pruned further, what it had before, as in Python. */
+  get influence() {
+    return (this.state.choice.nodes === null && this.graph.stored) || this.ownInfluence;
+  }
 
   get selected() {
     return this.#place(this.state.choice.node);
@@ -106,22 +135,30 @@ export class Explorer {
     return lookAt(this.graph, this.allSizes, this.influence, this.state.choice, this.#places(this.state.choice.pins));
   }
 
+  #strongest() {
+    const { target } = this.graph;
+    return strongest(this.look.inputs, this.influence.map((value, i) => value + target[i]));
+  }
+
   refresh() {
     const { choice } = this.state;
     const pinned = this.#places(choice.pins);
     const hidden = [...pinned].filter((i) => !this.look.stays[i]);
-    const key = JSON.stringify([choice.nodes, choice.edges]);
+    const key = JSON.stringify([choice.nodes, choice.edges, choice.density]);
     const isOther = key !== this.key || hidden.length > 0 || this.look.nAdded > 0;
     if (isOther) {
       this.look = this.#look();
-      this.links = strongest(this.look.inputs, this.reach);
-    }
+      this.links = this.#strongest();
+    } else if (choice.moved !== this.moved)
+      this.look = { ...this.look, places: layOut(this.graph, this.look.stays, this.influence, choice.moved) };
     this.key = key;
+    this.moved = choice.moved;
     if (this.pathOf !== this.selected) element("panels").scrollTop = 0;
     if (isOther || this.pathOf !== this.selected) {
       this.pathOf = this.selected;
       this.path = this.selected < 0 || !this.look.stays[this.selected] ? [] : pathThrough(this.graph, this.look.inputs, this.selected);
     }
+    element("refused").textContent = "";
     this.#draw(isOther);
     this.#showPanels();
     /** @type {HTMLButtonElement} */ (element("undo")).disabled = !this.state.past.length;
@@ -142,7 +179,7 @@ export class Explorer {
     const { choice } = state;
     const shown = {
       graph, look, influence, label, select, pin, rename, from: this.#place(choice.from), groups: choice.groups,
-      side: choice.links, otherSide: () => this.#otherLinks(),
+      side: choice.links, otherSide: () => this.otherLinks(),
       pins: choice.pins.filter((id) => this.#place(id) >= 0),
       setFrom: (/** @type {number} */ i) => state.set({ from: i < 0 ? "" : graph.nodes[i].node_id }),
       regroup: (/** @type {string[][]} */ groups) => state.set({ groups }),
@@ -158,11 +195,18 @@ export class Explorer {
   /** @param {number} i */
   #describe(i) {
     const { graph } = this;
-    const text = `${this.label(i)}\n${graph.nodes[i].node_id}, influence ${digits(this.influence[i])}`;
+    const when = this.influence === graph.stored ? " before pruning" : "";
+    const text = `${this.label(i)}\n${graph.nodes[i].node_id}, influence ${digits(this.influence[i])}${when}`;
     return graph.kind[i] === "logit" ? `${text}, probability ${percent(graph.target[i])}` : text;
   }
 
-  /** @param {number} i  @param {PointerEvent} event */
+  /** @param {number} i */
+  #double(i) {
+    this.putBack(i);
+    this.select(i);
+  }
+
+  /** @param {number} i  @param {MouseEvent} event */
   #click(i, event) {
     if (this.holdsG) {
       if (i >= 0) this.grouping.add(i);
@@ -172,19 +216,19 @@ export class Explorer {
   }
 
   /** @param {(look: import("./look.js").Look, i: number) => number} move  from a node to the next; without one, to the answer */
-  #go(move) {
+  go(move) {
     const { target } = this.graph;
     const next = this.selected < 0 ? target.indexOf(Math.max(...target)) : move(this.look, this.selected);
     if (next >= 0) this.select(next);
   }
 
-  #otherLinks() {
-    const sides = /** @type {("both" | "input" | "output")[]} */ (Object.keys(SIDES));
+  otherLinks() {
+    const sides = /** @type {import("./state.js").Side[]} */ (Object.keys(SIDES));
     this.state.set({ links: sides[(sides.indexOf(this.state.choice.links) + 1) % sides.length] });
   }
 
   /** `g` held: the nodes that are clicked become a group when it is released; pressed alone, the pinned ones do. */
-  #holdG() {
+  holdG() {
     this.holdsG = true;
   }
 
@@ -194,11 +238,12 @@ export class Explorer {
     const nodes = this.grouping.size ? [...this.grouping] : loose;
     this.holdsG = false;
     this.grouping = new Set();
+    this.#draw(false);
     this.group(nodes);
   }
 
   /** The group of the selected node is no group any more. */
-  #ungroup() {
+  ungroup() {
     const { node, groups } = this.state.choice;
     const rest = groups.filter((group) => !group.slice(1).includes(node));
     if (rest.length < groups.length) this.state.set({ groups: rest });
@@ -218,8 +263,10 @@ export class Explorer {
   #fileName = (ending) => `${this.graph.document.metadata.slug || "graph"}.${ending}`;
 
   #listen() {
-    const { state, graph, influence, label, select } = this;
+    const { state, graph, label, select } = this;
     slide("nodes", (value, isStep) => state.set({ nodes: value }, isStep));
+    element("frequent").hidden = !graph.frequency.some((share) => share >= 0);
+    slide("density", (density, isStep) => state.set({ density }, isStep));
     slide("edges", (value, isStep) => state.set({ edges: value, nodes: state.choice.nodes ?? 1 }, isStep));
     const keys = /** @type {HTMLDialogElement} */ (element("keys"));
     for (const [id, run] of Object.entries({
@@ -227,45 +274,15 @@ export class Explorer {
       svg: () => this.#savePicture("svg"), png: () => this.#savePicture("png"),
     })) element(id).addEventListener("click", run);
     listenToBorder(element("border"), element("panels"));
-    search(field("search"), element("found"), () => ({ graph, isShown: this.look.stays, influence, label }), select);
+    search(field("search"), element("found"), () => ({ graph, isShown: this.look.stays, influence: this.influence, label }), select);
     listenToKeys({
       undo: () => state.undo(),
       redo: () => state.redo(),
-      byKey: {
-        "/": () => field("search").focus(),
-        "?": () => keys.open || keys.showModal(),
-        p: () => this.selected >= 0 && this.pin(this.selected),
-        l: () => this.#otherLinks(),
-        g: () => this.#holdG(),
-        x: () => this.#ungroup(),
-        m: () => this.selected >= 0 && state.set({ from: state.choice.from === state.choice.node ? "" : state.choice.node }),
-        u: () => state.undo(),
-        r: () => state.redo(),
-        f: () => this.canvas.fit(),
-        Escape: () => (keys.open ? keys.close() : select(-1)),
-        ArrowDown: () => this.#go((look, i) => strongestNeighbour(look.inputs, i)),
-        ArrowUp: () => this.#go((look, i) => strongestNeighbour(look.outputs, i)),
-        ArrowLeft: () => this.#go((look, i) => nextInLine(graph, "layer", look, i, -1)),
-        ArrowRight: () => this.#go((look, i) => nextInLine(graph, "layer", look, i, 1)),
-        ShiftArrowDown: () => this.#go((look, i) => nextInLine(graph, "pos", look, i, -1)),
-        ShiftArrowUp: () => this.#go((look, i) => nextInLine(graph, "pos", look, i, 1)),
-      },
+      byKey: bindings(this),
     });
     document.addEventListener("keyup", (event) => event.key === "g" && this.#releaseG());
     addEventListener("blur", () => this.#releaseG());
-    for (const media of ["(prefers-color-scheme: dark)", "print"])
-      matchMedia(media).addEventListener("change", () => this.canvas.fitNow());
   }
-}
-
-/** One step to undo for each time a slider is moved. @param {string} id  @param {(value: number, isStep: boolean) => void} change */
-function slide(id, change) {
-  let isMoving = false;
-  field(id).addEventListener("input", () => {
-    change(Number(field(id).value), !isMoving);
-    isMoving = true;
-  });
-  field(id).addEventListener("change", () => (isMoving = false));
 }
 
 readGraph().then(
@@ -273,7 +290,7 @@ readGraph().then(
     const explorer = new Explorer(graph);
     listenToOther(explorer);
     // for the browser's console
-    Object.assign(globalThis, { explorer, questions: { strongestPaths, effectOf, flowsOf, pinnedScores } });
+    Object.assign(globalThis, { explorer, questions: { strongestPaths, effectOf, flowsOf, linksOf, pinnedScores } });
     document.body.dataset.ready = "true";
   },
 ).catch((error) => {

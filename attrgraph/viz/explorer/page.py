@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).parent
 # each uses earlier ones only, except inside functions
 _SCRIPTS = """
 graph html influence subgraph paths groups state layout look pens drawing labels base pointer canvas
-link feature pathpanel panel lists focus panels search moves save keys main
+link feature pathpanel panel lists focus panels search moves save keys bindings main
 ask settings server
 """.split()
 _IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)

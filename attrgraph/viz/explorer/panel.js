@@ -1,15 +1,15 @@
 // What stands beside the picture: the selected node with its inputs and outputs, and the pinned nodes.
 // @ts-check
 import { featurePanel } from "./feature.js";
-import { edgesOf, featureName } from "./graph.js";
-import { digits, make, percent, placed, signed, sum } from "./html.js";
+import { edgesOf, featureName, isError } from "./graph.js";
+import { counted, digits, make, percent, placed, signed, sum } from "./html.js";
 import { errorShare } from "./influence.js";
 import { otherHas } from "./link.js";
 import { pathPanel } from "./pathpanel.js";
+import { SIDES } from "./state.js";
 /** @typedef {import("./graph.js").Graph} Graph */
 /** @typedef {import("./graph.js").Edges} Edges */
 
-export const SIDES = { both: "in and out", input: "inputs", output: "outputs" };
 const MOST_LISTED = 1000; // edges of a node, until all are asked for
 
 /**
@@ -20,7 +20,7 @@ const MOST_LISTED = 1000; // edges of a node, until all are asked for
  * @property {string[]} pins
  * @property {number} from  the node from which paths are asked for, or -1
  * @property {string[][]} groups
- * @property {keyof typeof SIDES} side  whose links stand out
+ * @property {import("./state.js").Side} side  whose links stand out
  * @property {() => void} otherSide
  * @property {(i: number) => void} setFrom  -1 for none
  * @property {(path: number[]) => void} showPath
@@ -81,17 +81,21 @@ function numbers({ graph, look, influence }, i) {
   const found = [
     ["kind", graph.kind[i].replace("_", " ")],
     ["token", `${JSON.stringify(graph.token[i])} at position ${graph.pos[i]}`],
-    ["influence", `${digits(influence[i])} of the answer's ${digits(sum(graph.target))}, over all paths`],
+    ["influence", `${digits(influence[i])} of the answer's ${digits(sum(graph.target))}, over all paths${graph.stored ? ofWhich(graph, influence) : ""}`],
   ];
   if (typeof node.activation === "number") found.push(["activation", digits(node.activation)]);
+  if (graph.frequency[i] >= 0) found.push(["fires on", `${percent(graph.frequency[i])} of tokens`]);
   if (graph.kind[i] === "logit") found.push(["probability", percent(node.token_prob)]);
-  if (typeof node.bias_share === "number") found.push(["from biases", `${percent(node.bias_share)} of its input`]);
+  if (typeof node.bias_share === "number" && graph.kind[i] !== "embedding" && !isError(graph, i)) found.push(["from biases", `${percent(node.bias_share)} of its input`]);
   for (const [mode, { predicted, measured }] of Object.entries(graph.measured[node.node_id] ?? {}))
     found.push([`taken out, ${mode}`, `answer's logit ${signed(predicted)} predicted, ${signed(measured)} measured`]);
   if (graph.matches) found.push(["other graph", otherHas(graph, node.node_id)]);
-  if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph, look.inputs, i, look.sizes[i]))} of the input shown`]);
+  if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph.kind.map((_, j) => isError(graph, j)), look.inputs, i, look.sizes[i]))} of the input shown`]);
   return found;
 }
+
+/** Of a graph that came pruned. @param {Graph} graph  @param {Float64Array} influence */
+const ofWhich = (graph, influence) => (influence === graph.stored ? " of the graph before it was pruned" : " of what this file has of the graph");
 
 /**
  * The edges on one side: those shown, or of a node that is not shown, all.
@@ -115,10 +119,10 @@ function edgeList(shown, i, name) {
     );
   };
   const list = make("ul", { role: "list", "aria-label": name }, ...found.slice(0, MOST_LISTED).map(item));
-  const section = make("section", {}, make("p", { class: "title" }, `${name} (${found.length})`), list);
+  const section = make("section", {}, make("p", { class: "title" }, `${name} (${counted(found.length)})`), list);
   const rest = found.slice(MOST_LISTED);
   if (rest.length) {
-    const more = make("button", { type: "button" }, `${rest.length} weaker ones`);
+    const more = make("button", { type: "button" }, `${counted(rest.length)} weaker ones`);
     more.addEventListener("click", () => {
       list.append(...rest.map(item));
       more.remove();

@@ -2,7 +2,7 @@
 // @ts-check
 import { MOST_LINKS } from "./drawing.js";
 import { keepingPlace } from "./focus.js";
-import { counted, element, field, make, percent } from "./html.js";
+import { counted, element, field, grouped, make, percent } from "./html.js";
 import { groupList, overview, pagesNote, pinnedList, pinnedNote } from "./lists.js";
 import { morePanels, nodePanel } from "./panel.js";
 
@@ -29,19 +29,25 @@ export function showPanels(shown, selected) {
  * @param {import("./look.js").Look} look
  * @param {import("./state.js").Choice} choice
  */
-export function showNumbers(graph, look, { nodes, edges }) {
+export function showNumbers(graph, look, { nodes, edges, density }) {
   const nEdges = look.inputs.node.length;
-  element("status").textContent = `${look.nKept} nodes`;
+  element("status").replaceChildren(...grouped(look.nKept), " nodes");
   element("kept").textContent =
     (look.nAdded ? `and ${look.nAdded} pinned ` : "") +
     `of ${counted(graph.kind.length)}, ${counted(nEdges)} of ${counted(graph.inputs.node.length)} links: ` +
     `${percent(look.inputShown)} of what these nodes read` +
-    (nEdges > MOST_LINKS ? `; the strongest ${counted(MOST_LINKS)} links are drawn` : "");
+    (nEdges > MOST_LINKS ? `; the strongest ${counted(MOST_LINKS)} links are drawn` : "") +
+    (look.nFrequent ? `; hidden since they fire on more than ${percent(density)} of tokens: ${counted(look.nFrequent)}` : "");
+  if (nodes === 1 && look.nKept + look.nFrequent < graph.kind.length)
+    element("kept").append("; the others have no path to the answer by these links, or are features without an input");
+  element("gold").textContent = graph.stored && nodes === null ? "influence before pruning" : "influence";
   element("matched").hidden = !graph.matches;
   element("scores").textContent =
     `replacement ${percent(look.scores.replacement)}, completeness ${percent(look.scores.completeness)}`;
   field("nodes").value = String(nodes ?? 1);
   field("edges").value = String(edges);
+  field("density").value = String(density);
+  element("density-value").textContent = density < 1 ? `≤ ${percent(density)}` : "all";
   element("nodes-value").textContent = nodes === null ? "as it came" : String(nodes);
   element("edges-value").textContent = nodes === null ? "as it came" : String(edges);
 }

@@ -1,6 +1,6 @@
 // Paths from a node: to the answer, or between two nodes, and the effect of one on the other.
 // @ts-check
-import { digits, make, percent, signed } from "./html.js";
+import { digits, make, percent, placed, signed } from "./html.js";
 import { effectOf, maskOf, origins, strongestPaths } from "./paths.js";
 /** @typedef {import("./panel.js").Shown} Shown */
 
@@ -40,6 +40,7 @@ function pathList(shown, i) {
   if (from >= 0) [starts, targets] = [one(ends(shown, i)[0]), Float64Array.from(one(ends(shown, i)[1]))];
   const found = strongestPaths(look.inputs, starts, targets, N_PATHS);
   if (!found.length) return make("p", { class: "note" }, "No path among the links shown.");
+  let sum = 0;
   const items = found.map(({ nodes, share, coverage }) =>
     make(
       "li",
@@ -48,9 +49,9 @@ function pathList(shown, i) {
         "button",
         {
           type: "button", onclick: () => shown.showPath(nodes), onmouseenter: () => shown.showPath(nodes), onfocus: () => shown.showPath(nodes),
-          title: `share ${digits(share)}; with those above, ${percent(coverage)} of all paths between these ends`,
+          title: `${digits(share)}; with those above, ${digits((sum += share))} of the ${digits(sum / coverage)} over all paths between these ends`,
         },
-        make("span", { class: "steps" }, nodes.map(shown.label).join(" → ")),
+        make("span", { class: "steps" }, ...nodes.flatMap((node, step) => [step ? " → " : "", placed(shown.label(node), graph.pos[node])])),
         make("span", { class: "weight" }, percent(share)),
       ),
     ),

@@ -25,7 +25,7 @@ export function strongestPaths(inputs, starts, ends, k) {
   const sizes = inputSizes(inputs);
   /** @type {Arrival[][]} */
   const best = Array.from(ends, () => []);
-  for (const target of fromTop(inputs).reverse())
+  for (const target of fromTop(inputs).slice().reverse())
     for (let e = inputs.start[target]; e < inputs.start[target + 1]; e++) {
       const source = inputs.node[e];
       const share = Math.abs(inputs.weight[e]) / sizes[target];

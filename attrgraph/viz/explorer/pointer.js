@@ -5,7 +5,10 @@
  * @typedef {object} Moves  Places are in pixels of the picture.
  * @property {(x: number, y: number) => void} hover
  * @property {() => void} leave
- * @property {(x: number, y: number, event: PointerEvent) => void} click
+ * @property {(x: number, y: number, event: MouseEvent) => void} click  but for the second one of a double click
+ * @property {(x: number, y: number) => boolean} grab  whether something is there that can be dragged
+ * @property {(dx: number, dy: number) => void} drag
+ * @property {() => void} drop  after it was dragged
  * @property {(dx: number, dy: number) => void} move
  * @property {(by: number, x: number, y: number) => void} zoom
  * @property {(x: number, y: number) => void} double  click
@@ -18,8 +21,16 @@ export function listenToPointer(element, moves) {
   /** @type {Map<number, {x: number, y: number}>} */
   const down = new Map();
   let isMoved = false;
+  let holds = false;
+  const letGo = () => {
+    if (holds && isMoved) moves.drop();
+    holds = false;
+  };
   element.addEventListener("pointerdown", (event) => {
-    if (!down.size) isMoved = false;
+    if (!down.size) {
+      isMoved = false;
+      holds = event.button === 0 && moves.grab(event.offsetX, event.offsetY);
+    } else letGo();
     down.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
     element.setPointerCapture(event.pointerId);
   });
@@ -34,15 +45,19 @@ export function listenToPointer(element, moves) {
     if (other) {
       const by = distance(now, other) / Math.max(1, distance(before, other));
       moves.zoom(by, (now.x + other.x) / 2, (now.y + other.y) / 2);
-    } else if (isMoved || distance(now, before) > STILL) moves.move(now.x - before.x, now.y - before.y);
+    } else if (isMoved || distance(now, before) > STILL) (holds ? moves.drag : moves.move)(now.x - before.x, now.y - before.y);
     else return;
     isMoved = true;
     down.set(event.pointerId, now);
   });
-  element.addEventListener("pointerup", (event) => {
-    if (down.delete(event.pointerId) && !isMoved) moves.click(event.offsetX, event.offsetY, event);
+  for (const name of /** @type {const} */ (["pointerup", "pointercancel"]))
+    element.addEventListener(name, (event) => {
+      down.delete(event.pointerId);
+      letGo();
+    });
+  element.addEventListener("click", (event) => {
+    if (!isMoved && event.detail < 2) moves.click(event.offsetX, event.offsetY, event);
   });
-  element.addEventListener("pointercancel", (event) => down.delete(event.pointerId));
   element.addEventListener("pointerleave", () => moves.leave());
   element.addEventListener("dblclick", (event) => moves.double(event.offsetX, event.offsetY));
   element.addEventListener(

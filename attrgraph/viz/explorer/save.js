@@ -20,7 +20,7 @@ export function saved(graph, look, choice) {
     metadata: metadataOf(graph, look, choice),
     qParams: {
       ...qParams,
-      linkType: choice.links === "both" && qParams.linkType === "either" ? "either" : choice.links,
+      linkType: linkType(choice.links, qParams.linkType),
       pinnedIds: known(choice.pins),
       supernodes: choice.groups.map(([label, ...members]) => [label, ...known(members)]).filter((group) => group.length > 1),
       clickedId: ids.has(clicked) ? clicked : "",
@@ -28,6 +28,12 @@ export function saved(graph, look, choice) {
     nodes: shown.map((node) => relabelled(node, choice.labels[node.node_id])),
     links: linksOf(graph, look),
   };
+}
+
+/** As other pages call it: both is with pinned nodes there, and where nobody has chosen. @param {import("./state.js").Side} side  @param {string} before */
+function linkType(side, before) {
+  if (side === "pinned") return "both";
+  return side !== "both" ? side : before === "both" ? before : "either";
 }
 
 /** @param {any} node  @param {string | undefined} label */
@@ -56,10 +62,13 @@ function linksOf({ nodes, extraLinks }, { inputs, stays }) {
  */
 function metadataOf(graph, look, choice) {
   const { metadata } = graph.document;
-  if (choice.nodes === null) return metadata;
-  const pruning = { node_threshold: choice.nodes, edge_threshold: choice.edges };
-  const found = { ...metadata, node_threshold: choice.nodes, pruning_settings: { ...metadata.pruning_settings, ...pruning } };
+  if (choice.nodes === null && !look.nFrequent) return metadata;
   const own = metadata.attrgraph;
+  const before = { node_threshold: metadata.node_threshold, edge_threshold: 1, ...metadata.pruning_settings };
+  const thresholds = choice.nodes === null ? before : { node_threshold: choice.nodes, edge_threshold: choice.edges };
+  const pruning = { ...thresholds, ...(look.nFrequent ? { feature_density: choice.density } : {}) };
+  const { node_threshold } = pruning;
+  const found = { ...metadata, node_threshold, pruning_settings: { ...metadata.pruning_settings, ...pruning } };
   if (own) {
     const { scores: _, ...rest } = own;
     const scores = look.nAdded ? {} : { scores: look.scores };

@@ -9,9 +9,15 @@
  * @property {string[][]} groups  of nodes: a label, then ids
  * @property {number | null} nodes  threshold; null shows the graph as it came
  * @property {number} edges  threshold
- * @property {"input" | "output" | "both"} links  of the selected node that stand out
+ * @property {number} density  features that fire on more of all tokens are hidden
+ * @property {Side} links  of the selected node that stand out
  * @property {Record<string, string>} labels  that were edited, by id
+ * @property {import("./layout.js").Moved} moved  nodes that stand elsewhere
  */
+
+/** Which links of the selected node stand out. */
+export const SIDES = { both: "in and out", input: "inputs", output: "outputs", pinned: "with pinned nodes" };
+/** @typedef {keyof typeof SIDES} Side */
 
 const MOST_STEPS = 200;
 
@@ -84,8 +90,10 @@ function toAddress(choice) {
   parts.set("groups", JSON.stringify(choice.groups));
   if (choice.nodes !== null) parts.set("nodes", String(choice.nodes));
   parts.set("edges", String(choice.edges));
+  if (choice.density < 1) parts.set("density", String(choice.density));
   parts.set("links", choice.links);
-  if (Object.keys(choice.labels).length) parts.set("labels", JSON.stringify(choice.labels));
+  for (const name of /** @type {const} */ (["labels", "moved"]))
+    if (Object.keys(choice[name]).length) parts.set(name, JSON.stringify(choice[name]));
   return parts.toString();
 }
 
@@ -103,15 +111,18 @@ function fromAddress(hash) {
   const isText = (/** @type {any} */ value) => typeof value === "string";
   /** @type {Partial<Choice>} */
   const found = {};
-  const [pins, groups, labels, links] = [read("pins"), read("groups"), read("labels"), parts.get("links")];
+  const isPlace = (/** @type {any} */ value) => Array.isArray(value) && value.length === 2 && value.every((one) => typeof one === "number" && Math.abs(one) < 1e5);
+  const [pins, groups, labels, moved, links] = [...["pins", "groups", "labels", "moved"].map(read), parts.get("links")];
   if (Array.isArray(pins)) found.pins = pins.filter(isText);
   if (Array.isArray(groups)) found.groups = groups.filter((group) => Array.isArray(group) && group.every(isText) && group.length > 1);
   if (labels && typeof labels === "object")
     found.labels = Object.fromEntries(Object.entries(labels).filter(([, label]) => isText(label)));
+  if (moved && typeof moved === "object") found.moved = Object.fromEntries(Object.entries(moved).filter(([, by]) => isPlace(by)));
   if (parts.has("node")) found.node = parts.get("node") ?? "";
   if (parts.has("from")) found.from = parts.get("from") ?? "";
   if (isShare(read("nodes"))) found.nodes = read("nodes");
   if (isShare(read("edges"))) found.edges = read("edges");
-  if (links === "input" || links === "output" || links === "both") found.links = links;
+  if (isShare(read("density"))) found.density = read("density");
+  if (links && Object.hasOwn(SIDES, links)) found.links = /** @type {Side} */ (links);
   return found;
 }

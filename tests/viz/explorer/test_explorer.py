@@ -4,14 +4,17 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from explored import Explored, explored
 from graph_documents import document
-from six_nodes import A, B, C, E, T, six_nodes
+from random_graphs import Case
+from six_nodes import A, B, C, E, T, graph_of, six_nodes
 
 import attrgraph as ag
 from attrgraph.errors import GraphFileError
@@ -222,7 +225,7 @@ def test_saved_json_is_what_is_shown_with_pins_groups_and_labels(flavour: str, b
     assert set(loaded.nodes.index) == {*kept.nodes.index, *pinned, node}
     assert loaded.nodes["label"][node] == "mine"
     assert loaded.metadata["pruning"] == {"node_threshold": 0.9, "edge_threshold": 0.98}
-    assert loaded.metadata["qParams"]["pinnedIds"] == [*pinned, node]
+    assert loaded.pinned == loaded.metadata["qParams"]["pinnedIds"] == [*pinned, node]
     if set(loaded.nodes.index) == set(kept.nodes.index):
         assert (loaded.adjacency != kept.adjacency).nnz == 0
         if not flavour:
@@ -260,6 +263,44 @@ def test_a_renamed_answer_keeps_the_probability_without_which_other_pages_fail(b
         page.press("Enter")
         content = page.saved()
     assert {node["node_id"]: node["clerp"] for node in content["nodes"]}[T] == "the answer (p=1.000)"
+    (tmp_path / "saved.json").write_text(json.dumps(content), encoding="utf-8")
+    loaded = ag.load_graph(tmp_path / "saved.json")
+    assert loaded.nodes["label"][T] == "the answer"
+    assert loaded.to_json(tmp_path / "again.json") == six_nodes().to_json(tmp_path / "other.json")[1:]
+    assert ag.load_graph(tmp_path / "again.json").nodes["label"][T] == "the answer"
+    with explored(browser, loaded, tmp_path) as page:
+        page.select(T)
+        assert page.heading == ["the answer"]
+
+
+@pytest.mark.parametrize(("token", "shown"), [(" ", "space"), ("", '""'), ("\n", "\\n")])
+def test_an_answer_that_cannot_be_seen_is_named(token: str, shown: str) -> None:
+    graph = six_nodes()
+    page = graph.replace(nodes=graph.nodes.assign(token=token)).explore()
+    assert f"<title>onetwo → {escape(shown)} (100.0%)</title>" in page
+
+
+def test_a_blank_token_without_a_label_can_be_seen(browser: Any, tmp_path: Path) -> None:
+    graph = six_nodes()
+    nodes = graph.nodes.assign(token=graph.nodes["token"].replace({"two": " "}), label="")
+    with explored(browser, graph.replace(nodes=nodes), tmp_path) as page:
+        page.select(B)
+        assert page.heading == ['" "']
+
+
+def test_counts_have_commas_and_what_the_highest_threshold_leaves_out_is_explained(
+    browser: Any, tmp_path: Path
+) -> None:
+    n = 1200
+    rows = [("feature", 0, 0, i, 1.0, 0.0) for i in range(n)]
+    edges = np.zeros((n + 2, n + 2))
+    edges[: n - 1, n] = edges[n + 1, :n] = 1
+    graph = graph_of([*rows, ("embedding", -1, 0, 7, 0.0, 0.0), ("logit", 2, 0, 9, 1.0, 1.0)], edges, ["one"])
+    with explored(browser, graph, tmp_path) as page:
+        page.open("#nodes=1&edges=1")
+        text = page.page.locator("footer").inner_text()
+        assert page.n_nodes == n + 1 and "are features without an input" in text
+        assert page.ask("getComputedStyle(document.querySelector('#status span'), '::after').content") == '","'
 
 
 def test_the_picture_is_saved_as_svg_and_png(browser: Any, tmp_path: Path) -> None:
@@ -282,6 +323,19 @@ def test_the_picture_is_saved_as_svg_and_png(browser: Any, tmp_path: Path) -> No
         "text",
     }
     assert (tmp_path / "PNG").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_printed_in_the_colours_of_paper_and_whole(browser: Any, tmp_path: Path) -> None:
+    graph = Case(60, 4, 3, density=0.6, seed=3).build()
+    with explored(browser, graph, tmp_path) as page:
+        page.page.emulate_media(color_scheme="dark")
+        page.open("#nodes=1&edges=1")
+        dark = page.ask("explorer.canvas.palette()")
+        drawn = "explorer.canvas.base.draw = (...given) => (globalThis.atOnce = given[3])"
+        page.ask(f"({drawn}, dispatchEvent(new Event('beforeprint')))")
+        assert page.ask("explorer.canvas.palette().paper") == "#fff" and page.ask("atOnce === Infinity")
+        page.ask("dispatchEvent(new Event('afterprint'))")
+        assert page.ask("explorer.canvas.palette()") == dark
 
 
 def test_a_graph_without_an_answer_and_another_ending_are_refused(tmp_path: Path) -> None:

@@ -92,3 +92,34 @@ def test_inputs_and_outputs_are_the_edges_of_the_pruned_graph(browser: Any, tmp_
             shown = [weight for _, weight in page.edges(side)]
             np.testing.assert_allclose([float(weight) for weight in shown], weights.toarray()[0][order], rtol=5e-3)
             assert all(weight[0] in "+-" for weight in shown)
+
+
+def test_a_pruned_graph_shows_the_influence_it_has_kept_until_it_is_pruned_further(
+    browser: Any, tmp_path: Path
+) -> None:
+    whole = graph_named("many", tmp_path)
+    graph = whole.prune(0.6, 0.9)
+    left = with_influence(graph.nodes, graph.adjacency)["influence"]
+    assert not np.allclose(left, graph.nodes["influence"], rtol=1e-3)
+    node = graph.nodes.index[graph.nodes["kind"] == "feature"][0]
+    with explored(browser, graph, tmp_path) as page:
+        np.testing.assert_allclose(page.ask("[...explorer.influence]"), graph.nodes["influence"], rtol=1e-5)
+        page.select(node)
+        panel, legend = page.role("region", "Node"), page.page.locator("footer")
+        assert f"{graph.nodes['influence'][node]:.3g} of the answer's" in panel.inner_text()
+        assert "of the graph before it was pruned" in panel.inner_text()
+        assert "influence before pruning" in legend.inner_text()
+        page.role("slider", "Node threshold").fill("0.9")
+        np.testing.assert_allclose(page.ask("[...explorer.influence]"), left, rtol=1e-5)
+        assert page.n_nodes == len(graph.prune(0.9).nodes)
+        assert "of what this file has of the graph" in panel.inner_text()
+        assert "influence before pruning" not in legend.inner_text()
+        page.press("u")
+        assert "influence before pruning" in legend.inner_text()
+    graph.to_json(tmp_path / "left.json")  # which keeps no influence: that of what is left is computed on loading
+    for other in (whole, ag.load_graph(tmp_path / "left.json")):
+        with explored(browser, other, tmp_path) as page:
+            np.testing.assert_allclose(
+                page.ask("[...explorer.influence]"), other.without_bias().nodes["influence"], rtol=1e-5
+            )
+            assert "before pruning" not in page.page.locator("footer").inner_text()

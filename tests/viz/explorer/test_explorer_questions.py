@@ -98,6 +98,12 @@ def test_paths_between_two_nodes_are_listed_with_their_shares(browser: Any, tmp_
             "embedding 8 → feature 2 → feature 3 → logit 9\n30%",
             "embedding 8 → feature 2 → logit 9\n15%",
         ]
+        steps = panel.get_by_role("listitem").last.locator(".name").all()
+        assert [step.get_attribute("data-at") for step in steps] == ["@1"] * 3
+        titles = [button.get_attribute("title") for button in panel.get_by_role("listitem").get_by_role("button").all()]
+        assert [title.split("; ")[1] for title in titles] == [
+            f"with those above, {share} of the 0.45 over all paths between these ends" for share in ("0.3", "0.45")
+        ]
 
 
 def test_pinned_nodes_become_a_group_with_pythons_flows(browser: Any, tmp_path: Path) -> None:
@@ -143,6 +149,24 @@ def test_holding_g_groups_the_nodes_that_are_clicked(browser: Any, tmp_path: Pat
         page.page.keyboard.up("g")
         assert page.saved()["qParams"]["supernodes"] == [["feature 2", B, C]]
         assert page.heading == []
+
+
+def test_an_answer_and_other_nodes_are_no_group(browser: Any, tmp_path: Path) -> None:
+    graph = six_nodes()
+    with explored(browser, graph, tmp_path) as page:
+        page.open(f"#pins={json.dumps([B, T])}")
+        page.press("g")
+        assert page.role("list", "Groups").count() == 0
+        assert "answers go into groups of their own" in page.role("alert").inner_text()
+        page.select(B)
+        page.press("p", "Escape")
+        assert page.role("alert").count() == 0
+        page.press("g")
+        assert "1 node," in page.role("list", "Groups").inner_text()
+    params = {"supernodes": [["both", B, T]]}
+    with explored(browser, graph.replace(metadata={**graph.metadata, "qParams": params}), tmp_path) as page:
+        text = page.role("list", "Groups").inner_text()
+        assert "answers go into groups of their own" in text and "influence 0" not in text
 
 
 RECORD: dict[str, Any] = {
