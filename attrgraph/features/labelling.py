@@ -17,7 +17,7 @@ from attrgraph.features.write_agreement import LEAST_AGREEMENT
 # there are three above it; fewer would say less of the bound, more would be less alike
 _N_ALIKE, _CONTROL_QUANTILE = 64, 0.95
 _NAMED_TOKENS = 3
-_DISAGREES = "where it fires the MLPs do not write what it writes, no more than what other features write"
+_DISAGREES = "its decoder row is no more like what the MLPs write there than other features' rows"
 
 
 class Measured(NamedTuple):

@@ -183,7 +183,7 @@ def test_every_label_stands_beside_its_controls() -> None:
         is_above = page["label_interval"][0] > bound and foresees
         agrees = page["write_agreement"] >= 0.8
         assert page["label_control"] == bound and (is_above and is_certain and agrees) == bool(page["label"])
-        assert ("do not write what it writes" in (page["label_fault"] or "")) == (
+        assert ("no more like what the MLPs write there" in (page["label_fault"] or "")) == (
             is_above and is_certain and not agrees
         )
         assert bool(page["label"]) == (page["label_fault"] is None)
