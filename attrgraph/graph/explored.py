@@ -14,7 +14,7 @@ from attrgraph.files import read_json
 from attrgraph.graph.parts import before_pruning
 from attrgraph.io.feature_records import FeatureFiles, check_is_there, read_card, unpacked
 from attrgraph.io.json_writing import to_document
-from attrgraph.schema import node_label
+from attrgraph.schema import inexact_note, node_label
 from attrgraph.viz.text import visible
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def is_pruned(metadata: dict[str, Any]) -> bool:
 
 
 def title(graph: "Graph") -> str:
-    """The prompt and its most probable answer."""
+    """The prompt and its most probable answer, behind a mark if the graph is not exact."""
     prompt = str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))
     best = graph.nodes.iloc[int(np.argmax(graph.weights))]
-    return f"{prompt} → {visible(best['token'])} ({best['probability']:.1%})"
+    mark = f"{note}. " if (note := inexact_note(graph.metadata)) else ""
+    return f"{mark}{prompt} → {visible(best['token'])} ({best['probability']:.1%})"
 
 
 def with_pages(graph: "Graph", pages: Pages | str | Path) -> tuple["Graph", dict[str, Any]]:
