@@ -89,6 +89,7 @@ def describe_features(
         >>> pages["3/458"]["n_tokens"]
         6
     """
+    model.check_state()
     transcoders, rows, progress = _own(model, transcoders), _rows(model, texts), progress or silent
     chosen = _within_memory(_chosen(transcoders, features), model, rows)
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}

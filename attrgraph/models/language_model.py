@@ -216,9 +216,8 @@ class LanguageModel:
 
         Raises:
             ResultError: activations or logits are not finite (usually NaN or infinite weights).
-            UnsupportedModelError: attention is not causal, or part of the model is in training mode.
+            UnsupportedModelError: attention is not causal, or as `check_state`.
         """
-        check_is_in_evaluation_mode(self.hf_model, self.family)
         with recording(self, keep_patterns=keep_patterns) as seen:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = seen.streams[self.n_layers]
@@ -285,10 +284,19 @@ class LanguageModel:
         with self.eager(), running(token_ids):
             self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
 
+    def check_state(self) -> None:
+        """Raise UnsupportedModelError unless a run is as every other: under autocast or in training mode it is not."""
+        check_computes_in_its_type(self.device)
+        check_is_in_evaluation_mode(self.hf_model, self.family)
+
     @contextmanager
     def eager(self) -> Iterator[None]:
-        """While the context lasts, the model runs for this thread alone, and so that attention patterns are seen."""
-        check_computes_in_its_type(self.device)
+        """While the context lasts, the model runs for this thread alone, and so that attention patterns are seen.
+
+        Raises:
+            UnsupportedModelError: as `check_state`.
+        """
+        self.check_state()
         with alone, self.plain_experts(), setting(self.config, "_attn_implementation", "eager"):
             yield
 
