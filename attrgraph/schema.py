@@ -58,10 +58,11 @@ _FEATURE = re.compile(r"L?([0-9]{1,9})(?:[/_:]| feature )([0-9]{1,18})(?:[@_][0-
 
 def inexact_note(metadata: Mapping[str, Any]) -> str:
     """By how much a graph is not exact that says so of itself; empty for every other."""
-    checks = metadata.get("checks") or {}
-    if checks.get("is_exact") is not False:
+    checks = metadata.get("checks")
+    if not isinstance(checks, Mapping) or checks.get("is_exact") is not False:
         return ""
-    of_logits, of_sums = (checks.get(name, math.nan) for name in ("logit_deviation", "input_sum_gap"))
+    found = (checks.get(name) for name in ("logit_deviation", "input_sum_gap"))
+    of_logits, of_sums = (value if isinstance(value, int | float) else math.nan for value in found)
     return f"NOT EXACT: logits are off by {of_logits:.3g}, inputs' sums by {of_sums:.1g} of the input"
 
 
