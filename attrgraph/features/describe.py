@@ -89,7 +89,6 @@ def describe_features(
         >>> pages["3/458"]["n_tokens"]
         6
     """
-    model.check_state()
     transcoders, rows, progress = _own(model, transcoders), _rows(model, texts), progress or silent
     chosen = _within_memory(_chosen(transcoders, features), model, rows)
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "skip_positions": skip_positions}
@@ -220,6 +219,7 @@ def _card(
 
 
 def _own(model: LanguageModel, transcoders: Transcoders | None) -> Transcoders:
+    model.check_state()
     found = transcoders or model.transcoders
     if found is None:
         raise FeatureError("the model has no transcoders, so there are no features; pass transcoders=.")

@@ -227,8 +227,11 @@ def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
 
 
-def _left_out(template: _Template, messages: list[Any]) -> str | None:
-    """The first text, thought, or call of a function that the template does not write, or None: each is marked."""
+def _left_out(template: _Template, messages: list[Any], *, is_last_marked: bool = True) -> str | None:
+    """The first text, thought, or call of a function that the template does not write, or None: each is marked.
+
+    The last message's text need not be, if it is continued: whether it is there is seen at the end of the text.
+    """
     marks: dict[str, tuple[str, str]] = {}
 
     def mark(what: str, or_else: str = "") -> str:
@@ -246,13 +249,16 @@ def _left_out(template: _Template, messages: list[Any]) -> str | None:
     def with_marks(message: Mapping[str, Any], number: int) -> dict[str, Any]:
         of, found = f"of message {number} ({message['role']})", dict(message)
         content, calls = found.get("content"), found.get("tool_calls")
-        if isinstance(content, str):
+        is_continued = template.is_continued and number == len(messages) - 1
+        if is_continued and not is_last_marked:
+            pass
+        elif isinstance(content, str):
             found["content"] = marked(content, f"the text {of}")
         elif content:
             found["content"] = [{**part, "text": marked(part["text"], f"a part {of}")} for part in content]
         if calls:
             found["tool_calls"] = [_marked_call(call, mark, of) for call in calls]
-        if template.is_continued and number == len(messages) - 1:  # thoughts of earlier messages are left out by design
+        if is_continued:  # thoughts of earlier messages are left out by design
             # transformers gives one thought several names
             thoughts = {name: found[name] for name in _THOUGHTS if found.get(name)}
             once = {text: marked(text, f"the {name} {of}") for name, text in thoughts.items()}
@@ -263,6 +269,8 @@ def _left_out(template: _Template, messages: list[Any]) -> str | None:
     try:
         text = template.rendered(filled)
     except PromptError as e:
+        if template.is_continued and is_last_marked:  # a template may take a thought away only where text follows
+            return _left_out(template, messages, is_last_marked=False)
         raise PromptError(f"what of these messages the chat template leaves out cannot be told: {e}") from e
     written = {*re.findall(rf"{template.sign}\d+end", text)}
     missing = (what for mark, (what, or_else) in marks.items() if mark not in written and (or_else or mark) not in text)

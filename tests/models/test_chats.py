@@ -247,6 +247,17 @@ def test_a_thought_before_the_text_that_goes_on_is_written_or_named(name: str) -
         said(writes, USER, assistant("It", **{name: ["So"]}))
 
 
+def test_an_empty_thought_is_continued_where_it_would_be_written_otherwise_before_a_text() -> None:
+    parts = (
+        "{{ '<think>\\n\\n</think>\\n\\n' if '</think>' in m.content }}{{ m.content.split('</think>')[-1].lstrip() }}"
+    )
+    thought = "<think>\n\n</think>\n\n"
+    assert said(WHOLE.replace("{{ m.content }}", parts), USER, assistant(thought)).endswith(f"<assistant>{thought}")
+    alone = "{% if m.role == 'assistant' %}" + parts + "{% endif %}"
+    with pytest.raises(PromptError, match=r"leaves out the text of message 0 \(user\)"):
+        said(WHOLE.replace("{{ m.content }}", alone), USER, assistant(thought))
+
+
 def test_a_call_is_written_with_its_name_and_arguments() -> None:
     for arguments in ({"a": 1}, '{"a": 1}'):
         call = calling(arguments=arguments)
