@@ -56,6 +56,16 @@ _PLACE = re.compile(r"(\d+)/(-1|\d+)@(\d+)")
 _FEATURE = re.compile(r"L?([0-9]{1,9})(?:[/_:]| feature )([0-9]{1,18})(?:[@_][0-9]+)?")
 
 
+def inexact_note(metadata: Mapping[str, Any]) -> str:
+    """By how much a graph is not exact that says so of itself; empty for every other."""
+    checks = metadata.get("checks")
+    if not isinstance(checks, Mapping) or checks.get("is_exact") is not False:
+        return ""
+    found = (checks.get(name) for name in ("logit_deviation", "input_sum_gap"))
+    of_logits, of_sums = (value if isinstance(value, int | float) else math.nan for value in found)
+    return f"NOT EXACT: logits are off by {of_logits:.3g}, inputs' sums by {of_sums:.1g} of the input"
+
+
 class GraphParts(NamedTuple):
     """What a `Graph` is made of, as files are read."""
 

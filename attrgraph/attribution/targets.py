@@ -19,6 +19,8 @@ from attrgraph.models.tokens import check_pairs, text_ids, tokens_with_text
 
 # how characters that cannot be seen are written where tokens are printed, as in Python
 _ESCAPE = re.compile(r"\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+# of a text that may be one token, which has some hundred; and of the tokens of one that is not, how many are named
+_MOST_CHARACTERS, _MOST_NAMED = 10_000, 8
 
 
 @checked
@@ -115,7 +117,9 @@ def token_id_of(model: LanguageModel, token: str | int, logits: Tensor | None = 
             raise TargetError(f"target {whole} is outside the vocabulary (0 to {model.d_vocab - 1}).")
         return whole
     if not isinstance(token, str):
-        raise TargetError(f"target {token!r} is a {type(token).__name__}; expected a token's text or id.")
+        raise TargetError(f"target {token!r:.60} is a {type(token).__name__}; expected a token's text or id.")
+    if not 0 < len(token) <= _MOST_CHARACTERS:
+        raise TargetError(f"a target has {len(token)} characters; expected one token's text, or its id.")
     found = _tokens_written(model, token)
     return found[0] if logits is None else max(found, key=lambda token_id: float(logits[token_id]))
 
@@ -125,7 +129,7 @@ def _tokens_written(model: LanguageModel, text: str) -> list[int]:
 
     A token of a line break and one of a backslash and an n are printed alike, so that both are called so.
     """
-    check_pairs(text, f"target {text!r}")
+    check_pairs(text, f"target {text!r:.60}")
     tokenizer = model.tokenizer
     plain = _ESCAPE.sub(lambda escape: escape[0].encode().decode("unicode_escape"), text)
     names = [text] if plain.isprintable() and plain.strip() else [text, plain]
@@ -134,11 +138,12 @@ def _tokens_written(model: LanguageModel, text: str) -> list[int]:
     if called:
         return called
     if tokenizer is None:
-        raise TargetError(f"target {text!r}: the model has no tokenizer; give the token's id.")
+        raise TargetError(f"target {text!r:.60}: the model has no tokenizer; give the token's id.")
     found = list[int]()
-    for each in (text, f" {text}", text.lstrip()):
-        ids = text_ids(tokenizer, each, f"target {text!r}")
-        if len(ids) == 1 and (ids[0] != tokenizer.unk_token_id or text == tokenizer.unk_token):
+    for each in (text, f" {text}", text.removeprefix(" ")):
+        ids = text_ids(tokenizer, each, f"target {text!r:.60}")
+        is_known = len(ids) == 1 and (ids[0] != tokenizer.unk_token_id or text == tokenizer.unk_token)
+        if is_known and ids[0] < model.d_vocab and _has_its_spaces(model.token_text(ids[0]), text):
             found.append(int(ids[0]))
             if text.startswith(" "):
                 break
@@ -147,12 +152,20 @@ def _tokens_written(model: LanguageModel, text: str) -> list[int]:
     if not found:
         parts = [model.token_text(i) for i in text_ids(tokenizer, text)]
         if tokenizer.unk_token_id is not None and tokenizer.unk_token in parts:
-            raise TargetError(f"target {text!r} is not in the model's vocabulary; give another token, or its id.")
+            raise TargetError(f"target {text!r:.60} is not in the model's vocabulary; give another token, or its id.")
+        named = ", ".join(map(repr, parts[:_MOST_NAMED])) + (", ..." if len(parts) > _MOST_NAMED else "")
+        count = "that token" if len(parts) == 1 else f"one token but {len(parts)}"
         raise TargetError(
-            f"target {text!r} is not one token but {len(parts)}: {', '.join(map(repr, parts))}; explain the first of "
-            "them, or give a token's id."
+            f"target {text!r:.60} is not {count}: {named}; explain the first of them, or give a token's id."
         )
     return list(dict.fromkeys(found))
+
+
+def _has_its_spaces(token: str, text: str) -> bool:
+    """Whether a token has the space that a text has at its ends, but for one that words may have in front."""
+    fronts = {each[: len(each) - len(each.lstrip())] for each in (token, text)}
+    ends = [each[len(each.rstrip()) :] for each in (token, text)]
+    return (len(fronts) == 1 or fronts == {"", " "}) and ends[1] in ("", ends[0])
 
 
 def _notes(model: LanguageModel, tokens: Sequence[str | int], chosen: Sequence[int], logits: Tensor) -> list[str]:

@@ -114,6 +114,7 @@ class LiveRounds:
         skip_positions: SkipPositions = "auto",
         shards: Shards | None = None,
     ) -> None:
+        model.check_state()
         self._model, self._rows, self._seed, self._batch_tokens = model, rows, seed, batch_tokens
         self._skip_positions, self._shards = skip_positions, shards or Shards()
         self._order_of = lru_cache(maxsize=2)(self._shuffled)  # a round touches two epochs at most

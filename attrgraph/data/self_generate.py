@@ -39,8 +39,9 @@ def self_generate(
 
     A sample ends before a token that ends a text (EOS, or BOS, which begins the next one), or at `length`. A model
     without BOS begins each sample with a token drawn uniformly from its vocabulary, which then counts as a token.
-    Random numbers come from generators of their own on the CPU, one for each sample: the global state is neither used
-    nor changed, and the same seed and settings give the same rows on the same machine, of which more tokens take more.
+    Random numbers come from generators of their own on the CPU, one for each sample: the global state and PyTorch's
+    default type are neither used nor changed, and the same seed and settings give the same rows on the same machine, of
+    which more tokens take more.
 
     Args:
         n_tokens: generate at least this many, not counting BOS; samples after the one that reaches it are dropped.
@@ -53,6 +54,7 @@ def self_generate(
     Raises:
         CorpusError: a setting cannot work, or the model ends every text at its beginning.
         ResultError: the model's logits are not finite.
+        UnsupportedModelError: as `LanguageModel.check_state`.
     """
     if length is None:
         wanted = max(_SHORTEST_LENGTH, 1 + -(-n_tokens // max(1, batch_size)))
@@ -88,7 +90,7 @@ def self_generate(
 def _draws(seed: int, start: int, n: int, length: int) -> Float[Tensor, "length n"]:
     """What decides about the tokens of samples `start` to `start + n - 1`, whatever batch they are in."""
     generators = (torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(start, start + n))
-    return torch.stack([torch.rand(length, generator=generator) for generator in generators], 1)
+    return torch.stack([torch.rand(length, generator=each, dtype=torch.float32) for each in generators], 1)
 
 
 def _report(progress: Progress, n_before: int, n_rows: int, n_tokens: int, length: int) -> None:

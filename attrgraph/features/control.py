@@ -49,7 +49,7 @@ def random_dictionary(
         most = int(torch.bincount(active.feature.cpu(), minlength=n_features).max())
         n_firings = torch.from_numpy(np.geomspace(0.5, max(most, 1), len(chosen)).round().astype(np.int64))
         real, _ = transcoders.encoder_rows(layer, chosen, torch.zeros(0))
-        W_enc = torch.randn(real.shape, generator=generator)
+        W_enc = torch.randn(real.shape, generator=generator, dtype=torch.float32)
         W_enc *= real.norm(dim=1, keepdim=True) / W_enc.norm(dim=1, keepdim=True)
         as_read = normalize(read, dim=-1) if is_topk[layer] else read
         threshold = _thresholds(as_read.cpu().float(), W_enc, n_firings)

@@ -246,6 +246,7 @@ def _card(
 
 
 def _own(model: LanguageModel, transcoders: Transcoders | None) -> Transcoders:
+    model.check_state()
     found = transcoders or model.transcoders
     if found is None:
         raise FeatureError("the model has no transcoders, so there are no features; pass transcoders=.")

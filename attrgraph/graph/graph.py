@@ -17,6 +17,7 @@ from attrgraph.influence import pruning, scores
 from attrgraph.influence.influence import logit_weights, without_zeros
 from attrgraph.io import json_writing, native, networkx_graph
 from attrgraph.io.params import pinned_ids
+from attrgraph.schema import inexact_note
 from attrgraph.viz import draw
 
 # metadata that follow from a part of a graph: of a graph with another part they would be wrong
@@ -67,7 +68,8 @@ class Graph:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {kind}" for kind, n in self.nodes["kind"].value_counts(sort=False).items())
-        return f"Graph({counts}; {self.adjacency.nnz} edges)"
+        parts = [counts, f"{self.adjacency.nnz} edges", inexact_note(self.metadata)]
+        return f"Graph({'; '.join(filter(None, parts))})"
 
     @property
     def n_layers(self) -> int:

@@ -2,13 +2,16 @@
 
 GraphML, GEXF for Gephi, JSON for Cytoscape and the tables leave out this package's bias node, as JSON files do; bias
 nodes of other tools stay. Nodes have the columns of `graph.nodes`, edges `source`, `target`, `weight` and `share` (of
-what the target reads, the sum of |weight| into it). No value is null: a node without a label is labelled by its id.
+what the target reads, the sum of |weight| into it). Of a graph that is not exact, networks have a note, GEXF as its
+description, and tables a column `is_exact`, which is False. No value is null: a node without a label is labelled by its
+id.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from functools import partial
+from html import escape
 from importlib.util import find_spec
 from io import BytesIO
 from math import isfinite
@@ -25,7 +28,7 @@ from attrgraph.io.json_writing import check_page, check_profile, write_json
 from attrgraph.io.native import save_graph
 from attrgraph.io.networkx_graph import to_networkx, without_own_bias
 from attrgraph.io.safe_text import NOT_IN_CSV, NOT_IN_XML, SURROGATE, Cleaner
-from attrgraph.schema import COLUMNS, unique_names
+from attrgraph.schema import COLUMNS, inexact_note, unique_names
 from attrgraph.viz import MOST_TOKENS_DRAWN
 from attrgraph.viz.draw import draw_graph
 from attrgraph.viz.layout import lay_out
@@ -92,6 +95,7 @@ def export_graph(
     if path.suffix in _TABLES:
         # the file that was asked for comes last: when it is there, all is there
         for file, table in zip(files_of(path)[::-1], (graph.nodes.reset_index(), _edges(graph)), strict=True):
+            table = table.assign(is_exact=False) if inexact_note(graph.metadata) else table
             write_whole(file, partial(_write_table, table), overwrite=overwrite)
     else:
         writers = {".graphml": _graphml, ".gexf": _gexf, ".cyjs": _cytoscape}
@@ -192,7 +196,9 @@ def _gexf(network: Any, graph: "Graph") -> bytes:
     buffer = BytesIO()
     nx.write_gexf(network, buffer)
     # the day of writing; the same graph gives the same bytes
-    return re.sub(rb' lastmodifieddate="[^"]*"', b"", buffer.getvalue(), count=1)
+    data = re.sub(rb' lastmodifieddate="[^"]*"', b"", buffer.getvalue(), count=1)
+    note = f"<description>{escape(network.graph.get('note', ''))}</description></meta>".encode()
+    return data.replace(b"</meta>", note, 1) if "note" in network.graph else data
 
 
 def _color(color: tuple[int, int, int], amount: float) -> dict[str, Any]:

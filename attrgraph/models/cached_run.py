@@ -16,9 +16,13 @@ class CachedRun:
 
     `is_stale` is set by a call in which rotary frequencies have changed, as some kinds (longrope) choose them by the
     length of the text: keys that were kept are turned otherwise, so a new run has to read the whole text.
+
+    Raises:
+        UnsupportedModelError: as `LanguageModel.check_state`.
     """
 
     def __init__(self, model: LanguageModel) -> None:
+        model.check_state()
         self._model, self._speeds, self.is_stale = model.hf_model, list[Tensor](), False
         self._experts = model.plain_experts
         cache = DynamicCache(config=self._model.config)

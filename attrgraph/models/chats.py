@@ -1,18 +1,21 @@
 """Chat messages as text, by the chat template of a tokenizer, which is a program that somebody else wrote."""
 
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from secrets import token_hex
 from time import monotonic
 from typing import Any
 
-from jinja2 import Environment, meta, nodes
+from jinja2 import meta, nodes
 from transformers import PreTrainedTokenizerBase
 
 from attrgraph.errors import PromptError
+from attrgraph.models.bounded import bounded
+from attrgraph.models.templates import is_plain, parsed
 
 # for all ways to fill it in; one that fills in a thousand messages takes 0.1 s
 _MOST_SECONDS = 5.0
@@ -20,6 +23,8 @@ _MOST_SECONDS = 5.0
 _MOST_CHARACTERS = 10**8
 # of messages, as transformers names them: written in front of the text, if there is one
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+# of messages, of which more is known than whether the text changes without them
+_KNOWN = frozenset(("role", "content", "tool_calls", *_THOUGHTS))
 # an entry of parts that a template takes no notice of, unless it writes them as they lie
 _MARK = "attrgraph:part"
 # what closes a thought or another section, at the end of a text
@@ -34,6 +39,7 @@ class _Template:
     options: Mapping[str, Any]
     is_continued: bool = False
     end: float = field(default_factory=lambda: monotonic() + _MOST_SECONDS)
+    sign: str = field(default_factory=lambda: f"attrgraph{token_hex(4)}x")  # which no text has
 
     def rendered(self, messages: list[Any]) -> str:
         how = dict[str, Any](add_generation_prompt=not self.is_continued, continue_final_message=self.is_continued)
@@ -43,12 +49,21 @@ class _Template:
         # templates are programs that run in a sandbox: what they raise is as various as what messages hold
         except Exception as e:
             first, *_ = str(e).splitlines() or [type(e).__name__]
+            first = "it takes too much memory." if isinstance(e, MemoryError) else first
             raise PromptError(f"the chat template cannot be filled with these messages: {first:.200}") from e
+
+    def rendered_or_none(self, messages: list[Any]) -> str | None:
+        """None where the template refuses messages; what it says of those that are given has been heard."""
+        try:
+            return self.rendered(messages)
+        except PromptError:
+            return None
 
     def whole(self, messages: list[Any]) -> str:
         """The text of messages, of which nothing is lost."""
-        text = self.rendered([_marked(message) for message in messages])
+        text = self.rendered(shown := [_marked(message) for message in messages])
         left_out = "that a message has parts" if _MARK in text else _left_out(self, messages)
+        left_out = left_out or _unread(self, shown, text)
         if left_out is not None:
             raise PromptError(
                 f"the chat template leaves out {left_out}, so that the model would never see it. Take it out, put it "
@@ -98,6 +113,19 @@ def chat_text(
         _check_continued(filled[-1])
         template.is_continued = bool(_text_of(filled[-1]))
         filled = filled if template.is_continued else filled[:-1]
+    source = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
+    return _run(source, partial(_filled, template, filled))
+
+
+def _run(source: str, work: Callable[[], str]) -> str:
+    """What comes of work with a template: the time of its loops is limited as they run, that of one operation is not.
+
+    Operations with constants are done before it runs, whatever asks for its program.
+    """
+    return work() if is_plain(source) else bounded(work, 1.5 * _MOST_SECONDS)
+
+
+def _filled(template: _Template, filled: list[Any]) -> str:
     joined = [{**each, "content": _text_of(each)} if each.get("content") else each for each in filled]
     refusals = list[PromptError]()
     for form in (filled, joined, [_in_parts(message) for message in filled]):
@@ -134,24 +162,23 @@ def _limited(end: float) -> Iterator[None]:
 
 def check_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:
     """Raise PromptError for an option that the chat template does not read: it would do nothing."""
-    own = {*inspect.signature(tokenizer.apply_chat_template).parameters} - {"tools", "documents", "kwargs"}
+    # other arguments of `apply_chat_template` are for tokens, or decided here
+    own = {"chat_template"}
     if not options:
         return
     try:
         with _limited(monotonic() + _MOST_SECONDS):
             source = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
-            # tags of transformers, which name nothing
-            source = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", source)
-            parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
-            known = meta.find_undeclared_variables(parsed)
+            program = parsed(source)
+            known = {*_run(source, lambda: " ".join(meta.find_undeclared_variables(program))).split()}
     except Exception:  # what is wrong with the template is said when it is filled in
         return
     unknown = next((name for name in options if name not in own | known), None)
     if unknown is not None:
         given = {"messages", "add_generation_prompt", "raise_exception", "strftime_now", *tokenizer.special_tokens_map}
         # what a template sets in a branch is its own, unless it asks first whether it is there
-        asked = {each.node.name for each in parsed.find_all(nodes.Test) if isinstance(each.node, nodes.Name)}
-        local = {each.name for each in parsed.find_all(nodes.Name) if each.ctx != "load"} - asked
+        asked = {each.node.name for each in program.find_all(nodes.Test) if isinstance(each.node, nodes.Name)}
+        local = {each.name for each in program.find_all(nodes.Name) if each.ctx != "load"} - asked
         options_read = ", ".join(sorted(known - given - local)) or "none"
         raise PromptError(f"the chat template does not read the option {unknown!r:.60}; it reads {options_read:.300}.")
 
@@ -200,12 +227,15 @@ def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
 
 
-def _left_out(template: _Template, messages: list[Any]) -> str | None:
-    """The first text, thought, or call of a function that the template does not write, or None: each is marked."""
-    marks: dict[str, str] = {}
+def _left_out(template: _Template, messages: list[Any], *, is_last_marked: bool = True) -> str | None:
+    """The first text, thought, or call of a function that the template does not write, or None: each is marked.
 
-    def mark(what: str) -> str:
-        marks[name := f"attrgraph{len(marks)}end"] = what
+    The last message's text need not be, if it is continued: whether it is there is seen at the end of the text.
+    """
+    marks: dict[str, tuple[str, str]] = {}
+
+    def mark(what: str, or_else: str = "") -> str:
+        marks[name := f"{template.sign}{len(marks)}end"] = what, or_else
         return name
 
     def marked(text: str, what: str) -> str:
@@ -219,13 +249,16 @@ def _left_out(template: _Template, messages: list[Any]) -> str | None:
     def with_marks(message: Mapping[str, Any], number: int) -> dict[str, Any]:
         of, found = f"of message {number} ({message['role']})", dict(message)
         content, calls = found.get("content"), found.get("tool_calls")
-        if isinstance(content, str):
+        is_continued = template.is_continued and number == len(messages) - 1
+        if is_continued and not is_last_marked:
+            pass
+        elif isinstance(content, str):
             found["content"] = marked(content, f"the text {of}")
         elif content:
             found["content"] = [{**part, "text": marked(part["text"], f"a part {of}")} for part in content]
         if calls:
             found["tool_calls"] = [_marked_call(call, mark, of) for call in calls]
-        if template.is_continued and number == len(messages) - 1:  # thoughts of earlier messages are left out by design
+        if is_continued:  # thoughts of earlier messages are left out by design
             # transformers gives one thought several names
             thoughts = {name: found[name] for name in _THOUGHTS if found.get(name)}
             once = {text: marked(text, f"the {name} {of}") for name, text in thoughts.items()}
@@ -234,20 +267,51 @@ def _left_out(template: _Template, messages: list[Any]) -> str | None:
 
     filled = [with_marks(message, number) for number, message in enumerate(messages)]
     try:
-        written = {*re.findall(r"attrgraph\d+end", template.rendered(filled))}
-    except PromptError:  # of what the marks have changed; what the template says of the messages has been heard
-        return None
-    return next((what for mark, what in marks.items() if mark not in written), None)
+        text = template.rendered(filled)
+    except PromptError as e:
+        if template.is_continued and is_last_marked:  # a template may take a thought away only where text follows
+            return _left_out(template, messages, is_last_marked=False)
+        raise PromptError(f"what of these messages the chat template leaves out cannot be told: {e}") from e
+    written = {*re.findall(rf"{template.sign}\d+end", text)}
+    missing = (what for mark, (what, or_else) in marks.items() if mark not in written and (or_else or mark) not in text)
+    return next(missing, None)
 
 
-def _marked_call(call: Mapping[str, Any], mark: Callable[[str], str], of: str) -> dict[str, Any]:
+def _unread(template: _Template, messages: list[Any], text: str) -> str | None:
+    """The first other field of a message without which the text is the same, or None."""
+    called = [(call.get("function") or call).get("name") for each in messages for call in each.get("tool_calls") or ()]
+    fields = [
+        (number, name)
+        for number, message in enumerate(messages)
+        for name, value in message.items()
+        if value and name not in _KNOWN
+        # which call a result is of is there by its place, and its function by that call
+        if message["role"] != "tool" or (name != "tool_call_id" and (name, value in called) != ("name", True))
+    ]
+    filled = [{**message} for message in messages]
+    for i, (number, name) in enumerate(fields):
+        if isinstance(value := messages[number][name], str):
+            filled[number][name] = f"{value}{template.sign}{i}end"
+    written = template.rendered_or_none(filled) if fields else ""
+    for i, (number, name) in enumerate(fields):
+        if written is None or f"{template.sign}{i}end" not in written:
+            less = {key: value for key, value in messages[number].items() if key != name}
+            if template.rendered_or_none([*messages[:number], less, *messages[number + 1 :]]) == text:
+                return f"the field {name!r:.60} of message {number} ({less['role']})"
+    return None
+
+
+def _marked_call(call: Mapping[str, Any], mark: Callable[..., str], of: str) -> dict[str, Any]:
     """A tool call with marks at its function's name and arguments, which stand at the top or one level below."""
     is_below = isinstance(call.get("function"), Mapping)
     function = {**(call["function"] if is_below else call)}
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise PromptError(f"a tool call {of} is {dict(call)!r:.60}; expected the name of a function.")
-    function["name"] = name + mark(f"a tool call {of}")
+    # some templates write the id alone, which then holds the name: functions.NAME:0
+    call_id = call.get("id")
+    is_named = isinstance(call_id, str) and name in call_id
+    function["name"] = name + mark(f"a tool call {of}", call_id if is_named else "")
     for key in ("arguments", "parameters"):
         if (given := function.get(key)) in (None, "", "{}", {}):
             continue
@@ -259,6 +323,4 @@ def _marked_call(call: Mapping[str, Any], mark: Callable[[str], str], of: str) -
             function[key] = start + last + brace + end
         else:
             raise PromptError(f"{what} are {given!r:.60}; expected an object or JSON text.")
-    found = {**call, "function": function} if is_below else function
-    # some templates write the id alone, which then holds the name: functions.NAME:0
-    return {**found, "id": call["id"].replace(name, function["name"])} if isinstance(call.get("id"), str) else found
+    return {**call, "function": function} if is_below else function

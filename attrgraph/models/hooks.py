@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-# Held by the thread that observes or runs a model: hooks and settings are the modules', so other threads would see
-# them. One for all models, since two may share modules; what is computed from a run is not done under it.
+# Held by the thread that observes or runs a model: hooks are the modules'. One for all models, since two may share
+# modules; what is computed from a run is not done under it. Who calls the Hugging Face model itself does not take it.
 alone = RLock()
 # of the batch that is run, how many rows, which OPT's blocks put one after the other for the MLP and the norm in front
 # of it, and where
@@ -59,7 +58,7 @@ def on_input(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor |
         changed = changed.reshape(stream.shape).to(stream.device)
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
-    return _attached(m.register_forward_pre_hook(partial(hook, i), with_kwargs=True) for i, m in enumerate(modules))
+    return _attached((m.register_forward_pre_hook, partial(hook, i)) for i, m in enumerate(modules))
 
 
 def asked_for_patterns(modules: Sequence[nn.Module]) -> AbstractContextManager[None]:
@@ -69,7 +68,7 @@ def asked_for_patterns(modules: Sequence[nn.Module]) -> AbstractContextManager[N
         return args, {**kwargs, "output_attentions": True}
 
     silent = [module for module in modules if "output_attentions" in inspect.signature(module.forward).parameters]
-    return _attached(module.register_forward_pre_hook(ask, with_kwargs=True) for module in silent)
+    return _attached((module.register_forward_pre_hook, ask) for module in silent)
 
 
 def on_output(modules: Sequence[nn.Module], see: Callable[[int, Any], Tensor | None]) -> AbstractContextManager[None]:
@@ -98,13 +97,52 @@ def on_call(
     def hook(index: int, _: nn.Module, *call: Any) -> Any:
         return see(index, *call)
 
-    return _attached(m.register_forward_hook(partial(hook, i), with_kwargs=True) for i, m in enumerate(modules))
+    return _attached((m.register_forward_hook, partial(hook, i)) for i, m in enumerate(modules))
 
 
 @contextmanager
-def _attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """While the context lasts, the hooks of these handles are attached."""
+def _attached(hooks: Iterable[tuple[Callable[..., Any], Callable[..., Any]]]) -> Iterator[None]:
+    """While the context lasts, these hooks are attached, each by its module's method, to what this thread runs."""
     with alone, ExitStack() as stack:
-        for handle in handles:
-            stack.enter_context(handle)
+        for register, hook in hooks:
+            stack.enter_context(register(_of_this_thread(hook), with_kwargs=True))
         yield
+
+
+def _of_this_thread(act: Callable[..., Any]) -> Callable[..., Any]:
+    own = get_ident()
+
+    # another thread may have taken a hook that is just being removed: it is then called without keywords
+    def hook(*call: Any) -> Any:
+        return act(*call) if get_ident() == own else None
+
+    return hook
+
+
+@contextmanager
+def setting(config: Any, name: str, value: str) -> Iterator[None]:
+    """While the context lasts, a setting of a configuration has another value for this thread."""
+    if getattr(config, name) == value:
+        yield
+        return
+    kind, own = type(config), get_ident()
+    inherited = getattr(kind, name)
+
+    def read(config: Any) -> Any:
+        return value if get_ident() == own else inherited.fget(config)
+
+    # a thread that runs the model meanwhile has made its mask for its own kind of attention
+    config.__class__ = type(
+        kind.__name__, (_Plain, kind), {name: property(read, inherited.fset), "__module__": kind.__module__}
+    )
+    try:
+        yield
+    finally:
+        config.__class__ = kind
+
+
+class _Plain:
+    """Comes before a configuration's class, which would make whoever inherits from it a data class."""
+
+    def __init_subclass__(cls) -> None:
+        pass

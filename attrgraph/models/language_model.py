@@ -16,7 +16,7 @@ from attrgraph.models.alterations import alterations
 from attrgraph.models.chats import chat_text, check_options
 from attrgraph.models.families import VALUE, Family, family_of, head_projection, output_projection
 from attrgraph.models.frozen import FrozenAttention, FrozenBlock, FrozenNorm, FrozenRun, widened
-from attrgraph.models.hooks import alone, running
+from attrgraph.models.hooks import alone, running, setting
 from attrgraph.models.identity import origin_of_model
 from attrgraph.models.recording import Recording, recording
 from attrgraph.models.requirements import (
@@ -33,17 +33,6 @@ from attrgraph.transcoders.known_sets import no_transcoders
 
 Message = dict[str, Any]
 Prompt = str | Sequence[SupportsIndex] | Sequence[Message] | np.ndarray | Tensor
-
-
-@contextmanager
-def _setting(config: Any, name: str, value: str) -> Iterator[None]:
-    """While the context lasts, a setting of a configuration has another value."""
-    before = getattr(config, name)
-    setattr(config, name, value)
-    try:
-        yield
-    finally:
-        setattr(config, name, before)
 
 
 class LanguageModel:
@@ -227,9 +216,8 @@ class LanguageModel:
 
         Raises:
             ResultError: activations or logits are not finite (usually NaN or infinite weights).
-            UnsupportedModelError: attention is not causal, or part of the model is in training mode.
+            UnsupportedModelError: attention is not causal, or as `check_state`.
         """
-        check_is_in_evaluation_mode(self.hf_model, self.family)
         with recording(self, keep_patterns=keep_patterns) as seen:
             logits = self.logits(token_ids[None], logits_to_keep=1)[0, -1]
         final_stream = seen.streams[self.n_layers]
@@ -294,17 +282,26 @@ class LanguageModel:
         with self.eager(), running(token_ids):
             self.hf_model.get_submodule(self.family.body)(input_ids=token_ids, use_cache=False, **inputs)
 
+    def check_state(self) -> None:
+        """Raise UnsupportedModelError unless a run is as every other: under autocast or in training mode it is not."""
+        check_computes_in_its_type(self.device)
+        check_is_in_evaluation_mode(self.hf_model, self.family)
+
     @contextmanager
     def eager(self) -> Iterator[None]:
-        """While the context lasts, the model runs for this thread alone, and so that attention patterns are seen."""
-        check_computes_in_its_type(self.device)
-        with alone, self.plain_experts(), _setting(self.config, "_attn_implementation", "eager"):
+        """While the context lasts, the model runs for this thread alone, and so that attention patterns are seen.
+
+        Raises:
+            UnsupportedModelError: as `check_state`.
+        """
+        self.check_state()
+        with alone, self.plain_experts(), setting(self.config, "_attn_implementation", "eager"):
             yield
 
     def plain_experts(self) -> AbstractContextManager[None]:
         """While the context lasts, experts run in float64 too: PyTorch's product of them all together does not."""
         name, is_double = "_experts_implementation", self.dtype == torch.float64
-        return _setting(self.config, name, "eager") if is_double and hasattr(self.config, name) else nullcontext()
+        return setting(self.config, name, "eager") if is_double and hasattr(self.config, name) else nullcontext()
 
     def layer_modules(self) -> Sequence[nn.Module]:
         """The transformer blocks."""

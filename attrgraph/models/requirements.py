@@ -89,8 +89,9 @@ def check_is_in_evaluation_mode(hf_model: PreTrainedModel, family: Family) -> No
     """Raise UnsupportedModelError if a part may drop what it computes at random."""
     attentions = [block.get_submodule(family.attention) for block in _blocks(hf_model, family)]
     for name, module in hf_model.named_modules():
-        may_drop = module is hf_model or isinstance(module, nn.Dropout) or any(module is one for one in attentions)
-        if module.training and may_drop:
+        if not module.training:
+            continue
+        if module is hf_model or isinstance(module, nn.Dropout) or any(module is one for one in attentions):
             raise UnsupportedModelError(
                 f"{name or 'the model'} is in training mode, where dropout is random; call .eval() on the model."
             )

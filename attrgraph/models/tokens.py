@@ -8,6 +8,7 @@ special token and the same letters.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ _SPACE = "\u2581"
 _ESCAPED, _NUMBERED = re.compile(rb"\\x([0-9a-f]{2})"), re.compile(r"<([0-9]{1,9})>$")
 # that a token stands for on average; no text comes near to it
 _MOST_CHARACTERS = 100
+_MOST_COMPARED = 10_000  # tokens of a vocabulary in which a misspelt one is looked for
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -127,7 +129,7 @@ def front_token(tokenizer: PreTrainedTokenizerBase, prepend: str) -> int | None:
     """The token that is put in front of prompts, if any; see `LanguageModel.tokenize`.
 
     Raises:
-        PromptError: the text is not one token.
+        PromptError: the text is not one token of the vocabulary.
     """
     bos: int | None = tokenizer.bos_token_id
     if prepend == "auto":
@@ -136,10 +138,16 @@ def front_token(tokenizer: PreTrainedTokenizerBase, prepend: str) -> int | None:
         ends = (bos, tokenizer.pad_token_id, tokenizer.eos_token_id)
         return next((token_id for token_id in ends if token_id is not None), None)
     ids = text_ids(tokenizer, prepend, "prepend")
-    if len(ids) != 1:
+    is_unknown = tokenizer.unk_token_id in ids and prepend != tokenizer.unk_token
+    if len(ids) != 1 or is_unknown:
+        found = "not in the vocabulary" if is_unknown else f"{len(ids)} tokens"
+        vocabulary = tokenizer.get_vocab() if len(tokenizer) <= _MOST_COMPARED else ()
+        known = dict.fromkeys(("auto", "none", "circuit-tracer", *tokenizer.all_special_tokens, *vocabulary))
+        close = get_close_matches(prepend[:_MOST_CHARACTERS].lower(), list(known))
+        meant = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise PromptError(
-            f'prepend is {prepend!r:.60}, which is {len(ids)} tokens; expected one token, "auto", "none" or '
-            '"circuit-tracer".'
+            f'prepend is {prepend!r:.60}, which is {found}; expected one token, "auto", "none" or "circuit-tracer".'
+            f"{meant}"
         )
     return int(ids[0])
 

@@ -154,6 +154,7 @@ def _checked(
     """The config, with `skip_positions` if given; refused if it does not fit the model."""
     if skip_positions is not None:
         config = replace(config, skip_positions=plain_positions(skip_positions))
+    model.check_state()
     text_mask(model, rows.rows[0], config.skip_positions)
     config.check_fits(model.n_layers)
     return config

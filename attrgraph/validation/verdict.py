@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from attrgraph.schema import inexact_note
 from attrgraph.transcoders.config import CROSS_LAYER
 from attrgraph.validation.result import Statement
 
@@ -41,8 +42,12 @@ def judge(
         ranking_mode: of the single ablations against which features are ranked.
     """
     lines = [_explained(facts)]
+    is_marked = facts["is_exact"] is False
+    if is_marked:
+        note = inexact_note({"checks": facts}).lower()
+        lines.insert(0, Statement("weak", f"The graph is {note}. It is of a run that is not the model's own."))
     if "frozen_error" in facts:
-        lines.append(_exactness(facts["frozen_error"]))
+        lines.append(_exactness(facts["frozen_error"], is_marked=is_marked))
     lines += _correlations(tables["agreement"])
     lines += [_ranking(tables["rankings"], ranking_mode), _necessity(tables["necessity"], mode)]
     lines.append(_sufficiency(tables["sufficiency"], facts, mode))
@@ -86,8 +91,12 @@ def _explained(facts: Mapping[str, Any]) -> Statement:
     )
 
 
-def _exactness(error: float) -> Statement:
+def _exactness(error: float, *, is_marked: bool) -> Statement:
     held = "With everything else held fixed,"
+    if is_marked and error <= MOST_FROZEN_ERROR:
+        return Statement(
+            "weak", f"{held} the edges predict changes of that run (relative error {error:.0e}), not the model's."
+        )
     if error <= MOST_FROZEN_ERROR:
         return Statement("good", f"{held} the edges predict every change exactly (relative error {error:.0e}).")
     return Statement(

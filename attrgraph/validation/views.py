@@ -28,7 +28,7 @@ def facts(graph: Graph, answer: int) -> dict[str, Any]:
         "n_targets": int((graph.nodes["kind"] == "logit").sum()),
         **{
             name: graph.metadata.get("checks", {}).get(name)
-            for name in ("logit_deviation", "input_sum_gap", "bias_share")
+            for name in ("logit_deviation", "input_sum_gap", "bias_share", "is_exact")
         },
         "unselected_share": graph.metadata.get("selection", {}).get("unselected_share"),
     }

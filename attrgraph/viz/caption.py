@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from attrgraph.schema import inexact_note
 from attrgraph.viz.legend import LIGHT_BELOW
 from attrgraph.viz.scene import Scene
 from attrgraph.viz.text import ELLIPSIS, shorten, visible
@@ -16,12 +17,8 @@ _MOST_PROMPT_CHARACTERS, _MOST_ANSWERS = 300, 3
 def caption_of(graph: "Graph", scene: Scene, *, min_share: float) -> list[str]:
     """Paragraphs of plain text."""
     paragraphs = [_question(graph), f"{_kept(graph)} {_scores(graph)}", _reading(scene, min_share)]
-    checks = graph.metadata.get("checks") or {}
-    if checks.get("is_exact") is False:
-        of_logits, of_sums = checks["logit_deviation"], checks["input_sum_gap"]
-        paragraphs.insert(
-            1, f"NOT EXACT: logits are off by {of_logits:.3g}, inputs' sums by {of_sums:.1g} of the input."
-        )
+    if note := inexact_note(graph.metadata):
+        paragraphs.insert(1, f"{note}.")
     return paragraphs
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tiny import make_model, make_transcoders
@@ -82,6 +83,15 @@ def test_a_graph_that_is_allowed_is_marked_in_every_output(
         assert "NOT EXACT: logits are off" in again.prune(0.3, 0.3).to_dot()
         assert main(["info", str(file)]) == 0
         assert "; NOT EXACT" in capsys.readouterr().out
+    small = graph.prune(0.3, 0.3)
+    assert "NOT EXACT: logits are off" in repr(graph)
+    assert all("NOT EXACT: logits are off" in text for text in (small.explore(), small._repr_html_()))
+    for ending in ("graphml", "gexf", "cyjs"):
+        ag.export_graph(small, tmp_path / f"g.{ending}")
+        assert "NOT EXACT: logits are off" in (tmp_path / f"g.{ending}").read_text()
+    for table in (tmp_path / "t.csv", tmp_path / "t.nodes.csv"):
+        ag.export_graph(small, tmp_path / "t.csv")
+        assert not pd.read_csv(table)["is_exact"].any()
 
 
 def test_what_is_frozen_is_refused_where_a_hook_changes_it(traced_model: Build, prompt: list[int]) -> None:
@@ -104,7 +114,11 @@ def test_what_is_frozen_is_refused_where_a_hook_changes_it(traced_model: Build, 
             int(steered.logits_after.argmax())
         ]
         marked = ag.trace(model, prompt, allow_inexact=True)
-        assert ag.validate(model, marked, modes=["frozen"], mode="frozen", n_nodes=3, n_controls=0, n_resamples=2)
+        found = ag.validate(model, marked, modes=["frozen"], mode="frozen", n_nodes=3, n_controls=0, n_resamples=2)
+    said = found.to_dict()
+    assert said["facts"]["is_exact"] is False and said["verdict"][0]["level"] == "weak"
+    assert said["verdict"][0]["text"].startswith("The graph is not exact: logits are off by")
+    assert not any("exactly" in statement.text for statement in found.verdict)
     projection = model.attention_module(1).q_proj
     with (
         projection.register_forward_hook(scaled),

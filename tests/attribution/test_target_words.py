@@ -74,6 +74,29 @@ def test_what_is_printed_can_be_given_back(make: Callable[[], Any]) -> None:
         assert printed and token_id_of(model, printed, logits) == token_id, printed
 
 
+@pytest.mark.parametrize("make", [byte_level, sentencepiece, unigram, word_pieces])
+def test_only_one_space_in_front_of_a_word_may_be_another(make: Callable[[], Any]) -> None:
+    model = _model_with(make())
+    word = next(
+        text for i in range(4, model.d_vocab) if (text := model.token_text(i).strip()).isalpha() and text.isascii()
+    )
+    assert model.token_text(token_id_of(model, word)).strip() == word
+    for wrong in (f"\n{word}", f"\t{word}", f"  {word}", f"{word}\n"):
+        with pytest.raises(TargetError, match="is not "):
+            token_id_of(model, wrong)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("text", ["", "ab" * 3_000, "ab" * 50_000])
+def test_no_text_and_a_long_one_are_refused_in_a_short_line(text: str) -> None:
+    model = _model_with(byte_level())
+    model.transcoders = make_transcoders()
+    for targets in (text, ag.LogitDifference("a", text)):
+        with pytest.raises(TargetError, match=f"a target has {len(text)} characters|is not one token but") as found:
+            ag.trace(model, [5, 6, 7], targets=targets)
+        assert len(str(found.value)) < 300
+
+
 def test_which_of_two_tokens_that_are_printed_alike_was_taken_is_said() -> None:
     tokenizer = byte_level()
     tokenizer.add_tokens([r"\n"])

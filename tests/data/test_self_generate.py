@@ -57,6 +57,16 @@ def test_the_same_seed_gives_the_same_rows() -> None:
     assert first.digest() != self_generate(model, 500, seed=4).digest()
 
 
+def test_rows_do_not_depend_on_pytorchs_default_type() -> None:
+    model = make_model("gpt2")
+    expected = ids(model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert ids(model) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_more_tokens_continue_the_same_rows() -> None:
     model = make_model("llama")
     few, many = ids(model, 50, batch_size=4, length=8), ids(model, 200, batch_size=4, length=8)

@@ -1,6 +1,7 @@
 """Chat templates of every style, rebuilt: what they make of messages, and which positions stand before the text."""
 
 import re
+import resource
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.load_model import load_model
 from attrgraph.models.special import find_special
+from attrgraph.models.templates import is_plain
 
 _ASK = "{% if add_generation_prompt %}"
 QWEN_2 = (
@@ -245,6 +247,17 @@ def test_a_thought_before_the_text_that_goes_on_is_written_or_named(name: str) -
         said(writes, USER, assistant("It", **{name: ["So"]}))
 
 
+def test_an_empty_thought_is_continued_where_it_would_be_written_otherwise_before_a_text() -> None:
+    parts = (
+        "{{ '<think>\\n\\n</think>\\n\\n' if '</think>' in m.content }}{{ m.content.split('</think>')[-1].lstrip() }}"
+    )
+    thought = "<think>\n\n</think>\n\n"
+    assert said(WHOLE.replace("{{ m.content }}", parts), USER, assistant(thought)).endswith(f"<assistant>{thought}")
+    alone = "{% if m.role == 'assistant' %}" + parts + "{% endif %}"
+    with pytest.raises(PromptError, match=r"leaves out the text of message 0 \(user\)"):
+        said(WHOLE.replace("{{ m.content }}", alone), USER, assistant(thought))
+
+
 def test_a_call_is_written_with_its_name_and_arguments() -> None:
     for arguments in ({"a": 1}, '{"a": 1}'):
         call = calling(arguments=arguments)
@@ -359,3 +372,90 @@ def test_messages_that_no_template_takes_are_refused(style: str, messages: Any, 
     with pytest.raises(PromptError, match=said) as found:
         model_of(style).tokenize(messages)
     assert "\n" not in str(found.value)
+
+
+HOSTILE = {
+    "power": "{{ (10 ** (10 ** (messages|length + 7)))|string|length }}",
+    "product": "{{ ('a' * 3000000000)|length }}",
+    "doubled": "{% set ns = namespace(x='aaaaaaa') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "escaped": "{% set ns = namespace(x='\"' * 9) %}{% for i in range(40) %}{% set ns.x = ns.x|tojson %}{% endfor %}",
+    "filled in": "{{ ('%3000000000d' % 1)|length }}",
+    "widened": "{{ 'a'.ljust(3000000000)|length }}{{ 'a'|center(2000000000)|length }}",
+    "joined": "{{ (range(99999)|list * 1000)|join(',') }}",
+}
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE)
+def test_one_operation_of_a_template_takes_no_more_than_it_may(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attrgraph.models.chats._MOST_SECONDS", 0.2)
+    monkeypatch.setattr("attrgraph.models.bounded._MOST_BYTES", 50 * 2**20)
+    before, template = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, template + WHOLE
+    with pytest.raises(PromptError, match=r"too much memory|takes more than|runs for more than") as found:
+        chat_text(byte_level(template=template), [USER], {})
+    assert "\n" not in str(found.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 2**10
+    with pytest.raises(PromptError):  # what holds for a template of the tokenizer, holds for one that is given
+        chat_text(byte_level(template=WHOLE), [USER], {"chat_template": template})
+
+
+def test_templates_whose_operations_are_harmless_need_no_process_of_their_own() -> None:
+    for plain in (QWEN_2, QWEN_3, LLAMA_3, GEMMA_2, GEMMA_3, MISTRAL, WHOLE):
+        assert is_plain(plain)
+    for other in (
+        *HOSTILE.values(),
+        "{% set strip = 'a'.center %}{{ strip(9) }}",
+        "{% set ns = namespace(strip=''.replace) %}{{ ns.strip('', 'b') }}",
+        "{% set a = [a, a] %}",
+        "{% set a = a + 'b' + a %}",
+        "{{ '%9d' % messages }}",
+        "{% for",
+    ):
+        assert not is_plain(other), other
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize(
+    ("role", "field"), [("user", {"name": "Bob"}), ("assistant", {"function_call": {"name": "add", "arguments": "{}"}})]
+)
+def test_a_field_of_a_message_is_written_or_named(role: str, field: dict[str, Any]) -> None:
+    message = {"role": role, "content": "It is.", **field}
+    (name,) = field
+    with pytest.raises(PromptError, match=rf"leaves out the field '{name}' of message 1 \({role}\)"):
+        said(WHOLE, USER, message, USER)
+    for reads in (f"{{{{ m.{name} or '' }}}}", f"{{{{ '!' if m.{name} }}}}"):
+        assert said(WHOLE.replace("{{ m.role }}>{{", f"{{{{ m.role }}}}>{reads}{{{{"), USER, message, USER)
+    assert said(WHOLE, USER, {**message, name: None}, USER)
+
+
+def test_to_which_call_a_result_belongs_need_not_be_written() -> None:
+    result = {"role": "tool", "content": "2", "tool_call_id": "functions.add:0", "name": "add"}
+    assert "<tool>2</tool>" in said(WHOLE, USER, calling(arguments={"a": 1}), result, USER)
+    with pytest.raises(PromptError, match="leaves out the field 'name' of message 2"):
+        said(WHOLE, USER, calling(arguments={"a": 1}), {**result, "name": "sum"}, USER)
+
+
+STRICT = WHOLE.replace(
+    CALLS,
+    "{% for call in m.tool_calls or [] %}{{ raise_exception('bad id') if call.id | length != 9 }}{{ call | tojson }}"
+    "{% endfor %}",
+).replace("{{ m.content }}", "{{ m.content if m.role != 'system' }}")
+
+
+def test_a_call_keeps_its_id_while_it_is_found_out_what_is_left_out() -> None:
+    call = assistant(tool_calls=[{"id": "addabcdef", "function": {"name": "add", "arguments": {"a": 1}}}])
+    assert "addabcdef" in said(STRICT, USER, call, USER)
+    with pytest.raises(PromptError, match=r"leaves out the text of message 0 \(system\)"):
+        said(STRICT, {"role": "system", "content": "Be"}, USER, call, USER)
+    short = WHOLE.replace(
+        "{{ m.content }}", "{{ raise_exception('too long') if m.content | length > 9 }}{{ m.content }}"
+    )
+    with pytest.raises(PromptError, match=r"leaves out cannot be told: .* too long"):
+        said(short, USER)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("name", ["max_length", "truncation", "padding", "return_dict", "tokenize"])
+def test_options_for_tokens_are_refused(name: str) -> None:
+    with pytest.raises(PromptError, match=f"does not read the option '{name}'; it reads none"):
+        said(WHOLE, USER, **{name: 2})

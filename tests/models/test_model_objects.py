@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,14 @@ from torch.utils._pytree import tree_map_only
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import attrgraph as ag
+from attrgraph.data.activations import LiveRounds
+from attrgraph.data.corpus import TokenRows
+from attrgraph.data.self_generate import self_generate
 from attrgraph.errors import AttrGraphError, ModelLoadError, PromptError, UnsupportedModelError
 from attrgraph.models.hooks import asked_for_patterns
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.training.train import train
+from attrgraph.transcoders.training.train_config import TrainConfig
 
 ODD: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"tie_word_embeddings": True}),
@@ -343,13 +349,27 @@ def test_models_that_cannot_run_twice_alike_are_refused(change: Callable[[Any], 
 
 
 @pytest.mark.refusal
-def test_dropout_that_is_turned_on_later_is_found_at_the_next_run() -> None:
+def test_dropout_that_is_turned_on_later_is_found_before_the_next_work(tmp_path: Path) -> None:
     model = make_model("llama")
     model.transcoders = make_transcoders()
     model.hf_model.model.layers[1].self_attn.train()
     for run in (ag.trace, ag.estimate, lambda *args: ag.explain_attention(*args, 1, 0, -1, -2)):
         with pytest.raises(UnsupportedModelError, match=r"layers\.1\.self_attn is in training mode"):
             run(model, PROMPT)
+    rows = [torch.tensor(PROMPT)]
+    for work in (
+        lambda: self_generate(model, 20),
+        lambda: LiveRounds(model, rows, round_tokens=20),
+        lambda: ag.describe_features(model, TokenRows(rows, [0], {})),
+        lambda: train(model, TokenRows(rows, [0], {}), TokenRows(rows, [0], {}), tmp_path / "t", TrainConfig(24, 4.0)),
+    ):
+        with pytest.raises(UnsupportedModelError, match=r"layers\.1\.self_attn is in training mode"):
+            work()
+        model.hf_model.eval()
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(UnsupportedModelError, match="autocast is on"):
+            work()
+        model.hf_model.model.layers[1].self_attn.train()
+    assert not list(tmp_path.iterdir())
     # a new layer that somebody put in drops nothing
     model.hf_model.eval()
     model.hf_model.model.layers[1].mlp.up_proj = torch.nn.Linear(D_MODEL, 40)

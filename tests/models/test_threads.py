@@ -1,6 +1,7 @@
 """Several threads that use one model: each gets what it would get alone."""
 
 from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 
 import torch
 from tiny import make_model, make_transcoders
@@ -40,3 +41,34 @@ def test_effects_and_graphs_from_several_threads_are_those_from_one() -> None:
     for number, pair in enumerate(found):
         assert_close(pair, expected[number % len(PROMPTS)], rtol=0, atol=0)
     assert model.hf_model.config._attn_implementation == "sdpa"
+
+
+def test_who_calls_the_hugging_face_model_itself_is_neither_changed_nor_seen() -> None:
+    model = make_model("llama")
+    hf_model = model.hf_model
+    hf_model.set_attn_implementation("sdpa")
+    ids, other = torch.tensor([PROMPTS[0]]), torch.tensor([PROMPTS[1]])
+    expected = hf_model(input_ids=other).logits
+    alone = model.run(ids[0]).logits
+    is_begun, may_go_on = Event(), Event()
+
+    def wait_for_others(*_: object) -> None:
+        is_begun.set()
+        assert may_go_on.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        # its mask is made for its own kind of attention, which computes without one what eager attention would not
+        with model.layer_modules()[0].register_forward_hook(wait_for_others):
+            elsewhere = pool.submit(lambda: hf_model(input_ids=other).logits)
+            assert is_begun.wait(60)
+        seen = list[int]()
+        with model.eager(), replaced_mlps(model, lambda layer, _, out: (seen.append(layer), torch.zeros_like(out))[1]):
+            may_go_on.set()
+            assert_close(elsewhere.result(60), expected, rtol=0, atol=0)
+            assert_close(pool.submit(lambda: hf_model(input_ids=other).logits).result(60), expected, rtol=0, atol=0)
+            assert not seen
+            changed = model.logits(ids)[0, -1]
+    assert seen == list(range(model.n_layers))
+    assert not torch.equal(changed, alone)
+    assert_close(model.run(ids[0]).logits, alone, rtol=0, atol=0)
+    assert type(hf_model.config) is type(make_model("llama").config)

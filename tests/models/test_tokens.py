@@ -9,6 +9,7 @@ from tiny import make_model
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+import attrgraph as ag
 from attrgraph.errors import PromptError
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.tokens import text_of, token_text, tokens_with_text
@@ -106,8 +107,16 @@ def test_tokens_are_put_in_front_as_asked() -> None:
     assert model.tokenize([5, 6], prepend="<|end|>").tolist() == [end, 5, 6]
     assert model.tokenize([5, 6], prepend="none").tolist() == [5, 6]
     assert model.tokenize([end, 6], prepend="circuit-tracer").tolist() == [end, 6]  # it begins with a special token
+    with pytest.raises(PromptError, match=r"prepend is 'AUTO', which is \d tokens; .* Did you mean 'auto'"):
+        model.tokenize([5, 6], prepend="AUTO")
     with pytest.raises(PromptError, match=r"prepend is 'The capital', which is \d tokens; expected one token"):
         model.front_token("The capital")
+    demo = ag.load_model("demo")
+    for wrong, said in (("zzz", ""), ("NONE", " Did you mean 'none'"), ("texs", " Did you mean 'texas'")):
+        with pytest.raises(
+            PromptError, match=rf"prepend is '{wrong}', which is not in the vocabulary; .*token.*\.{said}"
+        ):
+            demo.front_token(wrong)
 
 
 def test_white_space_is_a_prompt_and_half_a_pair_is_none() -> None:

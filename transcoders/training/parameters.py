@@ -82,7 +82,7 @@ class TrainableTranscoders(nn.Module):
         device = self.norm.read_mean.device
 
         def uniform(width: int, bound: float) -> Tensor:
-            drawn = (torch.rand(config.n_features, width, generator=generator) * 2 - 1) * bound
+            drawn = (torch.rand(config.n_features, width, generator=generator, dtype=torch.float32) * 2 - 1) * bound
             return drawn[mine].clone().to(device)
 
         W_enc, width = uniform(self.d_model, self.d_model**-0.5), self.n_targets[layer] * self.d_model
