@@ -4,6 +4,7 @@ Labels of the demo's features from sentences of its world; how often each claim 
 once (the share of the tokens that its rule names at which the feature fires, or of firings after which a promoted token
 comes); and how many labels random dictionaries get in the real one's place: its encoder and decoder rows, or either,
 shuffled within, its decoder rows given to other features, or both drawn anew with the same spread, as TopK or JumpReLU.
+Also of the sentences that can be listed, which have no lists of unrelated words as the other sentences do.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch import Tensor
 import attrgraph as ag
 from attrgraph.data.activations import activations_of, pad_rows
 from attrgraph.data.corpus import TokenRows, rows_of
+from attrgraph.demo.world import fixed_sentences
 from attrgraph.features.rules import PROMOTES
 from attrgraph.features.sides import Text
 from attrgraph.features.text_counts import TextCounts
@@ -118,11 +120,12 @@ def main() -> None:
     arguments = parser.parse_args()
     model = ag.load_model("demo")
     fresh = sentences(N_FRESH, 1)
-    cases = {name: (one, N_FOUND) for name, one in dictionaries(model.transcoders).items()}
-    cases |= {f"real, {n} sentences": (model.transcoders, n) for n in FEWER}
+    cases = {name: (one, sentences(N_FOUND, 0)) for name, one in dictionaries(model.transcoders).items()}
+    cases |= {f"real, {n} sentences": (model.transcoders, sentences(n, 0)) for n in FEWER}
+    listed = [" ".join(sentence.words[1:]) for sentence in fixed_sentences()]
+    cases["real, of another text"] = (model.transcoders, listed)
     results: dict[str, Any] = {}
-    for name, (dictionary, n_found) in cases.items():
-        found = sentences(n_found, 0)
+    for name, (dictionary, found) in cases.items():
         others = sorted(set(fresh).difference(found))
         pages = ag.describe_features(model, found, transcoders=dictionary, labels={})
         table = pages.table()
@@ -138,7 +141,7 @@ def main() -> None:
             "labelled_of_firing": n_labelled / n_firing,
             "kinds": dict(kinds.most_common()),
             "by_direction": int((table["label_source"] == "like").sum()),
-            "sentences": n_found,
+            "sentences": len(found),
             "other_sentences": len(others),
             "claims_checked": len(held),
             "claims_with_precision_of_0.8": float((held >= 0.8).mean()) if len(held) else None,
