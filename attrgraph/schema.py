@@ -111,6 +111,12 @@ def marked(label: str, probability: float) -> str:
     return f"{label} (p={probability:.3f})"
 
 
+def token_of_label(label: str) -> str:
+    """The token that a logit's label names, in files that do not state it."""
+    output = OUTPUT.match(label)
+    return output[1] if output else LABELLED.sub("", label)
+
+
 def unique_names(names: Iterable[str]) -> list[str]:
     """The names, those that occur again with a number after a dash: in order, and no two alike."""
     out = list(names)

@@ -14,6 +14,7 @@ from attrgraph.features.page_text import page_text
 from attrgraph.files import MAY_BE_LOST, foreign_file, put_back, whole_folder, write_whole
 from attrgraph.io import feature_records
 from attrgraph.schema import feature_place
+from attrgraph.viz.text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ class FeaturePage(Mapping[str, Any]):
         return page_text(self.record, **self._around())
 
     def __repr__(self) -> str:
-        return f"FeaturePage({self['layer']}/{self['index']}, {self['label'] or 'no label'})"
+        return f"FeaturePage({self['layer']}/{self['index']}, {visible(self['label']) or 'no label'})"
 
     def _repr_html_(self) -> str:
         return page_html(self.record, is_whole=False, **self._around())

@@ -11,13 +11,23 @@ from attrgraph.io.check_nodes import MAX_LAYERS
 from attrgraph.io.flavours import KINDS_BY_TYPE, feature_index, token_of_id
 from attrgraph.io.json_values import integer, is_share
 from attrgraph.io.problems import say_repaired
-from attrgraph.schema import BIAS_ID, ERROR_KINDS, FEATURE_KINDS, LABELLED, OUTPUT, PROBABILITY, marked, node_id
+from attrgraph.schema import (
+    BIAS_ID,
+    ERROR_KINDS,
+    FEATURE_KINDS,
+    LABELLED,
+    OUTPUT,
+    PROBABILITY,
+    marked,
+    node_id,
+    token_of_label,
+)
 
 # two happen: an error's older id may be that of a feature of layer 0
 _MAX_NODES_OF_ID = 8
 _KEYS = frozenset(
     "node_id feature layer ctx_idx feature_type token_prob is_target_logit run_idx reverse_ctx_idx jsNodeId clerp "
-    "influence activation bias_share".split()
+    "influence activation bias_share logit_token".split()
 )
 
 
@@ -138,11 +148,13 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         number = integer(node.get("feature")) if kind == "logit" else None
         feature = next((n for n in (token_of_id(node["node_id"]), number) if n is not None), -1)
     if kind == "logit":
-        stated_probability, output = PROBABILITY.search(label), OUTPUT.match(label)
+        stated_probability = PROBABILITY.search(label)
         if not probability and stated_probability:
             probability = min(1.0, float(stated_probability[1]))
+        # others write the last token of the prompt as its `token`
+        own, output = node.get("logit_token"), OUTPUT.match(label)
+        text = own if isinstance(own, str) else token_of_label(label) if output or text is None else text
         unmarked = LABELLED.sub("", label)
-        text = output[1] if output else unmarked if text is None else text
         if not output and label == marked(unmarked, probability):
             label = unmarked  # a user's, to which viewers need the probability added
     # a logit's has no meaning, and files have null there

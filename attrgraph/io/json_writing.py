@@ -18,7 +18,7 @@ from attrgraph.io.json_values import from_numpy
 from attrgraph.io.networkx_graph import without_own_bias
 from attrgraph.io.params import write_params
 from attrgraph.io.problems import say_repaired
-from attrgraph.schema import FEATURE_KINDS, PROBABILITY, marked
+from attrgraph.schema import FEATURE_KINDS, PROBABILITY, marked, token_of_label
 
 if TYPE_CHECKING:
     from attrgraph.graph.graph import Graph
@@ -166,7 +166,9 @@ def _document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
             if label not in (row.label, node["clerp"]):
                 relabelled.append(row.Index)
             node["clerp"] = label
-        elif row.kind != "logit" and row.token not in graph.prompt_tokens[row.pos : row.pos + 1]:
+            if token_of_label(label) != row.token:
+                node["logit_token"] = row.token  # which a name hides
+        elif row.token not in graph.prompt_tokens[row.pos : row.pos + 1]:
             node["token"] = row.token  # as when prompts with other words were put together
         nodes.append(node)
     say_repaired(repairs, relabelled, "logit", "given the (p=...) that viewers need in a label")

@@ -59,6 +59,10 @@ def test_text_controls_no_terminal(page: FeaturePage) -> None:
     assert "שלום" in shown and "[ ]" in shown  # a blank at which it fires
 
 
+def test_a_repr_controls_no_terminal_either(page: FeaturePage) -> None:
+    assert "\x1b" not in repr(FeaturePage(page.record | {"label": "\x1b[31m"}))
+
+
 def test_html_is_text_and_asks_for_nothing(page: FeaturePage) -> None:
     shown = page._repr_html_()
     assert "<script" not in shown and "\x1b" not in shown and "\u202e" not in shown

@@ -21,6 +21,7 @@ from graph_documents import (
     document,
     interleaved_document,
 )
+from six_nodes import six_nodes
 
 import attrgraph as ag
 from attrgraph.errors import GraphFileError
@@ -496,3 +497,14 @@ def test_metadata_that_json_files_cannot_have_are_refused(name: str, tmp_path: P
         graph.to_json(tmp_path / "g.json")
     with pytest.raises(GraphFileError, match=r"unknown ending '\.txt'"):
         ag.convert_graph(tmp_path / "loaded.json", tmp_path / "g.txt")
+
+
+@pytest.mark.parametrize("name", ["the capital", 'Output "other" (p=0.500)', ""])
+def test_an_answer_that_has_another_name_keeps_its_token(name: str, tmp_path: Path) -> None:
+    graph = six_nodes()
+    is_logit = graph.nodes["kind"] == "logit"
+    renamed = graph.replace(nodes=graph.nodes.assign(label=graph.nodes["label"].where(~is_logit, name)))
+    renamed.to_json(tmp_path / "g.json")
+    loaded = ag.load_graph(tmp_path / "g.json")
+    assert loaded.nodes["token"].tolist() == graph.nodes["token"].tolist()
+    assert name in loaded.nodes["label"][is_logit.to_numpy()].item()

@@ -3,6 +3,7 @@
 /** @typedef {import("./graph.js").Graph} Graph */
 
 const PROBABILITY = /\(p=\s*[0-9.]+/; // without which other pages refuse an answer's label
+const OUTPUT = /^(?:Output|Logit|output:) "(.*)" \(p=/s;
 
 /**
  * @param {Graph} graph
@@ -39,8 +40,10 @@ function linkType(side, before) {
 /** @param {any} node  @param {string | undefined} label */
 function relabelled(node, label) {
   if (label === undefined) return node;
-  const needsProbability = node.is_target_logit && !PROBABILITY.test(label);
-  return { ...node, clerp: needsProbability ? `${label} (p=${node.token_prob.toFixed(3)})` : label };
+  if (!node.is_target_logit) return { ...node, clerp: label };
+  // the label it had says its token, as a rule
+  const logit_token = node.logit_token ?? OUTPUT.exec(node.clerp)?.[1] ?? node.clerp.replace(/ ?\(p=\s*[0-9.]+(e-?[0-9]+)?\)$/, "");
+  return { ...node, logit_token, clerp: PROBABILITY.test(label) ? label : `${label} (p=${node.token_prob.toFixed(3)})` };
 }
 
 /** @param {Graph} graph  @param {import("./look.js").Look} look */

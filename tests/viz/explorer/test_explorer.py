@@ -265,7 +265,7 @@ def test_a_renamed_answer_keeps_the_probability_without_which_other_pages_fail(b
     assert {node["node_id"]: node["clerp"] for node in content["nodes"]}[T] == "the answer (p=1.000)"
     (tmp_path / "saved.json").write_text(json.dumps(content), encoding="utf-8")
     loaded = ag.load_graph(tmp_path / "saved.json")
-    assert loaded.nodes["label"][T] == "the answer"
+    assert loaded.nodes["label"][T] == "the answer" and loaded.nodes["token"][T] == six_nodes().nodes["token"][T]
     assert loaded.to_json(tmp_path / "again.json") == six_nodes().to_json(tmp_path / "other.json")[1:]
     assert ag.load_graph(tmp_path / "again.json").nodes["label"][T] == "the answer"
     with explored(browser, loaded, tmp_path) as page:
