@@ -97,7 +97,7 @@ class Collected:
             outs[layer] = widened(out[counts]) if skipped is None else widened(out[counts]) - skipped
         for layer, read in enumerate(streams):
             wrote = torch.stack(outs[layer : layer + self._transcoders.n_targets(layer)]).sum(0)
-            self._add_layer(layer, read, wrote.float().cpu().numpy(), where)
+            self._add_layer(layer, read, wrote, where)
         self.n_done += 1
 
     def _where(self, rows: Int[np.ndarray, " n_rows"], counts: Bool[np.ndarray, "n_rows n_pos"]) -> Where:
@@ -115,7 +115,7 @@ class Collected:
         self,
         layer: int,
         read: Float[Tensor, "n_tokens d_model"],
-        wrote: Float[np.ndarray, "n_tokens d_model"],
+        wrote: Float[Tensor, "n_tokens d_model"],
         where: Where,
     ) -> None:
         self.control[layer].add(self._control.encode_often(layer, read), where)
@@ -134,7 +134,7 @@ class Collected:
         active = self._transcoders.encode_often(layer, read[torch.from_numpy(chosen).to(read.device)])
         self._sample(layer, active, at[chosen], np.ones(len(active), dtype=bool))
 
-    def _add_firings(self, layer: int, active: ActiveFeatures, wrote: np.ndarray, where: Where) -> None:
+    def _add_firings(self, layer: int, active: ActiveFeatures, wrote: Tensor, where: Where) -> None:
         fired = self.layers[layer].add(active, where)
         self.agreement[layer].add(wrote, fired.token, fired.feature, fired.value)
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy import sparse
+from torch import Tensor
 
 # directions of the stream that are kept at most; share of the mean variance that is added to each: chosen, not tuned
 N_DIRECTIONS, _RIDGE, _ROUNDING = 256, 0.1, 1e-5
@@ -25,7 +26,7 @@ class Agreement:
     def __init__(self, n_features: int, d_model: int) -> None:
         n = min(d_model, N_DIRECTIONS)
         generator = torch.Generator().manual_seed(0)
-        self._to = None if n == d_model else torch.randn(d_model, n, generator=generator).numpy() / np.sqrt(n)
+        self._to = None if n == d_model else torch.randn(d_model, n, generator=generator) / n**0.5
         self._n_tokens, self._origin = 0, np.zeros(n, dtype=np.float32)
         self._sum, self._squares = np.zeros(n), np.zeros((n, n))  # of what was written, from the origin
         self._fired = np.zeros((n_features, n), dtype=np.float32)  # the same, weighted by activations
@@ -33,7 +34,7 @@ class Agreement:
 
     def add(
         self,
-        wrote: Float[np.ndarray, "n_tokens d_model"],
+        wrote: Float[Tensor, "n_tokens d_model"],
         token: Int[np.ndarray, " n"],
         feature: Int[np.ndarray, " n"],
         value: Float[np.ndarray, " n"],
@@ -41,15 +42,15 @@ class Agreement:
         """What MLPs wrote at the tokens of a batch, summed over a feature's target layers, and the firings there."""
         if not len(wrote):
             return
-        wrote = self._kept(wrote)
+        kept = self._kept(wrote.float().cpu())
         if not self._n_tokens:
-            self._origin = wrote.mean(0)  # so that sums in float32 stay small
-        wrote = wrote - self._origin
-        self._n_tokens += len(wrote)
-        self._sum += wrote.sum(0)
-        self._squares += wrote.T @ wrote
-        firings = sparse.csr_array((value, (feature, token)), shape=(len(self._fired), len(wrote)))
-        self._fired += firings @ wrote
+            self._origin = kept.mean(0).numpy()  # so that sums in float32 stay small
+        kept -= torch.from_numpy(self._origin)
+        self._n_tokens += len(kept)
+        self._sum += kept.sum(0).numpy()
+        self._squares += (kept.T @ kept).numpy()
+        firings = sparse.csr_array((value, (feature, token)), shape=(len(self._fired), len(kept)))
+        self._fired += firings @ kept.numpy()
         self._activation += np.bincount(feature, value, minlength=len(self._fired))
 
     def of(
@@ -83,7 +84,8 @@ class Agreement:
             setattr(self, f"_{name}", state[name])
 
     def _directions(self, rows: Float[np.ndarray, "n d_model"]) -> Float[np.ndarray, "n n_kept"]:
-        return self._kept(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny))
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
+        return self._kept(torch.from_numpy(unit).float()).numpy()
 
-    def _kept(self, x: Float[np.ndarray, "n d_model"]) -> Float[np.ndarray, "n n_kept"]:
-        return x if self._to is None else x @ self._to
+    def _kept(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n n_kept"]:
+        return x.clone() if self._to is None else x @ self._to

@@ -50,7 +50,7 @@ def test_features_that_made_a_sum_agree_with_it_and_those_of_other_places_do_not
     agreement = Agreement(300, d_model)
     for part in np.split(np.arange(2000), 5):
         token, feature = fires[part].nonzero()
-        wrote = (5 + fires[part] @ rows).astype(np.float32)
+        wrote = torch.from_numpy(5 + fires[part] @ rows)
         agreement.add(wrote, token, feature, fires[part][token, feature].astype(np.float32))
     others = rows[rng.permutation(300)[:256]]
     right, wrong = agreement.of(rows, others), agreement.of(rng.permutation(rows), others)
