@@ -166,4 +166,5 @@ def _prompts(path: Path) -> dict[str, Any]:
         for row in rows
         if not row.fault and all(isinstance(text, str) for text in [row.prompt, *(row.targets or [])])
     ]
-    return {"name": path.name, "prompts": shown[:_MOST_PROMPTS], "n": len(rows)}
+    fault = next((row.fault.replace(f"{path.parent}/", "") for row in rows if row.fault), "")
+    return {"name": path.name, "error": fault, "prompts": shown[:_MOST_PROMPTS], "n": len(rows)}

@@ -181,3 +181,9 @@ def test_a_validation_is_that_of_the_library(client: TestClient, site: Site, mon
     # whoever opens the page later sees what was measured
     page = str(graph.explore(validation=site.shelf.validations[graph]))
     assert about(page)["measured"] == about(client.get(f"/graph/{name}").text)["measured"] == measured
+
+
+def test_a_faulty_line_of_prompts_says_why_and_not_where_the_folder_is(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "some.jsonl").write_text(json.dumps({"prompt": PROMPT}) + "\n[1]\n")
+    (file,) = client.get("/list").json()["prompts"]
+    assert file["error"].startswith("some.jsonl, line 2: expected an object") and len(file["prompts"]) == 1

@@ -50,6 +50,7 @@ def test_a_prompt_is_typed_traced_and_changed(page: Any, site: Site, tmp_path: P
         table = page.get_by_role("table", name="What followed")
         table.wait_for()
         rows = [row.get_by_role("cell").all_inner_texts() for row in table.get_by_role("row").all()[1:]]
+        page.get_by_text("Result of 3/458@5*-1, constrained:").wait_for()
         page.get_by_role("link", name="All graphs").click()
         page.get_by_role("link", name=PROMPT).wait_for()
     effect = ag.intervene(site.model, PROMPT, ag.Intervention("3_458_5", scale=-1.0))

@@ -59,7 +59,7 @@ function promptFile({ name, prompts, error, n }) {
   );
   const count = prompts.length === n ? `${n}` : `${prompts.length} of ${n}`;
   const note = make("p", { class: "note" }, error ?? "");
-  return make("details", {}, make("summary", {}, error ? name : `${name} (${count})`), note, make("ul", { role: "list" }, ...items));
+  return make("details", {}, make("summary", {}, n ? `${name} (${count})` : name), note, make("ul", { role: "list" }, ...items));
 }
 
 async function list() {

@@ -12,7 +12,7 @@ export function bindings(explorer) {
   const move = (/** @type {number} */ dx, /** @type {number} */ dy) => () => explorer.selected >= 0 && explorer.move(explorer.selected, dx, dy);
   return {
     "/": () => field("search").focus(),
-    "?": () => keys.open || keys.showModal(),
+    "?": () => (keys.open ? keys.close() : keys.showModal()),
     p: () => explorer.selected >= 0 && explorer.pin(explorer.selected),
     l: () => explorer.otherLinks(),
     g: () => explorer.holdG(),

@@ -15,6 +15,7 @@
 export function listenToKeys(actions) {
   document.addEventListener("keydown", (event) => {
     const { target } = event;
+    if (document.querySelector("dialog[open]") && !["Escape", "?"].includes(event.key)) return;
     const isInput = target instanceof HTMLInputElement;
     const writes = target instanceof HTMLInputElement && target.type !== "range";
     const isArrow = event.key.startsWith("Arrow");

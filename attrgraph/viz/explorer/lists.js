@@ -81,12 +81,12 @@ export function groupList(shown) {
     const input = /** @type {HTMLInputElement} */ (make("input", { type: "text", value: label, "aria-label": `Name of group ${label}` }));
     const rename = () => {
       const text = input.value.trim();
-      if (text && text !== label) shown.regroup(shown.groups.map((group, i) => (i === at ? [text, ...ids] : group)));
+      if (text && text !== label) shown.regroup((groups) => groups.map((group) => (group.slice(1).join(" ") === ids.join(" ") ? [text, ...ids] : group)));
     };
     input.addEventListener("change", rename);
     input.addEventListener("keydown", (event) => {
       event.stopPropagation();
-      if (event.key === "Enter") rename();
+      if (event.key === "Enter") input.blur();
     });
     const members = ids.flatMap((id) => memberButton(shown, id));
     return make(
@@ -96,7 +96,7 @@ export function groupList(shown) {
         "details",
         { "data-key": ids.join(" ") },
         make("summary", {}, `${label} `, make("small", {}, `${ids.length} node${ids.length > 1 ? "s" : ""}, ${counts}`)),
-        make("div", { class: "row" }, input, make("button", { type: "button", onclick: () => shown.regroup(without(shown.groups, ids)) }, "Ungroup")),
+        make("div", { class: "row" }, input, make("button", { type: "button", onclick: () => shown.regroup((groups) => without(groups, ids)) }, "Ungroup")),
         make("ul", { role: "list", "aria-label": `Nodes of ${label}` }, ...members),
         make("div", { class: "sides" }, flowList(shown, `Inputs of ${label}`, flows.inputs), flowList(shown, `Outputs of ${label}`, flows.outputs)),
       ),

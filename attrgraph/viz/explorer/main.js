@@ -4,6 +4,7 @@ import { bindings, slide } from "./bindings.js";
 import { Canvas } from "./canvas.js";
 import { linksOf, strongest } from "./drawing.js";
 import { featureName, isError, labelOf, readGraph } from "./graph.js";
+import { whenFree } from "./focus.js";
 import { flowsOf, isMixed, without } from "./groups.js";
 import { digits, element, field, percent } from "./html.js";
 import { influenceOf, inputSizes } from "./influence.js";
@@ -160,7 +161,8 @@ export class Explorer {
     }
     element("refused").textContent = "";
     this.#draw(isOther);
-    this.#showPanels();
+    showNumbers(this.graph, this.look, choice);
+    whenFree(this.showPanels);
     /** @type {HTMLButtonElement} */ (element("undo")).disabled = !this.state.past.length;
     /** @type {HTMLButtonElement} */ (element("redo")).disabled = !this.state.future.length;
   }
@@ -174,7 +176,7 @@ export class Explorer {
     this.canvas.show({ graph, look, links, influence, selected, pinned, grouped, path, side: choice.links, label: this.shortLabel }, isOther);
   }
 
-  #showPanels() {
+  showPanels = () => {
     const { graph, look, influence, label, select, pin, rename, selected, state } = this;
     const { choice } = state;
     const shown = {
@@ -182,15 +184,14 @@ export class Explorer {
       side: choice.links, otherSide: () => this.otherLinks(),
       pins: choice.pins.filter((id) => this.#place(id) >= 0),
       setFrom: (/** @type {number} */ i) => state.set({ from: i < 0 ? "" : graph.nodes[i].node_id }),
-      regroup: (/** @type {string[][]} */ groups) => state.set({ groups }),
+      regroup: (/** @type {(groups: string[][]) => string[][]} */ change) => state.set({ groups: change(state.choice.groups) }),
       showPath: (/** @type {number[]} */ path) => {
         this.path = path;
         this.#draw(false);
       },
     };
     showPanels(shown, selected);
-    showNumbers(graph, look, choice);
-  }
+  };
 
   /** @param {number} i */
   #describe(i) {

@@ -24,7 +24,7 @@ const MOST_LISTED = 1000; // edges of a node, until all are asked for
  * @property {() => void} otherSide
  * @property {(i: number) => void} setFrom  -1 for none
  * @property {(path: number[]) => void} showPath
- * @property {(groups: string[][]) => void} regroup
+ * @property {(change: (groups: string[][]) => string[][]) => void} regroup
  * @property {(i: number) => string} label
  * @property {(i: number) => void} select
  * @property {(i: number) => void} pin
@@ -65,13 +65,16 @@ function labelField(shown, i) {
   const input = /** @type {HTMLInputElement} */ (make("input", { type: "text", value: shown.label(i), "aria-label": "Label" }));
   input.addEventListener("keydown", (event) => {
     event.stopPropagation();
-    if (event.key === "Enter") shown.rename(i, input.value);
+    if (event.key === "Enter") input.blur();
     if (event.key === "Escape") {
       input.value = shown.label(i);
       input.blur();
     }
   });
-  input.addEventListener("change", () => shown.rename(i, input.value));
+  input.addEventListener("change", () => {
+    if (input.value.trim()) shown.rename(i, input.value);
+    else input.value = shown.label(i);
+  });
   return input;
 }
 
@@ -88,7 +91,7 @@ function numbers({ graph, look, influence }, i) {
   if (graph.kind[i] === "logit") found.push(["probability", percent(node.token_prob)]);
   if (typeof node.bias_share === "number" && graph.kind[i] !== "embedding" && !isError(graph, i)) found.push(["from biases", `${percent(node.bias_share)} of its input`]);
   for (const [mode, { predicted, measured }] of Object.entries(graph.measured[node.node_id] ?? {}))
-    found.push([`taken out, ${mode}`, `answer's logit ${signed(predicted)} predicted, ${signed(measured)} measured`]);
+    found.push([`taken out, ${mode}`, `answer's logit ${signed(predicted)} predicted, ${signed(measured)} measured${mode === "constrained" ? ", all MLP outputs held" : ""}`]);
   if (graph.matches) found.push(["other graph", otherHas(graph, node.node_id)]);
   if (look.sizes[i]) found.push(["from errors", `${percent(errorShare(graph.kind.map((_, j) => isError(graph, j)), look.inputs, i, look.sizes[i]))} of the input shown`]);
   return found;

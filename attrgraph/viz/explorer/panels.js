@@ -35,9 +35,11 @@ export function showNumbers(graph, look, { nodes, edges, density }) {
   element("kept").textContent =
     (look.nAdded ? `and ${look.nAdded} pinned ` : "") +
     `of ${counted(graph.kind.length)}, ${counted(nEdges)} of ${counted(graph.inputs.node.length)} links: ` +
-    `${percent(look.inputShown)} of what these nodes read` +
+    (graph.inputs.node.length ? `${percent(look.inputShown)} of what these nodes read` : "they read nothing") +
     (nEdges > MOST_LINKS ? `; the strongest ${counted(MOST_LINKS)} links are drawn` : "") +
     (look.nFrequent ? `; hidden since they fire on more than ${percent(density)} of tokens: ${counted(look.nFrequent)}` : "");
+  const unknown = graph.document.metadata.attrgraph?.n_unknown_tokens;
+  if (unknown) element("kept").append(`; ${unknown} ${unknown === 1 ? "token" : "tokens"} of the prompt unknown to the tokenizer`);
   if (nodes === 1 && look.nKept + look.nFrequent < graph.kind.length)
     element("kept").append("; the others have no path to the answer by these links, or are features without an input");
   element("gold").textContent = graph.stored && nodes === null ? "influence before pruning" : "influence";

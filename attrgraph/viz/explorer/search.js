@@ -28,7 +28,7 @@ export function search(box, list, shown, select) {
       ...found.map((i, place) =>
         make(
           "li",
-          { role: "option", id: `found-${place}`, "aria-selected": place === at, onpointerdown: () => choose(place) },
+          { role: "option", id: `found-${place}`, "aria-selected": place === at, onclick: () => choose(place) },
           make("span", {}, label(i)),
           make("small", {}, `${graph.nodes[i].node_id}${isShown[i] ? "" : ", pruned"}`),
         ),
@@ -69,5 +69,7 @@ export function search(box, list, shown, select) {
       show();
     }
   });
+  // a list that is pressed or scrolled stays open
+  list.addEventListener("mousedown", (event) => event.preventDefault());
   box.addEventListener("blur", close);
 }

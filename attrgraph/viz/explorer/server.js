@@ -1,6 +1,7 @@
 // Set nodes to something else: the command that does it, and on a page of `attrgraph serve` what follows.
 // @ts-check
 import { ask } from "./ask.js";
+import { whenFree } from "./focus.js";
 import { digits, element, make, percent, signed } from "./html.js";
 import { changesOf, commandOf } from "./settings.js";
 /** @typedef {import("./main.js").Explorer} Explorer */
@@ -8,6 +9,7 @@ import { changesOf, commandOf } from "./settings.js";
 
 const HOW = { "*": "times", "=": "set to", "+": "plus" };
 const WHERE = { own: "where they are", on: "from there on", all: "everywhere" };
+/** @type {Record<string, string>} */
 const MODES = { constrained: "constrained", free: "free", "frozen-attention": "frozen attention", frozen: "frozen" };
 const SETTABLE = ["feature", "error", "embedding"];
 
@@ -16,6 +18,7 @@ class Choice {
   /** @param {string} name  @param {Record<string, string>} options  texts by value */
   constructor(name, options) {
     this.name = name;
+    this.key = "";
     this.element = make("div", { class: "choice", role: "radiogroup", "aria-label": name });
     this.offer(options);
   }
@@ -23,6 +26,9 @@ class Choice {
   /** What was chosen stays if it is still there. @param {Record<string, string>} options */
   offer(options) {
     const all = Object.entries(options);
+    const key = JSON.stringify(all);
+    if (key === this.key) return;
+    this.key = key;
     const chosen = this.value in options ? this.value : all[0]?.[0];
     const radio = (/** @type {string} */ value) =>
       make("input", { type: "radio", name: this.name, value, checked: value === chosen });
@@ -60,9 +66,10 @@ class Experiments {
     this.#show();
     const { state } = explorer;
     const { onChange } = state;
+    const show = () => this.#show();
     state.onChange = () => {
       onChange();
-      this.#show();
+      whenFree(show);
     };
   }
 
@@ -108,15 +115,17 @@ class Experiments {
     const all = [
       { key: "selected", name: selected < 0 ? "" : `Selected: ${label(selected)}`, ids: settable([node]) },
       { key: "pinned", name: "Pinned", ids: settable(pins) },
-      ...groups.map(([name, ...ids]) => ({ key: `group ${name}`, name, ids: settable(ids) })),
-    ];
-    return all.filter(({ ids }) => ids.length);
+      ...groups.map(([name, ...ids]) => ({ key: `group ${ids.join(" ")}`, name, ids: settable(ids) })),
+    ].filter(({ ids }) => ids.length);
+    const counted = all.map((one) => ({ ...one, name: one.name + (one.ids.length > 1 ? ` (${one.ids.length})` : "") }));
+    // those that are called the same, by their first node
+    const isTwice = (/** @type {string} */ name) => counted.filter((one) => one.name === name).length > 1;
+    return counted.map((one) => (isTwice(one.name) ? { ...one, name: `${one.name}: ${one.ids[0]}` } : one));
   }
 
   #show() {
     const choices = this.#choices();
-    const counted = (/** @type {string[]} */ ids) => (ids.length > 1 ? ` (${ids.length})` : "");
-    this.nodes.offer(Object.fromEntries(choices.map(({ key, name, ids }) => [key, name + counted(ids)])));
+    this.nodes.offer(Object.fromEntries(choices.map(({ key, name }) => [key, name])));
     const { document: content } = this.explorer.graph;
     const isReady = choices.length > 0;
     this.command.textContent = isReady ? commandOf(content.metadata, this.#setting()) : "Select a node, or pin some.";
@@ -142,7 +151,8 @@ class Experiments {
   #intervene() {
     const setting = this.#setting();
     const body = { ...this.server, changes: changesOf(setting), mode: setting.mode, new_tokens: setting.tokens };
-    this.#ask("intervene", body, effect);
+    const of = `${body.changes.slice(0, 3).join(", ")}${body.changes.length > 3 ? ` and ${body.changes.length - 3} more` : ""}`;
+    this.#ask("intervene", body, (result) => [make("p", { class: "note" }, `Result of ${of}, ${MODES[setting.mode]}:`), ...effect(result)]);
   }
 
   #validate() {
@@ -180,7 +190,7 @@ class Experiments {
 }
 
 /** What followed. @param {any} result */
-function effect({ answers, kl, is_flipped, top_after, texts, notes }) {
+function effect({ mode, answers, kl, is_flipped, top_after, texts, notes }) {
   const row = (/** @type {any[]} */ cells, kind = "td") => make("tr", {}, ...cells.map((cell) => make(kind, {}, cell)));
   const number = (/** @type {number | null} */ x) => (x === null ? "unknown" : signed(x));
   const [best, share] = top_after[0];
@@ -198,6 +208,7 @@ function effect({ answers, kl, is_flipped, top_after, texts, notes }) {
       ),
     ),
     make("p", { class: "note" }, "Predicted by the edges, and measured: the change of the logit."),
+    ...(mode === "constrained" ? [make("p", { class: "note" }, "Constrained: features in layers above the highest one that is set respond.")] : []),
     make("p", {}, `${is_flipped ? "The answer is now" : "The answer stays"} “${best}” (${percent(share)}); KL ${digits(kl)} nats.`),
     ...Object.entries(texts).map(([name, text]) => make("p", { class: "text" }, make("b", {}, `${name}: `), String(text))),
     ...notes.map((/** @type {string} */ note) => make("p", { class: "note" }, `${note}.`)),
