@@ -182,7 +182,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _column(where: Path, text_field: str, update: _Update) -> Iterator[str]:
     """One column of a Parquet file, or of a folder that `Dataset.save_to_disk` wrote, a batch of rows at a time."""
     is_dataset, row = where.is_dir(), 0
-    pyarrow = _import_pyarrow(where)
+    pyarrow: Any = import_module("pyarrow")  # which has no types
+    import_module("pyarrow.parquet")
     try:
         for path in _dataset_files(where) if is_dataset else [where]:
             _digest(path, update)
@@ -207,17 +208,6 @@ def _column(where: Path, text_field: str, update: _Update) -> Iterator[str]:
 
 def _dataset_files(folder: Path) -> list[Path]:
     return [folder / entry["filename"] for entry in _read_json(folder / "state.json")["_data_files"]]
-
-
-def _import_pyarrow(path: Path) -> Any:
-    try:
-        pyarrow = import_module("pyarrow")
-        import_module("pyarrow.parquet")
-    except ImportError as e:
-        raise CorpusError(
-            f"{path}: reading it needs the package pyarrow, which is not installed; pip install 'attrgraph[train]'."
-        ) from e
-    return pyarrow
 
 
 def _digest(path: Path, update: _Update) -> None:

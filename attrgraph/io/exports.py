@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from html import escape
-from importlib.util import find_spec
 from io import BytesIO
 from math import isfinite
 from pathlib import Path
@@ -125,8 +124,6 @@ def check_format(ending: str, *, profile: str, where: str = "") -> None:
         raise GraphFileError(f"{where}unknown ending {ending!r}; expected one of {', '.join(ENDINGS)}.")
     if ending in PICTURE_ENDINGS and ending != ".dot" and which("dot") is None:
         raise GraphFileError(f"{where}{NO_GRAPHVIZ}")
-    if ending == ".parquet" and find_spec("pyarrow") is None:
-        raise GraphFileError(f"{where}Parquet needs pyarrow; install it with: pip install pyarrow. CSV needs nothing.")
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -234,18 +233,6 @@ def test_damaged_datasets_are_refused(save_dataset: Callable[..., Path], tmp_pat
         (folder / "state.json").write_text(state)
         with pytest.raises(CorpusError, match=r"saved: cannot be read as a saved dataset \((Key|Type)Error"):
             texts_of(folder)
-
-
-@pytest.mark.refusal
-def test_a_missing_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    path = tmp_path / "a.parquet"
-    path.write_bytes(b"")
-    (tmp_path / "state.json").write_text("{}")
-    (tmp_path / "dataset_info.json").write_text("{}")
-    for source in (tmp_path, path):
-        with pytest.raises(CorpusError, match=r"needs the package pyarrow.*pip install 'attrgraph\[train\]'"):
-            texts_of(source)
 
 
 @pytest.mark.refusal
