@@ -96,7 +96,7 @@ class Collected:
             skipped = self._transcoders.skip(layer, streams[layer])
             outs[layer] = widened(out[counts]) if skipped is None else widened(out[counts]) - skipped
         for layer, read in enumerate(streams):
-            wrote = torch.stack(outs[layer : layer + self._transcoders.n_targets(layer)]).sum(0)
+            wrote = sum(outs[layer + 1 : layer + self._transcoders.n_targets(layer)], outs[layer])
             self._add_layer(layer, read, wrote, where)
         self.n_done += 1
 

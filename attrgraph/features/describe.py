@@ -40,6 +40,8 @@ from attrgraph.transcoders import Transcoders
 
 # tokens of which everything active is kept
 _N_SAMPLED = 4096
+# of decoder rows that exist at a time: chosen, not tuned
+_MOST_NUMBERS = 2**22
 _SECONDS_BETWEEN_STATES = 60.0
 # of a word with its blank, about: with tokens of single characters an example has as many times more of them
 _CHARACTERS_OF_A_WORD = 5
@@ -173,7 +175,7 @@ def _written(
     names = transcoders.labels if names is None else names
     texts = TokenTexts(model, collected.text.token_ids[collected.is_counted][:8].tolist())
     found = [_promoted(model, transcoders, layer, one.features) for layer, one in enumerate(collected.layers)]
-    agreements = _agreements(model, transcoders, control, collected)
+    agreements = _agreements(transcoders, control, collected)
     labels = [
         labels_of(texts, collected, layer, found[layer].top_ids.numpy(), of_random, agreement)
         for layer, (of_random, agreement) in enumerate(zip(controls, agreements, strict=True))
@@ -189,26 +191,25 @@ def _written(
     return blobs
 
 
-def _agreements(
-    model: LanguageModel, transcoders: Transcoders, control: Transcoders, collected: Collected
-) -> list[Float[np.ndarray, " n"]]:
+def _agreements(transcoders: Transcoders, control: Transcoders, collected: Collected) -> list[Float[np.ndarray, " n"]]:
     """Of each layer's described features, beside what random features write: rows of the same decoder."""
-    return [
-        one.of(_summed_rows(model, transcoders, layer, features), _summed_rows(model, control, layer, np.arange(n)))
-        for layer, (one, features, n) in enumerate(
-            zip(collected.agreement, (each.features for each in collected.layers), control.n_features, strict=True)
-        )
-    ]
+    found, step = [], max(1, _MOST_NUMBERS // transcoders.d_model)
+    for layer, (statistics, agreement) in enumerate(zip(collected.layers, collected.agreement, strict=True)):
+        others, n = _summed_rows(control, layer, np.arange(control.n_features[layer])), len(statistics.features)
+        parts = [slice(first, first + step) for first in range(0, n, step)]
+        rows = ((at, _summed_rows(transcoders, layer, statistics.features[at])) for at in parts)
+        found.append(np.concatenate([np.zeros(0), *(agreement.of(at, own, others) for at, own in rows)]))
+    return found
 
 
-def _summed_rows(
-    model: LanguageModel, transcoders: Transcoders, layer: int, features: np.ndarray
-) -> Float[np.ndarray, "n d_model"]:
+def _summed_rows(transcoders: Transcoders, layer: int, features: np.ndarray) -> Float[np.ndarray, "n d_model"]:
     """What features write into all their target layers together."""
-    chosen, out = torch.from_numpy(features), torch.empty(len(features), model.d_model)
-    targets = range(layer, layer + transcoders.n_targets(layer))
-    rows = [transcoders.decoder_rows(layer, target, chosen, out=torch.empty_like(out)) for target in targets]
-    return torch.stack(rows).sum(0).numpy()
+    chosen = torch.from_numpy(features)
+    total, row = torch.zeros(2, len(features), transcoders.d_model)
+    for target in range(layer, layer + transcoders.n_targets(layer)):
+        total += transcoders.decoder_rows(layer, target, chosen, out=row)
+    summed: np.ndarray = total.numpy()
+    return summed
 
 
 def _promoted(model: LanguageModel, transcoders: Transcoders, layer: int, features: np.ndarray) -> Promoted:

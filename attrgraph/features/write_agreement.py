@@ -54,17 +54,18 @@ class Agreement:
         self._activation += np.bincount(feature, value, minlength=len(self._fired))
 
     def of(
-        self, own: Float[np.ndarray, "n_features d_model"], others: Float[np.ndarray, "n_others d_model"]
-    ) -> Float[np.ndarray, " n_features"]:
+        self, at: slice, own: Float[np.ndarray, "n d_model"], others: Float[np.ndarray, "n_others d_model"]
+    ) -> Float[np.ndarray, " n"]:
         """The share of other decoder rows whose product with what was written is smaller than that of a feature's own.
 
-        Rows have the same length, and what was written is taken from its mean and in units of its spread: the
-        direction that tells firings from other tokens best (Fisher's linear discriminant).
+        Of the features `at`, whose rows `own` has. All rows are made equally long, and what was written is taken from
+        its mean and in units of its spread: the direction that tells firings from other tokens best (Fisher's linear
+        discriminant).
         """
         mean = self._sum / max(self._n_tokens, 1)
         spread = self._squares / max(self._n_tokens, 1) - np.outer(mean, mean)
         ridge = _RIDGE * max(float(np.trace(spread)) / len(spread), 1e-30)
-        there = self._fired - self._activation[:, None] * mean
+        there = self._fired[at] - self._activation[at, None] * mean
         told = np.linalg.solve(spread + ridge * np.eye(len(spread)), there.T).T
         told /= np.linalg.norm(told, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
         mine = (told * self._directions(own)).sum(1, keepdims=True)
