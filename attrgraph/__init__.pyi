@@ -1,4 +1,5 @@
 from .attribution.contrast import contrast as contrast
+from .attribution.direction import Direction as Direction
 from .attribution.estimate import estimate as estimate
 from .attribution.heads import head_loadings as head_loadings
 from .attribution.qk import AttentionExplanation as AttentionExplanation

@@ -7,7 +7,7 @@ from scipy import sparse
 from torch import Tensor
 
 # directions of the stream that are kept at most; share of the mean variance that is added to each: chosen, not tuned
-N_DIRECTIONS, _RIDGE, _ROUNDING = 256, 0.1, 1e-5
+N_DIRECTIONS, _RIDGE, _ROUNDING = 128, 0.1, 1e-5
 # a label needs to agree more than this share of other features' decoder rows: of a decoder whose rows have changed
 # places about a fifth does, of the demo's labelled features nine tenths
 LEAST_AGREEMENT = 0.8
@@ -16,7 +16,7 @@ LEAST_AGREEMENT = 0.8
 class Agreement:
     """Of the features of one layer, what the MLPs that they write into wrote where they fire.
 
-    Of streams with more than 256 dimensions, 256 random directions stand for all.
+    Of streams with more than 128 dimensions, 128 random directions stand for all.
 
     Args:
         n_features: of the layer.

@@ -310,6 +310,10 @@ class LanguageModel:
     def attention_module(self, layer: int) -> nn.Module:
         return self._block_part(layer, self.family.attention)
 
+    def attention_end_module(self, layer: int) -> nn.Module:
+        """The module whose output is added to the stream by attention: the attention, or the norm after it."""
+        return self._block_part(layer, self.family.attention_post_norm or self.family.attention)
+
     def mlp_module(self, layer: int) -> nn.Module:
         """The module whose output is added to the stream by the MLP branch: the MLP, or the norm after it."""
         return self._block_part(layer, self.family.mlp_post_norm or self.family.mlp)

@@ -305,7 +305,8 @@ def test_batches_make_no_difference() -> None:
         assert [one["tokens"] for one in a["examples_quantiles"][0]["examples"]] == [
             one["tokens"] for one in b["examples_quantiles"][0]["examples"]
         ]
-        np.testing.assert_allclose(a["quantile_values"], b["quantile_values"], rtol=1e-4, atol=1e-6)
+        # sums of terms of about 10 in float32, added up in another order: 8 roundings
+        np.testing.assert_allclose(a["quantile_values"], b["quantile_values"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
