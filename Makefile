@@ -29,7 +29,7 @@ test: $(VENV)/.installed
 
 # The same tests with every annotated shape checked at run time, but for those of rooms that have none.
 shapes: $(VENV)/.installed
-	$(BIN)/pytest -n 2 --dist loadfile -q --jaxtyping-packages=attrgraph,beartype.beartype -m "not refusal and not doors" \
+	$(BIN)/pytest -n 2 --dist loadfile -q --jaxtyping-packages=attrgraph,shapes.checked -m "not refusal and not doors" \
 	  --ignore=tests/cli --ignore=tests/io --ignore=tests/viz --ignore=tests/demo
 
 lint: $(VENV)/.installed

@@ -11,7 +11,7 @@ import torch
 if not torch.cuda.is_available():  # must be set before a kernel's module is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from tiny import FAMILY_CONFIGS, PROMPT, make_model, make_transcoders
+from tiny import FAMILY_CONFIGS, MORE_FAMILIES, PROMPT, make_model, make_transcoders
 
 from attrgraph.cli import progress
 from attrgraph.models.language_model import LanguageModel
@@ -28,18 +28,22 @@ SHAPED = ("gpt2", "llama", "gemma3", "gpt_neox")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests that need a GPU where there is none, as hundreds of skips would hide the others.
 
-    Where shapes are checked, also those of families that have no other shapes.
+    Where shapes are checked, one case of each test for each family that has other shapes.
     """
     is_with_gpu, is_of_shapes = torch.cuda.is_available(), bool(config.getoption("--jaxtyping-packages"))
+    families, seen = FAMILY_CONFIGS | MORE_FAMILIES, set[tuple[str, str]]()
 
     def is_left_out(item: pytest.Item) -> bool:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        family = params.get("family", params.get("scored", SHAPED[0]))
-        is_repeated = is_of_shapes and family not in SHAPED
+        family = next((p for p in params.values() if isinstance(p, str) and p in families), SHAPED[0])
+        case = (item.nodeid.partition("[")[0], family)
+        is_repeated = is_of_shapes and (family not in SHAPED or case in seen)
+        seen.add(case)
         return is_repeated or (not is_with_gpu and item.get_closest_marker("gpu") is not None)
 
-    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
-    items[:] = [item for item in items if not is_left_out(item)]
+    left_out = [item for item in items if is_left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(params=sorted(FAMILY_CONFIGS))

@@ -66,13 +66,14 @@ def test_a_validation_tells_what_it_will_do_and_shows_what_it_measured(
     page: Any, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph, found = ag.trace(site.model, PROMPT), list[ag.Validation]()
-    name, may_end = site.shelf.add(graph), Event()
+    name, may_end, is_typed = site.shelf.add(graph), Event(), Event()
 
     def small(*asked: Any, n_controls: int, **how: Any) -> ag.Validation:
         assert n_controls == 5
         if not may_end.is_set():
             while True:
                 how["progress"]("take out", 1, 2)
+        assert is_typed.wait(60)
         found.append(ag.validate(*asked, **how, modes=["frozen"], n_controls=0, n_paths=1, n_resamples=2))
         return found[0]
 
@@ -94,9 +95,16 @@ def test_a_validation_tells_what_it_will_do_and_shows_what_it_measured(
         page.get_by_role("button", name="Stop").click()
         page.get_by_text("Stopped.").wait_for()
         may_end.set()
+        page.get_by_role("searchbox").fill("3/458")
+        page.keyboard.press("Enter")
         page.get_by_role("button", name="Validate").click()
+        label = page.get_by_role("textbox", name="Label", exact=True)
+        label.fill("half")
+        is_typed.set()
         verdict = page.get_by_role("list", name="Verdict")
         verdict.wait_for()
+        page.keyboard.insert_text("way")
+        assert label.input_value() == "halfway"
         lines = verdict.get_by_role("listitem").all_inner_texts()
         nodes = found[0].tables["nodes"].set_index("node_id")
         page.keyboard.press("Escape")

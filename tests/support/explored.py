@@ -72,17 +72,25 @@ class Explored:
         assert isinstance(document, dict)
         return document
 
+    def place(self, node_id: str) -> tuple[float, float]:
+        """Where a node stands in the window."""
+        x, y = self.page.evaluate("(id) => Object.values(explorer.canvas.place(explorer.graph.place.get(id)))", node_id)
+        box = self.role("application", "Graph").bounding_box()
+        return box["x"] + x, box["y"] + y
+
     def ask(self, expression: str) -> Any:
         """A value of the page's own object `explorer`."""
         return self.page.evaluate(expression)
 
 
 @contextmanager
-def explored(browser: Any, graph: ag.Graph, folder: Path, **held: Any) -> Iterator[Explored]:
+def explored(
+    browser: Any, graph: ag.Graph, folder: Path, *, has_touch: bool = False, **held: Any
+) -> Iterator[Explored]:
     """The graph's page, open; when it is closed, it has made no request and said nothing."""
     file = folder / "page.html"
     graph.explore(file, **held)
-    context = browser.new_context()
+    context = browser.new_context(has_touch=has_touch)
     try:
         opened = Explored(context.new_page(), file)
         yield opened

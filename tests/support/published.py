@@ -223,7 +223,8 @@ def clt_training_set(
 def saelens(folder: Path, read: str = "hook_resid_mid", scale: float | None = None) -> Published:
     """With a scale, as a checkpoint of its trainer, which folds that only at its end."""
     for i in range(N_LAYERS):
-        named = {"W_enc": W_ENC[i], "b_enc": B_ENC[i], "W_dec": W_DEC[i, i], "b_dec": B_DEC[i, i]}
+        # decoders so small that rounding stays so: three layers of features that recompute amplify it
+        named = {"W_enc": W_ENC[i], "b_enc": B_ENC[i], "W_dec": 0.3 * W_DEC[i, i], "b_dec": B_DEC[i, i]}
         named |= {"threshold": THETA[i] - 0.2, "W_skip": SKIP[i]}
         hooks = {"hook_name": f"blocks.{i}.{read}", "hook_name_out": f"blocks.{i}.hook_mlp_out"}
         settings = {"architecture": "jumprelu_skip_transcoder", "normalize_activations": "none", "metadata": hooks}
@@ -237,7 +238,7 @@ def saelens(folder: Path, read: str = "hook_resid_mid", scale: float | None = No
     return Published(
         folder,
         lambda x: _h(x * by).relu() * (_h(x * by) > THETA[:, None] - 0.2),
-        lambda a, x: (_own(a) + _DIAGONAL_BIAS[:, None]) / by + x @ SKIP.transpose(1, 2),
+        lambda a, x: (0.3 * _own(a) + _DIAGONAL_BIAS[:, None]) / by + x @ SKIP.transpose(1, 2),
     )
 
 

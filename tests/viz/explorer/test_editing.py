@@ -63,6 +63,32 @@ def test_a_search_result_is_selected_by_a_click_only(browser: Any, tmp_path: Pat
         assert page.ask("explorer.state.choice.node") == A
 
 
+def test_a_finger_does_what_the_pointer_does(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, six_nodes(), tmp_path, has_touch=True) as page:
+        page.find(A)
+        page.role("option").tap()
+        assert page.ask("explorer.state.choice.node") == A
+        label = page.role("textbox", "Label")
+        label.tap()
+        page.press("Control+a")
+        page.page.keyboard.insert_text("named")
+        page.role("button", "Pin").tap()
+        assert page.pinned() == ["named"]
+        page.page.touchscreen.tap(*page.place(B))
+        assert page.ask("explorer.state.choice.node") == B
+
+
+def test_a_right_click_takes_nothing_from_what_is_being_written(browser: Any, tmp_path: Path) -> None:
+    with explored(browser, six_nodes(), tmp_path) as page:
+        page.select(A)
+        label = page.role("textbox", "Label")
+        label.fill("half")
+        label.click(button="right")
+        page.role("application", "Graph").click(button="right")
+        assert page.role("textbox", "Label").input_value() == "half"
+        assert page.ask("explorer.state.choice.node") == A
+
+
 def test_unknown_words_are_told(browser: Any, tmp_path: Path) -> None:
     graph = six_nodes()
     with explored(browser, graph.replace(metadata=graph.metadata | {"n_unknown_tokens": 1}), tmp_path) as page:

@@ -13,15 +13,8 @@ import attrgraph as ag
 pytestmark = pytest.mark.doors
 
 
-def place(page: Explored, name: str) -> tuple[float, float]:
-    """Where a node is on the screen."""
-    x, y = page.page.evaluate("(id) => Object.values(explorer.canvas.place(explorer.graph.place.get(id)))", name)
-    box = page.role("application", "Graph").bounding_box()
-    return box["x"] + x, box["y"] + y
-
-
 def drag(page: Explored, name: str, dx: float, dy: float) -> None:
-    x, y = place(page, name)
+    x, y = page.place(name)
     page.page.mouse.move(x, y)
     page.page.mouse.down()
     page.page.mouse.move(x + dx, y + dy, steps=4)
@@ -38,18 +31,18 @@ def stands_out(page: Explored) -> list[str]:
 
 def test_a_node_is_dragged_stays_there_and_is_put_back(browser: Any, tmp_path: Path) -> None:
     with explored(browser, six_nodes(), tmp_path) as page:
-        x, y = place(page, B)
+        x, y = page.place(B)
         drag(page, B, 40, -30)
-        assert place(page, B) == pytest.approx((x + 40, y - 30), abs=1)
+        assert page.place(B) == pytest.approx((x + 40, y - 30), abs=1)
         assert page.heading == []  # it is no click
         page.reload()
-        assert place(page, B) != pytest.approx((x, y), abs=5)
+        assert page.place(B) != pytest.approx((x, y), abs=5)
         drag(page, B, 10, 10)
         page.press("u")
         page.role("application", "Graph").focus()
-        page.page.mouse.dblclick(*place(page, B))
+        page.page.mouse.dblclick(*page.place(B))
         page.press("f")
-        assert place(page, B) == pytest.approx((x, y), abs=1)
+        assert page.place(B) == pytest.approx((x, y), abs=1)
         assert page.heading == ["feature 2"] and page.role("textbox", "Label").is_visible()
         page.page.mouse.dblclick(x, y)  # nothing is there to be put back, and it stays selected
         assert page.heading == ["feature 2"]
@@ -74,7 +67,7 @@ def test_where_nodes_were_moved_to_is_in_sight_and_bad_places_are_left_out(brows
         page.open(f"#moved={json.dumps({B: [-900, 500], C: ['1', 2], T: [1], A: [1e9, 0]})}")
         assert page.ask("explorer.state.choice.moved") == {B: [-900, 500]}
         box = page.role("application", "Graph").bounding_box()
-        x, y = place(page, B)
+        x, y = page.place(B)
         assert box["x"] < x < box["x"] + box["width"] and box["y"] < y < box["y"] + box["height"]
 
 
