@@ -40,16 +40,17 @@ N_CONTEXT = 16
 
 @dataclass(frozen=True)
 class Layer:
-    """One block in coefficients: two heads whose queries are constants, and an MLP whose neurons are the features.
+    """One block in coefficients: two heads, and an MLP whose neurons are the features.
 
     A head's pattern is the softmax over earlier positions k of `keys[h] . c[k]`, whoever asks, with c what the norm
-    gives; it moves `c[k] @ moves[h]`.
+    gives; or, of a layer with `scores`, at position q of `c[q] @ scores[h] @ c[k]`. It moves `c[k] @ moves[h]`.
     """
 
     keys: np.ndarray  # [2, n]
     moves: np.ndarray  # [2, n, n]
     reads: np.ndarray  # [n_features, n]
     writes: np.ndarray  # [n_features, n]
+    scores: np.ndarray | None = None  # [2, n, n]
 
 
 def vectors(names: list[str], *rows: dict[str, float]) -> np.ndarray:
@@ -75,7 +76,7 @@ def make_hand_built(
 
     Args:
         embedding, unembedding: [n_tokens, n] coefficients.
-        position: [n] what every position has besides.
+        position: [n] what every position has besides, or [N_CONTEXT, n] what each has.
     """
     n = embedding.shape[1]
     hf_model = create_hf_model(
@@ -103,8 +104,13 @@ def make_hand_built(
     for block, layer in zip(body.h, layers, strict=True):
         for head in range(2):  # queries, keys and values lie in three parts of 2n columns, n of them a head's
             first = head * n
-            block.attn.c_attn.bias[first] = sqrt(n)  # takes back the division by the root of the head's size
-            block.attn.c_attn.weight[:, 2 * n + first] = to_read(layer.keys[head])
+            # the root takes back the division by that of the head's size
+            if layer.scores is None:
+                block.attn.c_attn.bias[first] = sqrt(n)
+                block.attn.c_attn.weight[:, 2 * n + first] = to_read(layer.keys[head])
+            else:
+                block.attn.c_attn.weight[:, first : first + n] = sqrt(n) * to_read(layer.scores[head].T).T
+                block.attn.c_attn.weight[:, 2 * n + first : 3 * n + first] = to_read(np.eye(n)).T
             block.attn.c_attn.weight[:, 4 * n + first : 5 * n + first] = to_read(np.eye(n)).T
             block.attn.c_proj.weight[first : first + n] = to_stream(layer.moves[head])
         block.mlp.c_fc.weight.copy_(to_read(layer.reads).T)
