@@ -1,10 +1,12 @@
 """Do the demo's graphs say what its model does? `PYTHONPATH=tools/demo python benchmarks/known_truth.py`.
 
-On prompts of every task: how influence ranks features against the measured effect of taking each out; whether taking
-out the 20 most influential ones changes the answer, beside random sets matched on layer and activation; what scaling
-them to 0 and to 2 does to the answer's probability. On pairs of cities in different states: whether swapping the
-features that the pruned graph keeps at the city's last word (rule and doses fixed here) makes the capital follow,
-beside as many other active features there. Intervals are 95%, by bootstrap over prompts or pairs.
+On prompts of every task: how influence ranks features against the measured effect of taking each out, beside the direct
+edge and attribution patching, among the features that can act at all (what the top MLP writes stays at its position)
+and, as it flatters, among all; whether taking out the 20 most influential ones changes the answer, beside random sets
+matched on layer, position and activation; what scaling them to 0 and to 2 does to the answer's probability. On pairs of
+cities in different states: whether swapping the features that the pruned graph keeps at the city's last word (rule and
+doses fixed here) makes the capital follow, beside as many other active features there. Intervals are 95%, by bootstrap
+over prompts or pairs.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from attrgraph.demo import world
 from attrgraph.evaluation.statistics import interval, resample
 from attrgraph.interventions.swap import features_at
 from attrgraph.validation.measurements import matched
+from attrgraph.validation.predictions import predict
+from attrgraph.validation.removal_estimates import removal_estimates
 from attrgraph.validation.subject import Subject
 
 N_TOP, N_CONTROLS = 20, 10
@@ -49,15 +53,31 @@ def sampled_prompts(n_each: int, seed: int) -> list[tuple[str, list[int]]]:
     return found
 
 
+def correlation(scores: np.ndarray, effect: np.ndarray) -> float:
+    """Of two rankings."""
+    return float(spearmanr(scores, effect).statistic)
+
+
 def measure_prompt(model: ag.LanguageModel, ids: list[int], seed: int) -> dict[str, Any]:
     """Features one by one in every mode, and sets of them."""
     subject = Subject.of(model, ag.trace(model, ids))
     nodes, order = subject.graph.nodes, subject.by_influence
     found: dict[str, Any] = {"n_features": len(order)}
+    rest = np.setdiff1d(subject.features, order)  # which cannot act
+    influence = nodes["influence"].to_numpy()
+    places = list(nodes.iloc[order][["layer", "feature", "pos"]].itertuples(index=False, name=None))
+    estimates = removal_estimates(model, subject.local, int(nodes["feature"].iloc[subject.answer]), places)
+    edges = np.abs(predict(subject.graph, subject.relative([[int(row)] for row in order])).direct[subject.answer])
     for mode in MODES:
         alone = subject.measure([[int(row)] for row in order], mode=mode)
         effect = np.abs(alone.answer)
-        found[f"spearman {mode}"] = float(spearmanr(nodes["influence"].to_numpy()[order], effect).statistic)
+        found[f"spearman {mode}"] = correlation(influence[order], effect)
+        if mode == "free":
+            found["spearman free, top 50"] = correlation(influence[order[:50]], effect[:50])
+            found["spearman free, of attribution patching"] = correlation(np.abs(estimates), effect)
+            found["spearman free, of direct edge"] = correlation(edges, effect)
+            every = np.append(effect, np.zeros(len(rest)))
+            found["spearman free, all"] = correlation(influence[np.append(order, rest)], every)
         top = order[:N_TOP]
         controls = [matched(nodes, top, order, seed + i) for i in range(N_CONTROLS)]
         sets = subject.measure([top.tolist(), *(rows.tolist() for rows in controls)], mode=mode)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from attrgraph.interventions.swap import SCALES
 from attrgraph.progress import Progress
 from attrgraph.validation.agreement import agreement, rank_correlation, share
 from attrgraph.validation.path_tests import follow, strongest_paths
 from attrgraph.validation.predictions import predict
+from attrgraph.validation.removal_estimates import removal_estimates
 from attrgraph.validation.subject import Measured, Subject
 from attrgraph.validation.validation_settings import Settings
 
@@ -80,8 +81,12 @@ class Bench:
         assert self._ablated is not None  # nodes have been taken out before
         effect = np.abs(self._ablated.answer[: len(self._sampled)][is_feature])
         predictions = predict(subject.graph, subject.relative([[int(row)] for row in rows]))
+        places = list(nodes.iloc[rows][["layer", "feature", "pos"]].itertuples(index=False, name=None))
+        token = int(nodes["feature"].iloc[subject.answer])
+        estimates = removal_estimates(subject.model, subject.local, token, places)
         scores = {
             "influence": nodes["influence"].to_numpy()[rows],
+            "attribution patching": np.abs(estimates),
             "total effect": np.abs(predictions.total[subject.answer]),
             "direct edge": np.abs(predictions.direct[subject.answer]),
             "activation": nodes["activation"].to_numpy()[rows],
@@ -103,16 +108,22 @@ class Bench:
         return pd.DataFrame(table)
 
     def necessity(self) -> pd.DataFrame:
-        """Take out the k most influential features; then as many others, matched on layer and activation."""
+        """Take out the k most influential features; then as many others, matched; in mode free too."""
         order = self.subject.by_influence
         chosen = {k: order[:k] for k in self._sizes()}
-        return self._with_controls("necessity", chosen, lambda rows: rows, is_rest=False)
+        modes = dict.fromkeys((self.settings.mode, "free"))
+        return pd.concat(
+            [self._with_controls("necessity", mode, chosen, lambda rows: rows) for mode in modes], ignore_index=True
+        )
 
     def sufficiency(self) -> pd.DataFrame:
         """Keep the k most influential features and take out all other active ones; then keep as many matched ones."""
         features = self.subject.features
         kept = {k: self.subject.by_influence[:k] for k in self._sizes()}
-        return self._with_controls("sufficiency", kept, lambda rows: np.setdiff1d(features, rows), is_rest=True)
+        how: dict[str, Any] = {"with_unselected": True}
+        return self._with_controls(
+            "sufficiency", self.settings.mode, kept, lambda rows: np.setdiff1d(features, rows), **how
+        )
 
     def doses(self, named: Mapping[str, list[int]]) -> pd.DataFrame:
         """The answer's logit as influential features, the first 20 of them together, and supernodes are scaled."""
@@ -185,34 +196,29 @@ class Bench:
     def _with_controls(
         self,
         phase: str,
+        mode: str,
         chosen: Mapping[int, np.ndarray],
         take_out: Callable[[np.ndarray], np.ndarray],
-        *,
-        is_rest: bool,
+        **how: Any,
     ) -> pd.DataFrame:
-        """A row for each k: what happens with the chosen features, and how often with random ones."""
-        nodes, pool = self.subject.graph.nodes, self.subject.features
+        """A row for each k: what happens with the chosen features, and with random ones that can act too."""
+        nodes, pool, n = self.subject.graph.nodes, self.subject.by_influence, 1 + self.settings.n_controls
         rows = []
         for done, (k, top) in enumerate(chosen.items()):
             drawn = [matched(nodes, top, pool, self.settings.seed + i) for i in range(self.settings.n_controls)]
             controls = [each for each in drawn if len(each)]  # none where no layer has another feature
             sets = [take_out(rows).tolist() for rows in (top, *controls)]
-            n = 1 + self.settings.n_controls
-            how: dict[str, Any] = {"mode": self.settings.mode, "with_unselected": is_rest}
-            measured = self.subject.measure(sets, **how, done=self._each(phase, done * n, len(chosen) * n))
-            self.progress(phase, (done + 1) * n, len(chosen) * n)
+            told = self._each(f"{phase} ({mode})", done * n, len(chosen) * n)
+            measured = self.subject.measure(sets, mode=mode, **how, done=told)
+            self.progress(f"{phase} ({mode})", (done + 1) * n, len(chosen) * n)
             flips = share(measured.is_flipped[1:])
+            of_answer = {name: getattr(measured, name) for name in ("probability", "margin", "kl")}
             rows.append(
-                {
-                    "k": k,
-                    "flips": bool(measured.is_flipped[0]),
-                    "probability": measured.probability[0],
-                    "control_flips": flips["share"],
-                    "control_flips_low": flips["share_low"],
-                    "control_flips_high": flips["share_high"],
-                    "control_probability": float(measured.probability[1:].mean()) if controls else None,
-                    "control_size": float(np.mean([len(each) for each in controls])) if controls else None,
-                }
+                {"mode": mode, "k": k, "flips": bool(measured.is_flipped[0])}
+                | {name: float(each[0]) for name, each in of_answer.items()}
+                | {f"control_flips{end}": flips[f"share{end}"] for end in ("", "_low", "_high")}
+                | {f"control_{name}": float(each[1:].mean()) if controls else None for name, each in of_answer.items()}
+                | {"control_size": float(np.mean([len(each) for each in controls])) if controls else None}
             )
         return pd.DataFrame(rows)
 
@@ -223,9 +229,11 @@ def _relative_error(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.linalg.norm(predicted - measured)) / size if size else float(np.linalg.norm(predicted))
 
 
-def sample_nodes(nodes: pd.DataFrame, n: int, seed: int) -> Int[np.ndarray, " n_sampled"]:
-    """Rows of features, errors and embeddings with influence: all, or the `n // 2` first and as many random others."""
-    candidates = np.flatnonzero(nodes["kind"].isin(("feature", "error", "embedding")) & (nodes["influence"] > 0))
+def sample_nodes(
+    nodes: pd.DataFrame, can_act: Bool[np.ndarray, " n_nodes"], n: int, seed: int
+) -> Int[np.ndarray, " n_sampled"]:
+    """Rows of nodes that can act: all, or the `n // 2` most influential and as many random others."""
+    candidates = np.flatnonzero(can_act)
     order = candidates[np.argsort(-nodes["influence"].to_numpy()[candidates], kind="stable")]
     if len(order) <= n:
         return order
@@ -236,18 +244,19 @@ def sample_nodes(nodes: pd.DataFrame, n: int, seed: int) -> Int[np.ndarray, " n_
 def matched(
     nodes: pd.DataFrame, chosen: Int[np.ndarray, " k"], pool: Int[np.ndarray, " n_pool"], seed: int
 ) -> Int[np.ndarray, " n_matched"]:
-    """For each chosen feature another of the same layer and similar activation, all different.
+    """For each chosen feature another of the same layer, the nearest position and a similar activation, all different.
 
     Fewer than chosen if a layer of the pool has not enough.
     """
     rng, layers, activation = np.random.default_rng(seed), nodes["layer"].to_numpy(), nodes["activation"].to_numpy()
-    left = np.setdiff1d(pool, chosen)
-    found = []
+    positions, left, found = nodes["pos"].to_numpy(), np.setdiff1d(pool, chosen), list[int]()
     for row in rng.permutation(chosen):
         same = left[layers[left] == layers[row]]
         if not len(same):
             continue
+        away = np.abs(positions[same] - positions[row])
+        same = same[away == away.min()]
         distance = np.abs(activation[same] - activation[row])
-        found.append(rng.choice(same[np.argsort(distance, kind="stable")[:_NEAREST]]))
+        found.append(int(rng.choice(same[np.argsort(distance, kind="stable")[:_NEAREST]])))
         left = left[left != found[-1]]
     return np.array(found, dtype=np.int64)

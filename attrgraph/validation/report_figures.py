@@ -23,7 +23,7 @@ def draw_all(validation: "Validation") -> dict[str, bytes]:
         ),
         "What features read: agreement by depth": (lambda figure: _by_depth(figure, tables["by_depth"]), (8.0, 3.0)),
         "Necessity and sufficiency": (
-            lambda figure: _sets(figure, tables["necessity"], tables["sufficiency"]),
+            lambda figure: _sets(figure, tables["necessity"], tables["sufficiency"], validation.settings["mode"]),
             (8.0, 3.0),
         ),
         "Doses": (lambda figure: _doses(figure, tables["doses"]), (11.0, 5.2)),
@@ -67,7 +67,8 @@ def _by_depth(figure: Any, table: pd.DataFrame) -> None:
     cosine.legend(fontsize="small")
 
 
-def _sets(figure: Any, necessity: pd.DataFrame, sufficiency: pd.DataFrame) -> None:
+def _sets(figure: Any, necessity: pd.DataFrame, sufficiency: pd.DataFrame, mode: str) -> None:
+    necessity = necessity[necessity["mode"] == mode]
     titles = ("taken out", "kept, all others taken out")
     for axes, table, title in zip(figure.subplots(1, 2), (necessity, sufficiency), titles, strict=True):
         axes.plot(table["k"], table["probability"], color=COLOURS[0], marker="o", label="most influential")

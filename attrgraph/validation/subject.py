@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float
 
 from attrgraph.attribution.replacement import LocalReplacement
@@ -91,9 +92,22 @@ class Subject:
         return int(logits[self.graph.nodes["probability"].to_numpy()[logits].argmax()])
 
     @cached_property
+    def can_act(self) -> Bool[np.ndarray, " n_nodes"]:
+        """Whether a node can change the answer at all: what the top MLP writes stays at its position."""
+        layer, pos = (self.graph.nodes[name].to_numpy() for name in ("layer", "pos"))
+        can = (layer < self.local.run.n_layers - 1) | (pos == pos[self.answer])
+        errors = np.flatnonzero(self.kinds == "error")
+        is_there = (self.local.errors != 0).any(-1).cpu().numpy()  # none at positions that are skipped
+        can[errors] &= is_there[layer[errors], pos[errors]]
+        able: np.ndarray = np.isin(self.kinds, ("feature", "error", "embedding")) & can
+        return able
+
+    @cached_property
     def by_influence(self) -> np.ndarray:
-        """Rows of features, the most influential first."""
-        return self.features[np.argsort(-self.graph.nodes["influence"].to_numpy()[self.features], kind="stable")]
+        """Rows of features that can act, the most influential first."""
+        able = self.features[self.can_act[self.features]]
+        order: np.ndarray = able[np.argsort(-self.graph.nodes["influence"].to_numpy()[able], kind="stable")]
+        return order
 
     @cached_property
     def unselected(self) -> list[FeatureKey]:
@@ -155,10 +169,11 @@ class Subject:
         change = effect.uncapped_change.double().cpu()
         table = effect.features.set_index(["layer", "pos", "feature"])
         features = (table["after"] - table["before"]).reindex(self._keys, fill_value=0.0).to_numpy()
-        answer, share = change[token] - change.mean(), effect.logits_after.double().softmax(-1)[token]
-        return Measured(
-            np.array([float(answer)]), features[:, None], np.array([effect.is_flipped]), np.array([float(share)])
-        )
+        answer, after = change[token] - change.mean(), effect.logits_after.double()
+        others = torch.cat([after[:token], after[token + 1 :]])
+        numbers = (answer, after.softmax(-1)[token], after[token] - others.max(), effect.kl)
+        of_answer, share, margin, kl = (np.array([float(number)]) for number in numbers)
+        return Measured(of_answer, features[:, None], np.array([effect.is_flipped]), share, margin, kl)
 
 
 @dataclass(frozen=True)
@@ -169,6 +184,8 @@ class Measured:
     features: Float[np.ndarray, "n_features n"]  # activations (in mode "frozen": what features would read)
     is_flipped: Bool[np.ndarray, " n"]  # whether another token has become the most probable one
     probability: Float[np.ndarray, " n"]  # of the answer, after
+    margin: Float[np.ndarray, " n"]  # the answer's logit less that of the most probable other token, after
+    kl: Float[np.ndarray, " n"]  # KL(before || after) of the next token, in nats
 
     @staticmethod
     def join(parts: "Sequence[Measured]") -> "Measured":

@@ -90,8 +90,8 @@ def _experiments(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any], int]:
     """Tables and facts of all experiments in the model, and how many single nodes were taken out."""
     named = {name: _rows(subject, name, nodes) for name, nodes in supernodes.items()}
-    sampled = sample_nodes(subject.graph.nodes, settings.n_nodes, settings.seed)
-    if not len(sampled) or not len(subject.features):
+    sampled = sample_nodes(subject.graph.nodes, subject.can_act, settings.n_nodes, settings.seed)
+    if not subject.graph.nodes["influence"].iloc[subject.by_influence].any():
         raise AttrGraphError("the graph has no features with influence, so there is nothing to validate.")
     bench = Bench(subject, settings, progress)
     tables, facts = bench.one_by_one(sampled, named)

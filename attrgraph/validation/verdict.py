@@ -41,15 +41,16 @@ def judge(
         mode: of the experiments on sets of nodes.
         ranking_mode: of the single ablations against which features are ranked.
     """
-    lines = [_explained(facts)]
+    explained, ranking = _explained(facts), _ranking(tables["rankings"], ranking_mode)
+    necessity = _necessity(tables["necessity"])
+    lines = [explained]
     is_marked = facts["is_exact"] is False
     if is_marked:
         note = inexact_note({"checks": facts}).lower()
         lines.insert(0, Statement("weak", f"The graph is {note}. It is of a run that is not the model's own."))
     if "frozen_error" in facts:
         lines.append(_exactness(facts["frozen_error"], is_marked=is_marked))
-    lines += _correlations(tables["agreement"])
-    lines += [_ranking(tables["rankings"], ranking_mode), _necessity(tables["necessity"], mode)]
+    lines += [*_correlations(tables["agreement"]), ranking, necessity]
     lines.append(_sufficiency(tables["sufficiency"], facts, mode))
     if "paths" in tables and len(tables["paths"]):
         lines.append(_paths(tables["paths"]))
@@ -57,7 +58,45 @@ def judge(
         lines.append(_compared(tables["compared"]))
     if "paraphrases" in tables:
         lines.append(_paraphrases(tables["paraphrases"]))
-    return lines
+    short = _in_short(facts, tables["agreement"], explained, [ranking, necessity])
+    return [short, *lines, _case_study(lines)]
+
+
+def _in_short(
+    facts: Mapping[str, Any], agreement: pd.DataFrame, explained: Statement, found: list[Statement]
+) -> Statement:
+    """What a reader who goes no further should know.
+
+    Args:
+        explained: how much of the answer is.
+        found: whether the features that the graph ranks highest are those that matter.
+    """
+    if facts.get("frozen_error", 0.0) > MOST_FROZEN_ERROR or facts["is_exact"] is False:
+        return Statement("weak", "Do not rely on this graph: it is not exactly what the model computes.")
+    worst = _worst([line.level for line in found])
+    said = {
+        "good": "The graph finds the parts that matter",
+        "note": "Too little was tested to say whether the graph finds the parts that matter",
+        "fair": "The graph finds some of the parts that matter",
+        "weak": "The graph does not find the parts that matter most",
+    }[worst]
+    said += "" if explained.level != "weak" else ", and explains too little of the answer"
+    free = agreement[(agreement["what"] == "nodes") & (agreement["mode"] == "free")].to_dict("records")
+    if free and _level_of(free[0]) == "weak":
+        said += "; do not trust the sign of single effects when the whole model may respond"
+    return Statement("weak" if explained.level == "weak" else worst, f"{said}.")
+
+
+def _case_study(lines: list[Statement]) -> Statement:
+    n = sum(line.level != "note" for line in lines)
+    return Statement(
+        "note",
+        f"One prompt is a case study. Of {n} lines that are judged, one in twenty misses its interval by chance.",
+    )
+
+
+def _worst(levels: list[str]) -> str:
+    return max(levels, key=["good", "note", "fair", "weak"].index)
 
 
 def _level(value: float | None, good: float, fair: float) -> str:
@@ -139,24 +178,38 @@ def _ranking(rankings: pd.DataFrame, mode: str) -> Statement:
         "weak": "The features that the graph ranks highest are often not those that matter most in the model",
         "note": "There are too few features to judge whether the graph ranks highest what matters most in the model",
     }
-    others = ", ".join(
-        f"{name} {_number(by_name.loc[name, 'spearman'])}" for name in ("direct edge", "activation", "random")
-    )
+    names = ("attribution patching", "direct edge", "activation", "random")
+    others = {name: _or_none(by_name.loc[name, "spearman"]) for name in names}
+    listed = ", ".join(f"{name} {_number(value)}" for name, value in others.items())
+    best = max((name for name in names if others[name] is not None), key=lambda name: others[name] or 0.0, default="")
+    own, better = _or_none(row["spearman"]), others.get(best)
+    beaten = f". {best.capitalize()} ranks them better" if own is not None and (better or 0.0) > own else ""
     return Statement(
         level,
-        f"{said[level]} (mode {mode}, {row['n']:.0f} features, Spearman of influence and measured effect "
-        f"{_with_interval(row, 'spearman')}; of other rankings: {others}).",
+        f"{said[level]} (mode {mode}, {row['n']:.0f} features that can act, Spearman of influence and measured effect "
+        f"{_with_interval(row, 'spearman')}; of other rankings: {listed}){beaten}.",
     )
 
 
-def _necessity(necessity: pd.DataFrame, mode: str) -> Statement:
-    row = necessity[necessity["k"] <= _N_ABLATED].iloc[-1]
-    does, flips = "changes" if row["flips"] else "does not change", _or_none(row["control_flips"])
-    said = f"Taking out the graph's {_most_influential(int(row['k']))} {does} the answer"
-    if flips is None:
-        return Statement("note", f"{said} (mode {mode}).")
-    level = "weak" if flips > _MOST_CONTROL_FLIPS else "good" if row["flips"] else "fair"
-    return Statement(level, f"{said}; {flips:.0%} of {_random_sets(row)} change it (mode {mode}).")
+def _necessity(necessity: pd.DataFrame) -> Statement:
+    """In both modes of the table, whose levels are judged together."""
+    rows = necessity[necessity["k"] == necessity.loc[necessity["k"] <= _N_ABLATED, "k"].max()].to_dict("records")
+    levels, parts = list[str](), list[str]()
+    for row in rows:
+        flips = _or_none(row["control_flips"])
+        held = " (direct effects only)" if row["mode"] == "constrained" else ""
+        does = "changes" if row["flips"] else "does not change"
+        part = f"mode {row['mode']}{held} {does} the answer, KL {row['kl']:.2g}"
+        if flips is None:
+            levels.append("note")
+        else:
+            levels.append("weak" if flips > _MOST_CONTROL_FLIPS else "good" if row["flips"] else "fair")
+            part += f"; of random sets {flips:.0%} change it, KL {row['control_kl']:.2g}"
+        parts.append(part)
+    said = f"Taking out the graph's {_most_influential(int(rows[0]['k']))} in {'; in '.join(parts)}."
+    if "note" not in levels:
+        said += f" Random sets: {rows[0]['control_size']:.0f} features alike in layer, position and activation."
+    return Statement(_worst(levels), said)
 
 
 def _sufficiency(sufficiency: pd.DataFrame, facts: Mapping[str, Any], mode: str) -> Statement:
@@ -174,8 +227,8 @@ def _paths(paths: pd.DataFrame) -> Statement:
     n_off, n = int(paths["has_gone_off"].sum()), len(paths)
     return Statement(
         "note",
-        f"A feature switches off on {n_off or 'none'} of the {n} strongest paths when the path's first node is taken "
-        "out. Edges cannot predict that a feature switches off.",
+        f"On {n_off or 'none'} of the {n} strongest paths a feature switches off when the first node is taken out; "
+        "edges cannot tell.",
     )
 
 
@@ -214,7 +267,7 @@ def _most_influential(k: int) -> str:
 
 
 def _random_sets(row: "pd.Series[Any]") -> str:
-    return f"random sets of {row['control_size']:.0f} features with the same layers and similar activations"
+    return f"random sets of {row['control_size']:.0f} features alike in layer, position and activation"
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> str:

@@ -17,6 +17,7 @@ import attrgraph as ag
 from attrgraph.cli.main import main
 from attrgraph.serve.app import Site
 from attrgraph.serve.listen import listening
+from attrgraph.validation.subject import Subject
 
 
 @pytest.fixture
@@ -82,9 +83,7 @@ def test_a_validation_tells_what_it_will_do_and_shows_what_it_measured(
         page.goto(address)
         page.goto(f"{address.split('?')[0]}graph/{name}")
         assert page.get_by_role("option").count() == 0  # nothing that a search would be thought to have found
-        n_causes = int(
-            (graph.nodes["kind"].isin(["feature", "error", "embedding"]) & (graph.nodes["influence"] > 0)).sum()
-        )
+        n_causes = int(Subject.of(site.model, graph).can_act.sum())
         page.get_by_label("Nodes taken out").fill("2")
         page.get_by_text(
             f"Takes 2 of {n_causes} nodes out one by one, in each of 4 modes (8 runs of the model)"

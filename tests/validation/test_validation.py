@@ -144,6 +144,20 @@ def test_beside_a_per_layer_set_a_hidden_step_is_seen() -> None:
     assert (row["flips"], row["control_flips"]) == (False, 1.0)
 
 
+def test_the_first_line_says_whether_to_rely_on_the_graph(
+    model: LanguageModel, graph: ag.Graph, found: Validation
+) -> None:
+    assert found.verdict[0].text.startswith("The graph finds the parts that matter")
+    assert "Attribution patching ranks them better" in repr(found)
+    turned = validate(model, WRONG["signs turned"](graph, np.random.default_rng(0)), **FASTEST)
+    assert turned.verdict[0].level == "weak" and turned.verdict[0].text.startswith("Do not rely on this graph")
+    # the edges of the right graph, but influence that says nothing: as if pruning by it dropped what matters
+    shuffled = graph.nodes.assign(influence=np.random.default_rng(0).permutation(graph.nodes["influence"]))
+    missed = validate(model, graph.replace(nodes=shuffled), **FASTEST | {"modes": ["frozen", "free"]})
+    assert missed.verdict[0].level in ("weak", "fair") and "the parts that matter" in missed.verdict[0].text
+    assert missed.verdict[-1].text.startswith("One prompt is a case study.")
+
+
 # -- tables, one experiment at a time ----------------------------------------------------------------------------------
 
 
@@ -167,7 +181,7 @@ def after(model: LanguageModel, nodes: list[Any], **how: Any) -> tuple[bool, flo
 def test_necessity_and_sufficiency_are_ablations(model: LanguageModel, graph: ag.Graph, found: Validation) -> None:
     ranked, whole = by_influence(graph), graph.without_bias()
     for name, taken in (("necessity", lambda kept: kept), ("sufficiency", lambda kept: sorted({*ranked} - {*kept}))):
-        table = found.tables[name].set_index("k")
+        table = found.tables[name].query("mode == 'constrained'").set_index("k")
         assert table.index.tolist() == [1, 2, 5, 10, 20, 50]
         for k, row in table.iterrows():
             flips, probability, _ = after(model, taken(ranked[:k]))
@@ -190,7 +204,7 @@ def test_features_that_were_not_selected_are_taken_out_too(model: LanguageModel)
         kept = {tuple(map(int, node.split("_"))) for node in ranked[:k]}
         flips, probability, _ = after(model, [key for key in every if key not in kept])
         assert (row["flips"], row["probability"]) == (flips, pytest.approx(probability, **ROUNDING))
-    assert "features that the graph leaves out carry" in found.verdict[0].text
+    assert "features that the graph leaves out carry" in found.verdict[1].text
     assert not any("edges" in text for text in found.weaknesses)
 
 
@@ -289,8 +303,9 @@ def test_a_prompt_is_its_graph_and_without_controls_there_is_nothing_to_compare_
     assert one.to_dict() == validate(model, graph, **settings).to_dict()
     assert one.tables["necessity"]["control_flips"].isna().all()
     (said,) = [line for line in one.verdict if line.text.startswith("Taking out the graph")]
-    assert said.level == "note" and not any("random sets" in line.text for line in one.verdict)
-    assert {"take out (frozen)", "necessity", "sufficiency", "doses", "paths"} <= set(told)
+    assert said.level == "note" and "mode frozen" in said.text and "mode free" in said.text
+    assert not any("andom sets" in line.text for line in one.verdict)
+    assert {"take out (frozen)", "necessity (frozen)", "necessity (free)", "doses", "paths"} <= set(told)
     assert all(steps[-1][0] == steps[-1][1] for steps in told.values())
     # after each run of the model, so that a validation can be stopped at any time
     assert {done for done, _ in told["doses"]} == set(range(1, told["doses"][-1][1] + 1))
@@ -319,8 +334,8 @@ def test_a_json_report_is_the_dict_and_has_no_nan(found: Validation, tmp_path: P
     unknown.save(path, overwrite=True)
     read = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert read["facts"] == {"mean_hops": None, "error": None, "n": 3}
-    toy = validate(make_boolean_toy(is_cross_layer=True), prompt_of(True, True, True), **FASTEST)
-    assert toy.to_dict()["tables"]["rankings"][0]["spearman"] is None
+    toy = validate(make_boolean_toy(is_cross_layer=True), prompt_of(True, True, True), **FASTEST | {"n_controls": 0})
+    assert toy.to_dict()["tables"]["necessity"][0]["control_flips"] is None
 
 
 HOSTILE = "</style><script>alert(1)</script>\"' &amp; $x$ \x0b 東"

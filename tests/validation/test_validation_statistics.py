@@ -21,6 +21,7 @@ from attrgraph.validation.agreement import MEASURES, agreement, rank_correlation
 from attrgraph.validation.measurements import matched, sample_nodes
 from attrgraph.validation.path_tests import follow, strongest_paths
 from attrgraph.validation.predictions import predict
+from attrgraph.validation.removal_estimates import removal_estimates
 from attrgraph.validation.subject import Subject
 
 Build = Callable[..., LanguageModel]
@@ -220,18 +221,48 @@ def subject(demo: LanguageModel) -> Subject:
 
 
 def test_the_sample_is_all_that_fits_or_the_most_influential_half_and_random_others(subject: Subject) -> None:
-    nodes = subject.graph.nodes
-    can_be_set = nodes["kind"].isin(("feature", "error", "embedding")) & (nodes["influence"] > 0)
-    ranked = nodes.index[can_be_set][np.argsort(-nodes.loc[can_be_set, "influence"], kind="stable")]
-    assert nodes.index[sample_nodes(nodes, len(nodes), 0)].tolist() == ranked.tolist()
-    some = nodes.index[sample_nodes(nodes, 21, 0)]
+    nodes, able = subject.graph.nodes, subject.can_act
+    influence = nodes["influence"].to_numpy()
+    ranked = nodes.index[np.flatnonzero(able)[np.argsort(-influence[able], kind="stable")]]
+    assert nodes.index[sample_nodes(nodes, able, len(nodes), 0)].tolist() == ranked.tolist()
+    some = nodes.index[sample_nodes(nodes, able, 21, 0)]
     assert len(set(some)) == 21 and some[:10].tolist() == ranked[:10].tolist()
     assert set(some[10:]) <= set(ranked[10:])
-    assert some.tolist() == nodes.index[sample_nodes(nodes, 21, 0)].tolist()
-    assert some.tolist() != nodes.index[sample_nodes(nodes, 21, 1)].tolist()
+    assert some.tolist() == nodes.index[sample_nodes(nodes, able, 21, 0)].tolist()
+    assert some.tolist() != nodes.index[sample_nodes(nodes, able, 21, 1)].tolist()
 
 
-def test_controls_are_other_features_of_the_same_layers_and_of_similar_activation(subject: Subject) -> None:
+# which compute in float64 throughout; the second runs attention and MLP in parallel
+@pytest.mark.parametrize("name", ["gpt2", "falcon"])
+def test_nodes_that_can_act_are_those_whose_removal_can_change_the_answer(
+    name: str, traced_model: Build, prompt: list[int]
+) -> None:
+    model = traced_model(name, dtype=torch.float64)
+    subject = Subject.of(model, ag.trace(model, prompt))
+    kinds = np.isin(subject.kinds, ("feature", "error", "embedding"))
+    skipped = (subject.graph.nodes["pos"] == 0).to_numpy() & (subject.kinds == "error")
+    rows = np.flatnonzero(kinds & ~skipped)
+    effect = np.abs(subject.measure([[int(row)] for row in rows], mode="free").answer)
+    assert not subject.can_act[~kinds | skipped].any()
+    np.testing.assert_array_equal(subject.can_act[rows], effect > 1e-10 * effect.max())
+
+
+def test_estimates_of_removals_are_slopes_of_the_models_own_answer(traced_model: Build, prompt: list[int]) -> None:
+    for settings in ({}, {"cross_layer": False}, {"write_point": "mlp.hook_out"}):
+        model = traced_model("gpt2", dtype=torch.float64, **settings)
+        subject, step = Subject.of(model, ag.trace(model, prompt)), 1e-5
+        rows = subject.features[::7]
+        places = list(subject.graph.nodes.iloc[rows][["layer", "feature", "pos"]].itertuples(index=False, name=None))
+        token = int(subject.graph.nodes["feature"].iloc[subject.answer])
+        found = removal_estimates(model, subject.local, token, places)
+        sets = [[int(row)] for row in rows]
+        more, less = (subject.measure(sets, mode="free", scale=1 + d).answer for d in (step, -step))
+        np.testing.assert_allclose(found, (less - more) / (2 * step), rtol=1e-4, atol=1e-7 * np.abs(found).max())
+
+
+def test_controls_are_other_features_of_the_same_layers_the_nearest_position_and_similar_activation(
+    subject: Subject,
+) -> None:
     nodes, chosen, pool = subject.graph.nodes, subject.by_influence[:12], subject.features
     layers, activation = nodes["layer"].to_numpy(), nodes["activation"].to_numpy()
     for seed in range(5):
@@ -241,8 +272,11 @@ def test_controls_are_other_features_of_the_same_layers_and_of_similar_activatio
         assert found.tolist() == matched(nodes, chosen, pool, seed).tolist()
     several = {tuple(matched(nodes, chosen, pool, seed)) for seed in range(5)}
     assert len(several) == 5
-    (row,) = chosen[:1]  # of one feature the control is one of the five nearest
-    others = np.array([other for other in pool if other != row and layers[other] == layers[row]])
+    (row,) = chosen[
+        :1
+    ]  # of one feature the control is one of the five nearest in activation, at its position if any is
+    positions = nodes["pos"].to_numpy()
+    others = np.array([i for i in pool if i != row and layers[i] == layers[row] and positions[i] == positions[row]])
     nearest = others[np.argsort(np.abs(activation[others] - activation[row]), kind="stable")[:5]]
     assert {int(matched(nodes, chosen[:1], pool, seed)[0]) for seed in range(40)} == set(nearest.tolist())
     # where a layer has too few others, there are fewer controls

@@ -99,10 +99,14 @@ class Experiments {
     return [make("label", { class: "row" }, "Nodes taken out", this.most, this.validate), this.work];
   }
 
-  /** How many nodes a validation takes out one by one. */
+  /** How many nodes a validation takes out one by one, of those that can act on the answer. */
   get nTaken() {
     const { graph, influence } = this.explorer;
-    const all = graph.kind.filter((kind, i) => SETTABLE.includes(kind) && influence[i] > 0).length;
+    const answer = graph.nodes[graph.kind.indexOf("logit")];
+    // logits lie two above the top MLP; a feature may act through attention patterns alone, which gives it no influence
+    /** @param {number} i */
+    const canAct = (i) => influence[i] > 0 || (graph.kind[i] === "feature" && graph.nodes[i].layer < answer.layer - 2);
+    const all = graph.kind.filter((kind, i) => SETTABLE.includes(kind) && canAct(i)).length;
     return { all, taken: Math.min(all, Math.max(1, Math.trunc(Number(this.most.value)))) };
   }
 
