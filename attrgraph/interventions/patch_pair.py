@@ -75,8 +75,8 @@ def run_pair(
     if named is None and len(ids[0]) != len(ids[1]):
         raise PromptError(
             f"the clean prompt has {len(ids[0])} tokens, the corrupt one {len(ids[1])}, so positions do not "
-            'correspond. Give prompts of one length, or positions={"name": (clean, corrupt), ...}, those of tokens '
-            "that do."
+            'correspond. Give prompts of one length, or name tokens that do: positions={"name": (clean, corrupt)}, '
+            "--position name=CLEAN,CORRUPT."
         )
     runs = []
     for prompt, token_ids in zip(prompts, ids, strict=True):

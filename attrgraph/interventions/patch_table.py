@@ -174,9 +174,9 @@ def _joined(
         return tables[0], tables[0]["effect"].to_numpy()[None]
     rows = pd.concat(tables, ignore_index=True)
     rows["pair"] = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    by_node = rows.groupby("node", sort=False)
     # a name may be at another position in every pair
-    rows["pos"] = rows["pos"].where(by_node["pos"].transform("nunique") == 1, -1)
+    by_name = rows.groupby(rows["node"].str.rpartition("@")[2], sort=False)
+    rows["pos"] = rows["pos"].where(by_name["pos"].transform("nunique") == 1, -1)
     nodes = rows.drop_duplicates("node").drop(columns=["pair", "effect"])
     order = nodes.assign(kind=nodes["kind"].map(list(kinds).index))
     nodes = nodes.loc[order.sort_values(["kind", "layer", "pos", "head", "feature", "node"], kind="stable").index]
