@@ -43,7 +43,7 @@ def patch(
         "first seven, those that the model has.",
     ] = None,
     direction: Annotated[str, "WAY", "denoise: clean nodes into the corrupt run; noise: the other way."] = "denoise",
-    method: Annotated[str, "METHOD", "exact, attribution or ig."] = "exact",
+    method: Annotated[str, "METHOD", "exact, attribution, ig, relp or graph (influence)."] = "exact",
     refine: Annotated[int, "N", "Of an estimate, measure the N nodes that it puts first.", {"min": 0}] = 0,
     n_steps: Annotated[int | None, "N", "Of ig. Default: as many as make sums complete to 0.5%.", {"min": 1}] = None,
     position: Annotated[
@@ -127,10 +127,11 @@ def _positions(given: list[str] | None) -> dict[str, tuple[int, int]] | None:
 def _print(table: "pd.DataFrame", n_top: int, files: list[Path]) -> None:
     about = table.attrs
     print_text(f"metric    {about['metric']}: clean {about['metric_clean']:.4g}, corrupt {about['metric_corrupt']:.4g}")
-    print_text(f"effect    {about['effect']}; {about['total_effect']:+.4g} if everything is patched")
+    total = "" if about["is_normalised"] else f"; {about['total_effect']:+.4g} if everything is patched"
+    print_text(f"effect    {about['effect']}{total}")
     how = f"{about['method']}, {about['direction']}"
     how += f", gradient: {about['gradient_at']}" if about["gradient_at"] else ""
-    print_text(f"method    {how}; not normalised")
+    print_text(f"method    {how}{'' if about['is_normalised'] else '; not normalised'}")
     if "completeness_gap" in about:
         n_cuts = len(about["completeness"])
         print_text(

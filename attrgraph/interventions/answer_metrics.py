@@ -36,6 +36,7 @@ class Measure:
 
     name: str
     function: Callable[[Tensor], Tensor]
+    targets: LogitDifference | int | None = None  # what a graph would explain; None for what no graph does
 
     def of(self, logits: Float[Tensor, "n_rows d_vocab"]) -> Float[Tensor, " n_rows"]:
         """The metric of each row.
@@ -80,7 +81,7 @@ def measure_of(
     if isinstance(metric, LogProbability):
         token = token_id_of(model, metric.token, clean)
         name = f"log p({model.token_text(token)!r})"
-        return Measure(name, lambda logits: logits.double().log_softmax(-1)[:, token])
+        return Measure(name, lambda logits: logits.double().log_softmax(-1)[:, token], token)
     if isinstance(metric, KLDivergence):
         expected = widened(clean).double().log_softmax(-1)
 
@@ -102,4 +103,5 @@ def _difference(model: LanguageModel, first: int, second: int, *, both_answers: 
         why = f"both prompts are answered by {names[0]!r}" if both_answers else f"both tokens are {names[0]!r}"
         raise TargetError(f"{why}, so their difference is 0; give the metric two tokens, or KLDivergence().")
     name = f"logit {names[0]!r} - {names[1]!r}"
-    return Measure(name, lambda logits: logits[:, first].double() - logits[:, second].double())
+    difference = LogitDifference(first, second)
+    return Measure(name, lambda logits: logits[:, first].double() - logits[:, second].double(), difference)

@@ -5,9 +5,11 @@
 - exact: every node in a run of its own, in batches;
 - attribution: the node's change times the gradient of the metric in the run that is patched into;
 - ig: the same with the gradient's mean between the two runs, by the midpoint rule. Between them, more and more is added
-  of the changes of all nodes of one site together, so that their effects sum to what all of them do.
+  of the changes of all nodes of one site together, so that their effects sum to what all of them do;
+- relp: attribution with a gradient that is less bent, by the rules of `models.relevance`;
+- graph: no effect but the node's influence in the clean prompt's attribution graph, to be compared with effects.
 
-Where the model is linear, all of them are one number.
+Where the model is linear, all but the last are one number.
 
 Source: Vig et al. 2020, "Causal Mediation Analysis", arxiv.org/abs/2004.12265; Nanda 2023, "Attribution Patching",
 neelnanda.io/attribution-patching; Hanna et al. 2024, "Have Faith in Faithfulness", arxiv.org/abs/2403.17806
@@ -52,7 +54,7 @@ def patch(
         metric: `LogitDifference`, `LogProbability`, `KLDivergence`, or a function of the last position's logits
             [n_rows, d_vocab]; of several pairs also one each. Default: the logit of the clean answer minus the other's.
         direction: "denoise" puts nodes of the clean run into the corrupt run, "noise" the other way round.
-        method: exact, attribution or ig; see the module.
+        method: exact, attribution, ig, relp or graph; see the module.
         positions: of prompts of different lengths, names of tokens with their positions in both, such as
             {"name": (3, 4), "end": (-1, -1)}; only these are patched.
         options: see `PatchOptions`.
@@ -74,7 +76,7 @@ def patch(
         >>> heads["effect"].max() > 1
         True
     """
-    how = Patching(kinds_of(model, nodes), direction, method, options)
+    how = Patching(kinds_of(model, nodes, of_graphs=method == "graph"), direction, method, options)
     if not _are_several(clean) and not _are_several(corrupt):
         return patched_pairs(model, [((clean, corrupt), metric, positions)], how)  # type: ignore[list-item]
     n_pairs = _n_pairs(clean, corrupt)

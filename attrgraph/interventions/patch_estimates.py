@@ -1,6 +1,7 @@
 """Effects of patching estimated from gradients: in the run that is patched into, or between both runs."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -8,10 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrgraph.attribution.trace import trace
+from attrgraph.errors import InterventionError
 from attrgraph.interventions.patch_pair import PatchedPair
 from attrgraph.interventions.patch_sites import OF_TRANSCODERS, Patches
 from attrgraph.interventions.patched_runs import gradients, gradients_between, measured_together, rows_at_once
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.relevance import relevance_rules
+from attrgraph.models.special import PromptOptions
 from attrgraph.progress import Progress
 
 # changes that exist at a time: chosen, not tuned
@@ -25,9 +30,14 @@ _ROUNDING, _SMALLEST = 1e-5, 1e-30
 _KEPT_STREAMS = 20
 
 
-def attributed(model: LanguageModel, pair: PatchedPair) -> list[Float[Tensor, " n"]]:
-    """Each node's change times the metric's gradient in the run that is patched into, by patches."""
-    found = gradients(model, pair.base, {patches.site for patches in pair.patches}, pair.measure)
+def attributed(model: LanguageModel, pair: PatchedPair, *, by_relevance: bool = False) -> list[Float[Tensor, " n"]]:
+    """Each node's change times the metric's gradient in the run that is patched into, by patches.
+
+    Args:
+        by_relevance: take gradients by the rules of `models.relevance`.
+    """
+    with relevance_rules(model) if by_relevance else nullcontext():
+        found = gradients(model, pair.base, {patches.site for patches in pair.patches}, pair.measure)
     return [_products(patches, found[patches.site]) for patches in pair.patches]
 
 
@@ -70,6 +80,26 @@ def _mean_products(
     parts = (gradients_between(model, pair.base, several, pair.measure, some) for some in shares.split(n_rows))
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / n_steps
     return [_products(patches, mean) for patches in several]
+
+
+def influences(
+    model: LanguageModel, pair: PatchedPair, *, memory_budget: int | str | None, options: PromptOptions
+) -> list[Float[Tensor, " n"]]:
+    """Each node's influence in the attribution graph of the clean prompt, by patches; 0 of what is not in it.
+
+    Raises:
+        InterventionError: the metric is none that a graph explains.
+        As `trace`.
+    """
+    targets = pair.measure.targets
+    if targets is None:
+        raise InterventionError(
+            f"a graph explains logits, not {pair.measure.name}; give method 'graph' a LogitDifference or a "
+            "LogProbability."
+        )
+    how: Any = {**options, "prepend": "none", "targets": targets, "memory_budget": memory_budget}
+    found = trace(model, pair.clean.token_ids, **how).nodes["influence"]
+    return [torch.from_numpy(found.reindex(patches.ids()).fillna(0.0).to_numpy(copy=True)) for patches in pair.patches]
 
 
 def _cuts(patches: Sequence[Patches]) -> list[list[int]]:

@@ -29,6 +29,7 @@ OF_TRANSCODERS = ("feature", "error")
 PATCHED_KINDS = ("embedding", *OF_TRANSCODERS, *KINDS)
 # without a choice
 DEFAULT_KINDS = ("feature", "error", "head", "attn", "mlp", "resid", "embedding")
+GRAPH_KINDS = ("feature", "error", "embedding")
 # the site where transcoders write, which differs from `mlp` by a norm behind the MLP or a factor
 WRITES = "write"
 # which have a row for each head
@@ -113,13 +114,15 @@ def observed_sites(model: LanguageModel, sites: Iterable[Site], see: See) -> Ite
         yield
 
 
-def kinds_of(model: LanguageModel, nodes: Sequence[str] | str | None) -> list[str]:
-    """The kinds of nodes that are asked for; without a choice, the usual ones that the model has.
+def kinds_of(model: LanguageModel, nodes: Sequence[str] | str | None, *, of_graphs: bool = False) -> list[str]:
+    """The kinds of nodes that are asked for; without a choice, the usual ones that the model, or its graphs, have.
 
     Raises:
         InterventionError: none, one that is not known or named twice, or one that the model does not have.
         TranscoderError: features or errors without transcoders.
     """
+    if nodes is None and of_graphs:
+        return list(GRAPH_KINDS)
     if nodes is None:
         return [kind for kind in DEFAULT_KINDS if model.transcoders is not None or kind not in OF_TRANSCODERS]
     kinds = [nodes] if isinstance(nodes, str) else list(nodes)

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from attrgraph.errors import InterventionError, PromptError, whole_number
 from attrgraph.interventions.answer_metrics import Metric
-from attrgraph.interventions.patch_estimates import attributed, integrated
+from attrgraph.interventions.patch_estimates import attributed, influences, integrated
 from attrgraph.interventions.patch_pair import PatchedPair, Positions, run_pair
+from attrgraph.interventions.patch_sites import GRAPH_KINDS
 from attrgraph.interventions.patched_runs import measured, rows_at_once
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions
 from attrgraph.progress import Progress, shown, silent
 
-METHODS = ("exact", "attribution", "ig")
+METHODS = ("exact", "attribution", "ig", "relp", "graph")
 # of the bootstrap over pairs; and nodes whose resampled means exist at a time
 _N_RESAMPLES, _AT_ONCE = 1000, 2048
 # two prompts, their metric, and their positions that correspond
@@ -58,6 +59,13 @@ class Patching:
             whole_number("n_steps", n_steps, least=1, error=InterventionError)
             if method != "ig":
                 raise InterventionError(f"n_steps is of method 'ig'; the method is {method!r}.")
+        for kind in self.kinds:
+            if method == "graph" and kind not in GRAPH_KINDS:
+                raise InterventionError(
+                    f"graphs have no {kind!r}; name nodes of method 'graph': {', '.join(GRAPH_KINDS)}."
+                )
+            if method == "relp" and kind in ("q", "k"):
+                raise InterventionError(f"relp holds attention patterns, so that {kind!r} has no effect; take another.")
 
     @property
     def refine(self) -> int:
@@ -67,10 +75,14 @@ class Patching:
     def memory_budget(self) -> int | str | None:
         return self.options.get("memory_budget")
 
+    @property
+    def prompt_options(self) -> PromptOptions:
+        names = ("prepend", "skip_positions")
+        found: Any = {name: self.options[name] for name in names if name in self.options}  # type: ignore[literal-required]
+        return found  # type: ignore[no-any-return]
+
     def run(self, model: LanguageModel, pair: Pair) -> PatchedPair:
         """Run the prompts of a pair."""
-        names = ("prepend", "skip_positions")
-        prompt_options: Any = {name: self.options[name] for name in names if name in self.options}  # type: ignore[literal-required]
         prompts, metric, positions = pair
         return run_pair(
             model,
@@ -80,7 +92,7 @@ class Patching:
             direction=self.direction,
             positions=positions,
             memory_budget=self.memory_budget,
-            options=prompt_options,
+            options=self.prompt_options,
         )
 
 
@@ -117,8 +129,10 @@ def _effects(
     if how.method == "exact":
         n_rows = rows_at_once(model, len(pair.base.token_ids), how.memory_budget)
         return measured(model, pair.base, pair.patches, pair.measure, n_rows=n_rows, progress=progress), {}
-    if how.method == "attribution":
-        return attributed(model, pair), {}
+    if how.method in ("attribution", "relp"):
+        return attributed(model, pair, by_relevance=how.method == "relp"), {}
+    if how.method == "graph":
+        return influences(model, pair, memory_budget=how.memory_budget, options=how.prompt_options), {}
     n_steps = how.options.get("n_steps")
     effects, cuts = integrated(model, pair, n_steps=n_steps, memory_budget=how.memory_budget, progress=progress)
     return effects, {"completeness": cuts, "completeness_gap": max((cut["gap"] for cut in cuts), default=0.0)}
@@ -217,7 +231,8 @@ def _refined(
     method = np.where(is_exact, "exact", how.method)
     ranks = [pd.Series(np.abs(values[best])).rank() for values in (estimate, exact)]
     spearman = float(ranks[0].corr(ranks[1])) if all(rank.nunique() > 1 for rank in ranks) else None
-    same_sign = float((np.sign(estimate[best]) == np.sign(exact[best])).mean()) if len(best) else None
+    is_signed = len(best) > 0 and how.method != "graph"
+    same_sign = float((np.sign(estimate[best]) == np.sign(exact[best])).mean()) if is_signed else None
     about = {"n": len(best), "spearman": spearman, "same_sign": same_sign}
     return table.assign(method=method, is_exact=is_exact, estimate=estimate), by_pair, {"refined": about}
 
@@ -251,11 +266,18 @@ def _of_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _convention(how: Patching) -> dict[str, Any]:
     """How effects are to be read."""
     put, into = ("clean", "corrupt") if how.direction == "denoise" else ("corrupt", "clean")
-    gradient_at = {"exact": None, "attribution": f"{into} run", "ig": f"mean from the {into} run to the {put} run"}
+    gradient_at = {
+        "attribution": f"{into} run",
+        "ig": f"mean from the {into} run to the {put} run",
+        "relp": f"{into} run, by the rules of relevance propagation",
+    }
+    effect = f"metric({into} run with the node as in the {put} run) - metric({into} run)"
+    if how.method == "graph":
+        effect = "influence in the clean prompt's graph: a share without sign, no change of the metric"
     return {
         "method": how.method,
         "direction": how.direction,
-        "effect": f"metric({into} run with the node as in the {put} run) - metric({into} run)",
-        "gradient_at": gradient_at[how.method],
-        "is_normalised": False,
+        "effect": effect,
+        "gradient_at": gradient_at.get(how.method),
+        "is_normalised": how.method == "graph",
     }

@@ -1,7 +1,7 @@
 """Patching: exact effects are what plain hooks give, estimates what autograd gives; on a linear model all are one."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ from torch import Tensor
 import attrgraph as ag
 from attrgraph.errors import AttrGraphError, InterventionError, PromptError, TargetError, TranscoderError
 from attrgraph.models.language_model import LanguageModel
+from attrgraph.models.relevance import relevance_rules
 
 CLEAN = list(PROMPT)
 CORRUPT = [30 if pos == 2 else 9 if pos == 5 else token for pos, token in enumerate(PROMPT)]
@@ -154,12 +155,14 @@ def test_exact_effects_are_those_of_plain_hooks(name: str, direction: str) -> No
     assert table.attrs["total_effect"] == pytest.approx(float(value(run(model, source, {})) - before), rel=1e-6)
 
 
-@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize(
+    ("direction", "method"), [("denoise", "attribution"), ("noise", "attribution"), ("noise", "relp")]
+)
 @pytest.mark.parametrize("name", MODULES)
-def test_attribution_is_the_gradient_of_autograd_times_the_change(name: str, direction: str) -> None:
+def test_attribution_is_the_gradient_of_autograd_times_the_change(name: str, direction: str, method: str) -> None:
     model = build(name)
     source, base = (CLEAN, CORRUPT) if direction == "denoise" else (CORRUPT, CLEAN)
-    table = ag.patch(model, CLEAN, CORRUPT, metric=METRIC, direction=direction, method="attribution")
+    table = ag.patch(model, CLEAN, CORRUPT, metric=METRIC, direction=direction, method=method)
     assert not table["is_exact"].any()
     change, leaves = changes(model, name, source, base), dict[Any, Tensor]()
 
@@ -172,7 +175,8 @@ def test_attribution_is_the_gradient_of_autograd_times_the_change(name: str, dir
 
     rows = list(table.itertuples())
     places = {change(row)[0] for row in rows}
-    value(run(model, base, {place: at(place) for place in places})).backward()
+    with relevance_rules(model) if method == "relp" else nullcontext():
+        value(run(model, base, {place: at(place) for place in places})).backward()
     for row in rows:
         place, vector = change(row)
         expected = float(leaves[place].grad[0, row.pos] @ vector)  # type: ignore[index]
@@ -204,7 +208,7 @@ def test_on_a_linear_model_all_methods_give_one_number() -> None:
             ag.patch(
                 model, CLEAN, CORRUPT, nodes=[*KINDS, "resid_mid", "v"], metric=METRIC, direction=direction, method=m
             )
-            for m in ("exact", "attribution", "ig")
+            for m in ("exact", "attribution", "ig", "relp")
         ]
         scale = tables[0]["effect"].abs().max()
         assert scale > 1e-2
@@ -310,6 +314,21 @@ def test_refined_rows_are_measured_and_the_ranking_is_judged() -> None:
         assert about["n"] == 30 and 0 <= about["same_sign"] <= 1
 
 
+def test_method_graph_is_the_influence_in_the_clean_prompt_s_graph() -> None:
+    model = build("llama")
+    graph = ag.trace(model, CLEAN, targets=METRIC)
+    table = ag.patch(model, CLEAN, CORRUPT, metric=METRIC, method="graph", direction="noise").set_index("node")
+    assert set(table["kind"]) == {"feature", "error", "embedding"}
+    known = graph.nodes[graph.nodes["kind"].isin(("feature", "error", "embedding"))]
+    # of the skipped position, whose error is 0, there is no row
+    assert set(known.index[known["influence"] > 0]) <= set(table.index)
+    expected = [known["influence"].get(node, 0.0) for node in table.index]
+    assert list(table["effect"]) == pytest.approx(expected)
+    assert table.attrs["is_normalised"] and "share without sign" in table.attrs["effect"]
+    refined = ag.patch(model, CLEAN, CORRUPT, metric=METRIC, method="graph", refine=10)
+    assert refined.attrs["refined"]["same_sign"] is None and refined.attrs["refined"]["spearman"] is not None
+
+
 def test_batches_and_progress_do_not_change_effects() -> None:
     model, told = build("gpt2"), list[tuple[str, int, int]]()
     one = ag.patch(model, CLEAN, CORRUPT, metric=METRIC, progress=lambda *now: told.append(now))
@@ -346,7 +365,9 @@ def test_half_precision_is_patched_with_what_the_other_run_has() -> None:
         ({"nodes": "resid_mid"}, InterventionError, "attention and MLP in parallel"),
         ({"nodes": "feature"}, TranscoderError, "transcoders"),
         ({"direction": "both"}, InterventionError, "direction is 'both'; expected one of denoise, noise"),
-        ({"method": "eap"}, InterventionError, "method is 'eap'; expected one of exact, attribution, ig"),
+        ({"method": "eap"}, InterventionError, "method is 'eap'; expected one of exact, attribution, ig, relp, graph"),
+        ({"nodes": ["q"], "method": "relp"}, InterventionError, "relp holds attention patterns"),
+        ({"nodes": ["head"], "method": "graph"}, InterventionError, "graphs have no 'head'"),
         ({"refine": 3}, InterventionError, "method 'exact' measures all nodes"),
         ({"refine": -1}, InterventionError, "refine is -1"),
         ({"n_steps": 3}, InterventionError, "n_steps is of method 'ig'"),
