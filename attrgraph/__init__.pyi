@@ -29,6 +29,7 @@ from .interventions.intervene import intervene as intervene
 from .interventions.intervene import intervene_many as intervene_many
 from .interventions.intervention import Intervention as Intervention
 from .interventions.patch import patch as patch
+from .interventions.patch_paths import patch_paths as patch_paths
 from .interventions.swap import Swap as Swap
 from .interventions.swap import dose_response as dose_response
 from .interventions.swap import features_at as features_at

@@ -104,7 +104,7 @@ def patched_pairs(model: LanguageModel, pairs: Sequence[Pair], how: Patching) ->
         _check_alike(several[0], several[-1], number)
         effects, about = _effects(model, several[-1], how, tell if len(pairs) == 1 else silent)
         tables.append(_table(several[-1], effects, of_one_prompt=len(pairs) == 1))
-        facts.append(_facts(model, several[-1]) | about)
+        facts.append(facts_of(model, several[-1]) | about)
         if len(pairs) > 1:
             tell("pairs", number + 1, len(pairs))
     about = {}
@@ -118,7 +118,7 @@ def patched_pairs(model: LanguageModel, pairs: Sequence[Pair], how: Patching) ->
         # in the place behind the effect
         for name, column in (("n_changed", (by_pair != 0).sum(0)), ("high", high), ("low", low)):
             table.insert(int(table.columns.get_indexer(["effect"])[0]) + 1, name, column)
-    table.attrs = _convention(how) | _of_all(facts) | about
+    table.attrs = convention(how.method, how.direction) | _of_all(facts) | about
     return table
 
 
@@ -237,7 +237,7 @@ def _refined(
     return table.assign(method=method, is_exact=is_exact, estimate=estimate), by_pair, {"refined": about}
 
 
-def _facts(model: LanguageModel, pair: PatchedPair) -> dict[str, Any]:
+def facts_of(model: LanguageModel, pair: PatchedPair) -> dict[str, Any]:
     """What a table says of one pair."""
     return {
         "metric": pair.measure.name,
@@ -263,21 +263,21 @@ def _of_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"n_pairs": len(facts), **means, **more, "interval": interval, "pairs": list(facts)}
 
 
-def _convention(how: Patching) -> dict[str, Any]:
+def convention(method: str, direction: str) -> dict[str, Any]:
     """How effects are to be read."""
-    put, into = ("clean", "corrupt") if how.direction == "denoise" else ("corrupt", "clean")
+    put, into = ("clean", "corrupt") if direction == "denoise" else ("corrupt", "clean")
     gradient_at = {
         "attribution": f"{into} run",
         "ig": f"mean from the {into} run to the {put} run",
         "relp": f"{into} run, by the rules of relevance propagation",
     }
     effect = f"metric({into} run with the node as in the {put} run) - metric({into} run)"
-    if how.method == "graph":
+    if method == "graph":
         effect = "influence in the clean prompt's graph: a share without sign, no change of the metric"
     return {
-        "method": how.method,
-        "direction": how.direction,
+        "method": method,
+        "direction": direction,
         "effect": effect,
-        "gradient_at": gradient_at.get(how.method),
-        "is_normalised": how.method == "graph",
+        "gradient_at": gradient_at.get(method),
+        "is_normalised": method == "graph",
     }
