@@ -13,6 +13,8 @@ from attrgraph.cli.output import check_one_form, print_csv, print_files, print_j
 from attrgraph.cli.writing import check_figure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
 _PLACE = re.compile(r"(?P<name>[^=]+)=(?P<clean>-?[0-9]{1,9}),(?P<corrupt>-?[0-9]{1,9})")
@@ -38,9 +40,9 @@ def patch(
     kl: Annotated[bool, options.flag("Measure KL(clean answer || run's answer).", "--kl")] = False,
     nodes: Annotated[
         list[str] | None,
-        "KIND",
-        "feature, error, head, attn, mlp, resid, embedding, resid_mid, q, k or v; several with commas. Default: the "
-        "first seven, those that the model has.",
+        "NODES",
+        "feature, error, head, attn, mlp, resid, embedding, resid_mid, q, k or v; or some of a kind, such as "
+        "head:1.2@8, mlp:2@3:6, 3/458; several with commas. Default: the first seven kinds, those that the model has.",
     ] = None,
     direction: Annotated[str, "WAY", "denoise: clean nodes into the corrupt run; noise: the other way."] = "denoise",
     method: Annotated[str, "METHOD", "exact, attribution, ig, relp or graph (influence)."] = "exact",
@@ -79,8 +81,9 @@ def patch(
     from attrgraph.cli.progress import progress_bar
 
     with progress_bar() as progress:
+        model = choice.load()
         table = ag.patch(
-            choice.load(),
+            model,
             *prompts,
             nodes=None if nodes is None else [kind for one in nodes for kind in one.split(",")],
             metric=_metric(target, minus, is_kl=kl),
@@ -102,7 +105,8 @@ def patch(
     elif as_csv:
         print_csv(table)
     else:
-        _print(table, top, [] if figure is None else [figure])
+        labels = {} if model.transcoders is None else model.transcoders.labels
+        _print(table, top, labels, [] if figure is None else [figure])
 
 
 def _metric(target: str | None, minus: str | None, *, is_kl: bool) -> Any:
@@ -124,7 +128,7 @@ def _positions(given: list[str] | None) -> dict[str, tuple[int, int]] | None:
     return found or None
 
 
-def _print(table: "pd.DataFrame", n_top: int, files: list[Path]) -> None:
+def _print(table: "pd.DataFrame", n_top: int, labels: "Mapping[tuple[int, int], str]", files: list[Path]) -> None:
     about = table.attrs
     print_text(f"metric    {about['metric']}: clean {about['metric_clean']:.4g}, corrupt {about['metric_corrupt']:.4g}")
     total = "" if about["is_normalised"] else f"; {about['total_effect']:+.4g} if everything is patched"
@@ -148,6 +152,10 @@ def _print(table: "pd.DataFrame", n_top: int, files: list[Path]) -> None:
         shown = rows[["node", "kind"]].assign(
             at=[f"{tokens[pos]} @{pos}" for pos in rows["pos"]], effect=rows["effect"]
         )
+        features = zip(rows["kind"], rows["layer"], rows["feature"], strict=True)
+        names = [labels.get((layer, feature), "") if kind == "feature" else "" for kind, layer, feature in features]
+        if any(names):
+            shown = shown.assign(label=names)
         if "estimate" in rows:
             shown = shown.assign(estimate=rows["estimate"], measured=["yes" if one else "" for one in rows["is_exact"]])
         print_text(f"\nlargest effects of {len(table):,} nodes")

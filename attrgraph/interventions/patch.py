@@ -24,8 +24,8 @@ from torch import Tensor
 
 from attrgraph.errors import InterventionError, PromptError, checked
 from attrgraph.interventions.answer_metrics import Metric
+from attrgraph.interventions.patch_choice import choose_nodes
 from attrgraph.interventions.patch_pair import Positions
-from attrgraph.interventions.patch_sites import kinds_of
 from attrgraph.interventions.patch_table import Patching, PatchOptions, patched_pairs
 from attrgraph.models.language_model import LanguageModel, Prompt
 
@@ -49,8 +49,8 @@ def patch(
         model: features and errors need transcoders, other nodes do not.
         clean: the prompt whose answer is explained, as for `trace`; or several, for the mean over pairs.
         corrupt: the same with something changed, and another answer.
-        nodes: kinds of them: feature, error, head, attn, mlp, resid (what enters a block), embedding; also resid_mid,
-            q, k, v. Default: the first seven, those that the model has.
+        nodes: kinds: feature, error, head, attn, mlp, resid (what enters a block), embedding; also resid_mid, q, k, v.
+            Default: the first seven, those that the model has. Or some of a kind: "head:1.2@8", "mlp:2@3:6", "3/458".
         metric: `LogitDifference`, `LogProbability`, `KLDivergence`, or a function of the last position's logits
             [n_rows, d_vocab]; of several pairs also one each. Default: the logit of the clean answer minus the other's.
         direction: "denoise" puts nodes of the clean run into the corrupt run, "noise" the other way round.
@@ -76,7 +76,7 @@ def patch(
         >>> heads["effect"].max() > 1
         True
     """
-    how = Patching(kinds_of(model, nodes, of_graphs=method == "graph"), direction, method, options)
+    how = Patching(choose_nodes(model, nodes, of_graphs=method == "graph"), direction, method, options)
     if not _are_several(clean) and not _are_several(corrupt):
         return patched_pairs(model, [((clean, corrupt), metric, positions)], how)  # type: ignore[list-item]
     n_pairs = _n_pairs(clean, corrupt)

@@ -21,8 +21,8 @@ from attrgraph.progress import Progress
 
 # changes that exist at a time: chosen, not tuned
 _AT_ONCE = 4096
-# Of the midpoint rule: its error as a share of the measured effect, which the field's tests ask to be below 0.01; steps
-# at first, and at most. Doubling them quarters the error where the metric is smooth.
+# Of the midpoint rule: its error as a share of the measured or the total effect, whichever is larger, which the field's
+# tests ask to be below 0.01; steps at first, and at most. Doubling them quarters the error where the metric is smooth.
 _GAP, _FIRST_STEPS, _MOST_STEPS = 0.005, 16, 256
 # of sums in the model's float32, as a share of what is added up; and so that nothing is divided by 0
 _ROUNDING, _SMALLEST = 1e-5, 1e-30
@@ -36,6 +36,8 @@ def attributed(model: LanguageModel, pair: PatchedPair, *, by_relevance: bool = 
     Args:
         by_relevance: take gradients by the rules of `models.relevance`.
     """
+    if not pair.patches:
+        return []
     with relevance_rules(model) if by_relevance else nullcontext():
         found = gradients(model, pair.base, {patches.site for patches in pair.patches}, pair.measure)
     return [_products(patches, found[patches.site]) for patches in pair.patches]
@@ -46,7 +48,8 @@ def integrated(
 ) -> tuple[list[Float[Tensor, " n"]], list[dict[str, Any]]]:
     """Each node's change times the mean gradient between both runs, by patches; and how complete each site's sum is.
 
-    Effects of one site's nodes sum to the effect of patching them all, up to the error of the midpoint rule.
+    Effects of one site's nodes sum to the effect of patching them all, up to the error of the midpoint rule. Of models
+    with experts, whose choice may jump on the way, they need not.
 
     Args:
         n_steps: of the rule; None for as many as bring that error below `_GAP`, at most `_MOST_STEPS`.
@@ -61,7 +64,7 @@ def integrated(
             products = _mean_products(model, pair, several, steps, n_rows)
             total, size = (float(sum(each.sum() for each in one)) for one in (products, [x.abs() for x in products]))
             # what cancels leaves the sum's rounding
-            gap = abs(total - whole) / max(abs(whole), _ROUNDING * size, _SMALLEST)
+            gap = abs(total - whole) / max(abs(whole), abs(pair.total_effect), _ROUNDING * size, _SMALLEST)
             if n_steps is not None or gap <= _GAP or steps >= _MOST_STEPS:
                 break
             steps *= 2

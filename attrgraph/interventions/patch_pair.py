@@ -10,6 +10,7 @@ from torch import Tensor
 from attrgraph.attribution.prepare import prepare
 from attrgraph.errors import InterventionError, PromptError, listed
 from attrgraph.interventions.answer_metrics import Measure, Metric, measure_of
+from attrgraph.interventions.patch_choice import NodeChoice, chosen, kinds_of
 from attrgraph.interventions.patch_sites import OF_TRANSCODERS, Patches, Places, Recorded, patches_of, record
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions, counted
@@ -30,6 +31,7 @@ class PatchedPair:
     measure: Measure
     patches: list[Patches]
     skipped: list[int]  # positions of the clean prompt without features
+    unused: set[str]  # what was asked for and names no node
 
     @property
     def source(self) -> Recorded:
@@ -54,7 +56,7 @@ class PatchedPair:
 def run_pair(
     model: LanguageModel,
     prompts: tuple[Prompt, Prompt],
-    kinds: Sequence[str],
+    nodes: Sequence[NodeChoice],
     metric: Metric | None,
     *,
     direction: str,
@@ -78,7 +80,7 @@ def run_pair(
             'correspond. Give prompts of one length, or name tokens that do: positions={"name": (clean, corrupt)}, '
             "--position name=CLEAN,CORRUPT."
         )
-    runs = []
+    runs, kinds = [], kinds_of(nodes)
     for prompt, token_ids in zip(prompts, ids, strict=True):
         local = None
         if any(kind in OF_TRANSCODERS for kind in kinds):
@@ -87,8 +89,9 @@ def run_pair(
     places = _places(ids[0], named, direction)
     source, base = runs if direction == "denoise" else runs[::-1]
     measure = measure_of(model, metric, runs[0].logits, runs[1].logits)
-    patches = patches_of(model, kinds, source, base, places, ids[0])
-    return PatchedPair(runs[0], runs[1], direction, named, measure, patches, _skipped(source, base, places))
+    every = patches_of(model, kinds, source, base, places, ids[0])
+    patches, unused = chosen(every, nodes, len(ids[0]))
+    return PatchedPair(runs[0], runs[1], direction, named, measure, patches, _skipped(source, base, places), unused)
 
 
 def _skipped(source: Recorded, base: Recorded, places: Places) -> list[int]:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from attrgraph.errors import InterventionError, checked
 from attrgraph.interventions.answer_metrics import Metric
+from attrgraph.interventions.patch_choice import NodeChoice
 from attrgraph.interventions.patch_pair import Positions, run_pair
 from attrgraph.interventions.patch_sites import Recorded
 from attrgraph.interventions.patch_table import convention, facts_of
@@ -82,7 +83,8 @@ def patch_paths(
     # those of attention and MLPs are held
     kinds = dict.fromkeys([kind for kind, *_ in (*named[0], *named[1]) if kind != ANSWER] + ["attn", "mlp"])
     how: Any = {"direction": direction, "positions": positions, "memory_budget": memory_budget}
-    pair = run_pair(model, (clean, corrupt), list(kinds), metric, **how, options={"prepend": prepend})
+    nodes = [NodeChoice(kind, kind) for kind in kinds]
+    pair = run_pair(model, (clean, corrupt), nodes, metric, **how, options={"prepend": prepend})
     sent, received = (_parts_of(model, pair.base, parts) for parts in named)
     is_exact, tell = method == "exact", shown(progress)
     edges = edge_effects(model, pair, sent, received, is_exact=is_exact, memory_budget=memory_budget, progress=tell)

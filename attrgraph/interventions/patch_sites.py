@@ -10,15 +10,15 @@ put into. It is added at one site and one position:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrgraph.attribution.replacement import LocalReplacement
-from attrgraph.errors import InterventionError
-from attrgraph.models.components import KINDS, See, Site, check_site, observed, sites_of
+from attrgraph.models.components import KINDS, See, Site, observed, sites_of
 from attrgraph.models.frozen import widened
 from attrgraph.models.hooks import on_output
 from attrgraph.models.language_model import LanguageModel
@@ -27,9 +27,6 @@ from attrgraph.schema import node_id
 # of nodes that need transcoders
 OF_TRANSCODERS = ("feature", "error")
 PATCHED_KINDS = ("embedding", *OF_TRANSCODERS, *KINDS)
-# without a choice
-DEFAULT_KINDS = ("feature", "error", "head", "attn", "mlp", "resid", "embedding")
-GRAPH_KINDS = ("feature", "error", "embedding")
 # the site where transcoders write, which differs from `mlp` by a norm behind the MLP or a factor
 WRITES = "write"
 # which have a row for each head
@@ -97,6 +94,14 @@ class Patches:
             return [f"{self.layer}/{feature}@{place}" for feature, place in zip(features, places, strict=True)]
         return [str(node_id(self.kind, self.layer, *one)) for one in zip(positions, features, strict=True)]
 
+    def where(self, is_wanted: Bool[Tensor, " n"]) -> "Patches":
+        """Some of the nodes."""
+        if bool(is_wanted.all()):
+            return self
+        kept, vectors = is_wanted.nonzero()[:, 0], self.vectors
+        some: dict[str, Any] = {name: x[kept] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **some, vectors=lambda numbers: vectors(kept[numbers]))
+
 
 @contextmanager
 def observed_sites(model: LanguageModel, sites: Iterable[Site], see: See) -> Iterator[None]:
@@ -112,32 +117,6 @@ def observed_sites(model: LanguageModel, sites: Iterable[Site], see: See) -> Ite
         observed(model, [site for site in sites if site.kind != WRITES], see),
     ):
         yield
-
-
-def kinds_of(model: LanguageModel, nodes: Sequence[str] | str | None, *, of_graphs: bool = False) -> list[str]:
-    """The kinds of nodes that are asked for; without a choice, the usual ones that the model, or its graphs, have.
-
-    Raises:
-        InterventionError: none, one that is not known or named twice, or one that the model does not have.
-        TranscoderError: features or errors without transcoders.
-    """
-    if nodes is None and of_graphs:
-        return list(GRAPH_KINDS)
-    if nodes is None:
-        return [kind for kind in DEFAULT_KINDS if model.transcoders is not None or kind not in OF_TRANSCODERS]
-    kinds = [nodes] if isinstance(nodes, str) else list(nodes)
-    for kind in kinds:
-        if kind not in PATCHED_KINDS:
-            raise InterventionError(f"nodes has {kind!r:.60}; expected some of {', '.join(PATCHED_KINDS)}.")
-        if kinds.count(kind) > 1:
-            raise InterventionError(f"nodes names {kind!r} twice; name it once.")
-        if kind in KINDS:
-            check_site(model, Site(kind, 0))
-        if kind in OF_TRANSCODERS:
-            model.need_transcoders()
-    if not kinds:
-        raise InterventionError(f"nodes is empty; expected some of {', '.join(PATCHED_KINDS)}.")
-    return kinds
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from attrgraph.errors import InterventionError, PromptError, whole_number
 from attrgraph.interventions.answer_metrics import Metric
+from attrgraph.interventions.patch_choice import GRAPH_KINDS, NodeChoice, kinds_of
 from attrgraph.interventions.patch_estimates import attributed, influences, integrated
 from attrgraph.interventions.patch_pair import PatchedPair, Positions, run_pair
-from attrgraph.interventions.patch_sites import GRAPH_KINDS
 from attrgraph.interventions.patched_runs import measured, rows_at_once
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions
@@ -44,7 +44,7 @@ class Patching:
         InterventionError: a method that there is not, or an option of another method.
     """
 
-    kinds: list[str]
+    nodes: list[NodeChoice]
     direction: str
     method: str
     options: PatchOptions
@@ -68,6 +68,10 @@ class Patching:
                 raise InterventionError(f"relp holds attention patterns, so that {kind!r} has no effect; take another.")
 
     @property
+    def kinds(self) -> list[str]:
+        return kinds_of(self.nodes)
+
+    @property
     def refine(self) -> int:
         return self.options.get("refine", 0)
 
@@ -87,7 +91,7 @@ class Patching:
         return run_pair(
             model,
             prompts,
-            self.kinds,
+            self.nodes,
             metric,
             direction=self.direction,
             positions=positions,
@@ -107,6 +111,11 @@ def patched_pairs(model: LanguageModel, pairs: Sequence[Pair], how: Patching) ->
         facts.append(facts_of(model, several[-1]) | about)
         if len(pairs) > 1:
             tell("pairs", number + 1, len(pairs))
+    unused = set.intersection(*(pair.unused for pair in several))
+    if unused:
+        raise InterventionError(
+            f"nodes has {min(unused)!r:.60}, of which neither run has any; look at the prompt's nodes."
+        )
     about = {}
     if how.refine:
         table, by_pair, about = _refined(model, several, tables, how)

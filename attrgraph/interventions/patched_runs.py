@@ -52,7 +52,7 @@ def measured(
     several: Sequence[Patches],
     measure: Measure,
     *,
-    wanted: Sequence[Bool[Tensor, " n"]] | None = None,
+    wanted: Sequence[Bool[Tensor, " _"]] | None = None,
     n_rows: int = 1,
     progress: Progress = silent,
 ) -> list[Float[Tensor, " n"]]:
@@ -68,6 +68,8 @@ def measured(
         progress: told how many runs are done.
     """
     unpatched = measure.of(base.logits[None])[0]
+    if not several:
+        return []
     effects = [unpatched.new_zeros(len(patches)) for patches in several]
     todo = list[tuple[int, Tensor]]()
     for number, patches in enumerate(several):

@@ -256,6 +256,52 @@ def test_batches_and_progress_do_not_change_effects() -> None:
     assert (one.loc[one["pos"] < 2, "effect"] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ("head:1.2@8", "node == 'head:1.2@8'"),
+        ("head:1", "kind == 'head' and layer == 1"),
+        ("head:1.2", "kind == 'head' and layer == 1 and head == 2"),
+        ("mlp:2@3:6", "kind == 'mlp' and layer == 2 and pos in (3, 4, 5)"),
+        (["resid@-1", "attn:0@5:"], "(kind == 'resid' and pos == 8) or (kind == 'attn' and layer == 0 and pos >= 5)"),
+        (["feature@5", "error"], "kind == 'error' or (kind == 'feature' and pos == 5)"),
+        (["2_-1_5", "1/-1@6", "E_7_4"], "node in ('2_-1_5', '1_-1_6', 'E_7_4')"),
+        (["head", "head:0.1@:2"], "kind == 'head'"),
+    ],
+)
+def test_single_nodes_are_chosen_by_name(nodes: Any, expected: str) -> None:
+    model = build("gpt2")
+    every = ag.patch(model, CLEAN, CORRUPT, metric=METRIC)
+    rows = every.query(expected)
+    for method in ("exact", "attribution"):
+        table = ag.patch(model, CLEAN, CORRUPT, nodes=nodes, metric=METRIC, method=method)
+        assert set(table["node"]) == set(rows["node"]) and len(table) == len(rows) > 0
+        if method == "exact":
+            effects = table.set_index("node")["effect"]
+            assert (effects - rows.set_index("node")["effect"][effects.index]).abs().max() < 1e-9
+
+
+def test_single_features_are_chosen_by_name() -> None:
+    model = build("llama")
+    every = ag.patch(model, CLEAN, CORRUPT, nodes="feature", metric=METRIC)
+    one = every.iloc[every["effect"].abs().argmax()]
+    for name in (one["node"], "{}/{}@{}".format(*one["node"].split("_"))):
+        table = ag.patch(model, CLEAN, CORRUPT, nodes=name, metric=METRIC)
+        assert list(table["node"]) == [one["node"]] and table["effect"].item() == pytest.approx(one["effect"])
+    at_all = ag.patch(model, CLEAN, CORRUPT, nodes=f"{one['layer']}/{one['feature']}", metric=METRIC)
+    same = (every["layer"] == one["layer"]) & (every["feature"] == one["feature"])
+    assert list(at_all["node"]) == list(every.loc[same, "node"])
+
+
+def test_prompts_without_active_features_have_an_empty_table() -> None:
+    model = build("llama")
+    for weights in model.transcoders.layers:  # type: ignore[union-attr]
+        weights.b_enc.fill_(-100)
+    for method in ("exact", "attribution", "ig", "graph"):
+        table = ag.patch(model, CLEAN, CORRUPT, nodes="feature", metric=METRIC, method=method)
+        assert table.empty and list(table.columns)[:3] == ["node", "kind", "layer"]
+
+
 def test_components_need_no_transcoders() -> None:
     model = make_model("qwen3")
     table = ag.patch(model, CLEAN, CORRUPT, metric=METRIC)
@@ -277,6 +323,12 @@ def test_half_precision_is_patched_with_what_the_other_run_has() -> None:
     [
         ({"nodes": "heads"}, InterventionError, "nodes has 'heads'; expected some of embedding, feature"),
         ({"nodes": []}, InterventionError, "nodes is empty"),
+        ({"nodes": "head:1.9@3"}, InterventionError, "nodes has 'head:1.9@3', of which neither run has any"),
+        ({"nodes": "mlp:1@12"}, InterventionError, "nodes has 'mlp:1@12', of which neither run has any"),
+        ({"nodes": "mlp:7"}, InterventionError, "mlp:7: the model has mlp of layers 0 to 2"),
+        ({"nodes": "mlp:1.2"}, InterventionError, "nodes has 'mlp:1.2'; expected some of"),
+        ({"nodes": "feature:1"}, InterventionError, "nodes has 'feature:1'; expected some of"),
+        ({"nodes": "E_9_4"}, InterventionError, "nodes has 'E_9_4', of which neither run has any"),
         ({"nodes": ["head", "head"]}, InterventionError, "nodes names 'head' twice"),
         ({"nodes": "resid_mid"}, InterventionError, "attention and MLP in parallel"),
         ({"nodes": "feature"}, TranscoderError, "transcoders"),
