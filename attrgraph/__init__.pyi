@@ -20,12 +20,16 @@ from .graph.groups.grouped import GroupedGraph as GroupedGraph
 from .graph.load_graph import load_graph as load_graph
 from .graph.selections import Selection as Selection
 from .influence.scores import Scores as Scores
+from .interventions.answer_metrics import KLDivergence as KLDivergence
+from .interventions.answer_metrics import LogProbability as LogProbability
 from .interventions.generate import Generated as Generated
 from .interventions.generate import generate as generate
 from .interventions.intervene import Effect as Effect
 from .interventions.intervene import intervene as intervene
 from .interventions.intervene import intervene_many as intervene_many
 from .interventions.intervention import Intervention as Intervention
+from .interventions.patch import patch as patch
+from .interventions.patch_paths import patch_paths as patch_paths
 from .interventions.swap import Swap as Swap
 from .interventions.swap import dose_response as dose_response
 from .interventions.swap import features_at as features_at

@@ -19,7 +19,7 @@ from attrgraph.viz.text import visible
 
 # in the order of the help; each is the function of its name in the module of its name
 _VERBS = """
-trace estimate info check prune convert render explore serve intervene swap validate
+trace estimate info check prune convert render explore serve intervene swap patch validate
 heads train evaluate transcoders features feature query paths effect group diff union
 """.split()
 
