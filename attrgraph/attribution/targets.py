@@ -8,9 +8,10 @@ the influence on each, times its `probability`: of a token, how probable the mod
 that stands before; of everything else 1.
 
 One text of several tokens is an answer. The prompt is continued with all but its last token, and each token is a target
-at the position before it. By the rule above, each counts by its own probability, given the tokens before it: a token
-that follows by itself from those before it counts fully, one that the model would not say hardly at all. Their product,
-how probable the whole answer is, is in the graph's metadata, `answer`; it weights nothing, as it is the same for all.
+at the position before it; positions to skip are counted in what is run. By the rule above, each counts by its own
+probability, given the tokens before it: a token that follows by itself from those before it counts fully, one that the
+model would not say hardly at all. Their product, how probable the whole answer is, is in the graph's metadata,
+`answer`; it weights nothing, as it is the same for all.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from torch import Tensor
 
 from attrgraph.attribution.direction import Direction
 from attrgraph.attribution.sweep import ReadVectors
-from attrgraph.attribution.target_words import notes_on, token_id_of
+from attrgraph.attribution.target_words import notes_on
+from attrgraph.attribution.target_words import token_id_of as token_id_of  # where others look for it
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.errors import TargetError, checked, listed, whole_number
 from attrgraph.models.frozen import FrozenRun
@@ -47,8 +49,8 @@ class At:
     """A target that is read at any position: what the model says there about the next token.
 
     Args:
-        pos: the position of the token after which it is read, from the end if negative; -1 is where targets are read
-            without `At`.
+        pos: the position in `graph.prompt_tokens` of the token after which it is read, from the end if negative; -1 is
+            where targets are read without `At`.
         target: a token by text or id, a `LogitDifference`, directions [n, d_model] after the final norm, a list of
             these, or None for the most probable tokens at that position.
 

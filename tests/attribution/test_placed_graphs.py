@@ -148,6 +148,13 @@ def test_the_command_line_names_answers_positions_and_features(
     assert main(["info", str(file)]) == 0
     assert "austin @8 0.991  springfield" in capsys.readouterr().out
     assert ag.load_graph(file).metadata["answer"]["tokens"] == ["austin", "springfield"]
+    (tmp_path / "prompts.jsonl").write_text(
+        json.dumps({"prompt": "in the state", "id": "a", "target": "containing dallas"})
+    )
+    assert main(["trace", "--prompts", str(tmp_path / "prompts.jsonl"), "-o", str(tmp_path / "graphs")]) == 0
+    assert "containing dallas" in capsys.readouterr().out
+    answer = ag.load_graph(tmp_path / "graphs" / "a.safetensors").metadata["answer"]
+    assert answer["appended"] == "containing" and answer["text"] == "containing dallas"
 
 
 @pytest.mark.refusal
