@@ -4,6 +4,8 @@ from .attribution.estimate import estimate as estimate
 from .attribution.heads import head_loadings as head_loadings
 from .attribution.qk import AttentionExplanation as AttentionExplanation
 from .attribution.qk import explain_attention as explain_attention
+from .attribution.targets import At as At
+from .attribution.targets import FeatureTarget as FeatureTarget
 from .attribution.targets import LogitDifference as LogitDifference
 from .attribution.trace import trace as trace
 from .data.corpus import read_corpus as read_corpus

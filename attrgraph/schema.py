@@ -117,6 +117,21 @@ def token_of_label(label: str) -> str:
     return output[1] if output else LABELLED.sub("", label)
 
 
+def answer_of(nodes: pd.DataFrame, metadata: Mapping[str, Any]) -> tuple[str, float]:
+    """The answer and its probability: the most probable target, or all tokens of an answer of several together.
+
+    Args:
+        nodes: a graph's, with at least one logit.
+        metadata: the graph's.
+    """
+    stated = metadata.get("answer")
+    if stated is not None:
+        return str(stated["text"]), float(stated["probability"])
+    logits = nodes[nodes["kind"] == "logit"]
+    best = logits.loc[logits["probability"].idxmax()]
+    return str(best["token"]), float(best["probability"])
+
+
 def unique_names(names: Iterable[str]) -> list[str]:
     """The names, those that occur again with a number after a dash: in order, and no two alike."""
     out = list(names)

@@ -17,10 +17,12 @@ def as_dict(graph: "ag.Graph", *, n_top: int, files: list[Path]) -> dict[str, An
 
     nodes = graph.nodes.reset_index()
     logits = nodes[nodes["kind"] == "logit"].sort_values("probability", ascending=False, kind="stable")
+    if "answer" in graph.metadata:  # of several tokens, one after the other
+        logits = logits.sort_values("pos", kind="stable")
     features = nodes[nodes["kind"].isin(FEATURE_KINDS)].nlargest(n_top, "influence")
     return {
         "prompt_tokens": graph.prompt_tokens,
-        "logits": logits[["node_id", "token", "probability", "bias_share"]].to_dict("records"),
+        "logits": logits[["node_id", "token", "pos", "probability", "bias_share"]].to_dict("records"),
         "scores": graph.scores()._asdict(),
         "checks": graph.metadata.get("checks", {}),
         "selection": graph.metadata.get("selection", {}),
@@ -49,8 +51,10 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
     from rich.text import Text
 
     prompt = " ".join(visible(token) for token in values["prompt_tokens"])
-    answers = [(typed(logit["token"]), logit["probability"]) for logit in values["logits"]]
+    answers = [(_placed(graph, logit), logit["probability"]) for logit in values["logits"]]
     first = answers[0][0] if answers else "(no answer in this graph)"
+    if "answer" in graph.metadata and answers:  # all but its last token stand in the prompt
+        first = answers[-1][0]
     print_text(Text.assemble(prompt, " → ", (first, "bold")))
     print_text("  ".join(f"{token} {probability:.3f}" for token, probability in answers))
     counts = ", ".join(f"{count} {kind}" for kind, count in values["nodes"].items())
@@ -86,6 +90,12 @@ def print_summary(graph: "ag.Graph", *, as_json: bool, n_top: int = 10, files: l
         print_text("\nmost influential features")
         _print_features(values["features"])
     print_files(values["files"])
+
+
+def _placed(graph: "ag.Graph", logit: dict[str, Any]) -> str:
+    """A target, and where it is read unless that is after the prompt's last token."""
+    is_last = logit["pos"] == len(graph.prompt_tokens) - 1
+    return typed(logit["token"]) if is_last else f"{typed(logit['token'])} @{logit['pos']}"
 
 
 def _print_features(features: list[dict[str, Any]]) -> None:

@@ -1,8 +1,9 @@
 """`attrgraph trace`."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,9 @@ from attrgraph.cli.trace_many import Batch
 from attrgraph.cli.writing import ENDINGS, Saving
 from attrgraph.errors import TargetError
 from attrgraph.prompts.prompt_file import read_prompts
+
+if TYPE_CHECKING:
+    from attrgraph.attribution.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,16 @@ def trace(
     chat_template_kwargs: Annotated[
         str | None, "JSON", "With --prompts: for the chat template of messages, such as '{\"enable_thinking\": false}'."
     ] = None,
-    target: Annotated[list[str] | None, "TOKEN", "Explain this token, not the most probable ones. Repeatable."] = None,
+    target: Annotated[
+        list[str] | None,
+        "TEXT",
+        "Explain this token, not the most probable ones; repeatable. Or one answer of several tokens.",
+    ] = None,
     minus: Annotated[str | None, "TOKEN", "With one --target: explain its logit minus that of this token."] = None,
+    at: Annotated[int | None, "POS", "Explain what comes after this position, from the end if negative."] = None,
+    feature: Annotated[
+        list[str] | None, "NODE", "Explain why this feature is on, such as 3/458@8: what it reads. Repeatable."
+    ] = None,
     memory_budget: options.MemoryBudget = None,
     allow_inexact: Annotated[
         bool, options.flag("Write a graph whose own checks fail, and mark it.", "--allow-inexact")
@@ -77,13 +89,13 @@ def trace(
         if chat_template_kwargs is not None:
             raise typer.BadParameter("--chat-template-kwargs is for chats, which stand in the file of --prompts.")
         saving.check(*outputs)
-    elif len(outputs) != 1 or target or minus or reading.ids:
+    elif len(outputs) != 1 or target or minus or feature or at is not None or reading.ids:
         raise typer.BadParameter("--prompts needs one -o, a folder; targets and token ids stand in the file.")
     else:
         from attrgraph.io.exports import check_format
 
         check_format(kept_as, profile=saving.profile, where="--format: ")
-    targets, template = _targets(target, minus), options.template_arguments(chat_template_kwargs)
+    targets, template = _targets(target, minus, at, feature), options.template_arguments(chat_template_kwargs)
     asked, tokens = reading.read(prompt or ""), reading.how()
 
     from attrgraph.cli.progress import progress_bar
@@ -109,9 +121,21 @@ def trace(
     print_summary(graph, as_json=as_json, n_top=top, files=outputs)
 
 
-def _targets(target: list[str] | None, minus: str | None) -> "list[str] | ag.LogitDifference | None":
-    if minus is None:
-        return list(target) if target else None
-    if target is None or len(target) != 1:
+def _targets(target: list[str] | None, minus: str | None, at: int | None, feature: list[str] | None) -> "Targets":
+    if minus is not None and (target is None or len(target) != 1):
         raise TargetError("--minus needs exactly one --target; it explains the difference of the two.")
-    return ag.LogitDifference(target[0], minus)
+    said: list[Any] = list(target or ())
+    if minus is not None:
+        said = [ag.LogitDifference(said[0], minus)]
+    if at is not None:
+        said = [ag.At(at, said or None)]
+    return [*(_feature(name) for name in feature or ()), *said] or None
+
+
+def _feature(name: str) -> "ag.FeatureTarget":
+    from attrgraph.schema import canonical_id
+
+    place = re.fullmatch(r"([0-9]{1,9})_([0-9]{1,18})_([0-9]{1,9})", canonical_id(name))
+    if place is None:
+        raise TargetError(f"--feature is {name!r:.60}; expected layer, feature and position, such as 3/458@8.")
+    return ag.FeatureTarget(*map(int, place.groups()))

@@ -194,10 +194,11 @@ class Batch:
 
 
 def _answer_of(graph: "ag.Graph") -> dict[str, Any]:
-    logits = graph.nodes[graph.nodes["kind"] == "logit"]
-    best = logits.loc[logits["probability"].idxmax()]
+    from attrgraph.schema import answer_of
+
+    answer, probability = answer_of(graph.nodes, graph.metadata)
     scores = {name: round(value, 4) for name, value in graph.scores()._asdict().items()}
-    return {"answer": best["token"], "probability": round(float(best["probability"]), 4), **scores}
+    return {"answer": answer, "probability": round(probability, 4), **scores}
 
 
 def _digest(file: Path) -> str:

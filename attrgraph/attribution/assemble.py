@@ -28,8 +28,8 @@ def assemble(
     targets = pd.DataFrame(
         {
             "kind": "logit",
-            "layer": run.n_layers,
-            "pos": run.n_pos - 1,
+            "layer": logits.reads.layer.cpu().numpy(),
+            "pos": logits.reads.pos.cpu().numpy(),
             "feature": logits.token_id,
             "token": logits.text,
             "activation": logits.value.double().cpu().numpy(),

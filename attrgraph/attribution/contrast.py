@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from attrgraph.attribution.targets import LogitDifference, token_id_of
+from attrgraph.attribution.target_words import token_id_of
+from attrgraph.attribution.targets import LogitDifference
 from attrgraph.attribution.trace import trace
 from attrgraph.errors import checked
 from attrgraph.graph.graph import Graph

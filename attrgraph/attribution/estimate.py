@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from attrgraph.attribution.assemble import assemble
-from attrgraph.attribution.prepare import prepare
+from attrgraph.attribution.continuation import prepare_targets
 from attrgraph.attribution.replacement import LocalReplacement, measure_deviation
 from attrgraph.attribution.rows import EdgeRows, check_memory, most_influential, rounds
 from attrgraph.attribution.source_table import source_table
 from attrgraph.attribution.sweep import TILE_ROWS, EdgeSweep, ReadVectors, feature_reads, tiles_of
-from attrgraph.attribution.targets import LogitTargets, Targets, choose_targets
+from attrgraph.attribution.targets import LogitTargets, Targets
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.errors import checked
 from attrgraph.memory import own_bytes
@@ -83,9 +83,11 @@ def estimate(
     settings = TraceSettings(max_n_logits, desired_logit_prob, max_feature_nodes)
 
     def run_once() -> tuple[LocalReplacement, LogitTargets, int]:
-        local, memory = prepare(model, prompt, memory_budget=memory_budget, **options)
+        local, memory, logits = prepare_targets(
+            model, prompt, targets, settings, memory_budget=memory_budget, **options
+        )
         measure_deviation(local)
-        return local, choose_targets(model, local.run, targets, settings), memory
+        return local, logits, memory
 
     # the first time of everything reads files; a trace that follows finds them in memory
     *_, memory = run_once()

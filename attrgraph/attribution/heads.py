@@ -32,7 +32,8 @@ from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.provenance import origin_of
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.attribution.sweep import ReadVectors
-from attrgraph.attribution.targets import LogitDifference, choose_targets, token_id_of
+from attrgraph.attribution.target_words import token_id_of
+from attrgraph.attribution.targets import At, FeatureTarget, LogitDifference, choose_targets
 from attrgraph.errors import AttrGraphError, ResultError, TargetError, checked
 from attrgraph.graph.graph import Graph
 from attrgraph.graph.origin import check_traced_model
@@ -40,7 +41,7 @@ from attrgraph.models.folded import AttentionAdjoint, SkipAdjoint
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.models.load_model import load_model
 from attrgraph.models.special import same_options
-from attrgraph.schema import canonical_id
+from attrgraph.schema import canonical_id, feature_place
 
 # How far the sum may be from the edge, as a share of what a dot product rounds by: the lengths of what is written times
 # those of what is read. Another machine adds up in another order, which moves norm scales and patterns by some 1e-6 in
@@ -164,16 +165,20 @@ def _read(model: LanguageModel, local: LocalReplacement, node: Any, name: str) -
         rows = local.transcoders.encoder_rows(int(layer), feature, local.run.embedding)
         reads, norm = ReadVectors(layer, pos, *rows), local.read_norm(int(layer))
     else:
-        reads, norm = _logit_read(model, local, node, name), local.run.final_norm
+        reads = _logit_read(model, local, node, name)
+        top = int(reads.layer)
+        norm = local.run.final_norm if top == local.run.n_layers else local.read_norm(top)
     return reads if norm is None else replace(reads, vector=norm.transpose(reads.vector, reads.pos))
 
 
 def _logit_read(model: LanguageModel, local: LocalReplacement, node: Any, name: str) -> ReadVectors:
-    if int(node["feature"]) < model.d_vocab:
-        ids = [int(node["feature"])]
-        return choose_targets(model, local.run, ids).reads
-    for pair in _pairs_named(model, str(node["token"])):
-        found = choose_targets(model, local.run, pair)
+    token, text, pos = int(node["feature"]), str(node["token"]), int(node["pos"])
+    if token < model.d_vocab:
+        return choose_targets(model, local.run, At(pos, token)).reads
+    if int(node["layer"]) < local.run.n_layers and (place := feature_place(text)):
+        return choose_targets(model, local.run, FeatureTarget(*place, pos)).reads
+    for pair in _pairs_named(model, text) if int(node["layer"]) == local.run.n_layers else ():
+        found = choose_targets(model, local.run, At(pos, pair))
         # files of other formats do not keep what a logit reads: there the edge alone says whether it is the right one
         value, stored = float(found.value[0]), float(node["activation"])
         if not stored or abs(value - stored) <= 1e-2 * max(1.0, abs(stored)):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrgraph.attribution.replacement import LocalReplacement
@@ -39,18 +39,30 @@ WORTH_A_CUT = 0.25
 
 @dataclass(frozen=True)
 class ReadVectors:
-    """Targets: each reads the stream with a vector at one layer and position, and adds a constant."""
+    """Targets: each reads the stream with a vector at one layer and position, and adds a constant.
 
-    layer: Int[Tensor, " n_targets"]  # n_layers for logits
+    A layer's targets read where its transcoder reads; those of `n_layers`, logits, after the final norm. A target that
+    `is_entering` reads the plain stream in front of all that: as it enters the layer's attention, or the final norm.
+    """
+
+    layer: Int[Tensor, " n_targets"]
     pos: Int[Tensor, " n_targets"]
     vector: Float[Tensor, "n_targets d_model"]
     constant: Float[Tensor, " n_targets"]
+    is_entering: Bool[Tensor, " n_targets"] | None = None  # None: none is
 
     def __len__(self) -> int:
         return len(self.layer)
 
     def __getitem__(self, index: Tensor | slice) -> "ReadVectors":
-        return ReadVectors(self.layer[index], self.pos[index], self.vector[index], self.constant[index])
+        is_entering = None if self.is_entering is None else self.is_entering[index]
+        return ReadVectors(self.layer[index], self.pos[index], self.vector[index], self.constant[index], is_entering)
+
+    @property
+    def level(self) -> Int[Tensor, " n_targets"]:
+        """From the bottom up, two a layer: even where the layer is entered, odd where it is read."""
+        level = 2 * self.layer + 1
+        return level if self.is_entering is None else level - self.is_entering.to(level)
 
 
 def feature_reads(local: LocalReplacement, index: Int[Tensor, " n"] | slice = slice(None)) -> ReadVectors:
@@ -79,7 +91,7 @@ def tiles_of(targets: ReadVectors) -> list[Int[Tensor, " n_tile"]]:
     """
     by_pos = targets.pos.argsort(stable=True).split(TILE_ROWS) if len(targets) else ()
     parts = [part for some in by_pos for part in _cut(some, targets.pos[some] + 1)]
-    return [part[targets.layer[part].argsort(stable=True, descending=True)] for part in parts]
+    return [part[targets.level[part].argsort(stable=True, descending=True)] for part in parts]
 
 
 def _cut(part: Int[Tensor, " n"], n_pos: Int[Tensor, " n"]) -> list[Int[Tensor, " n_tile"]]:
@@ -159,14 +171,16 @@ class EdgeSweep:
         """Carry the tiles' adjoints from the top to the bottom, and fill their edges on the way."""
         run = self._local.run
         for tile in tiles:
-            tile.join(run.n_layers, run.final_norm)
+            tile.join(2 * run.n_layers + 1, run.final_norm)
+            tile.join(2 * run.n_layers, None)
         for layer in reversed(range(run.n_layers)):
-            for writes in self.sources.into(layer, max(tile.reach[layer + 1] for tile in tiles)):
+            above = 2 * layer + 2
+            for writes in self.sources.into(layer, max(tile.reach[above] for tile in tiles)):
                 for tile in tiles:
-                    n, n_pos = tile.n_above[layer + 1], tile.reach[layer + 1]
+                    n, n_pos = tile.n_joined[above], tile.reach[above]
                     if writes.first_pos < n_pos:
                         edge_rows(tile.g[:n, :n_pos], writes, tile.edges[:n])
-            if not any(tile.n_above[layer] for tile in tiles):
+            if not any(tile.n_joined[2 * layer] for tile in tiles):
                 continue
             passage = Passage(self._local, layer) if self._passages is None else self._passages[layer]
             for tile in tiles:
@@ -178,7 +192,7 @@ class EdgeSweep:
 
 
 class _Tile:
-    """Targets that are swept together, in descending order of layers: those that have joined are the first."""
+    """Targets that are swept together, in descending order of levels: those that have joined are the first."""
 
     def __init__(self, local: LocalReplacement, targets: ReadVectors, sources: Sources) -> None:
         run, n = local.run, len(targets)
@@ -190,17 +204,17 @@ class _Tile:
         self.edges = large_empty(run.embedding, n, sources.n_columns(self.n_pos)).zero_()
         self.errors, self.embeddings = new(n, run.n_layers, self.n_pos), new(n, self.n_pos)
         self.bias = targets.constant.to(run.embedding, copy=True)
-        # how many have joined above layer 0, 1, ..., `n_layers` (logits only), and beyond
-        layers = torch.arange(run.n_layers + 2, device=targets.layer.device)
-        self.n_above: list[int] = (targets.layer[:, None] >= layers).sum(0).tolist()
+        # how many have joined at or above each level, and beyond the highest
+        levels = torch.arange(2 * run.n_layers + 3, device=targets.layer.device)
+        self.n_joined: list[int] = (targets.level[:, None] >= levels).sum(0).tolist()
         # and how many positions matter to these: up to their last
         ends = [0, *(targets.pos.cummax(0).values + 1).tolist()]
-        self.reach = [ends[n_joined] for n_joined in self.n_above]
+        self.reach = [ends[n] for n in self.n_joined]
         self.n_spread = 0  # of these have passed attention: the others' adjoints are still at one position
 
-    def join(self, layer: int, norm: FrozenNorm | None) -> None:
-        """Add the read vectors of a layer's targets, taken back through the norm in front of them."""
-        joining = slice(self.n_above[layer + 1], self.n_above[layer])
+    def join(self, level: int, norm: FrozenNorm | None) -> None:
+        """Add the read vectors of a level's targets, taken back through the norm in front of them."""
+        joining = slice(self.n_joined[level + 1], self.n_joined[level])
         targets, vector = self.targets[joining], self.targets.vector[joining]
         if norm is not None:
             if norm.bias is not None:
@@ -252,7 +266,7 @@ class Passage:
     def take(self, tile: _Tile) -> None:
         """Carry a tile's adjoints past the layer's error, constants, skip and attention; the layer's targets join."""
         layer = self._layer
-        n_above, n_on = tile.n_above[layer + 1], tile.n_above[layer]
+        n_above, n_on = tile.n_joined[2 * layer + 2], tile.n_joined[2 * layer + 1]
         dots = tile.dots(n_above, [self._error, self._constant])
         tile.errors[:n_above, layer] = dots[:, :, 0].T
         tile.bias[:n_above] += dots[:, :, 1].sum(0)
@@ -261,7 +275,7 @@ class Passage:
         at_attention = g.clone() if self._is_parallel else tile.g[:n_on]
         if self._skip is not None:
             self._skip.add_to(g)
-        tile.join(layer, self._read_norm)
+        tile.join(2 * layer + 1, self._read_norm)
         if not self._is_parallel:
             tile.bias[:n_on] += tile.dots(n_on, [self._attention.constant]).sum((0, 2))
         n_passing = len(at_attention)
@@ -269,3 +283,4 @@ class Passage:
             tile.g[:n_passing], at_attention, n_spread=tile.n_spread, pos=tile.targets.pos[:n_passing]
         )
         tile.n_spread = n_passing
+        tile.join(2 * layer, None)

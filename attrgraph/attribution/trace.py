@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from attrgraph.attribution.assemble import assemble
+from attrgraph.attribution.continuation import prepare_targets
 from attrgraph.attribution.exactness import check_exactness
-from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.provenance import provenance_of
 from attrgraph.attribution.replacement import LocalReplacement, measure_deviation
 from attrgraph.attribution.rows import SELECTION_GROWTH, SELECTION_ROUND, EdgeRows, compute_rows, input_sum_gap
-from attrgraph.attribution.targets import Targets, choose_targets
+from attrgraph.attribution.targets import LogitTargets, Targets
 from attrgraph.attribution.trace_settings import DEFAULTS, TraceSettings
 from attrgraph.errors import checked
 from attrgraph.graph.graph import Graph
@@ -47,8 +47,8 @@ def trace(
     Args:
         model: a language model with transcoders; see `load_model`.
         prompt: text, token ids, or chat messages, of which a last one of the assistant is continued.
-        targets: what to explain: None for the most probable next tokens; tokens by text or id; a `LogitDifference`;
-            or directions [n, d_model] read after the final norm.
+        targets: None for the most probable next tokens; one or a list of tokens by text or id, `LogitDifference`, `At`,
+            `FeatureTarget`, `Direction`, tensors; or an answer's text, of several tokens. See `attribution.targets`.
         max_n_logits, desired_logit_prob, max_feature_nodes: see `TraceSettings`. Features that are not chosen count to
             the bias node.
         memory_budget: for edges; no graph depends on it: bytes or text such as "8G"; by default half of what is free.
@@ -77,14 +77,14 @@ def trace(
     """
     report, settings = shown(progress), TraceSettings(max_n_logits, desired_logit_prob, max_feature_nodes)
     report("run", 0, 1)
-    local, memory = prepare(model, prompt, memory_budget=memory_budget, prepend=prepend, skip_positions=skip_positions)
-    logits = choose_targets(model, local.run, targets, settings)
+    how: Any = {"memory_budget": memory_budget, "prepend": prepend, "skip_positions": skip_positions}
+    local, memory, logits = prepare_targets(model, prompt, targets, settings, **how)
     report("run", 1, 1)
     rows = compute_rows(local, logits, max_feature_nodes, report, memory_bytes=memory)
     gap = input_sum_gap(local, logits, rows)
     checks = check_exactness(measure_deviation(local), gap, model.precision, allow_inexact=allow_inexact)
     graph = assemble(model, local, logits, rows, checks)
-    recorded = _metadata(model, prompt, local, logits.notes, {**asdict(settings), "prepend": prepend})
+    recorded = _metadata(model, prompt, local, logits, {**asdict(settings), "prepend": prepend})
     graph.metadata.update(recorded, selection=_selection(local, rows), scores=graph.scores()._asdict())  # no copy
     return name_features(graph, online=online)
 
@@ -94,17 +94,22 @@ def _selection(local: LocalReplacement, rows: EdgeRows) -> dict[str, Any]:
 
 
 def _metadata(
-    model: LanguageModel, prompt: Prompt, local: LocalReplacement, notes: list[str], settings: dict[str, Any]
+    model: LanguageModel, prompt: Prompt, local: LocalReplacement, logits: LogitTargets, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """What was run, and how."""
     token_ids, transcoders = local.run.token_ids, local.transcoders
     about = provenance_of(model)
-    notes = [*notes, *_altered(about["model"].get("altered", [])), *misfits(transcoders.labels, transcoders.n_features)]
+    notes = [
+        *logits.notes,
+        *_altered(about["model"].get("altered", [])),
+        *misfits(transcoders.labels, transcoders.n_features),
+    ]
     if local.run.n_pos - len(local.why_skipped) == 1:
         notes.append("one token has features: there are no others to tell an attention sink from")
     return {
         **about,
-        "prompt": prompt if isinstance(prompt, str) else model.text_of(token_ids.tolist()),
+        "prompt": prompt if isinstance(prompt, str) else model.text_of(token_ids.tolist()[: logits.n_prompt]),
+        **({"answer": logits.answer} if logits.answer else {}),
         "token_ids": token_ids.tolist(),
         **({"notes": notes} if notes else {}),
         "n_unknown_tokens": _count_unknown(model, token_ids),

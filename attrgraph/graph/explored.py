@@ -15,7 +15,7 @@ from attrgraph.graph.parts import before_pruning
 from attrgraph.influence.influence import node_influence
 from attrgraph.io.feature_records import FeatureFiles, check_is_there, read_card, unpacked
 from attrgraph.io.json_writing import to_document
-from attrgraph.schema import inexact_note, node_label
+from attrgraph.schema import answer_of, inexact_note, node_label
 from attrgraph.viz.text import visible
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def is_pruned(metadata: dict[str, Any]) -> bool:
 def title(graph: "Graph") -> str:
     """The prompt and its most probable answer, behind a mark if the graph is not exact."""
     prompt = str(graph.metadata.get("prompt") or "".join(graph.prompt_tokens))
-    best = graph.nodes.iloc[int(np.argmax(graph.weights))]
+    text, probability = answer_of(graph.nodes, graph.metadata)
     mark = f"{note}. " if (note := inexact_note(graph.metadata)) else ""
-    answer = visible(best["token"]) or '""'
-    return f"{mark}{prompt} → {answer} ({best['probability']:.1%})"
+    answer = visible(text) or '""'
+    return f"{mark}{prompt} → {answer} ({probability:.1%})"
 
 
 def with_pages(graph: "Graph", pages: Pages | str | Path) -> tuple["Graph", dict[str, Any]]:

@@ -24,7 +24,7 @@ from attrgraph.viz import draw
 _FOLLOWING = {
     "nodes": ("scores",),
     "adjacency": ("scores",),
-    "prompt_tokens": ("prompt", "token_ids", "n_unknown_tokens", "skipped_positions"),
+    "prompt_tokens": ("prompt", "token_ids", "n_unknown_tokens", "skipped_positions", "answer"),
 }
 
 
@@ -43,12 +43,13 @@ class Graph:
 
     Attributes:
         nodes: one row a node, index `node_id`. Columns: `kind` (feature, error, embedding, logit, bias), `layer` (-1
-            for embeddings and bias, n_layers for logits), `pos` (-1 for bias), `feature` (index in its layer;
-            vocabulary id for embeddings and logits; -1 otherwise), `token` (at the node's position, or the logit's
-            own), `activation` (of a feature; what a logit reads; 0 otherwise), `probability` (of a logit's token; 0
-            otherwise), `bias_share` (the bias node's part of the sum of |edges| into the node; in a part of a graph as
-            in the whole, after `without` anew, NaN in graphs of other tools), `influence` on the weighted logits over
-            all paths, `cumulative_influence` (share held by this node and all more influential ones), `label`.
+            for embeddings and bias; where a logit is read: n_layers for tokens), `pos` (-1 for bias), `feature` (index
+            in its layer; vocabulary id for embeddings and logits, above all ids for a target that is no token; -1
+            otherwise), `token` (at the node's position, or the logit's own), `activation` (of a feature; what a logit
+            reads; 0 otherwise), `probability` (of a logit's token, 1 for one that is no token; 0 otherwise),
+            `bias_share` (the bias node's part of the sum of |edges| into the node; in a part of a graph as in the
+            whole, after `without` anew, NaN in graphs of other tools), `influence` on the weighted logits over all
+            paths, `cumulative_influence` (share held by this node and all more influential ones), `label`.
         adjacency: float32 CSR `A[target, source]`, in the order of `nodes`: the direct effect of the source on what the
             target reads. With its bias edge a row sums to the target's activation.
         prompt_tokens: the prompt's tokens as text.

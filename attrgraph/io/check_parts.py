@@ -44,7 +44,7 @@ def _check_nodes(nodes: pd.DataFrame, n_tokens: int, n_layers: int, findings: Fi
         improper = (nodes[name] < 0) | (nodes[name] > LARGEST_SHARE)
         wrong("share", improper, f"nodes whose {name} is not from 0 to 1", name)
     wrong("influence", nodes["influence"] < 0, "nodes with a negative influence", "influence")
-    lowest = np.where(kinds.isin((*FEATURE_KINDS, *ERROR_KINDS)), 0, np.where(kinds == "logit", n_layers, -1))
+    lowest = np.where(kinds.isin((*FEATURE_KINDS, *ERROR_KINDS, "logit")), 0, -1)
     highest = np.where(kinds == "embedding", -1, np.where(kinds == "logit", n_layers, n_layers - 1))
     outside = (nodes["layer"] < lowest) | (nodes["layer"] > highest)
     wrong("layer", outside, f"nodes at a layer that a model of {n_layers} layers has not for them", "layer")

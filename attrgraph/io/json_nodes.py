@@ -27,7 +27,7 @@ from attrgraph.schema import (
 _MAX_NODES_OF_ID = 8
 _KEYS = frozenset(
     "node_id feature layer ctx_idx feature_type token_prob is_target_logit run_idx reverse_ctx_idx jsNodeId clerp "
-    "influence activation bias_share logit_token".split()
+    "influence activation bias_share logit_token target_layer".split()
 )
 
 
@@ -154,6 +154,8 @@ def _row(node: dict[str, Any], tokens: list[str], n_layers: int, schema: Any) ->
         # others write the last token of the prompt as its `token`
         own, output = node.get("logit_token"), OUTPUT.match(label)
         text = own if isinstance(own, str) else token_of_label(label) if output or text is None else text
+        below = integer(node.get("target_layer"))
+        layer = below if below is not None and 0 <= below <= n_layers else n_layers
         unmarked = LABELLED.sub("", label)
         if not output and label == marked(unmarked, probability):
             label = unmarked  # a user's, to which viewers need the probability added

@@ -168,6 +168,8 @@ def _document(graph: "Graph", profile: str) -> tuple[dict[str, Any], list[str]]:
             node["clerp"] = label
             if token_of_label(label) != row.token:
                 node["logit_token"] = row.token  # which a name hides
+            if row.layer != graph.n_layers:  # viewers have one layer for all targets
+                node["target_layer"] = int(row.layer)
         elif row.token not in graph.prompt_tokens[row.pos : row.pos + 1]:
             node["token"] = row.token  # as when prompts with other words were put together
         nodes.append(node)

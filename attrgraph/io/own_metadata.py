@@ -5,8 +5,8 @@ from typing import Any
 from attrgraph.io.json_values import are_texts
 
 _OBJECTS = (
-    "checks selection settings pruning pruned_from selected_from scores model tokenizer transcoders versions".split()
-)
+    "answer checks selection settings pruning pruned_from selected_from scores model tokenizer transcoders versions"
+).split()
 # this package's have five; Python stops at some hundred
 _MOST_LEVELS = 100
 # of objects that are there, numbers that have to be
@@ -17,6 +17,7 @@ _NUMBERS = {
     "selected_from": ("nodes", "edges"),
     "selection": ("n_active", "n_selected", "unselected_share"),
     "checks": ("logit_deviation", "input_sum_gap"),
+    "answer": ("probability",),
 }
 
 
@@ -26,6 +27,8 @@ def check_own_metadata(metadata: dict[str, Any]) -> None:
         _check_object(metadata.get(name), name, _NUMBERS.get(name, ()))
     if not are_texts(metadata.get("notes", [])):
         raise TypeError("metadata.notes is not a list of texts")
+    if not isinstance((metadata.get("answer") or {"text": ""}).get("text"), str):
+        raise TypeError("metadata.answer has no text")
     for one in metadata.get("without", []):
         if not (isinstance(one, dict) and are_texts(one.get("nodes"))):
             raise TypeError(f"metadata.without has {one!r:.60}, expected the nodes that were taken out")

@@ -208,6 +208,17 @@ class FrozenRun:
     def n_layers(self) -> int:
         return len(self.blocks)
 
+    def entering(self, layer: int) -> Float[Tensor, "n_pos d_model"]:
+        """The stream that enters a block, or, at the number of blocks, the final norm."""
+        if layer == self.n_layers:
+            return self.final_stream
+        if self.blocks[layer].is_parallel:
+            return self.blocks[layer].mlp_stream
+        if layer == 0:
+            return self.embedding if self.position_embedding is None else self.embedding + self.position_embedding
+        below = self.blocks[layer - 1]
+        return below.mlp_stream + below.residual_scale * below.written("hook_mlp_out")
+
     def unembed(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
         """Logits before soft-capping, from what leaves the final norm."""
         logits = normed @ self.W_U.T

@@ -30,7 +30,8 @@ class Experiment:
     Attributes:
         effect: as `intervene` gives it for the graph's tokens.
         answers: node_id, token, probability before and after, and the change of the logit about the vocabulary's mean,
-            before soft-capping, which edges explain: predicted and measured; a row for each target that is a token.
+            before soft-capping, which edges explain: predicted and measured; a row for each target that is a token
+            after the prompt's end.
         texts: how the text goes on, `unchanged` and `changed`; empty where none was asked for.
         notes: what the prediction leaves out.
     """
@@ -105,7 +106,8 @@ def _relative(
 
 def _answers(graph: Graph, effect: Effect, predicted: Float[np.ndarray, " n_nodes"]) -> pd.DataFrame:
     d_vocab = len(effect.logits_before)
-    is_token = ((graph.nodes["kind"] == "logit") & (graph.nodes["feature"] < d_vocab)).to_numpy()
+    is_measured = graph.nodes["pos"] == len(graph.prompt_tokens) - 1  # elsewhere the effect is not known
+    is_token = ((graph.nodes["kind"] == "logit") & (graph.nodes["feature"] < d_vocab) & is_measured).to_numpy()
     nodes = graph.nodes[is_token]
     at, change = nodes["feature"].to_numpy(), effect.uncapped_change.double().cpu()
     shares = {

@@ -47,7 +47,13 @@ class Subject:
         logits = graph.nodes[graph.nodes["kind"] == "logit"]
         if not len(logits) or not (logits["feature"] < model.d_vocab).all():
             raise AttrGraphError(
-                "the graph explains a direction or a difference; only graphs of tokens can be validated."
+                "the graph explains a feature, a direction or a difference; only graphs of tokens can be validated."
+            )
+        earlier = logits.index[logits["pos"] < len(token_ids) - 1]
+        if len(earlier):
+            raise AttrGraphError(
+                f"the graph explains {earlier[0]}, which is read before the prompt's end; experiments measure the "
+                "answer at its end only. Validate a graph of the prompt up to that position."
             )
         local = take_apart(model, token_ids, memory_budget=memory_budget, **same_options(graph.metadata))
         top, answer = logits.loc[logits["probability"].idxmax()], int(local.run.logits.argmax())

@@ -30,6 +30,8 @@ def _question(graph: "Graph") -> str:
     if len(prompt) > _MOST_PROMPT_CHARACTERS:  # its end is what is answered
         prompt = ELLIPSIS + prompt[1 - _MOST_PROMPT_CHARACTERS :]
     answers = graph.nodes[graph.nodes["kind"] == "logit"].sort_values("probability", ascending=False, kind="stable")
+    if "answer" in graph.metadata:  # of several tokens, one after the other
+        answers = answers.sort_values("pos", kind="stable")
     named = [f"{shorten(visible(str(row.token)))} (p = {row.probability:.3f})" for row in answers.itertuples()]
     more = f", {len(named) - _MOST_ANSWERS} more" if len(named) > _MOST_ANSWERS else ""
     return f"Prompt: {prompt} → {', '.join(named[:_MOST_ANSWERS]) or 'no answer in this graph'}{more}"

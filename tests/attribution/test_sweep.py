@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dense_forward import dense_forward
 from tiny import D_MODEL, FAMILY_CONFIGS, MORE_FAMILIES
 
 from attrgraph.attribution import sources, sweep
@@ -76,36 +77,15 @@ def test_edges_are_gradients_of_the_frozen_model(
 ) -> None:
     """Independent path: scale each source's write by a factor, differentiate what targets read by the factors."""
     local = replace_locally(traced_model(family, **settings), prompt)
-    run, config, transcoders = local.run, local.transcoders.config, local.transcoders
-    n_active, n_layers, n_pos = len(local.active), run.n_layers, run.n_pos
-    factors = torch.ones(n_active, requires_grad=True)
-    error_factors = torch.ones(n_layers, n_pos, requires_grad=True)
-    token_factors = torch.ones(n_pos, requires_grad=True)
-
-    stream = run.embedding * token_factors[:, None]
-    if run.position_embedding is not None:
-        stream = stream + run.position_embedding
+    run, active, dense = local.run, local.active, dense_forward(local)
+    n_active = len(active)
     read = []
-    for layer, block in enumerate(run.blocks):
-        attended = block.attend(stream)
-        mlp_stream = stream if block.is_parallel else stream + attended
-        norm = block.read_norm(config.feature_input_hook)
-        seen = mlp_stream if norm is None else norm.apply(mlp_stream)
-        rows = local.active.in_layer(layer)
-        weights, features = transcoders.layers[layer], local.active.feature[rows]
-        read.append((seen[local.active.pos[rows]] * weights.W_enc[features]).sum(-1) + weights.b_enc[features])
-        out = local.errors[layer] * error_factors[layer][:, None] + local.constants[layer]
-        for i, source in enumerate(local.active.layer.tolist()):
-            if source == layer or (config.is_cross_layer and source < layer):
-                decoder = transcoders.layers[source].W_dec[local.active.feature[i], layer - source]
-                vector = decoder * local.active.activation[i] * factors[i]
-                out = out.index_add(0, local.active.pos[i : i + 1], vector[None])
-        skip = transcoders.skip(layer, seen)
-        out = out if skip is None else out + skip
-        after = block.write_norm(config.feature_output_hook)
-        stream = stream + attended + (out if after is None else after.apply(out))
+    for layer, seen in enumerate(dense.seen):
+        rows = active.in_layer(layer)
+        weights, features = local.transcoders.layers[layer], active.feature[rows]
+        read.append((seen[active.pos[rows]] * weights.W_enc[features]).sum(-1) + weights.b_enc[features])
     reads = torch.cat(read)
-    logit = (run.final_norm.apply(stream)[-1] * (run.W_U[9] - run.W_U.mean(0))).sum()
+    logit = (dense.normed[-1] * (run.W_U[9] - run.W_U.mean(0))).sum()
 
     chosen = [0, n_active // 3, n_active // 2, n_active - 1]
     rows = torch.cat(
@@ -115,10 +95,7 @@ def test_edges_are_gradients_of_the_frozen_model(
         ]
     )
     for row, target in zip(rows, [*reads[chosen], logit], strict=True):
-        grads = torch.autograd.grad(
-            target, (factors, error_factors, token_factors), retain_graph=True, materialize_grads=True
-        )
-        expected = torch.cat([grad.flatten() for grad in grads])
+        expected = dense.gradient(target)
         torch.testing.assert_close(row[:-1], expected, rtol=1e-4, atol=2e-5)
 
 

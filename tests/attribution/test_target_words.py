@@ -9,7 +9,7 @@ from subwords import byte_level, sentencepiece, unigram, word_pieces
 from tiny import FAMILY_CONFIGS, make_model, make_transcoders
 
 import attrgraph as ag
-from attrgraph.attribution.targets import token_id_of
+from attrgraph.attribution.target_words import token_id_of
 from attrgraph.errors import TargetError
 from attrgraph.models.create import create_hf_model
 from attrgraph.models.language_model import LanguageModel
@@ -41,8 +41,11 @@ def test_of_two_tokens_of_one_word_the_more_probable_is_taken_and_said(monkeypat
     # with its space written, there is nothing to choose
     graph = ag.trace(model, [5, 6, 7], targets=" Paris")
     assert graph.nodes.query("kind == 'logit'")["feature"].tolist() == [spaced] and "notes" not in graph.metadata
-    with pytest.raises(TargetError, match=r"target 'Paris is' is not one token but 2: '<5>', '<6>'"):
-        ag.trace(model, [5, 6, 7], targets="Paris is")
+    for targets in (["Paris is", "Paris"], ag.At(1, "Paris is"), ag.LogitDifference("Paris", "Paris is")):
+        with pytest.raises(
+            TargetError, match=r"target 'Paris is' is not one token but 2: '<5>', '<6>'; explain the fir"
+        ):
+            ag.trace(model, [5, 6, 7], targets=targets)
 
 
 @pytest.mark.parametrize("make", [sentencepiece, word_pieces])

@@ -157,6 +157,8 @@ def test_what_is_nested_too_deep_is_refused_on_opening(place: str, tmp_path: Pat
     ("change", "message"),
     [
         ({"checks": 0.5}, "metadata.checks is a float, expected an object"),
+        ({"answer": {"text": "san francisco"}}, "metadata.answer.probability is None, expected a number"),
+        ({"answer": {"probability": 0.5}}, "metadata.answer has no text"),
         ({"selection": "x"}, "metadata.selection is a str"),
         ({"pruning": {"node_threshold": [None], "edge_threshold": 1}}, r"pruning.node_threshold is \[None\]"),
         ({"scores": {}}, "metadata.scores.replacement is None, expected a number"),

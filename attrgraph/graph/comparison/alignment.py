@@ -57,7 +57,7 @@ def _paired(left: range, right: range, *, from_end: bool) -> list[Pair]:
 def keyed(graph: "Graph", places: Sequence[int], n_places: int) -> pd.DataFrame:
     """The node table with the columns of `KEY`, `at` (the row) and `name`: the id, with the place for the position.
 
-    Logits stand at the last place whatever their position, and the bias node at place -1.
+    Logits at the last position that any of them has stand at the last place, and the bias node at place -1.
 
     Args:
         graph: whose nodes these are.
@@ -69,7 +69,8 @@ def keyed(graph: "Graph", places: Sequence[int], n_places: int) -> pd.DataFrame:
     has_place = positions >= 0
     place = np.full(len(nodes), -1, dtype=np.int64)
     place[has_place] = np.asarray(places, dtype=np.int64)[positions[has_place]]
-    place[kinds == "logit"] = n_places - 1
+    is_logit = kinds == "logit"
+    place[is_logit & (positions == positions[is_logit].max(initial=-1))] = n_places - 1
     nodes["place"], nodes["at"] = place, np.arange(len(nodes))
     nodes["copy"] = nodes.groupby(KEY[:-1]).cumcount()
     nodes["name"] = [

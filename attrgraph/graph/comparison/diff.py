@@ -13,7 +13,7 @@ from attrgraph.graph.comparison.alignment import KEY, Pair, check_comparable, ke
 from attrgraph.graph.comparison.alignment import align as positions_of
 from attrgraph.graph.comparison.differences import differences
 from attrgraph.influence.influence import row_shares
-from attrgraph.schema import unique_names
+from attrgraph.schema import answer_of, unique_names
 from attrgraph.viz import diff_dot
 
 if TYPE_CHECKING:
@@ -188,5 +188,4 @@ def _correlation(ours: np.ndarray, theirs: np.ndarray) -> float | None:
 
 
 def _answer(graph: "Graph") -> str | None:
-    logits = graph.nodes[graph.nodes["kind"] == "logit"]
-    return str(logits["token"].iloc[int(logits["probability"].to_numpy().argmax())]) if len(logits) else None
+    return answer_of(graph.nodes, graph.metadata)[0] if (graph.nodes["kind"] == "logit").any() else None
