@@ -8,6 +8,7 @@ from .attribution.targets import At as At
 from .attribution.targets import FeatureTarget as FeatureTarget
 from .attribution.targets import LogitDifference as LogitDifference
 from .attribution.trace import trace as trace
+from .circuits.head_scores import head_scores as head_scores
 from .data.corpus import read_corpus as read_corpus
 from .errors import AttrGraphError as AttrGraphError
 from .evaluation.evaluate import evaluate as evaluate
@@ -40,6 +41,8 @@ from .io.check import check_graph_file as check_graph_file
 from .io.exports import export_graph as export_graph
 from .models.language_model import LanguageModel as LanguageModel
 from .models.load_model import load_model as load_model
+from .prompts.prompt_pairs import PromptPair as PromptPair
+from .prompts.prompts_of import prompts_of as prompts_of
 from .prompts.trace_many import trace_many as trace_many
 from .training.train import train as train
 from .transcoders.conversion import convert_transcoders as convert_transcoders

@@ -63,6 +63,8 @@ def test_readme_is_short() -> None:
     "module",
     [
         "attrgraph.attribution.trace",
+        "attrgraph.circuits.head_scores",
+        "attrgraph.prompts.prompts_of",
         "attrgraph.models.load_model",
         "attrgraph.interventions.intervene",
         "attrgraph.interventions.generate",

@@ -28,6 +28,18 @@ class Recording:
 
 
 @contextmanager
+def observed_patterns(model: "LanguageModel", see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """While the context lasts, `see(layer, pattern)` gets each layer's [n_rows, n_heads, n_pos, n_pos], as it runs."""
+    attentions = [model.attention_module(layer) for layer in range(model.n_layers)]
+
+    def record(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        see(layer, at_home(output[1].detach()))
+
+    with asked_for_patterns(attentions if IS_TRANSFORMERS_4 else []), on_call(attentions, record):
+        yield
+
+
+@contextmanager
 def recording(model: "LanguageModel", *, keep_patterns: bool) -> Iterator[Recording]:
     """Record what enters and leaves the parts of every block during one forward pass of one prompt."""
     seen, layers = Recording(), range(model.n_layers)
