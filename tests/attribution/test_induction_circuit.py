@@ -1,6 +1,7 @@
 """Two attention layers set by hand: what the graph, heads, queries and keys, and interventions say is the truth."""
 
-from math import sqrt
+from math import exp, log, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,28 @@ def test_the_score_is_one_product_of_a_token_and_a_feature(model: LanguageModel)
     best = found.pairs(1).iloc[0]
     assert (best["query_source"], best["key_source"]) == ("E_1_4", "0_0_2")
     assert best["contribution"] == pytest.approx(54)
+
+
+def test_patching_finds_both_heads_where_they_are_and_the_way_between_them(model: LanguageModel) -> None:
+    """Of "bos d b c a" the last token finds nothing, so that all five answers are alike."""
+    twin = token_ids("bos d b c a")
+    how: dict[str, Any] = {"metric": ag.LogProbability(TOKENS.index("b")), "direction": "noise"}
+    known = exp(2 * sqrt(2.7))
+    lost = log(1 / 5) - log(known / (known + 4))
+    nodes = ag.patch(model, PROMPT, twin, nodes=["head", "feature"], skip_positions="none", **how)
+    effects = nodes.set_index("node")["effect"]
+    whole = effects[effects < 0.9 * lost]
+    assert whole.to_dict() == pytest.approx(dict.fromkeys(["head:0.0@2", "head:1.0@4", "0_0_2", "1_1_4"], lost))
+    # "was d", which appears at 2, makes that position's stream longer, and so b a little shorter
+    assert set(effects[effects.abs() > 1e-9].index) - set(whole.index) == {"0_3_2"}
+    paths = ag.patch_paths(model, PROMPT, twin, **how)
+    whole_paths = paths[paths["effect"] < 0.9 * lost]
+    assert list(zip(whole_paths["sender"], whole_paths["receiver"], strict=True)) == [
+        ("head:0.0", "mlp:0"),
+        ("mlp:0", "k:1.0"),
+        ("head:1.0", "mlp:1"),
+        ("mlp:1", "answer"),
+    ]
 
 
 def test_what_only_moves_attention_is_seen_by_live_modes_alone(model: LanguageModel, graph: ag.Graph) -> None:
