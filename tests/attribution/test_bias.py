@@ -66,7 +66,7 @@ def test_files_summaries_and_reports_say_it(tmp_path: Path, capsys: pytest.Captu
     assert "bias         61.6% of the answer comes from constants" in capsys.readouterr().out
     fast: dict[str, Any] = {"mode": "frozen", "modes": ["frozen"], "n_controls": 0, "n_resamples": 10, "n_paths": 1}
     found = ag.validate(toy, graph, **fast)
-    assert "leave out the 62% of the answer that come from the bias" in found.verdict[0].text
+    assert "leave out the 62% of the answer that come from the bias" in found.verdict[1].text
     for share, level in ((0.95, "weak"), (0.2, "good")):
         checks = graph.metadata["checks"] | {"bias_share": share}
         judged = ag.validate(toy, graph.replace(metadata=graph.metadata | {"checks": checks}), **fast).verdict[0]
