@@ -71,8 +71,10 @@ def _in_short(
         explained: how much of the answer is.
         found: whether the features that the graph ranks highest are those that matter.
     """
-    if facts.get("frozen_error", 0.0) > MOST_FROZEN_ERROR or facts["is_exact"] is False:
-        return Statement("weak", "Do not rely on this graph: it is not exactly what the model computes.")
+    if facts["is_exact"] is False:
+        return Statement("weak", "Do not rely on this graph: it is of a run that is not the model's own.")
+    if facts.get("frozen_error", 0.0) > MOST_FROZEN_ERROR:
+        return Statement("weak", "Do not rely on this graph: its edges are not what the model computes.")
     worst = _worst([line.level for line in found])
     said = {
         "good": "The graph finds the parts that matter",

@@ -69,5 +69,5 @@ def test_files_summaries_and_reports_say_it(tmp_path: Path, capsys: pytest.Captu
     assert "leave out the 62% of the answer that come from the bias" in found.verdict[1].text
     for share, level in ((0.95, "weak"), (0.2, "good")):
         checks = graph.metadata["checks"] | {"bias_share": share}
-        judged = ag.validate(toy, graph.replace(metadata=graph.metadata | {"checks": checks}), **fast).verdict[0]
+        judged = ag.validate(toy, graph.replace(metadata=graph.metadata | {"checks": checks}), **fast).verdict[1]
         assert judged.level == level and ("leave out" in judged.text) == (share > 0.5)
