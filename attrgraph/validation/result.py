@@ -30,6 +30,7 @@ class Validation:
                 paths; supernodes) and mode: six measures with 95% intervals, see `agreement.agreement`;
             by_depth: the same for edges, by how many layers the target lies above the source;
             rankings: correlation of ways to rank features with the measured effect on the answer of taking them out;
+            control: scores, and the correlation of influence, of a dictionary whose decoder rows are exchanged;
             necessity: whether taking out the top k features changes the answer, and how often random ones do;
             sufficiency: whether the top k features keep the answer when all other ones are taken out;
             doses: the answer's logit as nodes are scaled, predicted and measured;

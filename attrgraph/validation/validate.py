@@ -15,6 +15,7 @@ from attrgraph.models.special import SkipPositions
 from attrgraph.progress import Progress, shown
 from attrgraph.transcoders import Transcoders
 from attrgraph.validation import views
+from attrgraph.validation.control_dictionary import control
 from attrgraph.validation.measurements import Bench, sample_nodes
 from attrgraph.validation.result import Validation
 from attrgraph.validation.subject import Subject
@@ -98,6 +99,7 @@ def _experiments(
     tables |= {
         "rankings": bench.rankings(),
         "necessity": bench.necessity(),
+        "control": control(subject, settings, progress),
         "sufficiency": bench.sufficiency(),
         "doses": bench.doses(named),
         "paths": bench.paths(),

@@ -23,6 +23,7 @@ HEADINGS = {
     "agreement": "Agreement of predicted with measured changes",
     "by_depth": "Agreement on what features read, by layers above",
     "rankings": "Ways to rank features, against the effect of taking each out",
+    "control": "The same of a dictionary whose decoder rows are exchanged",
     "necessity": "The top k features taken out",
     "sufficiency": "All but the top k features taken out",
     "doses": "Doses",

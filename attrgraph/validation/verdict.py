@@ -51,6 +51,8 @@ def judge(
     if "frozen_error" in facts:
         lines.append(_exactness(facts["frozen_error"], is_marked=is_marked))
     lines += [*_correlations(tables["agreement"]), ranking, necessity]
+    own = tables["rankings"].set_index("ranking").loc["influence"].to_dict()
+    lines += [_control(row, facts, own) for row in tables["control"].to_dict("records")]
     lines.append(_sufficiency(tables["sufficiency"], facts, mode))
     if "paths" in tables and len(tables["paths"]):
         lines.append(_paths(tables["paths"]))
@@ -212,6 +214,27 @@ def _necessity(necessity: pd.DataFrame) -> Statement:
     if "note" not in levels:
         said += f" Random sets: {rows[0]['control_size']:.0f} features alike in layer, position and activation."
     return Statement(_worst(levels), said)
+
+
+def _control(row: Mapping[str, Any], facts: Mapping[str, Any], ranking: Mapping[str, Any]) -> Statement:
+    """Whether the graph explains more than that of a dictionary which means nothing, and ranks better.
+
+    Args:
+        row: of the table `control`.
+        facts: of the graph.
+        ranking: of its features by influence.
+    """
+    is_better = facts["replacement"] > row["replacement"] and facts["completeness"] > row["completeness"]
+    least, theirs = _or_none(ranking["spearman_low"]), _or_none(row["spearman"])
+    said = (
+        f"A dictionary with its decoder rows exchanged among features explains {'less' if is_better else 'no less'} "
+        f"({row['replacement']:.0%} from tokens, {row['completeness']:.0%} of what nodes read)"
+    )
+    if least is not None and theirs is not None and theirs >= least:
+        said += (
+            f", but ranks its own as well (Spearman {theirs:.2f}): that correlation says nothing of what features mean"
+        )
+    return Statement("good" if is_better else "weak", f"{said}.")
 
 
 def _sufficiency(sufficiency: pd.DataFrame, facts: Mapping[str, Any], mode: str) -> Statement:

@@ -21,7 +21,9 @@ from attrgraph.errors import AttrGraphError, GraphFileError, InterventionError, 
 from attrgraph.interventions.intervene import take_apart
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.validation import Validation, validate
+from attrgraph.validation.control_dictionary import with_decoders_exchanged
 from attrgraph.validation.measurements import matched
+from attrgraph.validation.verdict import judge
 
 Build = Callable[..., LanguageModel]
 DALLAS = "in the state containing dallas the capital is"
@@ -156,6 +158,32 @@ def test_the_first_line_says_whether_to_rely_on_the_graph(
     missed = validate(model, graph.replace(nodes=shuffled), **FASTEST | {"modes": ["frozen", "free"]})
     assert missed.verdict[0].level in ("weak", "fair") and "the parts that matter" in missed.verdict[0].text
     assert missed.verdict[-1].text.startswith("One prompt is a case study.")
+
+
+def test_a_dictionary_that_means_nothing_is_asked_the_same(
+    model: LanguageModel, graph: ag.Graph, found: Validation
+) -> None:
+    exchanged = with_decoders_exchanged(model.need_transcoders(), seed=0)
+    for ours, theirs in zip(model.need_transcoders().layers, exchanged.layers, strict=True):
+        order = torch.cdist(theirs.W_enc, ours.W_enc).argmin(1)  # whose encoder each has now
+        assert torch.equal(theirs.W_enc, ours.W_enc[order]) and torch.equal(theirs.b_enc, ours.b_enc[order])
+        assert torch.equal(theirs.W_dec, ours.W_dec)
+        assert float((order == torch.arange(len(order))).float().mean()) < 0.01
+    (row,) = found.tables["control"].to_dict("records")
+    other = LanguageModel(model.hf_model, model.tokenizer, transcoders=exchanged, source=model.source)
+    scores = ag.trace(other, DALLAS).scores()
+    assert (row["replacement"], row["completeness"]) == pytest.approx(scores)
+    assert row["replacement"] < 0.5 < graph.scores().replacement
+    (said,) = [line for line in found.verdict if line.text.startswith("A dictionary with its decoder rows")]
+    assert said.level == "good" and "explains less" in said.text
+    # as if ours were no better
+    facts = found.facts | {"replacement": 0.1}
+    (said,) = [
+        line
+        for line in judge(facts, found.tables, "constrained", "free")
+        if line.text.startswith("A dictionary with its decoder rows")
+    ]
+    assert said.level == "weak" and "explains no less" in said.text
 
 
 # -- tables, one experiment at a time ----------------------------------------------------------------------------------
