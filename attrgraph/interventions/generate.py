@@ -203,7 +203,7 @@ def _split(
                 fixed.append(replace(one, nodes=[node]))
                 continue
             if node[1] == -1:
-                fixed.append(replace(one, nodes=[(*node[:2], _of_prompt(node, n_prompt))]))
+                fixed.append(replace(one, nodes=[(node[0], -1, _of_prompt(node, n_prompt))]))
                 continue
             layer, feature, positions = node[0], node[1], counted(node[2], n_prompt, n_total)
             if not 0 <= layer < len(n_features) or not 0 <= feature < n_features[layer]:
@@ -221,12 +221,12 @@ def _split(
 def _of_prompt(node: tuple[int, int, Positions], n_prompt: int) -> slice:
     """The positions of an error, which new tokens' runs are not split into."""
     layer, _, positions = node
+    what, name = ("embeddings", "embedding") if layer == -1 else ("errors", f"{layer}/-1")
     where = counted(positions, n_prompt, n_prompt)
     is_open = isinstance(positions, int) or positions.stop is None or positions.stop > n_prompt
     if is_open or not where:
         raise InterventionError(
-            f"{layer}/-1: errors are set at positions of the prompt, 0 to {n_prompt - 1}; write {layer}/-1@0:{n_prompt}"
-            " or less."
+            f"{name}: {what} are set at positions of the prompt, 0 to {n_prompt - 1}; write {name}@0:{n_prompt} or less."
         )
     return slice(where.start, where.stop, where.step)
 

@@ -169,7 +169,7 @@ def intervene_many(
 
 def needs_transcoders(interventions: Iterable[Intervention]) -> bool:
     """Whether features or errors are set, which models without transcoders do not have."""
-    return any(isinstance(node, tuple) for one in interventions for node in one.each())
+    return any(isinstance(node, tuple) and node[0] >= 0 for one in interventions for node in one.each())
 
 
 @torch.no_grad()

@@ -41,9 +41,10 @@ class Intervention:
 
     Args:
         nodes: one or several. A node is the id that graphs give: `3_458_8` or `3/458@8` a feature, `3_-1_8` an error,
-            `E_45_5` an embedding; or, for a feature, (layer, feature, position). A feature can be named at several
-            positions: `3/458@2:5`, or a slice or a range in the triple. `3/458@8:` and `slice(8, None)` are all from
-            8 on, in `generate` those of new tokens too; -1 is the prompt's last. Features need not be active.
+            `E_45_5` or `embedding@5` an embedding; or, for a feature, (layer, feature, position). A feature can be
+            named at several positions: `3/458@2:5`, or a slice or a range in the triple. `3/458@8:` and
+            `slice(8, None)` are all from 8 on, in `generate` those of new tokens too; -1 is the prompt's last. Features
+            need not be active.
             A component is `head:2.0@8` (what head 0 of block 2 mixes), `attn:2@8` and `mlp:2@8` (what they add to the
             stream), `resid:2@8` (the stream that enters block 2; that of a block too many enters the final norm),
             `resid_mid:2@8` (after attention), or `q:2.0@8`, `k:2.0@8` and `v:2.0@8`, at positions as above, and without
@@ -227,6 +228,9 @@ def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureK
             found.append(node)
             continue
         layer, feature, where = node
+        if layer == feature == -1:
+            found += _embeddings(local, where)
+            continue
         if isinstance(where, int):
             key = (layer, feature, where + n_pos if where < 0 else where)
             _check(local, key, is_skipped=key[2] in skipped)
@@ -240,6 +244,14 @@ def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureK
         if not places:
             raise InterventionError(f"{node}: at none of these positions of 0 to {n_pos - 1} is anything to set.")
         found += places
+    return found
+
+
+def _embeddings(local: LocalReplacement, where: int | slice) -> list[str]:
+    n_pos, token_ids = local.run.n_pos, local.run.token_ids.tolist()
+    found = [f"E_{token_ids[pos]}_{pos}" for pos in counted(where, n_pos, n_pos)]
+    if not found:
+        raise InterventionError(f"embedding: the prompt of positions 0 to {n_pos - 1} reaches none of {where}.")
     return found
 
 

@@ -24,6 +24,7 @@ class Component:
     name: str
 
 
+# of tuples, (-1, -1, positions) are embeddings
 Place = str | tuple[int, int, Positions] | Component | Direction
 # as users write it: a graph's id of the node, or numbers of whatever integer type their table has
 Node = str | tuple[SupportsIndex, SupportsIndex, SupportsIndex | slice | range] | Component | Direction
@@ -31,6 +32,7 @@ Node = str | tuple[SupportsIndex, SupportsIndex, SupportsIndex | slice | range] 
 _PLACES = re.compile(r"(\d+)/(-1|\d+)@(?:(-\d+)|(-?\d+)?:(-?\d+)?)")
 _FEATURE, EMBEDDING = re.compile(r"(\d+)_(-1|\d+)_(\d+)"), re.compile(r"E_(\d+)_(\d+)")
 # KIND:LAYER.HEAD@POSITIONS; without positions at all
+_EMBEDDINGS = re.compile(r"embedding(?:@(?:(-?\d+)|(-?\d+)?:(-?\d+)?))?")
 _COMPONENT = re.compile(r"([a-z_]+):(\d+)(?:\.(\d+))?(?:@(?:(-?\d+)|(-?\d+)?:(-?\d+)?))?")
 _OF_HEADS = ("head", "q", "k", "v")
 _WITHOUT = ("attn", "mlp", "resid", "resid_mid")
@@ -59,6 +61,8 @@ def _place_of_text(node: str) -> Place:
     if several := _PLACES.fullmatch(node):
         layer, number, one, *ends = several.groups()
         return int(layer), int(number), _positions(one, *ends)
+    if embeddings := _EMBEDDINGS.fullmatch(node):
+        return -1, -1, _positions(*embeddings.groups())
     if component := _COMPONENT.fullmatch(node):
         kind, layer, head, one, *ends = component.groups()
         _check_component(node, kind, head)

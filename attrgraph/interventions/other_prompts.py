@@ -82,7 +82,7 @@ class _Other:
 
     @staticmethod
     def of(model: LanguageModel, prompt: Any, nodes: Sequence[Place], options: PromptOptions) -> "_Other":
-        needs_transcoders = any(isinstance(node, tuple) for node in nodes)
+        needs_transcoders = any(isinstance(node, tuple) and node[0] >= 0 for node in nodes)
         local = take_apart(model, prompt, needs_transcoders=needs_transcoders, **options)
         sites = {_site_of(node) for node in nodes if isinstance(node, Component | Direction)}
         if not bool((~local.is_skipped).any()):
@@ -102,6 +102,8 @@ class _Other:
         if isinstance(node, str):
             return self.local.run.embedding
         layer, feature, _ = node
+        if layer == feature == -1:
+            return self.local.run.embedding
         if not 0 <= layer < self.local.run.n_layers:
             raise InterventionError(f"{node}: the model has layers 0 to {self.local.run.n_layers - 1}.")
         if feature == -1:
@@ -126,12 +128,11 @@ def _resampled(local: LocalReplacement, other: _Other, node: Place, n_total: int
             f"{n_pos}."
         )
     for pos in positions:
-        if isinstance(node, tuple) and isinstance(where, slice) and not other.is_counted[pos]:
-            continue
-        if isinstance(node, tuple) and not other.is_counted[pos]:
-            raise InterventionError(f"{node}: from_prompt has no features at position {pos}: it is skipped there.")
-        if isinstance(node, tuple) and isinstance(where, slice) and bool(local.is_skipped[pos]):
-            continue
+        if isinstance(node, tuple) and node[0] >= 0:  # a feature or an error
+            if isinstance(where, slice) and (bool(local.is_skipped[pos]) or not bool(other.is_counted[pos])):
+                continue
+            if not bool(other.is_counted[pos]):
+                raise InterventionError(f"{node}: from_prompt has no features at position {pos}: it is skipped there.")
         yield _valued(_at(node, pos), values[pos])
 
 

@@ -520,6 +520,8 @@ def test_what_cannot_be_set_is_refused(traced_model: Build, prompt: list[int]) -
         (direction, {"value": [1.0, 2.0]}, "Direction.* is one number; .* got 2 numbers"),
         (ag.Direction(random(5), layer=1), {"scale": 0.0}, "has 5 numbers; the model's stream has 24"),
         (ag.Direction(random(D_MODEL), layer=7), {"scale": 0.0}, "resid:7: the model has resid of layers 0 to 3"),
+        ("embedding@20:", {"scale": 0.0}, "embedding: the prompt of positions 0 to 8 reaches none of"),
+        (["embedding@3", "E_33_3"], {"scale": 0.0}, "node E_33_3 is set twice"),
         (["attn:1@3:6", "attn:1@5"], {"scale": 0.0}, "attn:1@5 is set twice"),
         ([direction, direction], {"scale": 0.0}, r"Direction\(..., layer=1, pos=None\) is set twice"),
         (
@@ -561,11 +563,40 @@ def test_what_cannot_be_set_in_new_text_is_refused(traced_model: Build, prompt: 
         ("attn:1", {"from_prompt": OTHER}, "attn:1: from_prompt has no tokens beyond position 8; name positions"),
         ("attn:1@50:", {"scale": 0.0}, "attn:1@50:: the text of positions 0 to 28 reaches none"),
         (["attn:1@3:", "attn:1@12"], {"scale": 0.0}, "attn:1@12 is set twice"),
+        ("embedding", {"scale": 0.0}, "embedding: embeddings are set at positions of the prompt, 0 to 8"),
         ("1/-1@5:", {"scale": 0.0}, "1/-1: errors are set at positions of the prompt, 0 to 8"),
         ((1, 3, slice(5, None)), {"value": [1.0, 2.0]}, "is one number"),
     ):
         with pytest.raises(InterventionError, match=message):
             ag.generate(model, prompt, ag.Intervention(nodes, **setting))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_are_set_where_tokens_are_embedded(family: str, prompt: list[int]) -> None:
+    model, row = make_model(family, dtype=torch.float64), random(D_MODEL)
+    table = model.hf_model.get_input_embeddings()
+    factor = D_MODEL**0.5 if family == "gemma3" else 1.0
+    embedded = [factor * table.weight[ids] for ids in (prompt, OTHER)]
+    ways: list[tuple[dict[str, Any], Tensor]] = [
+        ({"scale": -1.0}, -embedded[0]),
+        ({"value": row}, row.expand(9, -1)),
+        ({"add": row}, embedded[0] + row),
+        ({"mean": [OTHER]}, embedded[1][1:].mean(0).expand(9, -1)),
+        ({"from_prompt": OTHER}, embedded[1]),
+    ]
+    for text, where in PLACES:
+        for way, new in ways:
+
+            def change(x: Tensor, where: slice = where, new: Tensor = new) -> Tensor:
+                return x + torch.zeros_like(x).index_add(0, torch.arange(9)[where], (new - embedded[0])[where])
+
+            effect = ag.intervene(model, prompt, ag.Intervention("embedding" + text, **way))
+            close(effect.logits_after, plain(family, model.hf_model, prompt, ("resid", 0, None, change)))
+    by_name = [ag.Intervention(f"E_{prompt[pos]}_{pos}", scale=-1.0) for pos in (2, 3)]
+    one = ag.Intervention("embedding@2:4", scale=-1.0)
+    for use_cache in (True, False):
+        texts = [ag.generate(model, prompt, sets, max_new_tokens=4, use_cache=use_cache) for sets in (one, by_name)]
+        assert texts[0] == texts[1]
 
 
 def test_errors_at_several_positions_are_set_in_new_text(traced_model: Build, prompt: list[int]) -> None:
