@@ -1,5 +1,6 @@
 """`attrgraph intervene`."""
 
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +22,13 @@ def intervene(
     setting: Annotated[
         list[str],
         "CHANGE",
-        "NODE=VALUE, NODE*SCALE or NODE+SUMMAND, such as 3/458@5=0, 3/458@2:5*-1 or 3/458@0:+2 (at all positions). "
-        "NODE is LAYER/FEATURE@POSITION or a graph's node id. With --doses, only NODE. Repeatable.",
+        "NODE=VALUE, NODE*SCALE or NODE+SUMMAND, such as 3/458@5=0, 3/458@2:5*-1 or 3/458@0:+2 (at all positions); "
+        "NODE=mean:FILE, its mean over a file of texts, or NODE=from:PROMPT, what it is in another prompt. "
+        "NODE is LAYER/FEATURE@POSITION, a graph's node id, or a component: head:LAYER.HEAD (and q, k, v), attn:LAYER, "
+        "mlp:LAYER, resid:LAYER or resid_mid:LAYER, with @POSITIONS, or at all. With --doses, only NODE. Repeatable.",
         "--set",
     ],
-    choice: options.ModelOptions,
+    choice: options.AnyModelOptions,
     reading: options.PromptOptions,
     mode: options.Mode = "constrained",
     upto_layer: options.UptoLayer = None,
@@ -43,6 +46,8 @@ def intervene(
       attrgraph intervene "in the state containing dallas the capital is" \\
         --set "1/1023@5*-1" --new-tokens 3
       attrgraph intervene "in the state containing dallas the capital is" \\
+        --set "head:2.0@8*0" --set "attn:3@8=from:in the state containing chicago the capital is"
+      attrgraph intervene "in the state containing dallas the capital is" \\
         --set 3/458@8 --doses -1,0,1,2
     """
     scales = None if doses is None else _scales(doses)
@@ -54,7 +59,11 @@ def intervene(
     asked, tokens = reading.read(prompt), reading.how()
     from attrgraph.interventions.setting import parse_setting
 
-    changes = [parse_setting(one) for one in setting] if scales is None else []
+    changes = [parse_setting(one, has_others=True) for one in setting] if scales is None else []
+    from attrgraph.interventions.intervene import needs_transcoders
+
+    if mode.startswith("frozen") or needs_transcoders(changes or [ag.Intervention(setting, scale=1.0)]):
+        choice.need_transcoders()
     from attrgraph.cli.progress import progress_bar
 
     with progress_bar():
@@ -64,12 +73,22 @@ def intervene(
         curve = ag.dose_response(model, asked, setting, scales=scales, **how)
         _print_doses(curve, figure, as_json=as_json, force=force)
         return
+    changes = [_with_prompts(model, one, reading) for one in changes]
     effect = ag.intervene(model, asked, changes, **how)
     texts: dict[str, str] = {}
     if new_tokens:
         texts["unchanged"] = ag.generate(model, asked, max_new_tokens=new_tokens, **tokens).text
         texts["changed"] = ag.generate(model, asked, changes, max_new_tokens=new_tokens, **how).text
     print_effect(effect, n_top=top, texts=texts, as_json=as_json)
+
+
+def _with_prompts(
+    model: "ag.LanguageModel", one: "ag.Intervention", reading: options.PromptOptions
+) -> "ag.Intervention":
+    """The intervention with the texts of a file that it names, or with the prompt that it spells."""
+    if one.mean is not None:
+        return replace(one, mean=ag.read_corpus(model, one.mean).rows)
+    return one if one.from_prompt is None else replace(one, from_prompt=reading.read(one.from_prompt))
 
 
 def print_effect(effect: "ag.Effect", *, n_top: int, texts: dict[str, str], as_json: bool, **more: Any) -> None:

@@ -102,6 +102,10 @@ class ModelOptions:
     labels: Labels = None
 
     def __post_init__(self) -> None:
+        self.need_transcoders()
+
+    def need_transcoders(self) -> None:
+        """Raise TranscoderError unless the transcoders are known."""
         if self.model not in (None, "demo") and self.transcoders is None:
             from attrgraph.transcoders.known_sets import known_for
 
@@ -137,6 +141,14 @@ class ModelOptions:
         model = load_model(**origin_of(graph))
         check_traced_model(graph, model)
         return model
+
+
+@dataclass(frozen=True)
+class AnyModelOptions(ModelOptions):
+    """The same for what can do without transcoders; it asks for them itself."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from attrgraph.attribution.replacement import LocalReplacement, build_replacemen
 from attrgraph.memory import budget_bytes
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions, find_special, mask_of
+from attrgraph.transcoders import Transcoders
 
 
 @torch.no_grad()
@@ -17,16 +18,19 @@ def prepare(
     prompt: Prompt,
     *,
     memory_budget: int | str | None = None,
+    transcoders: Transcoders | None = None,
     **options: Unpack[PromptOptions],
 ) -> tuple[LocalReplacement, int]:
     """The local replacement model of a prompt, and the memory budget in bytes; see `trace` for the arguments.
+
+    `transcoders`: others than the model's.
 
     Raises:
         PromptError: the prompt is not one for this model, or a skipped position is not in it.
         TranscoderError: the model was loaded without transcoders.
         AttrGraphError: the memory budget is not a size.
     """
-    transcoders = model.need_transcoders()
+    transcoders = model.need_transcoders() if transcoders is None else transcoders
     memory = budget_bytes(memory_budget, torch.device(model.device))
     token_ids = model.tokenize(prompt, prepend=options.get("prepend", "auto"))
     run = model.run(token_ids, keep_patterns=keeps_patterns(model, len(token_ids), memory))

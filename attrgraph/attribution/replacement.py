@@ -8,13 +8,13 @@ transformer-circuits.pub/2025/attribution-graphs/methods.html
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attrgraph.models.frozen import FrozenNorm, FrozenRun
+from attrgraph.models.frozen import FrozenNorm, FrozenRun, SeePart, unseen
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 
 Stream = Float[Tensor, "n_pos d_model"]
@@ -50,20 +50,25 @@ class LocalReplacement:
     def write_norm(self, layer: int) -> FrozenNorm | None:
         return self.run.blocks[layer].write_norm(self.transcoders.config.feature_output_hook)
 
-    def carry(self, layer: int, stream: Stream, out_at: OutAt, *, is_linear: bool = False) -> Stream:
+    def carry(
+        self, layer: int, stream: Stream, out_at: OutAt, *, is_linear: bool = False, see: SeePart = unseen
+    ) -> Stream:
         """The stream above one layer, from the stream below it; with `is_linear`, how a change of the stream goes on.
 
         Args:
             out_at: gets the layer and what its transcoder reads; gives the MLP output without the linear skip.
+            see: gets what each part of the block computes, or how it changes, and gives what takes its place.
         """
+        stream = see("resid", stream)
         block, norm, write_norm = self.run.blocks[layer], self.read_norm(layer), self.write_norm(layer)
         through = FrozenNorm.linear if is_linear else FrozenNorm.apply
-        attended = block.attend_linear(stream) if is_linear else block.attend(stream)
-        mlp_stream = stream if block.is_parallel else stream + attended
+        attended = block.attend_linear(stream, see) if is_linear else block.attend(stream, see)
+        middle = stream + attended
+        mlp_stream = stream if block.is_parallel else (middle := see("resid_mid", middle))
         read = mlp_stream if norm is None else through(norm, mlp_stream)
         out, skip = out_at(layer, read), self.transcoders.skip(layer, read)
         out = out if skip is None else out + skip
-        return stream + attended + (out if write_norm is None else through(write_norm, out))
+        return middle + see("mlp", out if write_norm is None else through(write_norm, out))
 
 
 @dataclass(frozen=True)
@@ -135,15 +140,18 @@ def measure_deviation(local: LocalReplacement, *, with_features: bool = True) ->
     return Deviation(deviation, float(run.uncapped_logits.std(correction=0)), run.embedding_deviation, reads)
 
 
-def run_replaced(local: LocalReplacement, embedding: Stream, out_at: OutAt) -> Float[Tensor, " d_vocab"]:
+def run_replaced(
+    local: LocalReplacement, embedding: Stream, out_at: OutAt, see: Callable[[int, str, Tensor], Tensor] | None = None
+) -> Float[Tensor, " d_vocab"]:
     """Run the frozen model with other embeddings of tokens and other MLP outputs: uncapped logits of the last position.
 
-    `out_at` is that of `LocalReplacement.carry`.
+    `out_at` is that of `LocalReplacement.carry`, and so is `see`, which gets the layer first.
     """
     run = local.run
     stream = embedding if run.position_embedding is None else embedding + run.position_embedding
     for layer in range(run.n_layers):
-        stream = local.carry(layer, stream, out_at)
+        stream = local.carry(layer, stream, out_at, see=unseen if see is None else partial(see, layer))
+    stream = stream if see is None else see(run.n_layers, "resid", stream)
     return run.unembed(run.final_norm.apply(stream)[-1])
 
 

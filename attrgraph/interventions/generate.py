@@ -14,11 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attrgraph.attribution.direction import Direction
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError, checked, whole_number
-from attrgraph.interventions.intervene import held_layers, live_read, take_apart
-from attrgraph.interventions.intervention import Changes, Intervention, Positions, add_changes, resolve
+from attrgraph.interventions.component_changes import apply_changes
+from attrgraph.interventions.intervene import held_layers, live_read, needs_transcoders
+from attrgraph.interventions.intervention import Changes, Intervention, add_changes, component_changes, resolve
+from attrgraph.interventions.node_names import Component, Positions, counted
+from attrgraph.interventions.other_prompts import with_values
+from attrgraph.interventions.take_apart import take_apart
 from attrgraph.models.cached_run import CachedRun
+from attrgraph.models.components import observed
 from attrgraph.models.frozen import widened
 from attrgraph.models.hooks import on_input
 from attrgraph.models.language_model import LanguageModel, Prompt
@@ -56,10 +62,10 @@ def generate(
     """Go on with a prompt, token by most probable token, with some nodes changed.
 
     Args:
-        model: a language model with transcoders.
+        model: a language model; features and errors need transcoders.
         prompt: as for `trace`.
         interventions: as for `intervene`. At positions given as an open slice (`(3, 458, slice(8, None))`) a feature is
-            set at new tokens too.
+            set at new tokens too, and so are components (`head:2.0@8:`), also those without positions (`head:2.0`).
         max_new_tokens: the end, unless the model's context or its end-of-text token comes first.
         mode, upto_layer: constrained or free, as for `intervene`; what is frozen in the other modes does not exist for
             tokens that are new.
@@ -80,12 +86,13 @@ def generate(
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=0, error=InterventionError)
     if mode not in _LIVE_MODES:
         raise InterventionError(f"mode is {mode!r}; text can be generated in mode {' or '.join(_LIVE_MODES)}.")
-    local = take_apart(model, prompt, **options)
     sets = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    local = take_apart(model, prompt, needs_transcoders=needs_transcoders(sets), **options)
     token_ids, new_ids = local.run.token_ids.tolist(), list[int]()
     # the last token is predicted, not read
     n_new, ends = min(max_new_tokens, model.n_context - len(token_ids) + 1), _ends_of_text(model)
-    steering = _Steering(model, local, sets, (mode, upto_layer), len(token_ids) + n_new)
+    sets = with_values(model, local, sets, n_total := len(token_ids) + n_new, **options)
+    steering = _Steering(model, local, sets, (mode, upto_layer), n_total)
     read, fed, tell = CachedRun(model), token_ids, shown(progress)
     while len(new_ids) < n_new:
         start = len(token_ids) + len(new_ids) - len(fed)
@@ -99,8 +106,7 @@ def generate(
         if new_ids[-1] in ends:
             break
         read, fed = (read, new_ids[-1:]) if use_cache else (CachedRun(model), token_ids + new_ids)
-    tokens = [model.token_text(i) for i in new_ids]
-    return Generated(new_ids, tokens, model.text_of(new_ids))
+    return Generated(new_ids, [model.token_text(i) for i in new_ids], model.text_of(new_ids))
 
 
 class _Steering:
@@ -118,7 +124,8 @@ class _Steering:
         mode, upto_layer = held
         self._model, self._local, self._is_free = model, local, mode == "free"
         fixed, self._several = _split(local, sets, n_total)
-        if sets and not fixed and not self._several:
+        self._components = component_changes(local, sets, n_total)
+        if sets and not fixed and not self._several and not self._components:
             raise InterventionError("nothing is set; name at least one node.")
         self._fixed = resolve(local, fixed) if fixed else Changes()
         layers = [layer for _, layer, _, _ in self._several]
@@ -151,10 +158,12 @@ class _Steering:
 
         point = self._local.transcoders.config.feature_output_hook
         rows = torch.stack([torch.zeros_like(embedding), embedding])
+        sites = {one.site for one in self._components}
         norms, squares = [self._model.mlp_norm_module(layer) for layer in range(self._model.n_layers)], list[Tensor]()
         norms.append(self._model.final_norm_module())
         with (
             replaced_mlps(self._model, change, point=point, embedding=rows),
+            observed(self._model, sites, lambda site, x: apply_changes(site, x, [(), self._components], start)),
             on_input(norms, lambda _, stream: squares.append(widened(stream).square().sum())),
         ):
             yield
@@ -188,10 +197,15 @@ def _split(
     n_prompt, n_features = local.run.n_pos, local.transcoders.n_features
     for one in sets:
         for node in one.each():
+            if isinstance(node, Component | Direction):
+                continue
             if isinstance(node, str) or (isinstance(node[2], int) and node[2] < n_prompt):
                 fixed.append(replace(one, nodes=[node]))
                 continue
-            layer, feature, positions = node[0], node[1], _counted(node[2], n_prompt, n_total)
+            if node[1] == -1:
+                fixed.append(replace(one, nodes=[(node[0], -1, _of_prompt(node, n_prompt))]))
+                continue
+            layer, feature, positions = node[0], node[1], counted(node[2], n_prompt, n_total)
             if not 0 <= layer < len(n_features) or not 0 <= feature < n_features[layer]:
                 raise InterventionError(
                     f"feature {feature} of layer {layer} does not exist; there are {len(n_features)} layers of "
@@ -199,16 +213,22 @@ def _split(
                 )
             if not any(pos in positions for pos in range(n_total)):
                 raise InterventionError(f"{node}: the text does not reach any of these positions.")
+            one.check_width(f"{node} (a feature)", None)
             several.append((one, layer, feature, positions))
     return fixed, several
 
 
-def _counted(positions: Positions, n_prompt: int, n_total: int) -> range:
-    """Positions of the text; slices may count from the end of the prompt."""
-    if isinstance(positions, int):
-        return range(positions, positions + 1)
-    start, stop = (max(0, n_prompt + i) if i is not None and i < 0 else i for i in (positions.start, positions.stop))
-    return range(n_total)[start : stop : positions.step]
+def _of_prompt(node: tuple[int, int, Positions], n_prompt: int) -> slice:
+    """The positions of an error, which new tokens' runs are not split into."""
+    layer, _, positions = node
+    what, name = ("embeddings", "embedding") if layer == -1 else ("errors", f"{layer}/-1")
+    where = counted(positions, n_prompt, n_prompt)
+    is_open = isinstance(positions, int) or positions.stop is None or positions.stop > n_prompt
+    if is_open or not where:
+        raise InterventionError(
+            f"{name}: {what} are set at positions of the prompt, 0 to {n_prompt - 1}; write {name}@0:{n_prompt} or less."
+        )
+    return slice(where.start, where.stop, where.step)
 
 
 def _ends_of_text(model: LanguageModel) -> set[int]:

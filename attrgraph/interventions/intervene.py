@@ -10,12 +10,18 @@ Four modes, from the graph's own assumptions to none:
   What a cross-layer feature writes into layers above is left to the true MLPs: they see the change, and counting both
   would count it twice.
 
+A component of a block (a head, attention, an MLP, the stream, queries, keys and values) or a direction is set where it
+is computed, and all that the mode lets respond does. It holds no MLP: in mode constrained those above it respond, as in
+free, unless features or errors that are set too, or `upto_layer`, have them held; an `mlp` that is held is set all the
+same. In mode frozen its change goes through the linear map of the graph. There, and in mode frozen-attention, queries
+and keys are refused, as patterns stay. Without transcoders the modes are constrained and free.
+
 Source: Ameisen et al. 2025, "Circuit Tracing", appendix "Interventions",
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from itertools import islice
 from typing import Unpack
@@ -26,11 +32,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrgraph.attribution.exactness import check_replacement
-from attrgraph.attribution.prepare import prepare
-from attrgraph.attribution.replacement import LocalReplacement, activations_at, add_written, run_replaced
+from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError, checked, whole_number
+from attrgraph.interventions.component_changes import apply_changes, recorded
+from attrgraph.interventions.frozen_runs import check_not_of_patterns, frozen_change, with_frozen_attention
 from attrgraph.interventions.intervention import Changes, Intervention, resolve
+from attrgraph.interventions.other_prompts import with_values
+from attrgraph.interventions.take_apart import take_apart as take_apart
 from attrgraph.memory import budget_bytes
+from attrgraph.models.components import Site, observed
 from attrgraph.models.frozen import norm_before
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import check_finite, live_run
@@ -97,7 +107,7 @@ def intervene(
     """Run a prompt with some nodes changed.
 
     Args:
-        model: a language model with transcoders.
+        model: a language model; features, errors and the frozen modes need transcoders.
         prompt: as for `trace`.
         interventions: which nodes are set to what.
         mode: frozen, frozen-attention, constrained or free; see the module.
@@ -138,7 +148,7 @@ def intervene_many(
     Each effect is what it would be alone, but for rounding: matrix products of batches add up in another order.
 
     Args:
-        model: a language model with transcoders.
+        model: as for `intervene`.
         prompt: as for `trace`.
         several: for each effect, which nodes are set to what.
         mode, upto_layer: as for `intervene`.
@@ -149,21 +159,17 @@ def intervene_many(
     Raises:
         As `intervene`.
     """
-    local = take_apart(model, prompt, memory_budget=memory_budget, **options)
-    changes = [resolve(local, each) for each in several]
+    several = [list(each) for each in several]
+    needs = mode.startswith("frozen") or needs_transcoders(one for each in several for one in each)
+    local = take_apart(model, prompt, memory_budget=memory_budget, needs_transcoders=needs, **options)
+    n_pos = local.run.n_pos
+    changes = [resolve(local, with_values(model, local, each, n_pos, **options)) for each in several]
     return list(effects_of(model, local, changes, mode=mode, upto_layer=upto_layer, memory_budget=memory_budget))
 
 
-def take_apart(
-    model: LanguageModel, prompt: Prompt, *, memory_budget: int | str | None = None, **options: Unpack[PromptOptions]
-) -> LocalReplacement:
-    """The local replacement model of a prompt, which interventions change.
-
-    Raises:
-        PromptError, TranscoderError: as for `trace`.
-    """
-    local, _ = prepare(model, prompt, memory_budget=memory_budget, **options)
-    return local
+def needs_transcoders(interventions: Iterable[Intervention]) -> bool:
+    """Whether features or errors are set, which models without transcoders do not have."""
+    return any(isinstance(node, tuple) and node[0] >= 0 for one in interventions for node in one.each())
 
 
 @torch.no_grad()
@@ -184,7 +190,7 @@ def effects_of(
         check_replacement(local.frozen_deviation, model.precision)
     held = ((one, held_layers(local.run.n_layers, one.layers, mode, upto_layer)) for one in changes)
     if mode == "frozen":
-        yield from (_frozen_effect(model, local, one) for one, _ in held)
+        yield from _frozen_effects(model, local, (one for one, _ in held))
     elif mode == "frozen-attention":
         yield from _frozen_attention_effects(model, local, (one for one, _ in held))
     else:
@@ -194,6 +200,16 @@ def effects_of(
             yield from _live(model, local, batch, torch.tensor(n_held), mode)
 
 
+def _frozen_effects(model: LanguageModel, local: LocalReplacement, changes: Iterable[Changes]) -> Iterator[Effect]:
+    unchanged: dict[Site, Tensor] = {}  # of components, each recorded when it is first set
+    for one in changes:
+        check_not_of_patterns(one)
+        sites = {each.site for each in one.components}
+        unchanged |= recorded(model, local.run.token_ids, sites - unchanged.keys())
+        change, would_read = frozen_change(local, one, {site: unchanged[site] for site in sites})
+        yield _effect(model, local, one, "frozen", change, (local.active, would_read))
+
+
 def _frozen_attention_effects(
     model: LanguageModel, local: LocalReplacement, changes: Iterable[Changes]
 ) -> Iterator[Effect]:
@@ -201,10 +217,11 @@ def _frozen_attention_effects(
 
     There, what is set begins at what it was recorded to be, so that scaling by 1 changes nothing.
     """
-    shared = None if model.dtype.itemsize < 4 else _frozen_attention(local, Changes())
+    shared = None if model.dtype.itemsize < 4 else with_frozen_attention(local, Changes())
     for one in changes:
-        unchanged, before = shared or _frozen_attention(local, one.undone())
-        logits, after = _frozen_attention(local, one)
+        check_not_of_patterns(one)
+        unchanged, before = shared or with_frozen_attention(local, one.undone())
+        logits, after = with_frozen_attention(local, one)
         yield _effect(model, local, one, "frozen-attention", logits - unchanged, (before, after))
 
 
@@ -252,42 +269,6 @@ def held_layers(n_layers: int, layers: Sequence[int], mode: str, upto_layer: int
     return last + 1
 
 
-def _frozen_effect(model: LanguageModel, local: LocalReplacement, changes: Changes) -> Effect:
-    """The changes alone, carried up through linear maps; features have what they would read."""
-    run, active, writes, read_changes = local.run, local.active, changes.writes(local), list[Tensor]()
-
-    def out_at(layer: int, read: Tensor) -> Tensor:
-        read_changes.append(activations_at(local, layer, read, is_linear=True))
-        return writes[layer]
-
-    stream = changes.embedding(local)
-    for layer in range(run.n_layers):
-        stream = local.carry(layer, stream, out_at, is_linear=True)
-    would_read = replace(active, activation=active.activation + torch.cat(read_changes))
-    change = run.W_U @ run.final_norm.linear(stream)[-1]
-    return _effect(model, local, changes, "frozen", change, (active, would_read))
-
-
-def _frozen_attention(local: LocalReplacement, changes: Changes) -> tuple[Tensor, ActiveFeatures]:
-    """Uncapped logits of the local replacement model with features recomputed, and their activations."""
-    outs, parts = list[Tensor](local.errors + local.constants), list[ActiveFeatures]()
-    changes.add_errors(outs)
-
-    def out_at(layer: int, read: Tensor) -> Tensor:
-        active = _with_set(local.transcoders.encode_one(layer, read, local.is_skipped), changes, layer)
-        parts.append(active)
-        add_written(outs, local.transcoders, active, layer, active.activation)
-        return outs[layer]
-
-    return run_replaced(local, local.run.embedding + changes.embedding(local), out_at), ActiveFeatures.join(parts)
-
-
-def _with_set(active: ActiveFeatures, changes: Changes, layer: int) -> ActiveFeatures:
-    """One layer's features, those that are set with their new activations."""
-    here = {key: after for key, (_, after) in changes.features.items() if key[0] == layer}
-    return active.with_set(list(here), list(here.values())) if here else active
-
-
 def _rows_at_once(model: LanguageModel, local: LocalReplacement, memory_budget: int | str | None) -> int:
     """How many changed runs go through together."""
     memory = min(_BATCH_BYTES, budget_bytes(memory_budget, model.device) - local.run.pattern_bytes)
@@ -313,7 +294,10 @@ def _live(
         return torch.where(is_held, (run.blocks[layer].written(point) + writes[:, layer]).to(out), out)
 
     embedding = torch.stack([one.embedding(local) for one in changes])
-    live = live_run(model, run, change, point=point, embedding=embedding)
+    rows = [one.components for one in changes]
+    sites = {each.site for row in rows for each in row}
+    components = observed(model, sites, lambda site, x: apply_changes(site, x, rows))
+    live = live_run(model, run, change, point=point, embedding=embedding, components=components)
     for row, one in enumerate(changes):
         streams = [stream[row] for stream in live.mlp_streams]
         reads = [live_read(model, local.transcoders, layer, stream) for layer, stream in enumerate(streams)]

@@ -1,78 +1,128 @@
 """What to change in a run: nodes that are set to something else, and what these then write."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrgraph.attribution.direction import Direction
 from attrgraph.attribution.replacement import LocalReplacement, add_written
-from attrgraph.errors import InterventionError, as_whole, checked, is_finite
-from attrgraph.schema import canonical_id
+from attrgraph.errors import InterventionError, as_whole, checked, is_finite, listed
+from attrgraph.interventions.component_changes import ComponentChange, along, unit_of
+from attrgraph.interventions.node_names import (
+    COMPONENTS,
+    EMBEDDING,
+    Component,
+    Node,
+    Place,
+    counted,
+    is_key,
+    place_of,
+    slice_of,
+)
+from attrgraph.models.components import Site
 from attrgraph.transcoders import ActiveFeatures, Transcoders
 from attrgraph.transcoders.transcoders import FeatureKey
 
-# the same at several positions; with an open slice also at those that are generated
-Positions = int | slice
-Place = str | tuple[int, int, Positions]
-# as users write it: a graph's id of the node, or numbers of whatever integer type their table has
-Node = str | tuple[SupportsIndex, SupportsIndex, SupportsIndex | slice | range]
-# LAYER/FEATURE@START:STOP, either end open; or one position, from the end
-_PLACES = re.compile(r"(\d+)/(-1|\d+)@(?:(-\d+)|(-?\d+)?:(-?\d+)?)")
-_FEATURE, _EMBEDDING = re.compile(r"(\d+)_(-1|\d+)_(\d+)"), re.compile(r"E_(\d+)_(\d+)")
+_WAYS = ("value", "scale", "add", "mean", "from_prompt")
 
 
 @checked
 @dataclass(frozen=True)
 class Intervention:
-    """Nodes that are set, all in the same way: exactly one of `value`, `scale` and `add`.
+    """Nodes that are set, all in the same way: by exactly one of `value`, `scale`, `add`, `mean` and `from_prompt`.
+
+    A feature has an activation; errors, embeddings and components of blocks are vectors. Features, errors and
+    embeddings are set to, or by, what they are in the unchanged run; components and directions where they are computed,
+    so that a multiple is one of what other changes have made of them, as a hook in the model would do it.
 
     Args:
         nodes: one or several. A node is the id that graphs give: `3_458_8` or `3/458@8` a feature, `3_-1_8` an error,
-            `E_45_5` an embedding; or, for a feature, (layer, feature, position). A feature can be named at several
-            positions: `3/458@2:5`, or a slice or a range in the triple. `3/458@8:` and `slice(8, None)` are all from
-            8 on, in `generate` those of new tokens too; -1 is the prompt's last. Features need not be active.
-        value: the new activation; features only.
-        scale: a multiple of what the node is in the unchanged run; 0 takes it out, negative numbers reverse its sign.
-        add: a number added to the activation in the unchanged run; features only.
+            `E_45_5` or `embedding@5` an embedding; or, for a feature, (layer, feature, position). A feature can be
+            named at several positions: `3/458@2:5`, or a slice or a range in the triple. `3/458@8:` and
+            `slice(8, None)` are all from 8 on, in `generate` those of new tokens too; -1 is the prompt's last. Features
+            need not be active.
+            A component is `head:2.0@8` (what head 0 of block 2 mixes), `attn:2@8` and `mlp:2@8` (what they add to the
+            stream), `resid:2@8` (the stream that enters block 2; that of a block too many enters the final norm),
+            `resid_mid:2@8` (after attention), or `q:2.0@8`, `k:2.0@8` and `v:2.0@8`, at positions as above, and without
+            any at all; or a `Direction`.
+        value: the new activation; of a vector, a row of as many numbers; of a direction, its unit vector's coefficient.
+        scale: a multiple of what the node is; 0 takes it out, negative numbers reverse its sign. Of a direction, 0
+            projects it out.
+        add: added to the activation, to the vector, or to the coefficient.
+        mean: a text, or several, each as a prompt: the node is set to its mean over all their positions but skipped
+            ones, a feature to its mean activation.
+        from_prompt: another prompt of the same length: the node is set to what it is there at the same position.
 
     Raises:
-        InterventionError: none or several of the three are given.
+        InterventionError: none or several of the five are given.
     """
 
     nodes: Node | Iterable[Node]
-    value: float | None = None
+    value: Any = None  # a number, or a row of them in whatever holds one
     scale: float | None = None
-    add: float | None = None
+    add: Any = None
+    mean: Any = None  # a prompt or several
+    from_prompt: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.nodes, str) and not _is_key(self.nodes):  # so that they can be gone through twice
+        if not isinstance(self.nodes, str | Component | Direction) and not is_key(
+            self.nodes
+        ):  # to be gone through twice
             object.__setattr__(self, "nodes", tuple(self.nodes))
-        given = [name for name in ("value", "scale", "add") if getattr(self, name) is not None]
+        given = [name for name in _WAYS if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none of them"
-            raise InterventionError(f"a node is set by one of value, scale and add; got {got}.")
-        number = getattr(self, given[0])
-        if not is_finite(number):
-            raise InterventionError(f"a node is set by {given[0]} {number!r:.60}; expected a finite number.")
+            raise InterventionError(f"a node is set by one of {', '.join(_WAYS[:-1])} and {_WAYS[-1]}; got {got}.")
+        (name,) = given
+        if name in ("mean", "from_prompt"):
+            return
+        number = getattr(self, name)
+        row = None if name == "scale" else listed(number)
+        if row is not None and row and all(map(is_finite, row)):
+            object.__setattr__(self, name, tuple(float(each) for each in row))
+        elif not is_finite(number):
+            expected = "a finite number" if name == "scale" else "a finite number, or of a vector a row of them"
+            raise InterventionError(f"a node is set by {name} {number!r:.60}; expected {expected}.")
 
     def each(self) -> list[Place]:
-        """The nodes one by one: the id of an embedding, else (layer, feature, positions), the feature -1 for an error.
+        """The nodes one by one: the id of an embedding, (layer, feature, positions), -1 for an error, or a component.
 
         Raises:
             InterventionError: something is no node.
         """
-        is_one = isinstance(self.nodes, str) or _is_key(self.nodes)
-        return [_key_of(node) for node in ([self.nodes] if is_one else self.nodes)]
+        is_one = isinstance(self.nodes, str | Component | Direction) or is_key(self.nodes)
+        return [place_of(node) for node in ([self.nodes] if is_one else self.nodes)]  # type: ignore[union-attr]
 
-    def activation(self, now: float) -> float:
-        """The new activation of a feature that has this one."""
+    def activation(self, now: Any) -> Any:
+        """The new activation of a feature that has this one, or the new coefficient of a direction."""
         if self.value is not None:
             return self.value
         return now * self.scale if self.scale is not None else now + (self.add or 0.0)
+
+    def vector(self, now: Float[Tensor, "*n width"]) -> Float[Tensor, "*n width"]:
+        """What takes the place of a vector."""
+        if self.scale is not None:
+            return now * self.scale
+        given = now.new_tensor(self.value if self.value is not None else self.add)
+        return given.expand_as(now) if self.value is not None else now + given
+
+    def check_width(self, node: object, width: int | None) -> None:
+        """Raise InterventionError unless the node, a vector of this width, or else a number, can be set so."""
+        given = self.value if self.value is not None else self.add
+        n = len(given) if isinstance(given, tuple) else None
+        if given is None or n == width:
+            return
+        got = "one number" if n is None else f"{n} numbers"
+        if width is None:
+            raise InterventionError(f"node {node} is one number; value and add take one, got {got}.")
+        raise InterventionError(
+            f"node {node} is a vector of {width} numbers; set it by scale, mean or from_prompt, or by value or add "
+            f"with so many; got {got}."
+        )
 
 
 @dataclass
@@ -82,10 +132,11 @@ class Changes:
     features: dict[FeatureKey, tuple[float, float]] = field(default_factory=dict)  # activation before and after
     # added to MLP outputs by (layer, position); at layer -1 to the stream below all layers
     vectors: dict[tuple[int, int], Float[Tensor, " d_model"]] = field(default_factory=dict)
+    components: list[ComponentChange] = field(default_factory=list)
 
     @property
     def layers(self) -> list[int]:
-        """At which features or errors are set."""
+        """At which features or errors are set; components hold no MLP."""
         return [layer for layer, *_ in (*self.features, *self.vectors) if layer >= 0]
 
     def undone(self) -> "Changes":
@@ -139,10 +190,12 @@ def resolve(local: LocalReplacement, interventions: Iterable[Intervention]) -> C
     Raises:
         InterventionError: a node that the run does not have or that cannot be set this way, or one that is set twice.
     """
-    changes, seen = Changes(), set[str | FeatureKey]()
-    places = [(one, key) for one in interventions for key in places_of(local, one)]
-    if not places:
+    changes, sets = Changes(), list(interventions)
+    places = [(one, key) for one in sets for key in places_of(local, one)]
+    changes.components = component_changes(local, sets, local.run.n_pos)
+    if not places and not changes.components:
         raise InterventionError("nothing is set; name at least one node.")
+    seen = set[str | FeatureKey]()
     for one, key in places:
         if key in seen:
             raise InterventionError(f"node {key} is set twice; set it once.")
@@ -151,9 +204,11 @@ def resolve(local: LocalReplacement, interventions: Iterable[Intervention]) -> C
             _set_embedding(local, changes, key, one)
         elif key[1] == -1:
             layer, _, pos = key
-            changes.vectors[layer, pos] = (_scale_of(one, key) - 1) * local.errors[layer, pos]
+            one.check_width(key, local.errors.shape[-1])
+            changes.vectors[layer, pos] = one.vector(local.errors[layer, pos]) - local.errors[layer, pos]
     features = [(one, key) for one, key in places if not isinstance(key, str) and key[1] != -1]
     for (one, key), now in zip(features, local.active.at([key for _, key in features]), strict=True):
+        one.check_width(f"{key} (a feature)", None)
         if one.scale is not None and not now:
             raise InterventionError(
                 f"feature {key} is not active, so no multiple of it changes anything; give a value."
@@ -162,57 +217,20 @@ def resolve(local: LocalReplacement, interventions: Iterable[Intervention]) -> C
     return changes
 
 
-def _is_key(node: Any) -> bool:
-    """Whether it is (layer, feature, positions), the numbers of whatever integer type a table has."""
-    if not isinstance(node, Sequence) or isinstance(node, str) or len(node) != 3:
-        return False
-    return None not in map(as_whole, node[:2]) and (isinstance(node[2], slice | range) or as_whole(node[2]) is not None)
-
-
-def _key_of(node: Any) -> Place:
-    """See `Intervention.each`."""
-    if isinstance(node, str):
-        node = canonical_id(node)
-        several = _PLACES.fullmatch(node.strip())
-        if several:
-            layer, number, one, *ends = several.groups()
-            start, stop = (int(end) if end else None for end in ends)
-            return int(layer), int(number), int(one) if one else slice(start, stop)
-        feature, embedding = _FEATURE.fullmatch(node), _EMBEDDING.fullmatch(node)
-        if embedding:
-            return f"E_{int(embedding[1])}_{int(embedding[2])}"
-        return (int(feature[1]), int(feature[2]), int(feature[3])) if feature else node
-    if not _is_key(node):
-        raise InterventionError(f"node {node!r} is no node; expected a graph's node id, or (layer, feature, position).")
-    layer, feature, pos = node
-    return int(layer), int(feature), int(pos) if not isinstance(pos, slice | range) else _slice_of(pos, node)
-
-
-def _slice_of(positions: slice | range, node: Any) -> slice:
-    """Positions as a slice of Python's numbers: a range names no others, and counts none from the end."""
-    ends = [positions.start, positions.stop]
-    step = 1 if positions.step is None else positions.step
-    if not all(end is None or as_whole(end) is not None for end in ends) or (as_whole(step) or 0) < 1:
-        raise InterventionError(
-            f"node {node!r} counts positions down, or not in whole numbers; expected a slice with a step above 0."
-        )
-    if isinstance(positions, range) and min(ends) < 0:
-        raise InterventionError(
-            f"node {node!r} has a range below 0, which the text does not reach; give a slice to count from the end."
-        )
-    start, stop = (None if end is None else int(end) for end in ends)
-    return slice(start, stop, None if step == 1 else int(step))
-
-
 def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureKey]:
-    """The nodes of one prompt, position by position; of several positions those that are skipped are left out."""
+    """Nodes of the prompt's graph, position by position; of several positions those that are skipped are left out."""
     n_pos, skipped = local.run.n_pos, set(local.is_skipped.nonzero().flatten().tolist())
     found = list[str | FeatureKey]()
     for node in one.each():
+        if isinstance(node, Component | Direction):
+            continue
         if isinstance(node, str):
             found.append(node)
             continue
         layer, feature, where = node
+        if layer == feature == -1:
+            found += _embeddings(local, where)
+            continue
         if isinstance(where, int):
             key = (layer, feature, where + n_pos if where < 0 else where)
             _check(local, key, is_skipped=key[2] in skipped)
@@ -229,16 +247,89 @@ def places_of(local: LocalReplacement, one: Intervention) -> list[str | FeatureK
     return found
 
 
+def _embeddings(local: LocalReplacement, where: int | slice) -> list[str]:
+    n_pos, token_ids = local.run.n_pos, local.run.token_ids.tolist()
+    found = [f"E_{token_ids[pos]}_{pos}" for pos in counted(where, n_pos, n_pos)]
+    if not found:
+        raise InterventionError(f"embedding: the prompt of positions 0 to {n_pos - 1} reaches none of {where}.")
+    return found
+
+
+def component_changes(local: LocalReplacement, sets: Iterable[Intervention], n_total: int) -> list[ComponentChange]:
+    """How components and directions are set in a text of at most so many tokens that begins with the prompt.
+
+    Raises:
+        InterventionError: as `resolve`.
+    """
+    found, seen, n_prompt = list[ComponentChange](), set[Any](), local.run.n_pos
+    for one in sets:
+        for node in one.each():
+            if not isinstance(node, Component | Direction):
+                continue
+            positions = counted(positions_of(node), n_prompt, n_total)
+            if not positions:
+                raise InterventionError(
+                    f"{named(node)}: the text of positions 0 to {n_total - 1} reaches none of these."
+                )
+            key = tuple(unit_of(node).tolist()) if isinstance(node, Direction) else (node.kind, node.head)
+            places = {(key, node.layer, pos) for pos in positions}
+            if seen & places:
+                raise InterventionError(f"node {named(node)} is set twice; set it once.")
+            seen |= places
+            found.append(_component_change(local, one, node, positions))
+    return found
+
+
+def positions_of(node: Component | Direction) -> int | slice:
+    """Where a component is set."""
+    where: Any = node.positions if isinstance(node, Component) else node.pos
+    if where is None or isinstance(where, slice | range):
+        return slice(None) if where is None else slice_of(where, named(node))
+    pos = as_whole(where)
+    if pos is None:
+        raise InterventionError(f"{named(node)}: expected a whole number, a slice, or None for all positions.")
+    return pos
+
+
+def named(node: Component | Direction) -> str:
+    """As messages say it."""
+    return node.name if isinstance(node, Component) else f"Direction(..., layer={node.layer}, pos={node.pos})"
+
+
+def _component_change(
+    local: LocalReplacement, one: Intervention, node: Component | Direction, positions: range
+) -> ComponentChange:
+    d_model = local.errors.shape[-1]
+    if isinstance(node, Direction):
+        if len(node.vector) != d_model:
+            raise InterventionError(f"{named(node)} has {len(node.vector)} numbers; the model's stream has {d_model}.")
+        one.check_width(named(node), None)
+        return ComponentChange(Site("resid", node.layer), None, positions, along(node, one.activation))
+    site = Site(node.kind, node.layer)
+    if node.head is None:
+        one.check_width(node.name, d_model)
+    elif node.layer < local.run.n_layers:  # of others `observed` says that there are none
+        attention = local.run.blocks[node.layer].attention
+        n_heads = len(attention.W_V if node.kind in ("k", "v") else attention.W_O)
+        if node.head >= n_heads:
+            raise InterventionError(f"{node.name}: the model has {node.kind} of heads 0 to {n_heads - 1}.")
+        one.check_width(node.name, attention.W_O.shape[-1])
+    return ComponentChange(site, node.head, positions, one.vector)
+
+
 def _set_embedding(local: LocalReplacement, changes: Changes, node: str, one: Intervention) -> None:
-    match, token_ids = _EMBEDDING.fullmatch(node), local.run.token_ids.tolist()
+    match, token_ids = EMBEDDING.fullmatch(node), local.run.token_ids.tolist()
     if not match or int(match[2]) >= len(token_ids) or token_ids[int(match[2])] != int(match[1]):
         raise InterventionError(
             f"node {node!r} is not in this prompt's graph; expected LAYER/FEATURE@POSITION or LAYER_FEATURE_POSITION, "
             "as 3/458@5 (at several positions 3/458@2:5, at all 3/458@0:), LAYER_-1_POSITION (an error), "
-            f"E_TOKEN_POSITION (an embedding), or (layer, feature, position), at positions 0 to {len(token_ids) - 1}."
+            f"E_TOKEN_POSITION (an embedding), or (layer, feature, position), at positions 0 to {len(token_ids) - 1}; "
+            f"or a component: {COMPONENTS}, each followed by @POSITIONS or nothing."
         )
     pos = int(match[2])
-    changes.vectors[-1, pos] = (_scale_of(one, node) - 1) * local.run.embedding[pos]
+    now = local.run.embedding[pos]
+    one.check_width(node, len(now))
+    changes.vectors[-1, pos] = one.vector(now) - now
 
 
 def _check(local: LocalReplacement, key: FeatureKey, *, is_skipped: bool) -> None:
@@ -257,9 +348,3 @@ def _check(local: LocalReplacement, key: FeatureKey, *, is_skipped: bool) -> Non
     if is_skipped:
         what = "error" if feature == -1 else "features"
         raise InterventionError(f"position {pos} has no {what}: it is skipped (skip_positions, --skip-positions).")
-
-
-def _scale_of(one: Intervention, node: str | FeatureKey) -> float:
-    if one.scale is None:
-        raise InterventionError(f"node {node} is a vector, which has no activation; set it by scale.")
-    return one.scale

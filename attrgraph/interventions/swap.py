@@ -6,11 +6,14 @@ from typing import NamedTuple, Unpack
 
 import pandas as pd
 
+from attrgraph.attribution.direction import Direction
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError, checked
 from attrgraph.graph.graph import Graph
-from attrgraph.interventions.intervene import Effect, effects_of, take_apart
-from attrgraph.interventions.intervention import Intervention, Node, places_of, resolve
+from attrgraph.interventions.intervene import Effect, effects_of, needs_transcoders
+from attrgraph.interventions.intervention import Intervention, named, places_of, resolve
+from attrgraph.interventions.node_names import Component, Node
+from attrgraph.interventions.take_apart import take_apart
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.special import PromptOptions, counted
 from attrgraph.transcoders.transcoders import FeatureKey
@@ -33,7 +36,7 @@ def dose_response(
     """What follows when nodes are scaled together, dose by dose.
 
     Args:
-        model: a language model with transcoders.
+        model: as for `intervene`.
         prompt: as for `trace`.
         nodes: as for `Intervention`.
         scales: multiples of what the nodes are; 1 changes nothing.
@@ -47,8 +50,9 @@ def dose_response(
     Raises:
         As `intervene`.
     """
-    local = take_apart(model, prompt, **options)
     scales, one = list(scales), Intervention(nodes, scale=1.0)
+    needs = mode.startswith("frozen") or needs_transcoders([one])
+    local = take_apart(model, prompt, needs_transcoders=needs, **options)
     changes = [resolve(local, [replace(one, scale=scale)]) for scale in scales]
     answer = int(local.run.logits.argmax())
     rows = []
@@ -172,7 +176,11 @@ def swap(
 
 def _active(local: LocalReplacement, nodes: Node | Iterable[Node], name: str) -> dict[FeatureKey, float]:
     """Activations of features by their places."""
-    places = places_of(local, Intervention(nodes, scale=1.0))
+    one = Intervention(nodes, scale=1.0)
+    others = [node for node in one.each() if isinstance(node, Component | Direction)]
+    if others:
+        raise InterventionError(f"{name}: {named(others[0])} is no feature; only active features can be swapped.")
+    places = places_of(local, one)
     features = [key for key in places if not isinstance(key, str) and key[1] != -1]
     found = dict(zip(features, local.active.at(features), strict=True))
     for node in places:

@@ -14,12 +14,19 @@ from torch import Tensor
 
 from attrgraph.errors import TranscoderError
 
+# (which part of a block, what it computes) -> what takes its place; parts are named as in `models.components`
+SeePart = Callable[[str, Tensor], Tensor]
 _TensorOrNone = TypeVar("_TensorOrNone", Tensor, Tensor | None)
 
 
 def widened(x: _TensorOrNone) -> _TensorOrNone:
     """In at least float32: half precision is widened, float64 stays, and None, for a missing part, stays None."""
     return None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unseen(_: str, x: Tensor) -> Tensor:
+    """Leaves every part as it is."""
+    return x
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,14 @@ class FrozenAttention:
         """Attention weights [head, query, key]."""
         return self.recall()
 
-    def apply(self, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+    def apply(self, x: Float[Tensor, "n_pos d_model"], see: SeePart = unseen) -> Float[Tensor, "n_pos d_model"]:
         here = self.to(x.device)
         values = torch.einsum("vcd,pd->vpc", here.W_V, x)  # [n_value_heads, n_pos, d_head]
         if here.b_V is not None:
             values = values + here.b_V[:, None]
+        values = see("v", values.transpose(0, 1)).transpose(0, 1)
         mixed = here.pattern @ values.repeat_interleave(len(here.W_O) // len(here.W_V), dim=0)
+        mixed = see("head", mixed.transpose(0, 1)).transpose(0, 1)  # [n_heads, n_pos, d_head]
         out = torch.einsum("hpc,hdc->pd", mixed, here.W_O)
         return out if here.b_O is None else out + here.b_O
 
@@ -171,15 +180,17 @@ class FrozenBlock:
             return self.mlp_out
         return self.mlp_post_norm.apply(self.mlp_out)
 
-    def attend(self, stream: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+    def attend(self, stream: Float[Tensor, "n_pos d_model"], see: SeePart = unseen) -> Float[Tensor, "n_pos d_model"]:
         """What attention adds to the stream."""
-        out = self.attention.apply(self.attention_norm.apply(stream))
-        return out if self.attention_post_norm is None else self.attention_post_norm.apply(out)
+        out = self.attention.apply(self.attention_norm.apply(stream), see)
+        return see("attn", out if self.attention_post_norm is None else self.attention_post_norm.apply(out))
 
-    def attend_linear(self, change: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, "n_pos d_model"]:
+    def attend_linear(
+        self, change: Float[Tensor, "n_pos d_model"], see: SeePart = unseen
+    ) -> Float[Tensor, "n_pos d_model"]:
         """How a change of the stream changes what attention adds to it."""
-        out = replace(self.attention, b_V=None, b_O=None).apply(self.attention_norm.linear(change))
-        return out if self.attention_post_norm is None else self.attention_post_norm.linear(out)
+        out = replace(self.attention, b_V=None, b_O=None).apply(self.attention_norm.linear(change), see)
+        return see("attn", out if self.attention_post_norm is None else self.attention_post_norm.linear(out))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Running the model with its MLP outputs observed, replaced or changed while attention and norms stay live."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -77,8 +77,12 @@ def live_run(
     *,
     point: str,
     embedding: Float[Tensor, "n_rows n_pos d_model"],
+    components: AbstractContextManager[None] | None = None,
 ) -> LiveRun:
-    """Run a run's prompt as many times over as `embedding` has rows, with MLP outputs replaced; see `replaced_mlps`."""
+    """Run a run's prompt as many times over as `embedding` has rows, with MLP outputs replaced; see `replaced_mlps`.
+
+    `components`: `observed`, which changes components after what MLPs and embeddings were replaced by.
+    """
     streams: list[Tensor] = []
     final: list[Tensor] = []
 
@@ -87,8 +91,9 @@ def live_run(
         return replace(layer, stream, out)
 
     with (
-        on_input([model.final_norm_module()], lambda _, stream: final.append(widened(stream[:, -1]))),
         replaced_mlps(model, keep, point=point, embedding=embedding),
+        components or nullcontext(),
+        on_input([model.final_norm_module()], lambda _, stream: final.append(widened(stream[:, -1]))),
     ):
         logits = model.logits(run.token_ids.expand(len(embedding), -1), logits_to_keep=1)[:, -1]
     check_finite([stream.square().sum() for stream in (*streams, *final)])

@@ -89,7 +89,7 @@ def _relative(
 ) -> tuple[Float[np.ndarray, "n_nodes 1"], list[str]]:
     """By how much of itself each node of the graph is changed, and what is set that the graph does not have."""
     rows = {name: row for row, name in enumerate(graph.nodes.index)}
-    out, n_lacking = np.zeros((len(rows), 1)), 0
+    out, n_lacking = np.zeros((len(rows), 1)), len(changes.components)
     for one in sets:
         for key in places_of(local, one):
             name = key if isinstance(key, str) else node_id("feature", key[0], key[2], key[1])

@@ -53,6 +53,9 @@ SETTINGS: list[tuple[str, ag.Intervention]] = [
     ("1/1023@:6=1", ag.Intervention((1, 1023, slice(None, 6)), value=1.0)),
     ("1/1023@2:5+1", ag.Intervention((1, 1023, slice(2, 5)), add=1.0)),
     ("1/1023@:*0", ag.Intervention((1, 1023, slice(None)), scale=0.0)),
+    ("head:2.0@8*0", ag.Intervention("head:2.0@8", scale=0.0)),
+    ("attn:1@5:*-1", ag.Intervention("attn:1@5:", scale=-1.0)),
+    ("resid_mid:1 * 2", ag.Intervention("resid_mid:1", scale=2.0)),
 ]
 
 
@@ -65,6 +68,41 @@ def test_a_setting_is_what_the_library_takes(text: str, expected: ag.Interventio
         expected.scale,
         expected.add,
     )
+
+
+def test_components_are_set_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text(f"{CHICAGO}\nthe opposite of hot is\n")
+    settings = ["head:2.0@8*0", f"attn:3@8=from:{CHICAGO}", f"resid:1@5 = mean: {texts}"]
+    arguments = ["intervene", DALLAS, *(part for text in settings for part in ("--set", text))]
+    model = ag.load_model("demo")
+    sets = [
+        ag.Intervention("head:2.0@8", scale=0.0),
+        ag.Intervention("attn:3@8", from_prompt=CHICAGO),
+        ag.Intervention("resid:1@5", mean=[CHICAGO, "the opposite of hot is"]),
+    ]
+    effect = ag.intervene(model, DALLAS, sets)
+    found = run_json(capsys, *arguments, "--new-tokens", "2")
+    assert found["kl"] == pytest.approx(effect.kl, rel=1e-5) and effect.kl > 0.1
+    assert found["texts"]["changed"] == ag.generate(model, DALLAS, sets, max_new_tokens=2).text
+    doses = run_json(capsys, "intervene", DALLAS, "--set", "head:2.0@8", "--doses", "0,1")
+    # doses go through in a batch, whose sums are added in another order
+    assert doses[0]["kl"] == pytest.approx(ag.intervene(model, DALLAS, sets[0]).kl, rel=1e-3)
+    assert abs(doses[1]["kl"]) < 1e-6
+
+
+def test_a_model_without_transcoders_is_changed_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    make_model("llama").hf_model.save_pretrained(folder)
+    capsys.readouterr()  # transformers' bar
+    arguments = ["intervene", "1 7 12 33", "--ids", "--model", str(folder)]
+    found = run_json(capsys, *arguments, "--set", "head:1.0@2*0")
+    effect = ag.intervene(ag.load_model(folder), [1, 7, 12, 33], ag.Intervention("head:1.0@2", scale=0.0))
+    assert found["kl"] == pytest.approx(effect.kl) and found["features"] == []
+    assert main([*arguments, "--set", "1/3@2=1"]) == main([*arguments, "--set", "attn:1*0", "--mode", "frozen"]) == 1
+    assert capsys.readouterr().err.count("name its transcoders") == 2
 
 
 @pytest.mark.parametrize("mode", ["constrained", "frozen"])
@@ -220,6 +258,10 @@ def test_a_saved_graph_is_validated_on_the_model_that_it_names(
         (["intervene", DALLAS, "--set", "3/458@8=much"], "sets nothing; expected NODE=VALUE"),
         (["intervene", DALLAS, "--set", "3/458@8=nan"], "with a finite number"),
         (["intervene", DALLAS, "--set", "3/458@8*inf"], "with a finite number"),
+        (["intervene", DALLAS, "--set", "attn:1=mean:"], "or NODE=mean:FILE or NODE=from:PROMPT"),
+        (["intervene", DALLAS, "--set", "attn:1=mean:nowhere.txt"], "nowhere.txt: no such file"),
+        (["intervene", DALLAS, "--set", "attn:1=from:dallas"], "from_prompt has 2 tokens, the prompt 9"),
+        (["intervene", DALLAS, "--set", "attn:1=0"], "node attn:1 is a vector of 128 numbers"),
         (["intervene", DALLAS, "--set", "3/458@=1"], "is not in this prompt's graph"),
         (["intervene", DALLAS, "--set", "3/458=1"], "not in this prompt's graph"),
         (["intervene", DALLAS, "--set", "3/458@99=1"], "not in this prompt's run"),

@@ -80,6 +80,10 @@ def test_what_the_graph_lacks_is_said(client: TestClient) -> None:
     found = answer(client.post("/intervene", json={"graph": name, "changes": ["3/0@4=2"]}))["result"]
     assert found["notes"] == ["1 of the nodes that are set are not in the graph, and not in the prediction"]
     assert found["answers"][0]["predicted"] == 0.0
+    changes = ["head:2.0@4*0", "attn:1*2"]
+    found = answer(client.post("/intervene", json={"graph": name, "changes": changes}))["result"]
+    assert found["notes"] == ["2 of the nodes that are set are not in the graph, and not in the prediction"]
+    assert found["answers"][0]["predicted"] == 0.0 and found["kl"] > 0
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,7 @@ def test_what_the_graph_lacks_is_said(client: TestClient) -> None:
         ({"graph": "7", "changes": ["3/0@4=2"]}, "there is no graph of this name"),
         ({"graph": "1", "changes": ["3/0@4"]}, "sets nothing"),
         ({"graph": "1", "changes": []}, "nothing is set"),
+        ({"graph": "1", "changes": ["attn:1=mean:/etc/passwd"]}, "sets nothing"),
         ({"graph": "1", "changes": ["3/0@400=2"]}, "not in this prompt's run"),
         ({"graph": "1", "changes": ["3/0@4=2"], "mode": "wild"}, "expected one of frozen"),
         ({"graph": "1", "changes": ["3/0@4=2"], "mode": "frozen", "new_tokens": 2}, "constrained or free"),
