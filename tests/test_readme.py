@@ -69,6 +69,8 @@ def test_readme_is_short() -> None:
         "attrgraph.interventions.intervene",
         "attrgraph.interventions.generate",
         "attrgraph.interventions.swap",
+        "attrgraph.interventions.patch",
+        "attrgraph.interventions.patch_paths",
         "attrgraph.attribution.heads",
         "attrgraph.attribution.qk",
         "attrgraph.graph.select",

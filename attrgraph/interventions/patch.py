@@ -73,16 +73,15 @@ def patch(
         >>> import attrgraph as ag
         >>> texas, illinois = (f"in the state containing {city} the capital is" for city in ("dallas", "chicago"))
         >>> heads = ag.patch(ag.load_model("demo"), texas, illinois, nodes="head")
-        >>> heads["effect"].max() > 1
+        >>> float(heads["effect"].max()) > 1
         True
     """
     how = Patching(choose_nodes(model, nodes, of_graphs=method == "graph"), direction, method, options)
-    if not _are_several(clean) and not _are_several(corrupt):
-        return patched_pairs(model, [((clean, corrupt), metric, positions)], how)  # type: ignore[list-item]
-    n_pairs = _n_pairs(clean, corrupt)
+    is_one = not _are_several(clean) and not _are_several(corrupt)
+    n_pairs = 1 if is_one else _n_pairs(clean, corrupt)
     metrics, places = (_of_each(name, given, n_pairs) for name, given in (("metric", metric), ("positions", positions)))
-    pairs = list(zip(zip(clean, corrupt, strict=True), metrics, places, strict=True))
-    return patched_pairs(model, pairs, how)
+    prompts: Any = [(clean, corrupt)] if is_one else list(zip(clean, corrupt, strict=True))
+    return patched_pairs(model, list(zip(prompts, metrics, places, strict=True)), how)
 
 
 def _are_several(prompts: Any) -> bool:
@@ -107,5 +106,5 @@ def _of_each(name: str, given: Any, n_pairs: int) -> list[Any]:
     if not isinstance(given, list | tuple):
         return [given] * n_pairs
     if len(given) != n_pairs:
-        raise InterventionError(f"{name} has {len(given)} for {n_pairs} pairs; give one, or one for each.")
+        raise InterventionError(f"{name} has {len(given)} for {n_pairs} pair(s) of prompts; give one, or one for each.")
     return list(given)

@@ -74,7 +74,7 @@ def patch_paths(
         >>> import attrgraph as ag
         >>> texas, illinois = (f"in the state containing {city} the capital is" for city in ("dallas", "chicago"))
         >>> edges = ag.patch_paths(ag.load_model("demo"), texas, illinois, senders="head:3", receivers="answer")
-        >>> edges["effect"].max() > 1
+        >>> float(edges["effect"].max()) > 1
         True
     """
     if method not in PATH_METHODS:

@@ -50,6 +50,8 @@ class Patching:
     options: PatchOptions
 
     def __post_init__(self) -> None:
+        for name in self.options.keys() - PatchOptions.__annotations__:
+            raise TypeError(f"patch() got an unexpected keyword argument {name!r}")
         method, n_steps = self.method, self.options.get("n_steps")
         if method not in METHODS:
             raise InterventionError(f"method is {method!r:.60}; expected one of {', '.join(METHODS)}.")

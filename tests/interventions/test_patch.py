@@ -311,6 +311,30 @@ def test_components_need_no_transcoders() -> None:
     assert dict(kinds) == {"q": 4 * 27, "k": 2 * 27, "v": 2 * 27, "resid_mid": 27}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cross_layer": False, "activation": "jumprelu", "skip": True},
+        {"activation": "topk", "skip": True, "read_point": "mlp.hook_in", "write_point": "mlp.hook_out"},
+    ],
+)
+@pytest.mark.parametrize("name", ["gemma2", "granite"])
+def test_a_patched_feature_is_one_that_is_set_to_the_other_run_s_activation(
+    name: str, settings: dict[str, Any]
+) -> None:
+    model = make_model(name, dtype=torch.float64)
+    model.transcoders = make_transcoders(dtype=torch.float64, **settings)
+    table = ag.patch(model, CLEAN, CORRUPT, nodes="feature", metric=METRIC)
+    activations = ag.trace(model, CLEAN, targets=METRIC).nodes["activation"]
+    changed = table[table["effect"] != 0].iloc[::6]
+    assert len(changed) > 5
+    for row in changed.itertuples():
+        one = ag.Intervention(row.node, value=float(activations.get(row.node, 0.0)))
+        effect = ag.intervene(model, CORRUPT, one, mode="free")
+        expected = float(value(effect.logits_after) - value(effect.logits_before))
+        assert row.effect == pytest.approx(expected, rel=1e-5, abs=1e-7), row.node
+
+
 def test_half_precision_is_patched_with_what_the_other_run_has() -> None:
     model = make_model("gpt2", dtype=torch.bfloat16)
     table = ag.patch(model, CLEAN, CORRUPT, nodes="resid", metric=METRIC).set_index("node")
@@ -337,6 +361,9 @@ def test_half_precision_is_patched_with_what_the_other_run_has() -> None:
         ({"nodes": ["q"], "method": "relp"}, InterventionError, "relp holds attention patterns"),
         ({"nodes": ["head"], "method": "graph"}, InterventionError, "graphs have no 'head'"),
         ({"refine": 3}, InterventionError, "method 'exact' measures all nodes"),
+        ({"stepps": 3}, TypeError, "unexpected keyword argument 'stepps'"),
+        ({"metric": [METRIC, METRIC]}, InterventionError, "metric has 2 for 1 pair"),
+        ({"metric": "austin"}, AttrGraphError, "metric is 'austin'; expected a LogitDifference or"),
         ({"refine": -1}, InterventionError, "refine is -1"),
         ({"n_steps": 3}, InterventionError, "n_steps is of method 'ig'"),
         ({"n_steps": 0, "method": "ig"}, InterventionError, "n_steps is 0"),

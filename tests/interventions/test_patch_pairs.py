@@ -99,7 +99,7 @@ def test_what_are_no_pairs_is_refused(model: LanguageModel) -> None:
         ag.patch(model, CLEAN, CORRUPT[:2])
     with pytest.raises(PromptError, match="3 clean prompts and 1 corrupt ones"):
         ag.patch(model, CLEAN, CORRUPT[0])
-    with pytest.raises(InterventionError, match="metric has 2 for 3 pairs"):
+    with pytest.raises(InterventionError, match="metric has 2 for 3 pair"):
         ag.patch(model, CLEAN, CORRUPT, metric=[METRIC, METRIC])
     with pytest.raises(PromptError, match=r"the first clean prompt has 9 tokens, that of pair 1 .* 8"):
         ag.patch(model, [CLEAN[0], CLEAN[1][:-1]], [CORRUPT[0], CORRUPT[1][:-1]], metric=METRIC)
