@@ -170,7 +170,9 @@ class _Found:
         reads, like = list(self._reads.values()), self._run.W_U
 
         def column(name: str, dtype: torch.dtype) -> Tensor:
-            return torch.stack([torch.as_tensor(getattr(x, name), dtype=dtype, device=like.device) for x in reads])
+            values = [getattr(x, name) for x in reads]
+            made = [x.to(dtype) if isinstance(x, Tensor) else like.new_tensor(x, dtype=dtype) for x in values]
+            return torch.stack(made)
 
         is_entering = column("is_entering", torch.bool)
         at = ReadVectors(

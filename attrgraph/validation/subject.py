@@ -47,7 +47,7 @@ class Subject:
         logits = graph.nodes[graph.nodes["kind"] == "logit"]
         if not len(logits) or not (logits["feature"] < model.d_vocab).all():
             raise AttrGraphError(
-                "the graph explains a feature, a direction or a difference; only graphs of tokens can be validated."
+                "the graph explains a direction, a difference or a feature; only graphs of tokens can be validated."
             )
         earlier = logits.index[logits["pos"] < len(token_ids) - 1]
         if len(earlier):

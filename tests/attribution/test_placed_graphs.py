@@ -104,7 +104,7 @@ def test_what_a_graph_does_not_keep_is_refused(graph: ag.Graph, model: ag.Langua
     for target in targets_of(graph).query("token.str.contains('direction')").itertuples():
         with pytest.raises(TargetError, match="does not keep the vectors of directions"):
             ag.head_loadings(graph, words.index[3], target.Index, model=model)
-    with pytest.raises(AttrGraphError, match="explains a feature, a direction or a difference; only graphs of tokens"):
+    with pytest.raises(AttrGraphError, match="explains a direction, a difference or a feature; only graphs of tokens"):
         ag.validate(model, graph)
     earlier = ag.trace(model, PROMPT, targets=["austin", ag.At(-2, "is")])
     with pytest.raises(

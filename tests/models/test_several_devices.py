@@ -43,6 +43,14 @@ def _edges(model: LanguageModel) -> Any:
     return torch.from_numpy(ag.trace(model, PROMPT).adjacency.toarray())
 
 
+def _placed(model: LanguageModel) -> Any:
+    vector = torch.arange(24.0) - 11
+    directions = [ag.Direction(vector, layer, 4) for layer in range(model.n_layers + 1)]
+    features = [ag.FeatureTarget(layer, 3, -2) for layer in range(model.n_layers)]
+    targets = [9, ag.At(3, ag.LogitDifference(4, 9)), ag.At(-2, vector), *directions, *features]
+    return torch.from_numpy(ag.trace(model, PROMPT, targets=targets).adjacency.toarray())
+
+
 def _loadings(model: LanguageModel) -> Any:
     graph = ag.trace(_loaded(make_model("llama")), PROMPT)
     logit = graph.nodes.query("kind == 'logit'").index[0]
@@ -56,6 +64,7 @@ def _evaluated(model: LanguageModel) -> Any:
 
 QUESTIONS: dict[str, Callable[[LanguageModel], Any]] = {
     "trace": _edges,
+    "targets": _placed,
     "heads": _loadings,
     "attention": lambda model: torch.tensor(ag.explain_attention(model, PROMPT, 2, 0, -1, -2).score),
     "free": lambda model: ag.intervene(model, PROMPT, CHANGE, mode="free").logits_after,
