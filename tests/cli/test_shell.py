@@ -69,7 +69,7 @@ def test_words_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     Path("graphs").mkdir()
     Path("graphs/dallas.json").write_text("")
-    assert completions("", "pa", VERBS) == ["paths "]
+    assert completions("", "pa", VERBS) == ["patch ", "paths "]
     assert completions("attrgraph ", "e", VERBS) == ["effect ", "estimate ", "evaluate ", "exit ", "explore "]
     assert completions("trace x ", "--node", VERBS) == ["--node-threshold "]
     assert completions("evaluate a b ", "--no-n", VERBS) == ["--no-neurons "]
