@@ -163,8 +163,16 @@ def _leave_out(local: LocalReplacement, logits: LogitTargets, rows: Tensor, sele
 
 
 def input_sum_gap(local: LocalReplacement, logits: LogitTargets, rows: EdgeRows) -> float:
-    """Largest gap between a node's summed inputs and what it reads, relative to the larger of its size and the mean."""
+    """Largest gap between a node's summed inputs and what it reads, relative to the larger of its size and the mean.
+
+    What a direction reads is in units of its own, and may be small beside what it sums: there that is the measure.
+    """
+    own_units = rows.features.new_zeros(len(rows.selected) + len(logits), dtype=torch.bool)
+    own_units[len(rows.selected) :] = own_units.new_tensor(logits.are_directions)
     expected = torch.cat([local.active.activation[rows.selected], logits.value])
     gap = torch.cat([rows.features.sum(1), rows.logits.sum(1)]) - expected
+    size, terms = expected.abs(), torch.cat([expected[: len(rows.selected)], rows.logits.abs().sum(1)])
     # if all that is read is exactly zero, the gap is an absolute one
-    return float((gap.abs() / expected.abs().clamp_min(float(expected.abs().mean()) or 1.0)).max())
+    mean = float(size[~own_units].mean()) if not bool(own_units.all()) else 0.0
+    size = torch.where(own_units, torch.maximum(size, terms), size.clamp_min(mean))
+    return float((gap.abs() / torch.where(size > 0, size, 1.0)).max())

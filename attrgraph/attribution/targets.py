@@ -100,6 +100,7 @@ class LogitTargets:
     probability: Float[Tensor, " n_logits"]  # of the token at its position; 1 for a target that is no single token
     reads: ReadVectors
     value: Float[Tensor, " n_logits"]  # what each target reads in the model: the demeaned logit before soft-capping
+    are_directions: list[bool]  # whose reads are in units of their own
     notes: list[str] = field(default_factory=list)  # which of two tokens was taken for a text
     n_prompt: int | None = None  # tokens of the prompt, if an answer's were put after it
     answer: dict[str, Any] = field(default_factory=dict)  # what a graph's metadata say of an answer of several tokens
@@ -144,6 +145,7 @@ class _Read(NamedTuple):
     constant: float | Tensor
     value: float | Tensor
     is_entering: bool = False
+    is_direction: bool = False
 
 
 class _Logits(NamedTuple):
@@ -183,7 +185,9 @@ class _Found:
             is_entering if bool(is_entering.any()) else None,
         )
         probability, value = column("probability", torch.float64), column("value", like.dtype)
-        return LogitTargets([x.token_id for x in reads], [x.text for x in reads], probability, at, value, self._notes)
+        texts, are_directions = [x.text for x in reads], [x.is_direction for x in reads]
+        ids = [x.token_id for x in reads]
+        return LogitTargets(ids, texts, probability, at, value, are_directions, self._notes)
 
     def add(self, targets: Any) -> None:
         """Whatever `Targets` may be."""
@@ -258,7 +262,7 @@ class _Found:
             raise TargetError(f"a direction target has shape {list(vectors.shape)}; expected finite [n, {d_model}].")
         vectors, normed = vectors.to(run.W_U), run.final_norm.apply(run.final_stream)[pos]
         for vector, value in zip(vectors, vectors @ normed, strict=True):
-            self._add_other(object(), self._next_direction(), run.n_layers, pos, vector, 0.0, value)
+            self._add_other(None, self._next_direction(), run.n_layers, pos, vector, 0.0, value)
 
     def _add_direction(self, one: Direction) -> None:
         run, vector = self._run, torch.as_tensor(one.vector).to(self._run.W_U)
@@ -273,7 +277,7 @@ class _Found:
             )
         pos = self._position(-1 if one.pos is None else one.pos)
         value, text = run.entering(one.layer)[pos] @ vector, f"{self._next_direction()} at layer {one.layer}"
-        self._add_other(object(), text, one.layer, pos, vector, 0.0, value, is_entering=True)
+        self._add_other(None, text, one.layer, pos, vector, 0.0, value, is_entering=True)
 
     def _next_direction(self) -> str:
         """What the next direction is called."""
@@ -297,11 +301,11 @@ class _Found:
         self._add_other((text, pos), text, one.layer, pos, vector, constant, value)
 
     def _add_other(self, key: Any, text: str, layer: int, pos: int, *read: Any, is_entering: bool = False) -> None:
-        """A target that is no single token."""
+        """A target that is no single token; the key of a direction is None, as no two are looked at for being one."""
         if key not in self._reads:
-            vector, constant, value = read
-            number = len(self._run.W_U) + self._n_others
-            self._reads[key] = _Read(number, text, 1.0, layer, pos, vector, constant, value, is_entering)
+            number, (vector, constant, value) = len(self._run.W_U) + self._n_others, read
+            found = _Read(number, text, 1.0, layer, pos, vector, constant, value, is_entering, key is None)
+            self._reads[number if key is None else key] = found
             self._n_others += 1
 
     def _logits_at(self, pos: int) -> _Logits:

@@ -13,7 +13,8 @@ import attrgraph as ag
 from attrgraph.attribution.prepare import prepare
 from attrgraph.attribution.sweep import EdgeSweep
 from attrgraph.attribution.targets import choose_targets
-from attrgraph.errors import PromptError, TargetError
+from attrgraph.errors import PromptError, ResultError, TargetError
+from attrgraph.models.frozen import FrozenRun
 from attrgraph.models.language_model import LanguageModel
 
 Build = Callable[..., LanguageModel]
@@ -132,6 +133,22 @@ def test_a_features_graph_has_the_feature_s_row_of_the_answers(
     # pruned, it holds what leads to it: the feature is no source of itself
     pruned = graph.prune()
     assert own.name not in pruned.nodes.index and (pruned.nodes["layer"] <= 2).all()
+
+
+@pytest.mark.parametrize("length", [1e-4, 1e4])
+def test_exactness_does_not_depend_on_a_direction_s_length(
+    length: float, traced_model: Build, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that reads almost nothing: its sum is small beside its terms, which are large or small beside features'."""
+    model = traced_model()
+    stream = model.run(torch.tensor(prompt)).entering(2)[-1]
+    vector = VECTORS[0] - (VECTORS[0] @ stream) / (stream @ stream) * stream
+    graph = ag.trace(model, prompt, targets=ag.Direction(length * vector, 2))
+    assert graph.metadata["checks"]["input_sum_gap"] < 1e-5
+    plain = FrozenRun.entering
+    monkeypatch.setattr(FrozenRun, "entering", lambda run, layer: 1.1 * plain(run, layer) + 0.1)
+    with pytest.raises(ResultError, match="the graph is not exact"):
+        ag.trace(model, prompt, targets=ag.Direction(length * vector, 2))
 
 
 def test_influence_counts_each_target_by_its_probability(traced_model: Build, prompt: list[int]) -> None:
