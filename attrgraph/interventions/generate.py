@@ -226,7 +226,7 @@ def _of_prompt(node: tuple[int, int, Positions], n_prompt: int) -> slice:
     is_open = isinstance(positions, int) or positions.stop is None or positions.stop > n_prompt
     if is_open or not where:
         raise InterventionError(
-            f"{name}: {what} are set at positions of the prompt, 0 to {n_prompt - 1}; write {name}@0:{n_prompt} or less."
+            f"{name}: {what} are set at positions of the prompt, 0 to {n_prompt - 1}; write {name}@0:{n_prompt}."
         )
     return slice(where.start, where.stop, where.step)
 

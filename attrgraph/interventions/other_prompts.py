@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from attrgraph.attribution.direction import Direction
@@ -43,23 +42,33 @@ def with_values(
         options = {**options, "skip_positions": "auto"}
     found = list[Intervention]()
     for one in sets:
-        if one.mean is None and one.from_prompt is None:
+        nodes = one.each()
+        if one.mean is not None:
+            means = _means(_Other.of(model, prompt, nodes, options) for prompt in _prompts(one.mean))
+            found += map(_valued, nodes, means)
+        elif one.from_prompt is not None:
+            other = _Other.of(model, one.from_prompt, nodes, options)
+            if other.local.run.n_pos != local.run.n_pos:
+                raise InterventionError(
+                    f"from_prompt has {other.local.run.n_pos} tokens, the prompt {local.run.n_pos}; nodes are taken "
+                    "from the same position, so give a prompt of the same length."
+                )
+            found += (each for node in nodes for each in _resampled(local, other, node, n_total))
+        else:
             found.append(one)
-            continue
-        prompts = [one.from_prompt] if one.mean is None else _prompts(one.mean)
-        others = [_Other.of(model, prompt, one.each(), options) for prompt in prompts]
-        if one.mean is None and others[0].local.run.n_pos != local.run.n_pos:
-            raise InterventionError(
-                f"from_prompt has {others[0].local.run.n_pos} tokens, the prompt {local.run.n_pos}; nodes are taken "
-                "from the same position, so give a prompt of the same length."
-            )
-        for node in one.each():
-            if one.mean is not None:
-                rows = torch.cat([other.values(node)[other.is_counted] for other in others])
-                found.append(_valued(node, rows.double().mean(0)))
-            else:
-                found += _resampled(local, others[0], node, n_total)
     return found
+
+
+def _means(others: Iterable["_Other"]) -> list[Tensor]:
+    """Of each node over the counted positions of all runs, of which one is in memory at a time."""
+    sums, n = list[Tensor](), 0
+    for other in others:
+        if not bool(other.is_counted.any()):
+            raise InterventionError("mean: all positions of a text are skipped; give longer ones.")
+        each = [other.values(node)[other.is_counted].double().sum(0) for node in other.nodes]
+        sums = each if not n else [before + new for before, new in zip(sums, each, strict=True)]
+        n += int(other.is_counted.sum())
+    return [each / n for each in sums]
 
 
 def _prompts(mean: Any) -> list[Any]:
@@ -76,6 +85,7 @@ def _prompts(mean: Any) -> list[Any]:
 class _Other:
     """Another prompt's run, and what the components in question are there."""
 
+    nodes: Sequence[Place]
     local: LocalReplacement
     recorded: Mapping[Site, Tensor]
     is_counted: Tensor
@@ -85,9 +95,7 @@ class _Other:
         needs_transcoders = any(isinstance(node, tuple) and node[0] >= 0 for node in nodes)
         local = take_apart(model, prompt, needs_transcoders=needs_transcoders, **options)
         sites = {_site_of(node) for node in nodes if isinstance(node, Component | Direction)}
-        if not bool((~local.is_skipped).any()):
-            raise InterventionError("mean or from_prompt: all positions of a text are skipped; give a longer one.")
-        return _Other(local, recorded(model, local.run.token_ids, sites), ~local.is_skipped)
+        return _Other(nodes, local, recorded(model, local.run.token_ids, sites), ~local.is_skipped)
 
     def values(self, node: Place) -> Tensor:
         """What the node is at each position, [n_pos] or [n_pos, width]."""
