@@ -94,7 +94,7 @@ def check_circuit(
     kept = np.stack([np.zeros_like(inside), ~np.zeros_like(inside), inside, ~inside, *(~other for other in others)])
     tests = _Tests(runs, kept)
     tell("check", 1, 3)
-    removed = _worst(runs, inside, len(inside) if most_removed is None else most_removed)
+    removed = worst_removal(runs, inside, len(inside) if most_removed is None else most_removed)
     tell("check", 2, 3)
     worst = _Tests(runs, np.stack([kept[0], kept[1], ~removed]))
     rows = [
@@ -186,7 +186,7 @@ def _matched(
     return found
 
 
-def _worst(runs: CircuitRuns, inside: Bool[np.ndarray, " n_parts"], most: int) -> Bool[np.ndarray, " n_parts"]:
+def worst_removal(runs: CircuitRuns, inside: Bool[np.ndarray, " n_parts"], most: int) -> Bool[np.ndarray, " n_parts"]:
     """The components outside whose removal together lowers the metric most, as far as steps of one find them.
 
     The whole rest is tried too.

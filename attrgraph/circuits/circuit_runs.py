@@ -77,8 +77,8 @@ class CircuitRuns:
                     f"ablation {self.ablation!r} takes values of other prompts of the same length, and only one pair "
                     f"has {length} tokens; give more pairs, or take 'counterfactual'."
                 )
-            others = np.roll(rng.permutation(of_pair), 1)
-            other_of = dict(zip(np.roll(others, -1).tolist(), others.tolist(), strict=True))
+            drawn = rng.permutation(of_pair)
+            other_of = dict(zip(drawn.tolist(), np.roll(drawn, 1).tolist(), strict=True))
             row_bytes = 8 * length * len(self.sites) * self.model.d_model
             n_at_once = max(1, _BATCH_BYTES // row_bytes)
             for start in range(0, len(of_pair), n_at_once):

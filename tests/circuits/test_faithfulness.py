@@ -11,6 +11,7 @@ from known_circuit import Layer, make_hand_built, vectors
 from tiny import make_model
 
 import attrgraph as ag
+from attrgraph.circuits.circuit_check import worst_removal
 from attrgraph.circuits.circuit_runs import CircuitRuns
 from attrgraph.circuits.rankings import matched, order_of, scores_of_method, scores_of_table
 from attrgraph.errors import AttrGraphError, InterventionError, PromptError, ResultError
@@ -161,6 +162,16 @@ def test_a_circuit_is_tested_by_what_is_left_with_and_without_it() -> None:
     rows = whole.table.set_index("test")
     assert whole.worst == [] and rows.faithfulness["circuit alone"] == pytest.approx(1)
     assert rows.broken["without circuit"] == 1
+
+
+def test_the_worst_removal_is_a_part_of_the_rest_where_the_rest_holds_good_and_bad() -> None:
+    model, pairs = by_hand(second=-1.5)
+    runs = CircuitRuns(model, pairs, metric=ratio)
+    removed = worst_removal(runs, np.array([False, False, True]), most=3)
+    assert removed.tolist() == [True, False, False]
+    # head 1 alone writes -1, of the 2 that both write
+    np.testing.assert_allclose(runs.measure(~removed[None]).metric[0], -1)
+    np.testing.assert_allclose(runs.harm(np.ones(3, dtype=bool)), [3, -1, 0], atol=1e-9)
 
 
 def test_the_worst_removal_finds_what_harms_only_together() -> None:
