@@ -55,7 +55,7 @@ def table_of(*effects: float) -> pd.DataFrame:
 
 def test_curve_and_areas_are_those_worked_out_by_hand() -> None:
     model, pairs = by_hand()
-    found = ag.faithfulness(model, pairs, ranking=table_of(3, 1, 0), metric=ratio, shares=[0, 1 / 3, 2 / 3, 1])
+    found = ag.faithfulness(model, pairs, ranking=table_of(3, 1, 0), metric=ratio, shares=[0.0, 1 / 3, 2 / 3, 1.0])
     assert found.nodes == ["head:0.0", "head:0.1", "mlp:0"] and found.circuit(1) == ["head:0.0"]
     assert (found.full, found.empty) == (pytest.approx(4), pytest.approx(0))
     assert found.curve["n"].tolist() == [0, 1, 2, 3]
@@ -82,7 +82,7 @@ def test_shares_are_the_benchmark_s_unless_others_are_given() -> None:
 
 def test_with_signs_what_harms_comes_last_and_without_them_by_size() -> None:
     model, pairs = by_hand(second=-1.5)
-    how: dict[str, Any] = {"ranking": table_of(3, -1, 0), "metric": ratio, "shares": [0, 1 / 3, 2 / 3, 1]}
+    how: dict[str, Any] = {"ranking": table_of(3, -1, 0), "metric": ratio, "shares": [0.0, 1 / 3, 2 / 3, 1.0]}
     signed, by_size = (ag.faithfulness(model, pairs, absolute=absolute, **how) for absolute in (False, True))
     assert signed.nodes == ["head:0.0", "mlp:0", "head:0.1"]
     np.testing.assert_allclose(signed.curve["faithfulness"], [0, 3 / 2, 3 / 2, 1], atol=1e-9)
@@ -103,7 +103,7 @@ def test_methods_score_what_each_component_does() -> None:
 
 def test_the_true_ranking_beats_the_others() -> None:
     model, pairs = by_hand()
-    shares = [0, 1 / 3, 2 / 3, 1]
+    shares = [0.0, 1 / 3, 2 / 3, 1.0]
     true, false = (
         ag.faithfulness(model, pairs, ranking=table_of(*effects), metric=ratio, shares=shares)
         for effects in ((3, 1, 0), (0, 1, 3))
@@ -143,7 +143,7 @@ def test_random_orders_that_match_keep_kinds_and_layers_at_every_place() -> None
 def test_a_ranking_of_heads_leaves_mlps_as_they_are() -> None:
     model, pairs = by_hand()
     heads = table_of(3, 1, 0)[lambda t: t["kind"] == "head"]
-    found = ag.faithfulness(model, pairs, ranking=heads, metric=ratio, shares=[0, 0.5, 1], n_random=1)
+    found = ag.faithfulness(model, pairs, ranking=heads, metric=ratio, shares=[0.0, 0.5, 1.0], n_random=1)
     assert found.nodes == ["head:0.0", "head:0.1"] and found.curve["n"].tolist() == [0, 1, 2]
     np.testing.assert_allclose(found.curve["faithfulness"], [0, 3 / 4, 1], atol=1e-9)
 
