@@ -8,6 +8,10 @@ from .attribution.targets import At as At
 from .attribution.targets import FeatureTarget as FeatureTarget
 from .attribution.targets import LogitDifference as LogitDifference
 from .attribution.trace import trace as trace
+from .circuits.circuit_check import CircuitCheck as CircuitCheck
+from .circuits.circuit_check import check_circuit as check_circuit
+from .circuits.faithfulness import Faithfulness as Faithfulness
+from .circuits.faithfulness import faithfulness as faithfulness
 from .circuits.head_scores import head_scores as head_scores
 from .data.corpus import read_corpus as read_corpus
 from .errors import AttrGraphError as AttrGraphError
