@@ -18,7 +18,7 @@ from attrgraph.attribution.direction import Direction
 from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError, checked, whole_number
 from attrgraph.interventions.component_changes import apply_changes
-from attrgraph.interventions.intervene import held_layers, live_read, needs_transcoders
+from attrgraph.interventions.intervene import held_layers, live_read, needs_transcoders, set_from_now
 from attrgraph.interventions.intervention import Changes, Intervention, add_changes, component_changes, resolve
 from attrgraph.interventions.node_names import Component, Positions, counted
 from attrgraph.interventions.other_prompts import with_values
@@ -151,6 +151,8 @@ class _Steering:
         def change(layer: int, stream: Tensor, out: Tensor) -> Tensor:
             features = self._set_at(layer, widened(stream[0]), start)
             add_changes(writes, self._local.transcoders, features, own_layer_only=self._is_free)
+            if self._is_free:
+                self._set_from_now(writes, layer, stream[1], start, features)
             is_held = layer < self._n_held
             if not (is_held or self._is_free):
                 return out
@@ -168,6 +170,15 @@ class _Steering:
         ):
             yield
         check_finite([torch.stack(squares)])
+
+    def _set_from_now(
+        self, writes: Tensor, layer: int, stream: Tensor, start: int, several: dict[FeatureKey, tuple[float, float]]
+    ) -> None:
+        """See `set_from_now`. Positions of `writes`, `stream` and `several` are counted from `start`."""
+        end = start + len(stream)
+        fixed = self._fixed.features.items()
+        here = {(at, f, pos - start): values for (at, f, pos), values in fixed if start <= pos < end} | several
+        set_from_now(writes, self._model, here, layer, stream, self._is_skipped[start:end])
 
     def _set_at(self, layer: int, stream: Tensor, start: int) -> dict[FeatureKey, tuple[float, float]]:
         """Features of one layer that are set at several positions, those counted from `start`: before and after."""

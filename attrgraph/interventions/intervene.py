@@ -8,7 +8,8 @@ Four modes, from the graph's own assumptions to none:
   attention everywhere, the true model goes on;
 - free: the true model goes on everywhere; a changed feature's write into its own layer is added to the MLP's output.
   What a cross-layer feature writes into layers above is left to the true MLPs: they see the change, and counting both
-  would count it twice.
+  would count it twice. A feature that another change has reached is set from what it then is: it ends at what it is set
+  to, a multiple of or a sum with what it was in the unchanged run.
 
 A component of a block (a head, attention, an MLP, the stream, queries, keys and values) or a direction is set where it
 is computed, and all that the mode lets respond does. It holds no MLP: in mode constrained those above it respond, as in
@@ -20,7 +21,7 @@ Source: Ameisen et al. 2025, "Circuit Tracing", appendix "Interventions",
 transformer-circuits.pub/2025/attribution-graphs/methods.html
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
@@ -28,7 +29,7 @@ from typing import Unpack
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attrgraph.attribution.exactness import check_replacement
@@ -36,18 +37,18 @@ from attrgraph.attribution.replacement import LocalReplacement
 from attrgraph.errors import InterventionError, checked, whole_number
 from attrgraph.interventions.component_changes import apply_changes, recorded
 from attrgraph.interventions.frozen_runs import check_not_of_patterns, frozen_change, with_frozen_attention
-from attrgraph.interventions.intervention import Changes, Intervention, resolve
+from attrgraph.interventions.intervention import Changes, Intervention, add_changes, resolve
 from attrgraph.interventions.other_prompts import with_values
 from attrgraph.interventions.take_apart import take_apart as take_apart
 from attrgraph.memory import budget_bytes
 from attrgraph.models.components import Site, observed
-from attrgraph.models.frozen import norm_before
+from attrgraph.models.frozen import norm_before, widened
 from attrgraph.models.language_model import LanguageModel, Prompt
 from attrgraph.models.live import check_finite, live_run
 from attrgraph.models.live_replacement import divergence
 from attrgraph.models.special import PromptOptions
 from attrgraph.transcoders import ActiveFeatures, Transcoders
-from attrgraph.transcoders.transcoders import decoded
+from attrgraph.transcoders.transcoders import FeatureKey, decoded
 from attrgraph.viz.html_table import html_table
 
 MODES = ("frozen", "frozen-attention", "constrained", "free")
@@ -285,8 +286,11 @@ def _live(
     run, point, is_free = local.run, local.transcoders.config.feature_output_hook, mode == "free"
     writes = torch.stack([one.writes(local, own_layer_only=is_free) for one in changes])
 
-    def change(layer: int, _: Tensor, out: Tensor) -> Tensor:
+    def change(layer: int, stream: Tensor, out: Tensor) -> Tensor:
         if is_free:
+            for row, one in enumerate(changes):
+                if one.reaches(layer):
+                    set_from_now(writes[row], model, one.features, layer, stream[row], local.is_skipped)
             return out + writes[:, layer].to(out)
         if layer >= int(n_held.max()):
             return out
@@ -306,6 +310,33 @@ def _live(
         # a copy: effects that are kept would keep the batch
         logits = run.logits, live.logits[row].clone()
         yield _effect(model, local, one, mode, uncapped_change, activations, logits)
+
+
+def set_from_now(
+    writes: Float[Tensor, "n_layers n_pos d_model"],
+    model: LanguageModel,
+    features: Mapping[FeatureKey, tuple[float, float]],
+    layer: int,
+    stream: Float[Tensor, "n_pos d_model"],
+    is_skipped: Bool[Tensor, " n_pos"],
+) -> None:
+    """Of what set features of a layer write, leave out what has changed of them already.
+
+    Args:
+        writes: to be added to MLP outputs; changed.
+        model: whose transcoders' features.
+        features: what they were in the unchanged run and what they are set to, of all layers.
+        layer: which.
+        stream: what enters its MLP's norm now.
+        is_skipped: positions without features.
+    """
+    here = [key for key in features if key[0] == layer]
+    if here:
+        transcoders = model.need_transcoders()
+        read = live_read(model, transcoders, layer, widened(stream))
+        now = transcoders.encode_one(layer, read, is_skipped).at(here)
+        met = {key: (value, features[key][0]) for key, value in zip(here, now, strict=True)}
+        add_changes(writes, transcoders, met, own_layer_only=True)
 
 
 def live_read(

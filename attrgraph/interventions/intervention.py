@@ -139,6 +139,10 @@ class Changes:
         """At which features or errors are set; components hold no MLP."""
         return [layer for layer, *_ in (*self.features, *self.vectors) if layer >= 0]
 
+    def reaches(self, layer: int) -> bool:
+        """Whether features of a layer may have changed before they are set."""
+        return bool(self.components) or any(at < layer for at, *_ in (*self.features, *self.vectors))
+
     def undone(self) -> "Changes":
         """The same features set to what they are in the unchanged run."""
         return Changes({key: (now, now) for key, (now, _) in self.features.items()})

@@ -13,9 +13,8 @@ class Settings:
 
     Attributes:
         modes: in which single nodes are taken out; see `intervene`. Features are ranked by effects in the last of them.
-        mode: of experiments on sets of nodes: necessity, sufficiency, doses. In mode free, MLPs above a node that is
-            taken out already respond to it, and a set over several layers would be taken out twice. In mode constrained
-            all MLP outputs are held, here as for single nodes.
+        mode: of experiments on sets of nodes: necessity (which is measured in mode free too), sufficiency, doses. In
+            mode constrained all MLP outputs are held, here as for single nodes.
         n_nodes: how many single nodes are taken out: the most influential half, and random others, unless all fit.
         n_controls: random sets of features with the same layers and similar activations that each chosen set is
             compared with.

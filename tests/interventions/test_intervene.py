@@ -90,12 +90,16 @@ def test_live_modes_are_what_plain_hooks_give(
         handle.remove()
 
     doses = {(0, 3, 4): 1.7, (1, 8, 5): -2.0}  # (layer, feature, pos): new activation
-    delta = torch.zeros(N_LAYERS, len(prompt), model.d_model, dtype=torch.float64)
-    for (layer, feature, pos), value in doses.items():
-        h = reads[layer][pos] @ weights[layer].W_enc[feature] + weights[layer].b_enc[feature]
-        n_targets = 1 if mode == "free" else weights[layer].W_dec.shape[1]
-        for i in range(n_targets):
-            delta[layer + i, pos] += (value - h.relu()) * weights[layer].W_dec[feature, i]
+    delta, live = torch.zeros(N_LAYERS, len(prompt), model.d_model, dtype=torch.float64), dict[int, Tensor]()
+
+    def missing(layer: int, feature: int, pos: int, at: dict[int, Tensor]) -> Tensor:
+        """By how much the feature's activation differs from what it is set to, where it reads this."""
+        h = at[layer][pos] @ weights[layer].W_enc[feature] + weights[layer].b_enc[feature]
+        return doses[layer, feature, pos] - h.relu()
+
+    for layer, feature, pos in doses if mode == "constrained" else ():
+        for i in range(weights[layer].W_dec.shape[1]):
+            delta[layer + i, pos] += missing(layer, feature, pos, reads) * weights[layer].W_dec[feature, i]
 
     # an error at (1, 6) turned round, the embedding at 2 doubled
     dense = [(reads[layer] @ w.W_enc.T + w.b_enc).relu() for layer, w in enumerate(weights)]
@@ -107,14 +111,20 @@ def test_live_modes_are_what_plain_hooks_give(
 
     def change(layer: int) -> Callable[..., Tensor]:
         def hook(_: Any, args: Any, out: Tensor) -> Tensor:
-            if mode == "free":
-                return out + delta[layer]
+            if mode == "free":  # what is set at layer 0 reaches the feature that is set at layer 1
+                changed = out + delta[layer]
+                for at, feature, pos in doses:
+                    if at == layer:
+                        changed[0, pos] += missing(at, feature, pos, live) * weights[at].W_dec[feature, 0]
+                return changed
             return outs[layer][None] + delta[layer] if layer <= 1 else out
 
         return hook
 
     handles = [hf.get_submodule(out_name.format(i)).register_forward_hook(change(i)) for i in range(N_LAYERS)]
     handles.append(hf.get_input_embeddings().register_forward_hook(double))
+    for i in range(N_LAYERS):
+        handles.append(hf.get_submodule(in_name.format(i)).register_forward_pre_hook(_keep_input(live, i)))
     expected = hf(input_ids=ids).logits[0, -1]
     for handle in handles:
         handle.remove()
@@ -130,6 +140,28 @@ def test_live_modes_are_what_plain_hooks_give(
     assert effect.kl == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-4)
     rows = effect.features.set_index(["layer", "feature", "pos"])["after"]
     assert rows[0, 3, 4] == 1.7 and rows[1, 8, 5] == -2.0
+
+
+@pytest.mark.parametrize("mode", ["constrained", "free"])
+def test_a_feature_that_is_set_to_what_others_make_of_it_changes_nothing_more(
+    mode: str, traced_model: Build, prompt: list[int]
+) -> None:
+    model = traced_model("gpt2", dtype=torch.float64)
+    strong, head = ag.Intervention((0, 3, 4), value=5.0), ag.Intervention("head:0.1@4", scale=-3.0)
+    how: dict[str, Any] = {"mode": "free"} if mode == "free" else {"mode": mode, "upto_layer": 0}
+    alone = ag.intervene(model, prompt, [strong, head], **how)
+    moved = alone.features.query("layer == 1 and before != after").iloc[0]
+    key = (1, int(moved["feature"]), int(moved["pos"]))
+    if mode == "constrained":  # where MLPs are held, a feature is what it was
+        how["upto_layer"], moved = 1, moved.to_dict() | {"after": moved["before"]}
+        alone = ag.intervene(model, prompt, [strong, head], **how)
+    both = ag.intervene(model, prompt, [strong, head, ag.Intervention(key, value=float(moved["after"]))], **how)
+    torch.testing.assert_close(both.logits_after, alone.logits_after)
+    generated = [
+        ag.generate(model, prompt, sets, max_new_tokens=4, mode=mode, upto_layer=how.get("upto_layer")).token_ids
+        for sets in ([strong, head], [strong, head, ag.Intervention(key, value=float(moved["after"]))])
+    ]
+    assert generated[0] == generated[1]
 
 
 def _keep_output(kept: dict[int, Tensor], layer: int) -> Callable[..., None]:
