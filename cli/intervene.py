@@ -46,7 +46,8 @@ def intervene(
       attrgraph intervene "in the state containing dallas the capital is" \\
         --set "1/1023@5*-1" --new-tokens 3
       attrgraph intervene "in the state containing dallas the capital is" \\
-        --set "head:2.0@8*0" --set "attn:3@8=from:in the state containing chicago the capital is"
+        --set "head:2.0@8*0" \\
+        --set "attn:3=from:in the state containing chicago the capital is"
       attrgraph intervene "in the state containing dallas the capital is" \\
         --set 3/458@8 --doses -1,0,1,2
     """

@@ -430,7 +430,7 @@ def test_what_cannot_be_validated_is_refused(model: LanguageModel, graph: ag.Gra
     for subject, settings, error, message in (
         (with_metadata(token_ids=None), {}, AttrGraphError, "has no token ids"),
         (graph.prune(), {}, AttrGraphError, "is pruned"),
-        (ag.trace(model, DALLAS, targets=direction), {}, AttrGraphError, "a direction or a difference"),
+        (ag.trace(model, DALLAS, targets=direction), {}, AttrGraphError, "explains a direction"),
         (ag.trace(model, DALLAS, targets=ag.LogitDifference("austin", "boston")), {}, AttrGraphError, "a difference"),
         (with_metadata(token_ids=houston), {}, AttrGraphError, "is not active when the model runs"),
         (
