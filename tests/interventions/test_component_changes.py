@@ -331,9 +331,15 @@ def test_several_are_set_where_they_are_computed(family: str, traced_model: Buil
     weights = model.need_transcoders().layers[1]
     value = 3.0
     feature = next(f for f in range(40) if f"1_{f}_6" not in ag.trace(model, prompt).nodes.index)
+    # which the changes below may have made active: it ends at its value all the same
+    met = ag.intervene(model, prompt, sets, mode="free").features.query(
+        "layer == 1 and feature == @feature and pos == 6"
+    )
+    missing = value - float(met["after"].sum())
+    write = ("mlp", 1, None, at(slice(6, 7), lambda x: x + missing * weights.W_dec[feature, 0]))
     sets.append(ag.Intervention((1, feature, 6), value=value))
-    write = ("mlp", 1, None, at(slice(6, 7), lambda x: x + value * weights.W_dec[feature, 0]))
     close(ag.intervene(model, prompt, sets, mode="free").logits_after, plain(family, hf, prompt, *changes, write))
+    write = ("mlp", 1, None, at(slice(6, 7), lambda x: x + value * weights.W_dec[feature, 0]))
     effect = ag.intervene(model, prompt, sets, mode="constrained")
     close(effect.logits_after, plain(family, hf, prompt, *fixed[:2], *changes, write))
 
