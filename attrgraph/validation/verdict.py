@@ -87,16 +87,15 @@ def _in_short(
     said += "" if explained.level != "weak" else ", and explains too little of the answer"
     free = agreement[(agreement["what"] == "nodes") & (agreement["mode"] == "free")].to_dict("records")
     if free and _level_of(free[0]) == "weak":
-        said += "; do not trust the sign of single effects when the whole model may respond"
+        said += "; do not trust the order of single effects when the whole model may respond"
     return Statement("weak" if explained.level == "weak" else worst, f"{said}.")
 
 
 def _case_study(lines: list[Statement]) -> Statement:
-    n = sum(line.level != "note" for line in lines)
-    return Statement(
-        "note",
-        f"One prompt is a case study. Of {n} lines that are judged, one in twenty misses its interval by chance.",
-    )
+    judged = [line.text for line in lines if line.level != "note"]
+    n = sum("[" in text for text in judged)
+    said = f"{len(judged)} lines are judged, {n} by a 95% interval, which one in twenty misses."
+    return Statement("note", f"One prompt is a case study. {said}")
 
 
 def _worst(levels: list[str]) -> str:
@@ -112,7 +111,7 @@ def _level(value: float | None, good: float, fair: float) -> str:
 def _explained(facts: Mapping[str, Any]) -> Statement:
     level = _level(min(facts["replacement"], facts["completeness"]), GOOD_SCORE, FAIR_SCORE)
     n_others, left_out = facts["n_targets"] - 1, facts["unselected_share"] or 0.0
-    others = f" and {n_others} less probable tokens" if n_others else ""
+    others = f" and {n_others} less probable token{'s' * (n_others > 1)}" if n_others else ""
     missing, constant = "", facts["bias_share"] or 0.0
     if constant > _MUCH_CONSTANT:
         level = "weak" if constant > _MOST_CONSTANT else level

@@ -437,3 +437,18 @@ def test_what_was_changed_in_memory_is_not_what_the_graph_was_traced_on(part: st
     again = ag.trace(model, "in texas the capital is", max_feature_nodes=5)
     check_traced_model(again, model)
     assert f"digests of the {part} are of several kinds" in "; ".join(ag.diff(graph, again).notes)
+
+
+def test_targets_that_are_no_tokens_are_not_taken_for_each_other(model: LanguageModel) -> None:
+    text = PROMPT.format("dallas")
+    first, second = (ag.trace(model, text, targets=ag.FeatureTarget(1, f, 5)) for f in (1023, 815))
+    for compare in (ag.diff, lambda *both: ag.union(both)):
+        with pytest.raises(AttrGraphError, match=r"in another; targets that are no tokens can be compared only"):
+            compare(first, second)
+    assert len(ag.union([first, first]).nodes) == len(first.nodes)
+
+
+def test_a_target_before_the_end_stays_where_it_is(model: LanguageModel) -> None:
+    end, before = (ag.trace(model, PROMPT.format("dallas"), targets=ag.At(pos, "is")) for pos in (-1, -2))
+    logits = ag.union([end, before]).nodes.query("kind == 'logit'")
+    assert sorted(logits["pos"]) == [7, 8]

@@ -57,7 +57,8 @@ def _paired(left: range, right: range, *, from_end: bool) -> list[Pair]:
 def keyed(graph: "Graph", places: Sequence[int], n_places: int) -> pd.DataFrame:
     """The node table with the columns of `KEY`, `at` (the row) and `name`: the id, with the place for the position.
 
-    Logits at the last position that any of them has stand at the last place, and the bias node at place -1.
+    Logits at the prompt's end stand at the last place, earlier targets where their positions do, and the bias node at
+    place -1.
 
     Args:
         graph: whose nodes these are.
@@ -70,7 +71,7 @@ def keyed(graph: "Graph", places: Sequence[int], n_places: int) -> pd.DataFrame:
     place = np.full(len(nodes), -1, dtype=np.int64)
     place[has_place] = np.asarray(places, dtype=np.int64)[positions[has_place]]
     is_logit = kinds == "logit"
-    place[is_logit & (positions == positions[is_logit].max(initial=-1))] = n_places - 1
+    place[is_logit & (positions >= len(graph.prompt_tokens) - 1)] = n_places - 1
     nodes["place"], nodes["at"] = place, np.arange(len(nodes))
     nodes["copy"] = nodes.groupby(KEY[:-1]).cumcount()
     nodes["name"] = [
@@ -100,8 +101,20 @@ def _name(node: str, pos: int, place: int) -> str:
 
 
 def check_comparable(graphs: "Sequence[Graph]") -> None:
-    """Raise AttrGraphError for graphs of other numbers of layers: nodes of one are not where those of another are."""
-    first = graphs[0]
+    """Raise AttrGraphError for graphs of other numbers of layers, or of other targets with one number.
+
+    Nodes of one are not where those of another are; and a target that is no token has no number of its own.
+    """
+    first, named = graphs[0], dict[tuple[int, int], str]()
+    for graph in graphs:
+        # only these count fully: a token is not certain
+        certain = graph.nodes[(graph.nodes["kind"] == "logit") & (graph.nodes["probability"] == 1.0)]
+        for layer, feature, token in certain[["layer", "feature", "token"]].itertuples(index=False, name=None):
+            if named.setdefault((layer, feature), token) != token:
+                raise AttrGraphError(
+                    f"target {layer}_{feature} is {named[layer, feature]!r} in one graph and {token!r} in another; "
+                    "targets that are no tokens can be compared only with the same target."
+                )
     for number, graph in enumerate(graphs[1:], start=2):
         if graph.n_layers != first.n_layers:
             raise AttrGraphError(
