@@ -17,7 +17,8 @@ from boolean_toy import make_boolean_toy, prompt_of
 from scipy import stats
 
 import attrgraph as ag
-from attrgraph.errors import AttrGraphError, GraphFileError, InterventionError, ModelLoadError
+from attrgraph.attribution.exactness import LIMITS
+from attrgraph.errors import AttrGraphError, GraphFileError, InterventionError, ModelLoadError, ResultError
 from attrgraph.interventions.intervene import take_apart
 from attrgraph.models.language_model import LanguageModel
 from attrgraph.validation import Validation, validate
@@ -184,6 +185,16 @@ def test_a_dictionary_that_means_nothing_is_asked_the_same(
         if line.text.startswith("A dictionary with its decoder rows")
     ]
     assert said.level == "weak" and "explains no less" in said.text
+
+
+def test_a_control_that_rounds_too_much_does_not_stop_the_validation(
+    model: LanguageModel, graph: ag.Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attrgraph.attribution.exactness.LIMITS", dict.fromkeys(LIMITS, 1e-12))
+    with pytest.raises(ResultError, match="the graph is not exact"):
+        ag.trace(model, DALLAS)
+    live = validate(model, graph, **FAST | {"modes": ["free"], "mode": "free", "n_paths": 0})
+    assert len(live.tables["control"]) == 1
 
 
 # -- tables, one experiment at a time ----------------------------------------------------------------------------------
